@@ -1,0 +1,45 @@
+"""What has to be put right between libraries before they are imported."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_ops: Any = torch.ops
+_library: Any = torch.library
+
+
+@cache
+def declare_torchvision_ops() -> Any:
+    """Let torchvision import where its compiled operators do not fit the installed torch.
+
+    A CPU build of torch beside a CUDA build of torchvision is a common pair; torchvision then
+    fails at import over the missing ``nms``, and takes transformers with it. Neither stage uses
+    that operator, so declaring its name is enough. Call before importing transformers.
+
+    Returns:
+        The declaring library, kept alive by the cache; None where nothing had to be done.
+    """
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or spec.origin is None or _loads(Path(spec.origin).parent):
+        return None
+    library = _library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library
+
+
+def _loads(package: Path) -> bool:
+    """Whether the operators are there, declared earlier or in torchvision's compiled part."""
+    if hasattr(_ops.torchvision, "nms"):
+        return True
+    for compiled in package.glob("_C*"):
+        try:
+            _ops.load_library(str(compiled))
+        except OSError:
+            return False
+    return hasattr(_ops.torchvision, "nms")
