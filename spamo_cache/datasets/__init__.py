@@ -1,0 +1,1 @@
+"""Raw corpora -> manifest: one file per corpus, ``manifest.py`` for the table."""

@@ -1,0 +1,142 @@
+"""What this machine offers: Python, torch, GPU, disk space, weights, roots of stores."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Sequence
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+from spamo_cache import config
+from spamo_cache.datasets.doctor import Diagnosis, Finding, diagnosis, file_sha256
+
+PACKAGES = ("torch", "transformers", "peft", "zarr", "numpy", "pyarrow", "sacrebleu")
+STAGE_ONE = {
+    "open_clip": "open_clip_torch",
+    "torchvision": "torchvision",
+    "av": "av",
+    "dask": "dask",
+}
+"""Modules that only ``extract`` needs, and the packages that bring them."""
+
+GIB = 1 << 30
+
+
+def examine(roots: Sequence[str] | None = None) -> Diagnosis:
+    """Check this machine; nothing is downloaded, changed or kept.
+
+    Args:
+        roots: roots of feature stores; those of ``SPAMO_CACHE`` if not given.
+
+    Returns:
+        Findings, and the facts ``python``, ``packages``, ``devices``, ``cpus``, ``weights`` (each
+        with its SHA-256) and ``roots`` (each with its free bytes).
+    """
+    packages = {name: _version(name) for name in (*PACKAGES, *STAGE_ONE.values())}
+    devices, trouble = _devices()
+    places = {root: _place(root) for root in (roots if roots is not None else config.roots())}
+    facts = {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpus": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "packages": packages,
+        "devices": devices,
+        "weights": _weights(),
+        "roots": places,
+    }
+    found = [*_package_findings(packages), *trouble, *_root_findings(places)]
+    return diagnosis(found, facts)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _package_findings(packages: dict[str, str | None]) -> Iterator[Finding]:
+    for name in PACKAGES:
+        if packages[name] is None:
+            yield Finding("error", f"{name} is not installed", "Python", "reinstall spamo-cache")
+    absent = [module for module in STAGE_ONE if util.find_spec(module) is None]
+    if absent:
+        told = f"stage 1 cannot run here: {', '.join(absent)} not installed"
+        yield Finding("note", told, "Python", "pip install 'spamo-cache[extract]'")
+    version = packages["transformers"]
+    if version is not None and _release(version) < (5, 18):
+        told = f"transformers {version} may drop the biases of VideoMAE without an error"
+        yield Finding("error", told, "Python", "install transformers 5.18 or newer")
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+
+
+def _devices() -> tuple[list[dict[str, Any]], list[Finding]]:
+    try:
+        import torch  # noqa: PLC0415
+    except ImportError as error:
+        return [], [Finding("error", f"torch cannot be imported: {error}", "Python")]
+    devices: list[dict[str, Any]] = []
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        name = torch.cuda.get_device_name(index)
+        devices.append({"name": name, "memory_bytes": total, "free_bytes": free})
+    if devices:
+        return devices, []
+    remedy = "fine for the embedded corpus; a real one wants a GPU"
+    return devices, [Finding("note", "no GPU: everything runs on the CPU", "torch", remedy)]
+
+
+def _weights() -> dict[str, str]:
+    """Weights that ship with the project or lie in the Hugging Face cache, with their hashes."""
+    places = [config.shipped(folder) for folder in ("cache_specs", "pipelines")]
+    found = {
+        f"{place.name}/{path.relative_to(place).as_posix()}": file_sha256(path)
+        for place in places
+        for path in sorted(place.rglob("*.safetensors"))
+    }
+    home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
+    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    for path in sorted(hub.glob("models--*/snapshots/*/*.safetensors")):
+        # The hub names a weight file's blob by its SHA-256: no need to read gigabytes.
+        blob = path.resolve().name
+        model = path.parents[2].name.removeprefix("models--").replace("--", "/")
+        found[f"{model}@{path.parent.name[:12]}/{path.name}"] = (
+            blob if blob != path.name else "unknown: a copy"
+        )
+    return found
+
+
+def _place(root: str) -> dict[str, Any]:
+    if "://" in root:
+        return {"kind": "remote"}
+    path = Path(root).expanduser()
+    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    return {
+        "kind": "local",
+        "exists": path.is_dir(),
+        "writable": nearest.is_dir() and os.access(nearest, os.W_OK),
+        "free_bytes": shutil.disk_usage(nearest).free,
+    }
+
+
+def _root_findings(places: dict[str, dict[str, Any]]) -> Iterator[Finding]:
+    local = {root: place for root, place in places.items() if place["kind"] == "local"}
+    if local and not any(place["writable"] for place in local.values()):
+        told = "no root of feature stores can be written"
+        yield Finding("error", told, ", ".join(local), "set SPAMO_CACHE to a folder of your own")
+    for root, place in local.items():
+        if not place["exists"]:
+            yield Finding("note", "does not exist yet; extract makes it", root)
+        elif not place["writable"]:
+            yield Finding("note", "can be read but not written", root)
+        if place["writable"] and place["free_bytes"] < 2 * GIB:
+            told = f"only {place['free_bytes'] / GIB:.1f} GiB are free"
+            yield Finding("warning", told, root, "PHOENIX14T takes 4.2 GB, CSL-Daily 10.8 GB")

@@ -1,0 +1,254 @@
+"""The manifest: one row per clip, the only thing later stages know about a corpus.
+
+People write CSV, TSV or JSON Lines; it is kept as Parquet. A manifest in memory is always valid:
+whatever builds one goes through :func:`spamo_cache.datasets.columns.checked`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet as pq
+
+from spamo_cache.datasets import columns
+from spamo_cache.errors import CorpusError, UsageError
+from spamo_cache.store import files
+
+_CORPUS_KEY = b"spamo_cache.corpus"
+_NOTES_KEY = b"spamo_cache.notes"
+_NAME = re.compile(r"[^\W_][\w.-]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """One sentence-level video; ``extra`` holds ``text_<lang>`` and whatever else the table has."""
+
+    id: str
+    split: str
+    source: str
+    """POSIX path relative to the corpus root: a video file, a folder of frames, or a glob."""
+    start: float | None = None
+    """Seconds from the beginning of the video; None is its beginning."""
+    end: float | None = None
+    """Seconds from the beginning of the video; None is its end."""
+    crop: tuple[float, float, float, float] | None = None
+    """x0, y0, x1, y1 as shares of width and height."""
+    text: str
+    language: str
+    gloss: str | None = None
+    signer: str | None = None
+    extra: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Clips of one corpus as a table whose columns are checked.
+
+    Build one with :meth:`from_clips` or :meth:`read`. ``notes`` says what a reader could not use
+    or found odd; it travels with the Parquet file.
+    """
+
+    corpus: str
+    table: pa.Table
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.corpus):
+            raise UsageError(
+                f"{self.corpus!r} cannot be the name of a corpus",
+                remedy="use letters, digits, '.', '-' and '_', beginning with a letter or digit",
+            )
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @property
+    def splits(self) -> list[str]:
+        """Names of the splits in the order in which they first appear."""
+        return [str(name) for name in pc.unique(self.table["split"]).to_pylist()]
+
+    def select(self, splits: Iterable[str]) -> Manifest:
+        """Only the clips of these splits.
+
+        Raises:
+            UsageError: a split that the manifest does not have.
+        """
+        wanted = list(splits)
+        if unknown := sorted(set(wanted) - set(self.splits)):
+            raise UsageError(
+                f"corpus {self.corpus} has no split {unknown[0]!r}",
+                remedy=f"choose among {', '.join(self.splits)}",
+            )
+        mask = pc.is_in(self.table["split"], value_set=pa.array(wanted, pa.string()))
+        return Manifest(self.corpus, self.table.filter(mask), self.notes)
+
+    def clips(self, split: str | None = None) -> list[Clip]:
+        """All clips, or those of one split, in the order of the table.
+
+        Raises:
+            UsageError: a split that the manifest does not have.
+        """
+        table = self.table if split is None else self.select([split]).table
+        names = [field.name for field in fields(Clip) if field.name != "extra"]
+        known = [table[name].to_pylist() for name in names]
+        others = [name for name in table.column_names if name not in names]
+        rest = zip(*(table[name].to_pylist() for name in others), strict=True)
+        extras: Iterable[Mapping[str, Any]] = (
+            ({key: value for key, value in zip(others, row, strict=True) if value is not None})
+            for row in rest
+        )
+        rows = zip(*known, extras if others else ({} for _ in range(len(table))), strict=True)
+        return [_clip(row) for row in rows]
+
+    def limit(self, count: int) -> Manifest:
+        """A sample of at most ``count`` clips of each split, the same on every machine.
+
+        Clips are ranked by the hash of their id, so a sample is spread over the corpus and a
+        larger one contains every smaller one.
+        """
+        if count < 1:
+            raise UsageError(f"a sample of {count} clips", remedy="ask for one clip or more")
+        groups: dict[str, list[tuple[bytes, int]]] = {}
+        pairs = zip(self.table["split"].to_pylist(), self.table["id"].to_pylist(), strict=True)
+        for row, (split, clip) in enumerate(pairs):
+            rank = hashlib.sha256(clip.encode("utf-8", "surrogatepass")).digest()
+            groups.setdefault(split, []).append((rank, row))
+        rows = sorted(row for group in groups.values() for _, row in sorted(group)[:count])
+        return Manifest(self.corpus, self.table.take(pa.array(rows, pa.int64())), self.notes)
+
+    @classmethod
+    def from_clips(cls, corpus: str, clips: Iterable[Clip], notes: Iterable[str] = ()) -> Manifest:
+        """Check clips and put them into a table.
+
+        Raises:
+            CorpusError: naming the first faulty rows and columns.
+        """
+        listed = list(clips)
+        known = [field.name for field in fields(Clip) if field.name != "extra"]
+        others = sorted({key for clip in listed for key in clip.extra})
+        data: dict[str, list[Any]] = {name: [getattr(c, name) for c in listed] for name in known}
+        data |= {key: [clip.extra.get(key) for clip in listed] for key in others}
+        table = pa.table({name: _column(name, values) for name, values in data.items()})
+        return cls(corpus, columns.checked(table, where=f"corpus {corpus}"), tuple(notes))
+
+    @classmethod
+    def read(cls, path: Path, corpus: str | None = None) -> Manifest:
+        """Read a CSV, TSV, JSON Lines or Parquet file; its name says which.
+
+        Args:
+            path: file ending in .csv, .tsv, .jsonl, .ndjson or .parquet.
+            corpus: name of the corpus; else the one kept in the Parquet file, else the file's.
+
+        Raises:
+            CorpusError: unreadable file, missing column, or faulty rows (the first are named).
+        """
+        reader = _READERS.get(path.suffix.lower())
+        if reader is None:
+            raise CorpusError(
+                f"{path.suffix or 'a name without suffix'!r} is no kind of manifest",
+                where=path,
+                remedy=f"use one of {', '.join(_READERS)}",
+            )
+        try:
+            raw = reader(path)
+        except FileNotFoundError:
+            raise CorpusError("no such manifest", where=path, remedy="check the path") from None
+        except (OSError, ValueError, pa.ArrowException) as error:
+            told = " ".join(str(error).split())
+            raise CorpusError(f"the manifest cannot be read: {told}", where=path) from None
+        metadata = raw.schema.metadata or {}
+        name = corpus or metadata.get(_CORPUS_KEY, path.stem.encode()).decode()
+        notes = json.loads(metadata.get(_NOTES_KEY, b"[]"))
+        return cls(name, columns.checked(raw, where=path), tuple(notes))
+
+    def write(self, path: Path) -> Path:
+        """Write Parquet, whole or not at all; corpus name and notes stand in its metadata."""
+        metadata = {_CORPUS_KEY: self.corpus, _NOTES_KEY: json.dumps(self.notes)}
+        table = self.table.replace_schema_metadata(metadata)
+        return _atomically(path, lambda file: pq.write_table(table, file, compression="zstd"))
+
+    def write_csv(self, path: Path) -> Path:
+        """Write CSV that :meth:`read` takes back; a crop box is ``x0,y0,x1,y1`` in one cell."""
+        crop = [columns.crop_text(box) for box in self.table["crop"].to_pylist()]
+        position = self.table.schema.get_field_index("crop")
+        table = self.table.set_column(position, "crop", pa.array(crop, pa.string()))
+        return _atomically(path, lambda file: pa.csv.write_csv(table, file))
+
+
+def _clip(row: tuple[Any, ...]) -> Clip:
+    identity, split, source, start, end, crop, text, language, gloss, signer, extra = row
+    return Clip(
+        id=identity,
+        split=split,
+        source=source,
+        start=start,
+        end=end,
+        crop=None if crop is None else tuple(crop),
+        text=text,
+        language=language,
+        gloss=gloss,
+        signer=signer,
+        extra=extra,
+    )
+
+
+def _column(name: str, values: list[Any]) -> pa.Array:
+    kind = columns.KINDS.get(name)
+    try:
+        return pa.array(values, kind)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise CorpusError(f"column {name!r} mixes kinds of values: {error}") from None
+
+
+def _read_separated(path: Path, delimiter: str) -> pa.Table:
+    # Everything is read as text first: an id of 007 stays one, and faults can name their row.
+    parse = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+    with pa.csv.open_csv(path, parse_options=parse) as header:
+        names = header.schema.names
+    text = pa.csv.ConvertOptions(
+        column_types=dict.fromkeys(names, pa.string()),
+        null_values=[""],
+        strings_can_be_null=True,
+    )
+    return pa.csv.read_csv(path, parse_options=parse, convert_options=text)
+
+
+def _read_json(path: Path) -> pa.Table:
+    schema = pa.schema(columns.KINDS)
+    parse = pa.json.ParseOptions(explicit_schema=schema, newlines_in_values=False)
+    return pa.json.read_json(path, parse_options=parse)
+
+
+_READERS: dict[str, Callable[[Path], pa.Table]] = {
+    ".csv": lambda path: _read_separated(path, ","),
+    ".tsv": lambda path: _read_separated(path, "\t"),
+    ".jsonl": _read_json,
+    ".ndjson": _read_json,
+    ".parquet": lambda path: pq.ParquetFile(path).read(),
+}
+
+
+def _atomically(path: Path, write: Callable[[IO[bytes]], None]) -> Path:
+    memory = io.BytesIO()
+    write(memory)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with files.aside(path.parent) as work:
+            files.replace(path, memory.getvalue(), work)
+    except OSError as error:
+        told = error.strerror or str(error)
+        raise CorpusError(
+            f"the manifest cannot be written: {told}", where=path, remedy="choose another path"
+        ) from error
+    return path

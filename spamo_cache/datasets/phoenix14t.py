@@ -1,0 +1,114 @@
+"""PHOENIX14T: German weather forecasts, frames in folders, one CSV per split.
+
+The ``video`` column ends in ``/1/*.png``, yet frames lie in the folder of the clip itself; a stray
+``.lprof`` file stands among the frames of one clip, so only ``*.png`` counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from spamo_cache.datasets import layout, restricted
+from spamo_cache.datasets.manifest import Clip, Manifest
+from spamo_cache.errors import CorpusError
+
+SPLITS = ("train", "dev", "test")
+_BASES = (".", "PHOENIX-2014-T", "PHOENIX-2014-T-release-v3/PHOENIX-2014-T")
+_FRAMES = ("features/fullFrame-210x260px", "features/fullFrame-256x256px", "features/fullFrame-*")
+_COLUMNS = ("name", "video", "speaker", "orth", "translation")
+_LANGUAGES = ("en", "es", "fr")
+
+
+def read(root: Path) -> Manifest:
+    """Manifest of the three splits.
+
+    Machine translations for in-context pairs are taken from the official release's
+    ``{split}_info_ml.npy`` where these lie below the root (columns ``text_en`` and so on).
+
+    Raises:
+        CorpusError: no such layout below ``root``, or a broken label file.
+    """
+    base = _base(layout.require_root(root))
+    frames = layout.first_folder(root, (f"{base}/{name}" for name in _FRAMES))
+    if frames is None:
+        raise CorpusError(
+            "no folder of frames", where=root / base, remedy=f"expected {_FRAMES[0]} below it"
+        )
+    clips: list[Clip] = []
+    absent: list[str] = []
+    for path in labels(root):
+        split = path.name.split(".")[-3]
+        present = layout.names_in(root / frames / split)
+        translations = _translations(root, base, split)
+        for row in layout.rows_of(path, "|", _COLUMNS):
+            clips.append(_clip(row, split, frames, translations))
+            if row["name"] not in present:
+                absent.append(row["name"])
+    return Manifest.from_clips("phoenix14t", clips, layout.tally("folders without frames", absent))
+
+
+def labels(root: Path) -> list[Path]:
+    """The CSVs of the splits, in the order train, dev, test."""
+    folder = root / _base(root) / "annotations/manual"
+    paths = [folder / f"PHOENIX-2014-T.{split}.corpus.csv" for split in SPLITS]
+    return [path for path in paths if path.is_file()]
+
+
+def read_info(path: Path) -> dict[str, dict[str, Any]]:
+    """The official release's ``{split}_info*.npy``: its entries by ``fileid``.
+
+    Raises:
+        CorpusError: unreadable, or asks to run something.
+    """
+    document = restricted.load_npy(path)
+    entries = document.values() if isinstance(document, dict) else ()
+    found = {str(entry["fileid"]): entry for entry in entries if _is_entry(entry)}
+    if not found:
+        raise CorpusError("holds no entries of the official release", where=path)
+    return found
+
+
+def _is_entry(entry: object) -> bool:
+    return isinstance(entry, dict) and "fileid" in entry
+
+
+def _base(root: Path) -> str:
+    for base in _BASES:
+        if (root / base / "annotations/manual").is_dir():
+            return base
+    raise CorpusError(
+        "this is not the PHOENIX14T release",
+        where=root,
+        remedy="the root is the folder that holds annotations/manual and features",
+    )
+
+
+def _translations(root: Path, base: str, split: str) -> Mapping[str, Mapping[str, Any]]:
+    name = f"{split}_info_ml.npy"
+    folders = (".", base, "preprocess/Phoenix14T")
+    found = layout.first_files(root, (f"{folder}/{name}" for folder in folders))
+    return read_info(found[0]) if found else {}
+
+
+def _clip(
+    row: Mapping[str, str],
+    split: str,
+    frames: str,
+    translations: Mapping[str, Mapping[str, Any]],
+) -> Clip:
+    name = row["name"]
+    info = translations.get(name, {})
+    return Clip(
+        id=name,
+        split=split,
+        source=f"{frames}/{split}/{name}/*.png",
+        text=row["translation"].strip(),
+        language="German",
+        gloss=row["orth"].strip(),
+        signer=row["speaker"],
+        extra={
+            f"text_{code}": info[f"{code}_text"] for code in _LANGUAGES if f"{code}_text" in info
+        },
+    )

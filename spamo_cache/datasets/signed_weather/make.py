@@ -1,0 +1,169 @@
+"""Draw and encode the corpus: one H.264 mp4 per clip and a manifest, on demand."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from spamo_cache.datasets.manifest import Clip, Manifest
+from spamo_cache.datasets.signed_weather.animate import FPS, perform
+from spamo_cache.datasets.signed_weather.grammar import ClipPlan, clips
+from spamo_cache.datasets.signed_weather.lexicon import LEXICON
+from spamo_cache.datasets.signed_weather.signer import SIZE, Signer
+from spamo_cache.errors import CorpusError, SpamoError
+
+NAME = "signed-weather"
+VERSION = 1
+"""Raised whenever the same seed would give other videos or other sentences."""
+DEFAULT_SIZE = 1200
+MANIFEST = "manifest.parquet"
+_CARD = "corpus.json"
+
+Progress = Callable[[int, int], None]
+
+
+def make(
+    root: Path,
+    size: int = DEFAULT_SIZE,
+    progress: Progress | None = None,
+    workers: int | None = None,
+) -> Path:
+    """Make the corpus below ``root``, or what is missing of it; a finished one is left alone.
+
+    Args:
+        root: folder of the corpus, made if need be.
+        size: number of clips over all splits, at least 28.
+        progress: called with clips done and clips in all.
+        workers: processes; None is one per core.
+
+    Returns:
+        Path of the manifest.
+
+    Raises:
+        CorpusError: ``root`` holds a corpus of another size or version, or cannot be written.
+    """
+    if size < 28:
+        raise CorpusError(f"a corpus of {size} clips", remedy="ask for 28 clips or more")
+    manifest = root / MANIFEST
+    _claim(root, {"corpus": NAME, "version": VERSION, "size": size, "synthetic": True})
+    plans = list(clips(size))
+    if manifest.exists():
+        return manifest
+    missing = [plan for plan in plans if not (root / _source(plan)).exists()]
+    try:
+        _film_all(missing, root, len(plans) - len(missing), progress, workers)
+    except OSError as error:
+        raise CorpusError(f"cannot be written: {error}", where=root) from None
+    Manifest.from_clips(NAME, map(_clip, plans)).write(manifest)
+    return manifest
+
+
+def manifest(root: Path) -> Manifest:
+    """The manifest of a corpus that :func:`make` finished."""
+    path = root / MANIFEST
+    if not path.exists():
+        raise CorpusError(
+            f"{NAME} has not been made here",
+            where=root,
+            remedy="run `spamo-cache reproduce` or `spamo-cache manifest`, which make it",
+        )
+    return Manifest.read(path, NAME)
+
+
+def _claim(root: Path, card: dict[str, object]) -> None:
+    """A folder holds one corpus: its card is written first and compared ever after."""
+    path = root / _CARD
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            _write(path, json.dumps(card).encode())
+        found = json.loads(path.read_text())
+    except OSError as error:
+        raise CorpusError(f"cannot be written: {error}", where=root) from None
+    except ValueError:
+        raise CorpusError("is not JSON", where=path, remedy="remove the folder") from None
+    if found != card:
+        raise CorpusError(
+            f"holds another corpus: {json.dumps(found)}",
+            where=root,
+            remedy="choose another --root, or remove this one",
+        )
+
+
+def _film_all(
+    plans: list[ClipPlan], root: Path, done: int, progress: Progress | None, workers: int | None
+) -> None:
+    total = done + len(plans)
+    if progress:
+        progress(done, total)
+    (root / "videos").mkdir(exist_ok=True)
+    with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
+        futures = [pool.submit(partial(film, root=root), plan) for plan in plans]
+        try:
+            for count, future in enumerate(as_completed(futures), start=done + 1):
+                future.result()
+                if progress:
+                    progress(count, total)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def film(plan: ClipPlan, root: Path) -> None:
+    """Draw one clip and publish its video in one rename."""
+    signer = Signer.from_seed(plan.signer)
+    rng = np.random.default_rng(plan.seed)
+    signs = [LEXICON[gloss] for gloss in plan.utterance.glosses]
+    pictures = [signer.draw(beat.pose, rng) for beat in perform(signs, signer, rng)]
+    _write(root / _source(plan), encode(np.stack(pictures)))
+
+
+def encode(pictures: np.ndarray) -> bytes:
+    """(T, H, W, 3) uint8 RGB -> an H.264 mp4, the same bytes for the same pictures."""
+    import io
+
+    try:
+        import av
+    except ModuleNotFoundError:
+        raise SpamoError(
+            "making the corpus needs PyAV", remedy="pip install 'spamo-cache[extract]'"
+        ) from None
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = SIZE, SIZE, "yuv420p"
+        # One thread: x264 splits its work, and so its bits, by the number of threads.
+        stream.options = {"crf": "20", "preset": "veryfast", "threads": "1"}
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
+    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    aside.write_bytes(content)
+    aside.replace(path)
+
+
+def _source(plan: ClipPlan) -> str:
+    return f"videos/{plan.id}.mp4"
+
+
+def _clip(plan: ClipPlan) -> Clip:
+    return Clip(
+        id=plan.id,
+        split=plan.split,
+        source=_source(plan),
+        text=plan.utterance.german,
+        language="German",
+        gloss=" ".join(plan.utterance.glosses),
+        signer=f"signer-{plan.signer}",
+        extra={"text_en": plan.utterance.english},
+    )

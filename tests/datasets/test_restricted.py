@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from spamo_cache.datasets import restricted
+from spamo_cache.errors import CorpusError
+
+PLAIN: dict[str, Any] = {
+    "info": [{"name": "S1", "length": 12, "label_char": ["你", "好"], "score": 0.5, "none": None}],
+    "raw": b"\x00\xff",
+    "set": {1, 2},
+    "frozen": frozenset({"a"}),
+    "tuple": (1, (2, [3])),
+    "complex": 1 + 2j,
+}
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_plain_data_is_read_at_every_protocol(tmp_path: Path, protocol: int) -> None:
+    path = tmp_path / "labels.pkl"
+    path.write_bytes(pickle.dumps(PLAIN, protocol))
+    assert restricted.load_pickle(path) == PLAIN
+
+
+@pytest.mark.parametrize("protocol", range(5))
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(6, dtype=np.int64).reshape(2, 3),
+        np.asfortranarray(np.arange(6, dtype=">f4").reshape(2, 3)),
+        np.array(["ja", "nein"]),
+        np.array([True, False]),
+        np.array(3.5),
+    ],
+    ids=["int", "fortran-big-endian", "text", "bool", "scalar-array"],
+)
+def test_arrays_and_numpy_scalars_reconstruct(
+    tmp_path: Path, array: np.ndarray[Any, Any], protocol: int
+) -> None:
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps({"a": array, "n": np.float32(0.25)}, protocol))
+    found = restricted.load_pickle(path)
+    np.testing.assert_array_equal(found["a"], array)
+    assert found["a"].dtype == array.dtype
+    assert found["n"] == np.float32(0.25)
+
+
+def test_the_release_npy_gives_its_dict(tmp_path: Path) -> None:
+    document = {"prefix": "p", 0: {"fileid": "a", "num_frames": np.int64(7)}}
+    np.save(tmp_path / "train_info.npy", np.array(document, dtype=object), allow_pickle=True)
+    assert restricted.load_npy(tmp_path / "train_info.npy") == document
+    np.save(tmp_path / "numbers.npy", np.arange(3))
+    np.testing.assert_array_equal(restricted.load_npy(tmp_path / "numbers.npy"), [0, 1, 2])
+
+
+class Runs:
+    """Pickles into a call of ``function(*arguments)``."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def hostile(sentinel: Path) -> dict[str, Any]:
+    return {
+        "os.system": Runs(os.system, f"touch {sentinel}"),
+        "eval": Runs(eval, f"open({str(sentinel)!r}, 'w')"),
+        "exec": Runs(exec, f"open({str(sentinel)!r}, 'w')"),
+        "getattr": Runs(getattr, Path, "touch"),
+        "open": Runs(open, str(sentinel), "w"),
+        "touch": Runs(Path.touch, sentinel),
+        "numpy": Runs(np.load, str(sentinel)),
+        "memory": Runs(np.ndarray, (1 << 40,)),
+    }
+
+
+@pytest.mark.parametrize("kind", hostile(Path("x")))
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize("wrapped", ["pkl", "npy"])
+def test_a_hostile_pickle_runs_nothing_and_is_named(
+    tmp_path: Path, kind: str, protocol: int, wrapped: str
+) -> None:
+    sentinel = tmp_path / "sentinel"
+    attack = pickle.dumps({"info": [hostile(sentinel)[kind]]}, protocol)
+    path = tmp_path / f"csl2020ct_v2.{wrapped}"
+    if wrapped == "npy":
+        with path.open("wb") as file:
+            header = {"descr": "|O", "fortran_order": False, "shape": ()}
+            np.lib.format.write_array_header_1_0(file, header)
+            file.write(attack)
+        load = restricted.load_npy
+    else:
+        path.write_bytes(attack)
+        load = restricted.load_pickle
+    with pytest.raises(CorpusError) as caught:
+        load(path)
+    assert "nothing was run" in str(caught.value)
+    assert path.name in str(caught.value)
+    assert not sentinel.exists()
+
+
+def test_the_attacks_of_this_test_would_work_on_plain_pickle(tmp_path: Path) -> None:
+    sentinel = tmp_path / "sentinel"
+    pickle.loads(pickle.dumps(hostile(sentinel)["os.system"]))  # noqa: S301
+    assert sentinel.exists()
+
+
+def test_object_arrays_cannot_smuggle_pointers(tmp_path: Path) -> None:
+    # numpy takes the flags of a pickled dtype as given: flags 0 on an object dtype would make
+    # it read the bytes as pointers.
+    def text(value: str) -> bytes:
+        return b"X" + len(value).to_bytes(4, "little") + value.encode()
+
+    raw = b"A" * 8
+    dtype = (
+        b"cnumpy\ndtype\n" + text("O8") + b"K\x00K\x01\x87R"
+        b"(K\x03" + text("|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    )
+    attack = (
+        b"\x80\x03cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R"
+        b"(K\x01K\x01\x85" + dtype + b"\x89C\x08" + raw + b"tb."
+    )
+    path = tmp_path / "a.pkl"
+    path.write_bytes(attack)
+    with pytest.raises(CorpusError, match="shape and content disagree"):
+        restricted.load_pickle(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a pickle", pickle.dumps(PLAIN)[:-9], b"\x80\x04]"])
+def test_damaged_files_are_one_clear_error(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.pkl"
+    path.write_bytes(content)
+    with pytest.raises(CorpusError, match="is no readable pickle"):
+        restricted.load_pickle(path)
+    path = tmp_path / "a.npy"
+    path.write_bytes(content)
+    with pytest.raises(CorpusError, match="is no NumPy file"):
+        restricted.load_npy(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="cannot be read"):
+        restricted.load_pickle(tmp_path / "absent.pkl")
