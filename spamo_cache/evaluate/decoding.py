@@ -1,0 +1,58 @@
+"""A split through beam search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from spamo_cache.config import DecodeConfig
+from spamo_cache.model.translator import Translator
+from spamo_cache.train.batches import Examples
+
+Decoded = Callable[[int, int], None]
+"""Called with clips done and clips in all."""
+
+
+def decode(
+    translator: Translator, data: Examples, config: DecodeConfig, *, progress: Decoded | None = None
+) -> list[str]:
+    """One hypothesis per clip, in the order of ``data.ids``; deterministic.
+
+    Clips of like length share a batch. The translator's mode is put back afterwards.
+    """
+    device = translator.prompt.device
+    hypotheses = [""] * len(data)
+    done, training = 0, translator.training
+    translator.eval()
+    try:
+        for numbers in data.sorted_batches(config.batch):
+            streams = {name: rows.to(device) for name, rows in data.bank.packed(numbers).items()}
+            for number, text in zip(numbers, translator.generate(streams, config), strict=True):
+                hypotheses[number] = text
+            done += len(numbers)
+            if progress is not None:
+                progress(done, len(data))
+    finally:
+        translator.train(training)
+    return hypotheses
+
+
+@torch.inference_mode()
+def recall_at_1(translator: Translator, data: Examples, *, batch: int = 64) -> float:
+    """Share of clips whose own sentence is the nearest of the split's, after VT-Align (0..1).
+
+    Equal sentences count as one.
+    """
+    device, training = translator.prompt.device, translator.training
+    translator.eval()
+    sign, text = [], []
+    for numbers in data.sorted_batches(batch):
+        examples = data.batch(numbers).to(device)
+        sign.append(translator.align.pool_sign(translator.adapter(examples.streams)))
+        text.append(translator.align.pool_text(translator.sentences(examples.labels)))
+    translator.train(training)
+    order = [number for numbers in data.sorted_batches(batch) for number in numbers]
+    nearest: list[int] = (torch.cat(sign) @ torch.cat(text).T).argmax(1).tolist()
+    hits = [data.texts[order[found]] == data.texts[order[i]] for i, found in enumerate(nearest)]
+    return sum(hits) / len(hits)

@@ -1,0 +1,1 @@
+"""The sign adapter, VT-Align, the language model, and the translator that joins them."""

@@ -1,0 +1,117 @@
+"""The sign adapter: from rows of frozen encoders to rows an LLM can read (paper section 3.2)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from spamo_cache.config import AdapterConfig
+from spamo_cache.errors import ConfigError
+from spamo_cache.model.rows import Packed, Padded, join, mask
+
+
+def parse_tcn(text: str) -> list[tuple[str, int]]:
+    """``"k5 p2"`` -> ``[("k", 5), ("p", 2)]``.
+
+    Raises:
+        ConfigError: a word that is neither kN nor pN with N of at least 1.
+    """
+    steps = []
+    for word in text.split():
+        match = re.fullmatch(r"([kp])([1-9]\d?)", word)
+        if match is None:
+            raise ConfigError(
+                f"{word!r} is no step of a TCN",
+                where=f"adapter.tcn: {text!r}",
+                remedy="use kN (convolution of N rows) and pN (max-pool by N), as in 'k5 p2 k5 p2'",
+            )
+        steps.append((match[1], int(match[2])))
+    return steps
+
+
+class TemporalConv(nn.Module):
+    """[convolution, batch norm, ReLU] and max-pools over time, none of them padded.
+
+    With unpadded steps a row inside a clip never sees padding. Batch norm in training does,
+    through its statistics: ``norm="batch"`` counts the padding of the batch as the official
+    release does, ``norm="masked"`` leaves it out. In evaluation both are the same.
+    """
+
+    def __init__(self, width: int, tcn: str, norm: str) -> None:
+        super().__init__()
+        self.steps = parse_tcn(tcn)
+        kernels = [size for kind, size in self.steps if kind == "k"]
+        self.convs = nn.ModuleList(nn.Conv1d(width, width, size) for size in kernels)
+        self.norms = nn.ModuleList(nn.BatchNorm1d(width) for _ in kernels)
+        self.masked = norm == "masked"
+
+    @property
+    def needs(self) -> int:
+        """Fewest input rows that give one output row."""
+        rows = 1
+        for kind, size in reversed(self.steps):
+            rows = rows + size - 1 if kind == "k" else rows * size
+        return rows
+
+    def forward(self, clips: Padded) -> Padded:
+        """(clips, longest, width) -> (clips, shorter, width); needs at least :attr:`needs` rows."""
+        x, lengths = clips.rows.transpose(1, 2), clips.lengths
+        layers = iter(zip(self.convs, self.norms, strict=True))
+        for kind, size in self.steps:
+            if kind == "p":
+                x, lengths = F.max_pool1d(x, size), lengths // size
+                continue
+            conv, norm = next(layers)
+            x, lengths = conv(x), lengths - size + 1
+            x = F.relu(self._normalise(norm, x, lengths))
+        return Padded(x.transpose(1, 2), lengths)
+
+    def _normalise(self, norm: nn.Module, x: Tensor, lengths: Tensor) -> Tensor:
+        if not (self.masked and self.training):
+            return norm(x)  # type: ignore[no-any-return]
+        inside = mask(lengths, x.shape[2])
+        rows = x.new_zeros(x.shape[0], x.shape[2], x.shape[1])
+        rows[inside] = norm(x.transpose(1, 2)[inside])
+        return rows.transpose(1, 2)
+
+
+class SignAdapter(nn.Module):
+    """One linear per stream -> joined along time -> TCN -> MLP to the LLM's width.
+
+    Args:
+        streams: name -> width of its rows; rows are joined in this order.
+        config: hidden width, TCN, norm, dropout, scale.
+        out: the LLM's embedding width.
+        rms: root mean square of the LLM's token embeddings; used when ``config.scale`` asks for
+            sign rows of that size.
+    """
+
+    rms: Tensor
+
+    def __init__(
+        self, streams: Mapping[str, int], config: AdapterConfig, *, out: int, rms: Tensor
+    ) -> None:
+        super().__init__()
+        self.projections = nn.ModuleDict(
+            {name: nn.Linear(width, config.width) for name, width in streams.items()}
+        )
+        self.tcn = TemporalConv(config.width, config.tcn, config.norm)
+        self.mlp = nn.Sequential(nn.Linear(config.width, out), nn.GELU(), nn.Linear(out, out))
+        self.dropout = nn.Dropout(config.dropout)
+        self.scaled = config.scale == "embeddings"
+        self.register_buffer("rms", rms.detach().float().clone())
+
+    def forward(self, streams: Mapping[str, Packed]) -> Padded:
+        """Packed rows of each stream -> sign rows (clips, longest, out)."""
+        parts = [
+            Packed(self.dropout(project(streams[name].rows)), streams[name].lengths)
+            for name, project in self.projections.items()
+        ]
+        encoded = self.tcn(join(parts, minimum=self.tcn.needs))
+        rows = self.mlp(encoded.rows)
+        if self.scaled:
+            rows = F.rms_norm(rows, rows.shape[-1:], eps=1e-6) * self.rms
+        return Padded(rows, encoded.lengths)

@@ -1,0 +1,50 @@
+"""VT-Align: pull each clip towards its sentence, away from the others (paper section 3.3)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from spamo_cache.config import AlignConfig
+from spamo_cache.model.rows import Padded
+
+LOG_SCALE = 2.6592
+"""Log of the softmax's first inverse temperature, as in CLIP: 1 / 0.07."""
+
+
+class VTAlign(nn.Module):
+    """Symmetric softmax contrastive loss between pooled sign rows and pooled input embeddings.
+
+    Args:
+        config: ``pooling`` (masked means, or means over the padding too as the official release
+            has them) and ``center``.
+        width: the LLM's embedding width.
+    """
+
+    center: Tensor
+
+    def __init__(self, config: AlignConfig, width: int) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(LOG_SCALE))
+        self.masked = config.pooling == "masked"
+        # Zero until the mean of the training sentences is known, and for good without centring.
+        self.register_buffer("center", torch.zeros(width))
+
+    def pool(self, rows: Padded) -> Tensor:
+        """(clips, width) means."""
+        return rows.mean() if self.masked else rows.rows.mean(1)
+
+    def pool_sign(self, rows: Padded) -> Tensor:
+        """(clips, width) unit vectors."""
+        return F.normalize(self.pool(rows), dim=-1)
+
+    def pool_text(self, rows: Padded) -> Tensor:
+        """(clips, width) unit vectors, of embeddings less the centre."""
+        return F.normalize(self.pool(rows) - self.center, dim=-1)
+
+    def forward(self, sign: Padded, text: Padded) -> Tensor:
+        """Scalar loss; clip i of ``sign`` belongs to sentence i of ``text``."""
+        logits = self.log_scale.exp() * self.pool_sign(sign) @ self.pool_text(text).T
+        target = torch.arange(len(logits), device=logits.device)
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2

@@ -1,0 +1,107 @@
+"""Where an LLM's files lie and what they hold, without loading the model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from spamo_cache.errors import WeightsError
+
+_TABLES = (
+    "shared.weight",
+    "encoder.embed_tokens.weight",
+    "model.embed_tokens.weight",
+    "transformer.wte.weight",
+)
+"""Names under which models keep their input embeddings: T5 and mT5, decoder-only models."""
+
+_HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_INDEX = "model.safetensors.index.json"
+
+
+def locate(weights: str, base: Path) -> Path:
+    """The local folder of ``org/name[@revision]`` (fetched on first use) or of a path.
+
+    Args:
+        weights: as in the pipeline: a path, relative to ``base``, wins over a hub id.
+        base: folder of the pipeline's file.
+
+    Raises:
+        WeightsError: neither a model's folder nor a hub id that can be reached.
+    """
+    folder = base / Path(weights).expanduser()
+    if (folder / "config.json").is_file():
+        return folder.resolve()
+    if not _HUB.fullmatch(weights) or weights.startswith("."):
+        raise WeightsError(
+            "is no folder of a model (config.json is missing)",
+            where=folder,
+            remedy="set llm.weights to a Hugging Face folder or to org/name@revision",
+        )
+    return _fetch(weights)
+
+
+def _fetch(weights: str) -> Path:
+    from huggingface_hub import snapshot_download  # noqa: PLC0415
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
+
+    name, _, revision = weights.partition("@")
+    # Safetensors only: a hub's .bin files are pickles.
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt"]
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise WeightsError(
+            f"cannot be fetched: {' '.join(str(error).split())[:300]}",
+            where=weights,
+            remedy="check the name and the network, or give a folder that holds the model",
+        ) from error
+
+
+def digest(folder: Path) -> str:
+    """sha256 over the names and contents of the files that decide what the model says."""
+    total = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in {".json", ".safetensors", ".model", ".txt"}:
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            total.update(f"{path.name} {content}\n".encode())
+    return total.hexdigest()
+
+
+def embedding_table(folder: Path) -> Tensor:
+    """The input embeddings (tokens, width) in float32, and nothing else of the model.
+
+    Raises:
+        WeightsError: no safetensors, or none of the known names in them.
+    """
+    index = folder / _INDEX
+    if index.is_file():
+        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    else:
+        shards = dict.fromkeys(_TABLES, "model.safetensors")
+    for name in _TABLES:
+        path = folder / shards.get(name, "")
+        if path.is_file():
+            table = _tensor(path, name)
+            if table is not None:
+                return table.to(torch.float32)
+    raise WeightsError(
+        "holds no input embeddings in safetensors",
+        where=folder,
+        remedy=f"expected one of {', '.join(_TABLES)} in model.safetensors",
+    )
+
+
+def _tensor(path: Path, name: str) -> Tensor | None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"cannot be read: {error}", where=path) from error

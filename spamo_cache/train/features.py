@@ -1,0 +1,207 @@
+"""What training needs of features, whoever holds them, and a bank that hands them out packed."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+
+from spamo_cache.errors import StoreError
+from spamo_cache.model.rows import Packed
+
+
+class Features(Protocol):
+    """One stream's rows per clip; a FeatureStore is one."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def path(self) -> Path | None: ...
+    def state(self, clip: str) -> Literal["ok", "failed", "absent"]: ...
+    def reason(self, clip: str) -> str | None: ...
+    def rows(self, clip: str) -> int: ...
+    def read_into(self, ids: Sequence[str], buffer: np.ndarray) -> np.ndarray:
+        """Fill ``buffer`` with the packed rows; offsets (len(ids) + 1,)."""
+        ...
+
+
+class MemoryFeatures:
+    """Features held in memory: clip id -> (rows, width) array, all of one width and dtype."""
+
+    path: Path | None = None
+
+    def __init__(
+        self, arrays: Mapping[str, np.ndarray], failed: Mapping[str, str] | None = None
+    ) -> None:
+        self._arrays = dict(arrays)
+        self._failed = dict(failed or {})
+        first = next(iter(self._arrays.values()), np.empty((0, 0), np.float16))
+        self.width = int(first.shape[1])
+        self.dtype: np.dtype[Any] = first.dtype
+
+    @property
+    def fingerprint(self) -> str:
+        total = hashlib.sha256()
+        for clip in sorted(self._arrays.keys() | self._failed.keys()):
+            array = self._arrays.get(clip)
+            content = b"failed" if array is None else np.ascontiguousarray(array).tobytes()
+            total.update(f"{clip} {hashlib.sha256(content).hexdigest()}\n".encode())
+        return total.hexdigest()
+
+    def state(self, clip: str) -> Literal["ok", "failed", "absent"]:
+        if clip in self._arrays:
+            return "ok"
+        return "failed" if clip in self._failed else "absent"
+
+    def reason(self, clip: str) -> str | None:
+        return self._failed.get(clip)
+
+    def rows(self, clip: str) -> int:
+        return len(self._arrays[clip])
+
+    def read_into(self, ids: Sequence[str], buffer: np.ndarray) -> np.ndarray:
+        offsets = np.cumsum([0, *(self.rows(clip) for clip in ids)])
+        for clip, start, stop in zip(ids, offsets, offsets[1:], strict=False):
+            buffer[start:stop] = self._arrays[clip]
+        return offsets
+
+
+class Bank:
+    """Rows of the clips of one split, per stream, ready to be batched.
+
+    Streams that fit together into ``memory`` bytes are read once and kept; others are read anew
+    for every batch.
+
+    Args:
+        stores: stream -> features; every clip of ``clips`` must be ``ok`` in all of them.
+        clips: ids, in the order in which :meth:`packed` is asked for them by number.
+        donors: clip -> clip whose features it gets instead of its own.
+        max_frames: the longest stream of a clip is thinned out evenly to this many rows, the
+            others in proportion, so that streams stay in step.
+        memory: bytes.
+    """
+
+    def __init__(
+        self,
+        stores: Mapping[str, Features],
+        clips: Sequence[str],
+        *,
+        donors: Mapping[str, str] | None = None,
+        max_frames: int,
+        memory: int,
+    ) -> None:
+        self._stores = stores
+        self._ids = [(donors or {}).get(clip, clip) for clip in clips]
+        self._rows = {
+            name: np.array([store.rows(clip) for clip in self._ids], dtype=np.int64)
+            for name, store in stores.items()
+        }
+        longest = np.maximum.reduce(list(self._rows.values()))
+        self._kept = {
+            name: np.where(longest > max_frames, -(-rows * max_frames // longest), rows)
+            for name, rows in self._rows.items()
+        }
+        size = sum(
+            int(self._kept[name].sum()) * store.width * np.dtype(store.dtype).itemsize
+            for name, store in stores.items()
+        )
+        self.in_memory = size <= memory
+        self._held = {name: self._read(name, range(len(clips))) for name in self._held_names()}
+        self._starts = {
+            name: np.concatenate([[0], np.cumsum(kept)]) for name, kept in self._kept.items()
+        }
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(clips,) rows of all streams together."""
+        total: np.ndarray = np.stack(list(self._kept.values())).sum(0)
+        return total
+
+    def packed(self, numbers: Sequence[int]) -> dict[str, Packed]:
+        """The clips with these numbers, float32."""
+        return {name: self._pack(name, numbers) for name in self._stores}
+
+    def _held_names(self) -> Iterable[str]:
+        return self._stores if self.in_memory else ()
+
+    def _pack(self, name: str, numbers: Sequence[int]) -> Packed:
+        lengths = torch.from_numpy(self._kept[name][list(numbers)])
+        if name not in self._held:
+            rows = self._read(name, numbers)
+        else:
+            starts = self._starts[name]
+            rows = np.concatenate([self._held[name][starts[i] : starts[i + 1]] for i in numbers])
+        return Packed(torch.from_numpy(rows).float(), lengths)
+
+    def _read(self, name: str, numbers: Sequence[int]) -> np.ndarray:
+        """(rows, width) of these clips as stored, thinned out."""
+        chosen = list(numbers)
+        rows = self._rows[name][chosen]
+        store = self._stores[name]
+        buffer = np.empty((int(rows.sum()), store.width), dtype=store.dtype)
+        offsets = store.read_into([self._ids[i] for i in chosen], buffer)
+        kept = self._kept[name][chosen]
+        if np.array_equal(kept, rows):
+            return buffer
+        pairs = zip(offsets, rows, kept, strict=False)
+        places = [start + evenly(int(n), int(k)) for start, n, k in pairs]
+        thinned: np.ndarray = buffer[np.concatenate(places)]
+        return thinned
+
+
+def evenly(rows: int, kept: int) -> np.ndarray:
+    """(kept,) indices spread over ``rows`` from the first to the last."""
+    chosen: np.ndarray = np.linspace(0, rows - 1, kept).round().astype(np.int64)
+    return chosen
+
+
+def donors(clips: Sequence[str], seed: int) -> dict[str, str]:
+    """Every clip -> another clip, one to one: the floor that `shuffle_features` measures.
+
+    Raises:
+        StoreError: fewer than two clips cannot be shuffled.
+    """
+    if len(clips) < 2:
+        raise StoreError("one clip alone cannot be given another's features")
+    order = sorted(clips)
+    random.Random(seed).shuffle(order)  # noqa: S311
+    return dict(zip(order, order[1:] + order[:1], strict=True))
+
+
+def usable(
+    stores: Mapping[str, Features], clips: Iterable[str], what: str
+) -> tuple[list[str], dict[str, str]]:
+    """Clips with features in every stream, and the failed ones with their reason.
+
+    Raises:
+        StoreError: clips that were never extracted: leaving them out would change the experiment.
+    """
+    good: list[str] = []
+    failed: dict[str, str] = {}
+    absent: list[str] = []
+    for clip in clips:
+        states = {name: store.state(clip) for name, store in stores.items()}
+        if "absent" in states.values():
+            absent.append(clip)
+            continue
+        broken = [name for name, state in states.items() if state == "failed"]
+        if broken:
+            failed[clip] = f"{broken[0]}: {stores[broken[0]].reason(clip)}"
+        else:
+            good.append(clip)
+    if absent:
+        raise StoreError(
+            f"{len(absent)} clips have no features yet, first {absent[0]!r}",
+            where=what,
+            remedy="run spamo-cache extract for this split first",
+        )
+    return good, failed

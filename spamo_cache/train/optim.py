@@ -1,0 +1,69 @@
+"""AdamW with a linear warm-up and cosine decay, and its state as named tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spamo_cache.config import StageConfig
+
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+def learning_rate(stage: StageConfig, step: int) -> float:
+    """Rate of the update that follows ``step`` finished ones."""
+    warm = round(stage.warmup * stage.steps)
+    if step < warm:
+        return stage.lr * (step + 1) / warm
+    done = (step - warm) / max(1, stage.steps - warm)
+    return stage.lr * (1 + math.cos(math.pi * done)) / 2
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+
+
+def make(module: nn.Module, stage: StageConfig) -> torch.optim.AdamW:
+    """AdamW over what is trainable; decay on matrices only (biases, norms, scales are spared)."""
+    trained = [value for value in module.parameters() if value.requires_grad]
+    matrices = [value for value in trained if value.ndim > 1]
+    others = [value for value in trained if value.ndim <= 1]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        groups,
+        lr=stage.lr,
+        betas=(0.9, 0.98),
+        weight_decay=stage.weight_decay,
+        # One kernel for all tensors: on tiny models a loop over tensors costs as much as the model.
+        fused=True,
+    )
+
+
+def state(optimiser: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
+    """``<parameter>.<moment>`` -> tensor; empty before the first step."""
+    held: Mapping[Tensor, Mapping[str, Tensor]] = optimiser.state
+    return {
+        f"{name}.{moment}": held[value][moment]
+        for name, value in module.named_parameters()
+        if value in held
+        for moment in _MOMENTS
+    }
+
+
+def restore(
+    optimiser: torch.optim.Optimizer, module: nn.Module, tensors: Mapping[str, Tensor]
+) -> None:
+    """Put back what :func:`state` gave."""
+    for name, value in module.named_parameters():
+        if f"{name}.step" in tensors:
+            optimiser.state[value] = {
+                moment: tensors[f"{name}.{moment}"].clone().to(value.device) for moment in _MOMENTS
+            }

@@ -1,0 +1,144 @@
+"""One experiment from features to a run folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import spamo_cache
+from spamo_cache.config import Pipeline
+from spamo_cache.datasets.manifest import Manifest
+from spamo_cache.errors import StoreError
+from spamo_cache.model.text import normalise
+from spamo_cache.model.weights import digest, locate
+from spamo_cache.train.batches import MEMORY
+from spamo_cache.train.checkpoint import RunFolder, identity, read_json, write_json
+from spamo_cache.train.features import Features
+from spamo_cache.train.loop import SAVE_SECONDS, Progress, Trainer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """What training came to; ``done.json`` holds the same.
+
+    Attributes:
+        path: the run folder.
+        reused: nothing was trained, the run was there already.
+        best_bleu: BLEU-4 on dev of the weights kept; None without a translation stage.
+        best_step: step of the translation stage they are from.
+        recall: share of dev clips whose own sentence was the nearest after the align stage.
+        seconds: wall time of this call.
+        trained: number of trained parameters.
+        failed: split -> clips left out for want of features -> reason.
+    """
+
+    path: Path
+    reused: bool
+    best_bleu: float | None
+    best_step: int
+    recall: float | None
+    seconds: float
+    trained: int
+    failed: Mapping[str, Mapping[str, str]]
+
+
+def train(
+    pipeline: Pipeline,
+    *,
+    base: Path,
+    manifest: Manifest,
+    stores: Mapping[str, Features],
+    out: Path,
+    resume: bool = False,
+    progress: Progress | None = None,
+    device: str = "auto",
+    memory: int = MEMORY,
+    save_seconds: float = SAVE_SECONDS,
+) -> RunSummary:
+    """Train one experiment into ``out``; a finished equal one is reused.
+
+    The align stage holds only the LLM's embedding table. After a kill, ``resume`` goes on to the
+    same weights as an uninterrupted run, bit for bit on CPU with an equal number of threads.
+
+    Args:
+        base: folder of the pipeline's file, which a relative ``llm.weights`` refers to.
+        stores: stream -> features.
+        memory: bytes of features of one split to keep in memory.
+        save_seconds: least time between two states to resume from.
+
+    Raises:
+        UsageError: ``out`` holds something else, or this run unfinished and ``resume`` is off;
+            the manifest has no dev split.
+        StoreError: a stream is missing, or clips have not been extracted.
+        WeightsError: the LLM cannot be found.
+    """
+    started = time.monotonic()
+    folder = RunFolder(out)
+    llm = locate(pipeline.llm.weights, base)
+    about = _about(pipeline, base, manifest, stores, digest(llm))
+    unfinished = folder.begin(pipeline, about, resume=resume)
+    if folder.done.exists():
+        folder.state.unlink(missing_ok=True)
+        known = read_json(folder.done)
+        return RunSummary(**(known | {"path": out, "reused": True, "seconds": 0.0}))
+    manifest.write(folder.manifest)
+    trainer = Trainer(
+        pipeline,
+        folder,
+        llm,
+        manifest,
+        stores,
+        device=device,
+        memory=memory,
+        save_seconds=save_seconds,
+        progress=progress,
+    )
+    trainer.start(resume=unfinished)
+    place = trainer.run()
+    summary = RunSummary(
+        path=out,
+        reused=False,
+        best_bleu=place.best_bleu,
+        best_step=place.best_step,
+        recall=place.recall,
+        seconds=time.monotonic() - started,
+        trained=sum(p.numel() for p in trainer.translator.parameters() if p.requires_grad),
+        failed={data.split: dict(data.failed) for data in (trainer.data, trainer.dev)},
+    )
+    write_json(folder.done, asdict(summary) | {"path": str(out)})
+    folder.state.unlink(missing_ok=True)
+    return summary
+
+
+def _about(
+    pipeline: Pipeline, base: Path, manifest: Manifest, stores: Mapping[str, Features], llm: str
+) -> dict[str, Any]:
+    if missing := [name for name in pipeline.streams if name not in stores]:
+        raise StoreError(
+            f"no features of stream {missing[0]!r}",
+            where=f"streams of {pipeline.name}",
+            remedy="extract it, or leave it out of the pipeline's streams",
+        )
+    texts = {
+        clip.id: [clip.split, normalise(clip.text, pipeline.text)] for clip in manifest.clips()
+    }
+    parts = {
+        "pipeline": pipeline.model_dump(mode="json"),
+        "stores": {name: stores[name].fingerprint for name in pipeline.streams},
+        "sentences": identity(texts),
+        "llm": llm,
+    }
+    places = {name: stores[name].path for name in pipeline.streams}
+    return {
+        "identity": identity(parts),
+        "parts": parts,
+        "base": str(base.resolve()),
+        "widths": {name: stores[name].width for name in pipeline.streams},
+        "places": {name: None if path is None else str(path) for name, path in places.items()},
+        "versions": {"spamo-cache": spamo_cache.__version__, "torch": torch.__version__},
+    }

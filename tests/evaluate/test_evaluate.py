@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from spamo_cache.datasets.manifest import Manifest
+from spamo_cache.errors import StoreError, UsageError
+from spamo_cache.evaluate import decoding, evaluate, load_run, scorecard, translate_features
+from spamo_cache.train.batches import examples
+
+
+@pytest.fixture(scope="module")
+def run(toy, tmp_path_factory):
+    """A run whose test split has one clip that could not be extracted."""
+    manifest, stores = toy.corpus(failed=("test/2",))
+    out = tmp_path_factory.mktemp("runs") / "run"
+    toy.run(out, manifest=manifest, stores=stores)
+    return out, stores
+
+
+def table(run, name):
+    path = run / "evaluation" / f"{name}.hypotheses.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_every_clip_is_accounted_for(run):
+    card = evaluate(run[0], "test", stores=run[1], device="cpu")
+    assert card.n == 6
+    assert card.failed == {"test/2": "spatial: cannot be decoded"}
+    lines = table(run[0], "test")
+    assert [line["id"] for line in lines] == [f"test/{i}" for i in range(6)]
+    assert lines[2]["hypothesis"] == ""
+    assert [line["failed"] for line in lines if line["failed"]] == ["spatial: cannot be decoded"]
+    assert set(card.metrics) == {"bleu1", "bleu2", "bleu3", "bleu4", "chrf"}
+
+
+def test_dev_scores_what_training_selected(run):
+    card = evaluate(run[0], "dev", stores=run[1], device="cpu")
+    done = json.loads((run[0] / "done.json").read_text())
+    assert card.metrics["bleu4"] == pytest.approx(done["best_bleu"])
+
+
+def test_an_equal_evaluation_is_read_back(run, monkeypatch):
+    first = evaluate(run[0], "test", stores=run[1], device="cpu")
+    monkeypatch.setattr(scorecard, "decode", lambda *_, **__: pytest.fail("decoded again"))
+    again = evaluate(run[0], "test", stores=run[1], device="cpu")
+    assert (again.identity, again.metrics) == (first.identity, first.metrics)
+
+
+def test_other_settings_are_decoded_again(run, monkeypatch):
+    evaluate(run[0], "test", stores=run[1], device="cpu")
+    decoded = []
+
+    def decode(*arguments, **options):
+        decoded.append(1)
+        return decoding.decode(*arguments, **options)
+
+    monkeypatch.setattr(scorecard, "decode", decode)
+    evaluate(run[0], "test", stores=run[1], device="cpu", bootstrap=10)
+    assert decoded == [1]
+
+
+def test_shuffled_stands_beside_the_plain_one(run):
+    evaluate(run[0], "test", stores=run[1], device="cpu")
+    card = evaluate(run[0], "test", stores=run[1], shuffle=True, device="cpu")
+    assert card.shuffled
+    assert table(run[0], "test") != table(run[0], "test-shuffled")
+
+
+def test_refuses_other_features_than_the_runs(toy, run):
+    _, others = toy.corpus()
+    with pytest.raises(StoreError, match="trained from"):
+        evaluate(run[0], "test", stores=others, device="cpu")
+
+
+def test_features_held_in_memory_must_be_given_again(run):
+    with pytest.raises(StoreError, match="hand them to evaluate"):
+        evaluate(run[0], "test", device="cpu")
+
+
+def test_unknown_split_and_unfinished_run(run, tmp_path):
+    with pytest.raises(UsageError, match="no split"):
+        evaluate(run[0], "tset", stores=run[1], device="cpu")
+    with pytest.raises(UsageError, match="no run"):
+        evaluate(tmp_path, "test", stores=run[1], device="cpu")
+
+
+def test_translates_a_new_clip_as_the_split(run):
+    evaluate(run[0], "test", stores=run[1], device="cpu")
+    loaded = load_run(run[0], device="cpu")
+    for line in table(run[0], "test"):
+        if line["failed"] is None:
+            rows = {name: store._arrays[line["id"]] for name, store in run[1].items()}
+            assert translate_features(loaded, rows) == line["hypothesis"]
+
+
+@pytest.mark.parametrize("broken", ["missing", "empty", "narrow"])
+def test_refuses_features_that_do_not_fit(run, broken):
+    rows = {name: store._arrays["test/0"] for name, store in run[1].items()}
+    if broken == "missing":
+        del rows["motion"]
+    else:
+        rows["motion"] = rows["motion"][:0] if broken == "empty" else rows["motion"][:, :2]
+    with pytest.raises(UsageError, match="'motion' must be"):
+        translate_features(run[0], rows)
+
+
+def test_recall_counts_equal_sentences_as_one(run):
+    loaded = load_run(run[0], device="cpu")
+
+    manifest = Manifest.read(run[0] / "manifest.parquet")
+    data = examples(loaded.pipeline, manifest, run[1], "dev", loaded.translator.tokens)
+    assert 0 <= decoding.recall_at_1(loaded.translator, data) <= 1
+    same = type(data)(data.split, data.ids, ["x"] * 5, data.tokens, data.bank, data.failed)
+    assert decoding.recall_at_1(loaded.translator, same) == 1

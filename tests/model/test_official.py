@@ -1,0 +1,107 @@
+"""The official release's own numbers, recorded on tiny random weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from spamo_cache.config import Pipeline
+from spamo_cache.errors import WeightsError
+from spamo_cache.model.llm import Tokens, labels_of
+from spamo_cache.model.official import our_name, read_state
+from spamo_cache.model.rows import Packed
+from spamo_cache.model.translator import Batch, Translator
+
+PIPELINE = Pipeline.model_validate(
+    {
+        "name": "golden",
+        "question": "does it compute what the official release computes?",
+        "corpus": "golden",
+        "spec": "spamo",
+        "text": {"language": "German"},
+        "adapter": {"width": 24},
+        "llm": {"weights": "llm", "tuning": {"dropout": 0}},
+        "align": {"steps": 1, "batch": 4, "lr": 1e-3, "pooling": "padded"},
+        "translate": {"steps": 1, "batch": 4, "lr": 1e-3},
+        "decode": {"max_tokens": 23},
+    }
+)
+
+
+@pytest.fixture
+def translator(golden_folder):
+    translator = Translator(PIPELINE, {"spatial": 40, "motion": 1024}, golden_folder / "llm")
+    translator.attach()
+    state = read_state(golden_folder / "official.ckpt")
+    missing, unexpected = translator.load_state_dict(state, strict=False)
+    assert not unexpected
+    assert set(missing) == {"adapter.rms", "align.center", "embeddings.weight"}
+    return translator
+
+
+@pytest.fixture(scope="module")
+def batch(golden_folder, golden_expected):
+    features = load_file(golden_folder / "features.safetensors")
+    streams = {}
+    for stream in ("spatial", "motion"):
+        clips = [features[f"{stream}.{i}"] for i in range(4)]
+        streams[stream] = Packed(torch.cat(clips), torch.tensor([len(clip) for clip in clips]))
+    labels = labels_of(Tokens(golden_folder / "llm").encode(golden_expected["texts"]))
+    return Batch(streams, labels)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_same_rows_and_losses(translator, batch, golden_expected, mode):
+    expected = golden_expected["expected"][mode]
+    translator.train(mode == "train")
+    with torch.no_grad():
+        sign = translator.adapter(batch.streams)
+        logits = translator.llm.logits(translator.inputs(sign), batch.labels)
+        losses = translator(batch, stage="translate")
+    assert list(sign.rows.shape) == expected["visual_shape"]
+    assert sign.lengths.tolist() == expected["visual_lengths"]
+    assert sign.rows.abs().mean().item() == pytest.approx(expected["visual_abs"], rel=1e-4)
+    assert sign.rows.sum().item() == pytest.approx(expected["visual_sum"], rel=1e-4)
+    assert logits.abs().mean().item() == pytest.approx(expected["logits_abs"], rel=1e-4)
+    assert losses["lm"].item() == pytest.approx(expected["lm_loss"], rel=1e-4)
+    assert losses["align"].item() == pytest.approx(expected["align_loss"], rel=1e-4)
+    assert losses["loss"].item() == pytest.approx(
+        expected["lm_loss"] + expected["align_loss"], rel=1e-4
+    )
+
+
+def test_same_gradients(translator, batch, golden_expected):
+    translator.train()
+    translator(batch, stage="translate")["loss"].backward()
+    parameters = dict(translator.named_parameters())
+    for name, norm in golden_expected["expected"]["grad_norms"].items():
+        gradient = parameters[our_name(name)].grad
+        # A bias in front of batch norm has no true gradient: what is recorded is rounding.
+        assert gradient.norm().item() == pytest.approx(norm, rel=1e-3, abs=1e-4), name
+
+
+def test_same_beams(translator, batch, golden_expected):
+    translator.eval()
+    with torch.inference_mode():
+        rows = translator.inputs(translator.adapter(batch.streams))
+    ids = translator.llm.generate(rows, PIPELINE.decode)
+    assert ids.tolist() == golden_expected["expected"]["beam5"]
+
+
+def test_refuses_what_is_no_official_checkpoint(tmp_path):
+    other = tmp_path / "other.ckpt"
+    torch.save({"state_dict": {"x": torch.zeros(1)}}, other)
+    with pytest.raises(WeightsError, match="official release"):
+        read_state(other)
+
+
+def test_never_runs_code_in_a_checkpoint(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (print, ("ran",))
+
+    bad = tmp_path / "bad.ckpt"
+    torch.save({"state_dict": Evil()}, bad)
+    with pytest.raises(WeightsError, match="plain tensors"):
+        read_state(bad)

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+
+from spamo_cache.config import DecodeConfig, LLMConfig, Pipeline, TextConfig, TuningConfig
+from spamo_cache.errors import ConfigError, WeightsError
+from spamo_cache.model.llm import Seq2SeqLLM, Tokens, labels_of
+from spamo_cache.model.rows import Packed
+from spamo_cache.model.text import normalise
+from spamo_cache.model.translator import Batch, Translator
+from spamo_cache.model.weights import digest, embedding_table, locate
+
+TEXTS = ["heute regen", "im norden scheint die sonne", "schnee"]
+
+
+def make(folder, **changes):
+    plain = {
+        "name": "t",
+        "question": "?",
+        "corpus": "c",
+        "spec": "s",
+        "streams": ["spatial"],
+        "text": {"language": "German"},
+        "adapter": {"width": 16},
+        "llm": {"weights": "llm"},
+        "align": {"steps": 1, "batch": 4, "lr": 1e-3},
+        "translate": {"steps": 1, "batch": 4, "lr": 1e-3},
+    }
+    torch.manual_seed(0)
+    return Translator(Pipeline.model_validate(plain | changes), {"spatial": 8}, folder / "llm")
+
+
+@pytest.fixture(scope="module")
+def batch(golden_folder):
+    lengths = torch.tensor([20, 64, 33])
+    chance = torch.Generator().manual_seed(1)
+    rows = torch.randn(int(lengths.sum()), 8, generator=chance)
+    labels = labels_of(Tokens(golden_folder / "llm").encode(TEXTS))
+    return Batch({"spatial": Packed(rows, lengths)}, labels)
+
+
+def alone(batch, clip):
+    part = batch.streams["spatial"]
+    rows = part.rows.split(part.lengths.tolist())[clip]
+    labels = batch.labels[clip]
+    return Batch(
+        {"spatial": Packed(rows, part.lengths[clip : clip + 1])}, labels[labels != -100][None]
+    )
+
+
+def test_loss_of_a_clip_is_the_same_alone_and_in_a_batch(golden_folder, batch):
+    model = make(golden_folder).eval()
+    llm = model.attach().eval()
+    with torch.no_grad():
+        logits = llm.logits(model.inputs(model.adapter(batch.streams)), batch.labels)
+        for clip in range(3):
+            single = alone(batch, clip)
+            expected = llm.loss(model.inputs(model.adapter(single.streams)), single.labels)
+            inside = batch.labels[clip] != -100
+            found = torch.nn.functional.cross_entropy(
+                logits[clip][inside], batch.labels[clip][inside]
+            )
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_beams_are_the_same_alone_and_in_a_batch(golden_folder, batch):
+    model = make(golden_folder).eval()
+    decode = DecodeConfig(beams=3, max_tokens=8)
+    together = model.generate(batch.streams, decode)
+    assert together == [model.generate(alone(batch, i).streams, decode)[0] for i in range(3)]
+    assert model.generate(batch.streams, decode) == together
+
+
+def test_prompt_stands_right_behind_the_sign_rows(golden_folder, batch):
+    model = make(golden_folder).eval()
+    model.attach()
+    sign = model.adapter(batch.streams)
+    rows = model.inputs(sign)
+    ids = model.tokens.encode(["Translate the given sentence into German."])[0]
+    prompt = model.embeddings(torch.tensor(ids))
+    for clip, length in enumerate(sign.lengths.tolist()):
+        torch.testing.assert_close(rows.rows[clip, length : length + len(ids)], prompt)
+    assert (rows.lengths - sign.lengths == len(ids)).all()
+
+
+@pytest.mark.parametrize(
+    ("mode", "share"), [("freeze", 0.0), ("lora", 0.3), ("full", 1.0)], ids=str
+)
+def test_tuning_trains_what_it_says(golden_folder, mode, share):
+    llm = Seq2SeqLLM(golden_folder / "llm", LLMConfig(weights="llm", tuning={"mode": mode}))
+    sizes = [(value.numel(), value.requires_grad) for value in llm.parameters()]
+    trained = sum(size for size, wanted in sizes if wanted) / sum(size for size, _ in sizes)
+    assert trained == share or 0 < trained < share < 1
+
+
+def test_restoring_gives_the_same_model(golden_folder, batch):
+    model, other = make(golden_folder).eval(), make(golden_folder).eval()
+    model.attach()
+    with torch.no_grad():
+        for value in model.parameters():
+            if value.requires_grad:
+                value.add_(0.1)
+    state = {name: value.clone() for name, value in model.trained().items()}
+    other.restore(state)
+    other.eval()
+    with torch.no_grad():
+        assert torch.equal(
+            model(batch, stage="translate")["loss"], other(batch, stage="translate")["loss"]
+        )
+
+
+def test_refuses_weights_of_another_pipeline(golden_folder):
+    state = make(golden_folder).trained()
+    with pytest.raises(WeightsError, match="do not fit"):
+        make(golden_folder, adapter={"width": 8}).restore(state)
+    with pytest.raises(WeightsError, match="do not fit"):
+        make(golden_folder, adapter={"width": 16, "tcn": "k5"}).restore(state)
+
+
+def test_unknown_lora_target_is_a_config_error(golden_folder):
+    tuning = TuningConfig(targets=("no_such_layer",))
+    with pytest.raises(ConfigError, match="no_such_layer"):
+        Seq2SeqLLM(golden_folder / "llm", LLMConfig(weights="llm", tuning=tuning))
+
+
+def test_reads_only_the_embedding_table(golden_folder):
+    table = embedding_table(golden_folder / "llm")
+    llm = Seq2SeqLLM(golden_folder / "llm", LLMConfig(weights="llm"))
+    assert torch.equal(table, llm.embeddings.weight)
+
+
+def test_digest_follows_the_contents(golden_folder, tmp_path):
+    copy = tmp_path / "llm"
+    shutil.copytree(golden_folder / "llm", copy)
+    assert digest(copy) == digest(golden_folder / "llm")
+    (copy / "config.json").write_text("{}")
+    assert digest(copy) != digest(golden_folder / "llm")
+
+
+@pytest.mark.parametrize("weights", ["nowhere", "../nowhere", "a/b/c"])
+def test_names_a_missing_model(tmp_path, weights):
+    with pytest.raises(WeightsError, match="no folder of a model"):
+        locate(weights, tmp_path)
+
+
+def test_damaged_weights_are_named(golden_folder, tmp_path):
+    copy = tmp_path / "llm"
+    shutil.copytree(golden_folder / "llm", copy)
+    (copy / "model.safetensors").write_bytes(b"\0" * 100)
+    with pytest.raises(WeightsError, match="cannot be read"):
+        embedding_table(copy)
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "expected"),
+    [
+        ("  Regen\tim \n Norden ", {}, "Regen im Norden"),
+        ("Regen", {"lower": True, "final_dot": True}, "regen ."),
+        ("Regen .", {"final_dot": True}, "Regen ."),
+        ("下雨。", {"final_dot": True}, "下雨。"),
+        ("", {"final_dot": True}, ""),
+    ],
+)
+def test_text_convention(text, changes, expected):
+    assert normalise(text, TextConfig(language="German", **changes)) == expected

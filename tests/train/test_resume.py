@@ -1,0 +1,74 @@
+"""A killed run, resumed, ends with the bytes of an uninterrupted one."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spamo_cache.errors import UsageError
+from spamo_cache.train.loop import Trainer
+
+
+class KilledError(Exception):
+    pass
+
+
+def results(run: Path) -> dict[str, bytes]:
+    names = ("model.safetensors", "metrics.jsonl", "config.yaml", "run.json")
+    return {name: (run / name).read_bytes() for name in names}
+
+
+PLACES = {"align": (3, 17, 20), "translate": (1, 16, 29, 30, 40)}
+
+
+@pytest.mark.parametrize("place", [(stage, step) for stage in PLACES for step in PLACES[stage]])
+def test_resumed_equals_uninterrupted(toy, finished, tmp_path, monkeypatch, place):
+    after = Trainer._after
+
+    def killed(self, now, config, optimiser):
+        stop = after(self, now, config, optimiser)
+        if (now, self.place.step) == place:
+            raise KilledError
+        return stop
+
+    monkeypatch.setattr(Trainer, "_after", killed)
+    with pytest.raises(KilledError):
+        toy.run(tmp_path / "run")
+    monkeypatch.undo()
+    summary = toy.run(tmp_path / "run", resume=True)
+    assert results(tmp_path / "run") == results(finished[0])
+    assert summary.best_bleu == finished[1].best_bleu
+    assert not (tmp_path / "run" / "resume.safetensors").exists()
+
+
+def test_resumes_after_sigkill(toy, finished, tmp_path):
+    child = subprocess.run(
+        [sys.executable, toy.__file__, str(tmp_path / "run"), "translate", "30"],
+        cwd=Path(__file__).parents[2],
+        env={"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    assert not (tmp_path / "run" / "done.json").exists()
+    with pytest.raises(UsageError, match="--resume"):
+        toy.run(tmp_path / "run")
+    toy.run(tmp_path / "run", resume=True)
+    assert results(tmp_path / "run") == results(finished[0])
+
+
+def test_kill_while_writing_leaves_the_old_state(tmp_path, monkeypatch):
+    from spamo_cache.train import checkpoint
+
+    target = tmp_path / "state"
+    checkpoint.write_atomic(target, b"old")
+    monkeypatch.setattr(checkpoint.os, "fsync", lambda _: (_ for _ in ()).throw(KilledError))
+    with pytest.raises(KilledError):
+        checkpoint.write_atomic(target, b"new")
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
