@@ -1,0 +1,174 @@
+"""The reproduction receipt: each point where a run departs from the paper or its release.
+
+What the paper (arXiv 2408.10593) and its release do is fact, not judgement: some departures are
+improvements, made on purpose; they are listed all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from spamo_cache.datasets.registry import CORPORA
+from spamo_cache.report.runs import Run, StoreFacts
+
+_PAPER_CORPORA = ("phoenix14t", "csl-daily", "how2sign")
+_PROMPT = "Translate the given sentence into {language}."
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting; ``same`` is None where this run's own value is out of reach."""
+
+    topic: str
+    paper: str
+    here: str
+    same: bool | None
+    why: str = ""
+
+
+def receipt(run: Run) -> list[Point]:
+    """All points, in the order in which a clip meets them."""
+    return [*_features(run), *_model(run), *_training(run), *_scoring(run)]
+
+
+def departures(points: list[Point]) -> int:
+    """Number of points that are known to differ."""
+    return sum(point.same is False for point in points)
+
+
+def _features(run: Run) -> Iterator[Point]:
+    pipeline = run.pipeline
+    known = CORPORA.get(pipeline.corpus)
+    title = known.title if known else pipeline.corpus
+    yield Point(
+        "Corpus", "PHOENIX14T, CSL-Daily, How2Sign", title, pipeline.corpus in _PAPER_CORPORA
+    )
+    stores = {store.stream: store for store in run.stores}
+    for stream in pipeline.streams:
+        yield _stream(stream, stores.get(stream))
+    streams = " + ".join(pipeline.streams)
+    both = set(pipeline.streams) == {"spatial", "motion"}
+    yield Point("Streams", "spatial + motion", streams, both)
+    if pipeline.shuffle_features:
+        yield Point("Features", "each clip's own", "another clip's: a floor, not a result", False)
+    yield Point(
+        "Long clips",
+        "512 frames cropped at random, at test time too; motion uncropped (release)",
+        f"thinned evenly to {pipeline.max_frames} rows, motion with them",
+        False,
+        "the same clip gives the same rows every time",
+    )
+
+
+def _stream(stream: str, store: StoreFacts | None) -> Point:
+    paper = {
+        "spatial": "CLIP ViT-L/14 on every frame, scales 1 and 2; 2048 wide",
+        "motion": "VideoMAE-L/16, windows of 16 frames, stride 8; 1024 wide",
+    }.get(stream, "no such stream")
+    if store is None or not store.attributes:
+        return Point(f"Stream {stream}", paper, "the store is out of reach", None)
+    here = _told(store.attributes)
+    return Point(f"Stream {stream}", paper, here, _as_in_paper(stream, store.attributes))
+
+
+def _told(attributes: Mapping[str, Any]) -> str:
+    spec = attributes.get("spec", {})
+    parts = [str(spec.get("model") or spec.get("encoder", "?")), str(attributes.get("weights", ""))]
+    if "scales" in spec:
+        parts.append("scales " + " and ".join(str(scale) for scale in spec["scales"]))
+    if "window" in spec:
+        parts.append(f"windows of {spec['window']}, stride {spec.get('stride', '?')}")
+    return f"{', '.join(part for part in parts if part)}; {attributes.get('width', '?')} wide"
+
+
+def _as_in_paper(stream: str, attributes: Mapping[str, Any]) -> bool:
+    spec, width = attributes.get("spec", {}), attributes.get("width")
+    if stream == "spatial":
+        large = str(spec.get("model")).startswith("ViT-L-14")
+        return large and list(spec.get("scales", ())) == [1, 2] and width == 2048
+    steps = (spec.get("window"), spec.get("stride"))
+    return stream == "motion" and steps == (16, 8) and width == 1024
+
+
+def _model(run: Run) -> Iterator[Point]:
+    pipeline = run.pipeline
+    adapter, llm, tuning = pipeline.adapter, pipeline.llm, pipeline.llm.tuning
+    same = (adapter.width, adapter.tcn) == (768, "k5 p2 k5 p2")
+    yield Point(
+        "Sign adapter", "768 wide; k5 p2 k5 p2", f"{adapter.width} wide; {adapter.tcn}", same
+    )
+    if adapter.scale != "none":
+        here = "normalised to the scale of the LLM's embeddings"
+        yield Point("Sign rows", "as the adapter gives them", here, False)
+    wanted = "mT0-XL" if pipeline.corpus == "csl-daily" else "Flan-T5-XL"
+    name = llm.weights.rstrip("/").rsplit("/", 1)[-1].split("@")[0]
+    yield Point("LLM", wanted, name, name.lower() == wanted.lower())
+    here = {"lora": _lora(tuning.r, tuning.alpha, tuning.dropout, tuning.targets)}.get(
+        tuning.mode, {"full": "all weights", "freeze": "none"}.get(tuning.mode, tuning.mode)
+    )
+    paper = _lora(16, 32, 0.1, ("q", "v"))
+    yield Point("LLM tuning", paper, here, here == paper)
+    yield Point(
+        "Prompt",
+        "the instruction and up to 3 in-context pairs",
+        "the instruction, no pairs" if llm.prompt == _PROMPT else f"“{llm.prompt}”, no pairs",
+        False,
+        "the release takes pairs from the batch, so test references stand in its test prompts",
+    )
+
+
+def _lora(r: int, alpha: int, dropout: float, targets: tuple[str, ...]) -> str:
+    return f"LoRA on {', '.join(targets)}, r {r}, alpha {alpha}, dropout {dropout:g}"
+
+
+def _training(run: Run) -> Iterator[Point]:
+    align, translate = run.pipeline.align, run.pipeline.translate
+    steps = 15_000 if run.pipeline.corpus == "how2sign" else 4_000
+    here = f"{align.steps:,} steps of {align.batch} clips" if align.steps else "none"
+    paper = f"{steps:,} steps (the release ships none)"
+    yield Point("VT-Align before translation", paper, here, align.steps == steps)
+    joint = f"weight {translate.alpha:g}" if translate.alpha else "none"
+    yield Point("VT-Align while translating", "weight 1", joint, translate.alpha == 1)
+    if align.center:
+        yield Point(
+            "VT-Align text side", "as it is", "less the mean over training sentences", False
+        )
+    yield Point(
+        "VT-Align pooling",
+        "over the padding too (release)",
+        "over true rows only" if align.pooling == "masked" else "over the padding too",
+        align.pooling == "padded",
+        "a clip's score does not hang on its neighbours in the batch",
+    )
+    here = f"AdamW {translate.lr:g}, batch {translate.batch}, {translate.steps:,} steps"
+    paper = "AdamW 1e-4, 40 epochs (release: 6e-4, batch 16, up to 500 epochs)"
+    same = translate.batch == 16 and translate.lr in (1e-4, 6e-4)
+    yield Point("Optimisation", paper, here, same)
+    yield Point(
+        "Weights kept",
+        "best on test (release)",
+        "best BLEU-4 on dev",
+        False,
+        "test is looked at once, at the end",
+    )
+
+
+def _scoring(run: Run) -> Iterator[Point]:
+    decode, text = run.pipeline.decode, run.pipeline.text
+    yield Point(
+        "Decoding",
+        "5 beams with sampling, top-p 0.9 (release)",
+        f"{decode.beams} beams, deterministic",
+        False,
+        "the same run gives the same sentences",
+    )
+    yield Point("BLEU tokenizer", "13a, always (release)", text.tokenize, text.tokenize == "13a")
+    yield Point(
+        "Clips without features",
+        "left out (release)",
+        "scored as empty sentences",
+        False,
+        "n stays the published one",
+    )

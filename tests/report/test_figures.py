@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree as ET
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spamo_cache.report import figures
+from spamo_cache.report.figures import Series
+from spamo_cache.report.markup import Markup, join, number, seconds, size, tag
+
+finite = st.floats(-1e6, 1e6)
+
+
+def parsed(figure: str) -> ET.Element:
+    return ET.fromstring(figure)  # noqa: S314
+
+
+@settings(deadline=None)
+@given(finite, finite)
+def test_ticks_enclose_the_values_in_round_steps(a: float, b: float) -> None:
+    low, high = min(a, b), max(a, b)
+    found = figures.ticks(low, high)
+    slack = 1e-6 * max(1.0, high - low)
+    assert found[0] <= low + slack
+    assert found[-1] >= high - slack
+    assert 2 <= len(found) <= 12
+    assert found == sorted(found)
+
+
+def test_ticks_are_numbers_people_use() -> None:
+    assert figures.ticks(0, 100) == [0, 50, 100]
+    assert figures.ticks(0.1, 3.3) == [0, 1, 2, 3, 4]
+    assert figures.ticks(5, 5)[0] <= 5 <= figures.ticks(5, 5)[-1]
+
+
+def test_thinning_keeps_the_mean_and_the_last_step() -> None:
+    points = [(float(x), float(x % 2)) for x in range(10_000)]
+    kept = figures.thinned(points)
+    assert len(kept) <= figures.MAX_POINTS
+    assert kept[-1][0] == 9_999
+    assert sum(y for _, y in kept) / len(kept) == pytest.approx(0.5, abs=0.01)
+    assert figures.thinned(points[:5]) == points[:5]
+
+
+def test_a_curve_draws_every_point_and_says_its_message() -> None:
+    series = [Series("a & b", [(0, 1.0), (50, 3.0), (100, 2.0)])]
+    figure = parsed(figures.curves(series, title="dev BLEU", best=True))
+    assert figure.get("role") == "img"
+    assert figure.get("aria-label") == "dev BLEU over steps. a & b: from 1.00 best 3.00 at step 50."
+    line = figure.find("polyline")
+    assert line is not None
+    places = [tuple(map(float, pair.split(","))) for pair in str(line.get("points")).split()]
+    assert len(places) == 3
+    assert places[1][1] < places[2][1] < places[0][1]
+    dot = figure.find("circle")
+    assert dot is not None
+    assert (float(str(dot.get("cx"))), float(str(dot.get("cy")))) == places[1]
+
+
+def test_curves_survive_nothing_one_point_and_a_constant() -> None:
+    assert "Nothing was logged" in figures.curves([Series("a", [])], title="t")
+    assert "<circle" in figures.curves([Series("a", [(10, 0.0)])], title="t")
+    assert "NaN" not in figures.curves([Series("a", [(0, 2.0), (9, 2.0)])], title="t")
+
+
+def test_intervals_span_their_bounds() -> None:
+    figure = figures.intervals([("BLEU-4", 40.0, (36.0, 44.0)), ("chrF", 20.0, None)], "Scores")
+    tree = parsed(figure)
+    whiskers = [line for line in tree.iter("line") if line.get("class") == "whisker"]
+    (whisker,) = whiskers
+    dots = [float(str(dot.get("cx"))) for dot in tree.iter("circle")]
+    assert float(str(whisker.get("x1"))) < dots[0] < float(str(whisker.get("x2")))
+    assert dots[0] - 64 == pytest.approx(2 * (dots[1] - 64), abs=0.2)
+    assert "BLEU-4 40.0, 95 percent 36.0 to 44.0; chrF 20.0." in figure
+
+
+def test_a_histogram_counts_every_value() -> None:
+    figure = figures.histogram([0, 3, 50, 100, 100], title="chrF")
+    told = re.findall(r"<title>(\d+ to \d+: \d+) clips", figure)
+    assert told == ["0 to 5: 2", "50 to 55: 1", "95 to 100: 2"]
+    assert "5 clips, median 50.0" in figure
+
+
+def test_shares_are_in_proportion() -> None:
+    drawn = figures.shares({"a": 10, "b": 5}, {"a": "10 s", "b": "5 s"}, title="Time")
+    bars = [r for r in parsed(drawn).iter("rect") if r.get("class") != "rail"]
+    assert float(str(bars[0].get("width"))) == 2 * float(str(bars[1].get("width")))
+    assert "Time: a 10 s; b 5 s." in drawn
+
+
+def test_markup_escapes_everything_but_itself() -> None:
+    hostile = "<script>\"'&"
+    assert tag("p", hostile, title=hostile) == (
+        '<p title="&lt;script&gt;&quot;&#x27;&amp;">&lt;script&gt;&quot;&#x27;&amp;</p>'
+    )
+    assert join(Markup("<b>"), "<b>", None, 3) == "<b>&lt;b&gt;3"
+    assert tag("br") == "<br>"
+    assert (
+        tag("details", open=True, hidden=False, class_="x") == '<details open class="x"></details>'
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (0.04, "0.0 s"),
+        (42, "42 s"),
+        (59.7, "1 min 00 s"),
+        (185, "3 min 05 s"),
+        (7620, "2 h 07 min"),
+    ],
+)
+def test_durations_are_readable(value: float, told: str) -> None:
+    assert seconds(value) == told
+
+
+def test_numbers_and_sizes_are_readable() -> None:
+    assert (number(None), number(1234.5), number(3, 0)) == ("–", "1,234.50", "3")
+    assert [size(n) for n in (5, 60_000, 3.4e6, 1.01e10)] == ["5 B", "60.0 kB", "3.4 MB", "10.1 GB"]

@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from spamo_cache.errors import SpamoError, UsageError
+from spamo_cache.report import write_report
+from spamo_cache.report.receipt import departures, receipt
+from spamo_cache.report.runs import Line, read_run
+from spamo_cache.report.translations import marked, spread
+
+Build = Callable[..., Path]
+VOID = {"meta", "link", "br", "hr", "img"}
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: elements, text, and tags that do not match."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.faults: list[str] = []
+        self.words: list[str] = []
+        self.feed(html)
+        self.close()
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.faults.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        if not {"script", "style"} & set(self.open):
+            self.words.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def page(*runs: Path) -> Page:
+    out = runs[0].parent / "report.html"
+    return Page(write_report(list(runs), out).read_text(encoding="utf-8"))
+
+
+def test_one_run_has_every_section(build_run: Build) -> None:
+    found = page(build_run())
+    assert found.faults == []
+    assert found.open == []
+    for title in ("Scores", "Learning curves", "Translations", "Provenance",
+                  "Reproduction receipt", "Configuration"):  # fmt: skip
+        assert title in found.text
+    assert "Does the whole path work" in found.text
+    assert "BLEU-4 40.0 95 %: 36.0 to 44.0" in found.text
+    assert "40.00 ±4.0" in found.text
+    assert "test-shuffled" in found.text
+    assert "recall@1 after VT-Align 95 %" in found.text
+    assert "ssssssssssss" in found.text
+    assert "nrefs:1|tok:13a|version:2.6.0" in found.text
+    assert "tcn: k5 p2 k5 p2" in found.text
+
+
+def test_the_page_is_self_contained_and_accessible(build_run: Build) -> None:
+    run = build_run()
+    html = write_report([run], run.parent / "r.html").read_text(encoding="utf-8")
+    found = Page(html)
+    for _, attributes in found.elements:
+        assert not {"src", "srcset", "data", "action"} & attributes.keys()
+        assert (attributes.get("href") or "#").startswith(("#", "data:"))
+        assert not [key for key in attributes if key.startswith("on")]
+    assert "@import" not in html
+    assert "url(" not in html
+    assert any("default-src 'none'" in (meta.get("content") or "") for meta in found.all("meta"))
+    assert "prefers-color-scheme: dark" in html
+    assert found.all("html")[0]["lang"] == "en"
+    assert len(found.all("h1")) == 1
+    assert found.all("svg")
+    assert all(svg["role"] == "img" and svg["aria-label"] for svg in found.all("svg"))
+    assert all(heading["scope"] in ("row", "col") for heading in found.all("th"))
+    ids = [attributes["id"] for _, attributes in found.elements if "id" in attributes]
+    assert max(Counter(ids).values()) == 1
+    linked = {(a["href"] or "")[1:] for a in found.all("a")}
+    assert linked <= set(ids)
+    assert len(linked) == 6
+
+
+def test_texts_of_the_corpus_are_escaped(build_run: Build) -> None:
+    found = page(build_run(question="Is </title><script>alert(1)</script> a question?"))
+    assert found.faults == []
+    assert len(found.all("script")) == 1
+    assert found.all("b") == [{}] * 6
+    assert "<script>alert('x')</script> & \"wind\"" in found.text
+    assert "wind <b>aus</b> westen" in found.text
+    assert "Is </title><script>alert(1)</script> a question?" in found.text
+
+
+def test_translations_stand_beside_references_from_best_to_worst(build_run: Build) -> None:
+    run = build_run()
+    text = page(run).text
+    assert "100 am montag regen im norden am montag regen im norden clip:0-0" in text
+    assert "no translation: the file is cut off" in text
+    assert text.index("clip:0-0") < text.index("clip:2-0") < text.index("clip:4-0")
+    assert "6 of 6 clips of test" in text
+
+
+def test_many_translations_are_sampled_evenly_and_the_rest_folded(build_run: Build) -> None:
+    found = page(build_run(repeat=10))
+    assert "12 of 60 clips of test" in found.text
+    assert "48 more, best first" in found.text
+    assert len(re.findall(r"clip:\d-\d", found.text)) == 60
+
+
+def test_even_spread_holds_both_ends() -> None:
+    assert spread(5, 12) == [0, 1, 2, 3, 4]
+    assert spread(100, 4) == [0, 33, 66, 99]
+
+
+def test_words_without_partner_are_marked() -> None:
+    line = Line(id="a", hypothesis="am <tag> regen", reference="am tag regen")
+    assert marked(line) == "am <mark>&lt;tag&gt;</mark> regen"
+    chinese = Line(id="a", hypothesis="你们好", reference="你好")
+    assert marked(chinese) == "你<mark>们</mark>好"
+
+
+def test_a_synthetic_corpus_is_labelled_and_a_real_one_is_not(build_run: Build) -> None:
+    synthetic, real = build_run("a"), build_run("b", corpus="phoenix14t")
+    assert "Synthetic corpus." in page(synthetic).text
+    told = page(real).text
+    assert "Synthetic corpus." not in told
+    assert "SpaMo, as published (PHOENIX14T test)" in told
+    assert "24.32" in told
+    assert "non-commercial research" in told
+
+
+def test_a_corpus_of_ones_own_needs_no_registration(build_run: Build) -> None:
+    found = page(build_run(corpus="my-lab"))
+    assert "default on my-lab" in found.text
+    assert "Terms of use" not in found.text
+
+
+def test_unfinished_unscored_and_shuffled_runs_say_so(build_run: Build) -> None:
+    text = page(build_run(finished=False, evaluated=False, shuffle_features=True)).text
+    assert "Unfinished run." in text
+    assert "This run has not been evaluated yet." in text
+    assert "A floor, not a result." in text
+
+
+def test_several_runs_are_compared(build_run: Build) -> None:
+    found = page(build_run("full"), build_run("spatial", strength=20.0, streams=["spatial"]))
+    assert found.faults == []
+    assert "2 runs compared" in found.text
+    assert "full test 58.00 52.00 46.00 40.00 56.00 36.0 to 44.0 6" in found.text
+    assert "spatial test 29.00 26.00 23.00 20.00 28.00 18.0 to 22.0 6" in found.text
+    curves = [
+        svg["aria-label"] or ""
+        for svg in found.all("svg")
+        if "over steps" in (svg["aria-label"] or "")
+    ]
+    assert len(curves) == 3
+    assert all("full:" in label and "spatial:" in label for label in curves)
+    ids = [attributes["id"] for _, attributes in found.elements if "id" in attributes]
+    assert max(Counter(ids).values()) == 1
+
+
+def test_stage_times_and_sizes_come_from_the_reproduction(build_run: Build) -> None:
+    run = build_run()
+    assert "train 3 min 05 s" in page(run).text
+    stages = [{"name": "extract", "seconds": 318, "bytes": 41_000_000, "reused": True}]
+    (run.parent / "stages.json").write_text(json.dumps(stages))
+    assert "extract 5 min 18 s · 41.0 MB" in page(run).text
+
+
+def test_measures_of_alignment_are_shown_where_they_were_taken(build_run: Build) -> None:
+    run = build_run()
+    assert "Alignment" not in page(run).text
+    (run / "analysis").mkdir()
+    (run / "analysis/test.json").write_text('{"split": "test", "recall_at_1": 0.8125, "clips": 6}')
+    assert "own sentence is the nearest 0.812" in page(run).text
+
+
+def test_the_same_runs_give_the_same_bytes(build_run: Build) -> None:
+    run = build_run()
+    first = write_report([run], run.parent / "a.html").read_bytes()
+    assert write_report([run], run.parent / "b.html").read_bytes() == first
+    assert str(run.parent).encode() not in first
+
+
+def test_a_store_that_moved_is_named_by_its_fingerprint(build_run: Build, tmp_path: Path) -> None:
+    run = build_run()
+    (tmp_path / "motion.zarr/zarr.json").unlink()
+    text = page(run).text
+    assert "mmmmmmmmmmmm" in text
+    assert "out of reach" in text
+    unknown = [point.topic for point in receipt(read_run(run)) if point.same is None]
+    assert unknown == ["Stream motion"]
+
+
+def test_the_receipt_lists_departures_with_reasons(build_run: Build) -> None:
+    found = receipt(read_run(build_run()))
+    told = {point.topic: point for point in found}
+    assert told["Streams"].same
+    assert told["LLM"].same is False
+    assert told["LLM tuning"].here == "LoRA on q, k, v, o, r 32, alpha 32, dropout 0.1"
+    assert "test references" in told["Prompt"].why
+    assert departures(found) == sum(1 for point in found if point.same is False)
+    assert f"{departures(found)} of {len(found)} points depart" in page(build_run("again")).text
+
+
+def test_the_paper_s_own_settings_leave_only_the_deliberate_departures(
+    build_run: Build, tmp_path: Path
+) -> None:
+    stage = {"batch": 16, "lr": 6e-4}
+    run = build_run(
+        corpus="phoenix14t",
+        llm={"weights": "google/flan-t5-xl@main"},
+        adapter={},
+        align=stage | {"steps": 4000},
+        translate=stage | {"steps": 17_740},
+    )
+    spatial = {"model": "ViT-L-14-quickgelu", "scales": [1, 2]}
+    motion = {"window": 16, "stride": 8}
+    for stream, spec, width in (("spatial", spatial, 2048), ("motion", motion, 1024)):
+        attributes = {"spec": spec, "weights": "w", "width": width}
+        (tmp_path / f"{stream}.zarr/zarr.json").write_text(json.dumps({"attributes": attributes}))
+    departing = [point for point in receipt(read_run(run)) if point.same is False]
+    assert [point.topic for point in departing] == [
+        "Long clips", "Prompt", "VT-Align pooling", "Weights kept", "Decoding",
+        "Clips without features",
+    ]  # fmt: skip
+    assert all(point.why for point in departing)
+
+
+def test_a_line_cut_off_by_a_kill_is_left_out(build_run: Build) -> None:
+    run = build_run()
+    whole = len(read_run(run).metrics)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "translate", "st')
+    assert len(read_run(run).metrics) == whole
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write("\n{}\n")
+    with pytest.raises(SpamoError, match="is no JSON"):
+        read_run(run)
+
+
+def test_numbers_that_are_not_finite_are_left_out_of_curves(build_run: Build) -> None:
+    run = build_run()
+    before = read_run(run).curve("lm", "translate")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "translate", "step": 410, "lm": NaN}\n')
+    assert read_run(run).curve("lm", "translate") == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("evaluation/test.json", "{", "cannot be read"),
+        ("evaluation/test.json", '{"n": 3}', "is no scorecard"),
+        ("done.json", "[1]", "holds no JSON object"),
+        ("../stages.json", '[{"name": "x"}]', "holds no stages"),
+    ],
+)
+def test_damaged_files_are_one_clear_error(
+    build_run: Build, name: str, content: str, told: str
+) -> None:
+    run = build_run()
+    (run / name).write_text(content)
+    with pytest.raises(SpamoError, match=told) as caught:
+        write_report([run], run.parent / "r.html")
+    assert Path(name).name in str(caught.value)
+    assert not (run.parent / "r.html").exists()
+
+
+def test_no_run_and_no_place_are_told(build_run: Build, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no run was given"):
+        write_report([], tmp_path / "r.html")
+    with pytest.raises(UsageError, match="holds no run"):
+        write_report([tmp_path], tmp_path / "r.html")
+    blocked = tmp_path / "file"
+    blocked.touch()
+    with pytest.raises(SpamoError, match="report cannot be written"):
+        write_report([build_run()], blocked / "r.html")
+
+
+def test_every_colour_of_the_figures_has_a_style(build_run: Build) -> None:
+    html = write_report([build_run()], build_run("b").parent / "r.html").read_text("utf-8")
+    style = html[html.index("<style>") : html.index("</style>")]
+    used = {name for svg in re.findall(r"<svg.*?</svg>", html, re.S)
+            for value in re.findall(r'class="([^"]+)"', svg) for name in value.split()}  # fmt: skip
+    assert used - {"tick"} <= set(re.findall(r"\.([a-z][\w-]*)", style))
