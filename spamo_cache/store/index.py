@@ -1,0 +1,284 @@
+"""The clip index: one Zarr column per property, in complete generations behind one pointer.
+
+A generation's folder is named by the SHA-256 of its ``zarr.json``, which holds the SHA-256 of every
+column: the pointer vouches for all of it. No time and no name of a machine is in it, so equal
+features give equal bytes, whatever the order in which partitions were finished.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from spamo_cache.config import StrictModel
+from spamo_cache.errors import DamagedError
+from spamo_cache.store import files
+from spamo_cache.store.layout import CHECKSUM_BYTES, FORMAT, ClipKey, Slot, canonical, sha256
+from spamo_cache.store.metadata import column_metadata, group_metadata
+from spamo_cache.store.plan import OK, STATES, Columns, State
+from spamo_cache.store.records import (
+    MAX_ATTRIBUTES_BYTES,
+    Attributes,
+    Sha256,
+    load_group,
+    validated,
+)
+from spamo_cache.store.texts import Texts, text
+
+MAX_COLUMN_BYTES = 1 << 33
+_NAME_CHARACTERS = 16
+
+DType = Literal["uint8", "int16", "int32", "int64", "float64"]
+
+# Every column's type and number of dimensions; texts are UTF-8 bytes, padded with zeros.
+_SCHEMA: dict[str, tuple[DType, int]] = {
+    "id": ("uint8", 2),
+    "partition": ("int32", 1),
+    "row": ("int64", 1),
+    "rows": ("int32", 1),
+    "split": ("int16", 1),
+    "state": ("uint8", 1),
+    "source": ("uint8", 2),
+    "size": ("int64", 1),
+    "start": ("float64", 1),
+    "end": ("float64", 1),
+    "crop": ("float64", 2),
+    "failed": ("int64", 1),
+    "reason": ("uint8", 2),
+}
+_PER_FAILURE = {"failed", "reason"}
+_SOURCE = {"source", "size", "start", "end", "crop"}
+
+
+class ColumnRecord(StrictModel):
+    """Type, shape and checksum of one column's only chunk."""
+
+    dtype: DType
+    shape: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, max_length=2)]
+    sha256: Sha256
+
+    @property
+    def size(self) -> int:
+        """Size of the chunk's file; 0 where there is none."""
+        values = int(np.prod(self.shape, dtype=object)) * np.dtype(self.dtype).itemsize
+        return values + CHECKSUM_BYTES if values else 0
+
+
+class Generation(StrictModel):
+    """One complete state of the index."""
+
+    format: int
+    splits: tuple[str, ...]
+    columns: Mapping[str, ColumnRecord]
+
+
+def write(path: Path, work: Path, columns: Columns, splits: tuple[str, ...]) -> None:
+    """Make this the current generation of the store at ``path``; earlier ones are removed.
+
+    Readers of an earlier one have read what they need or follow the pointer again.
+    """
+    chunks = {name: _chunk(column) for name, column in columns.items()}
+    records = {
+        name: ColumnRecord(dtype=_SCHEMA[name][0], shape=column.shape, sha256=sha256(chunks[name]))
+        for name, column in columns.items()
+    }
+    generation = Generation(format=FORMAT, splits=splits, columns=records)
+    document = canonical(group_metadata(generation.model_dump(mode="json")))
+    digest = sha256(document)
+    contents = {Path("zarr.json"): document}
+    for name, record in records.items():
+        contents[Path(name, "zarr.json")] = canonical(column_metadata(record.shape, record.dtype))
+        if record.size:
+            contents[Path(name, _key(record))] = chunks[name]
+
+    def fill(folder: Path) -> None:
+        for file, data in contents.items():
+            (folder / file).parent.mkdir(exist_ok=True)
+            (folder / file).write_bytes(data)
+
+    clips = path / "clips"
+    folder = clips / digest[:_NAME_CHARACTERS]
+    if folder.exists() and not _holds(folder, contents):
+        files.remove(folder)
+    files.make_folder(folder, fill, work)
+    files.replace(clips / "zarr.json", pointer(digest), work)
+    for old in clips.iterdir():
+        if old.name not in {"zarr.json", folder.name}:
+            files.remove(old)
+
+
+def _holds(folder: Path, contents: Mapping[Path, bytes]) -> bool:
+    found = {path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()}
+    return found == contents.keys() and all(
+        files.read(folder / file, len(data) + 1) == data for file, data in contents.items()
+    )
+
+
+def pointer(digest: str) -> bytes:
+    """``clips/zarr.json``: which generation is the current one."""
+    return canonical(group_metadata({"generation": digest}))
+
+
+def _chunk(column: NDArray[Any]) -> bytes:
+    data = column.tobytes()
+    return data + google_crc32c.value(data).to_bytes(CHECKSUM_BYTES, "little") if data else b""
+
+
+def _key(record: ColumnRecord) -> str:
+    return "c" + ".0" * len(record.shape)
+
+
+# --- reading a generation -----------------------------------------------------------------------
+
+
+class ClipIndex:
+    """The current generation, checked.
+
+    Args:
+        everything: load all columns, not only those that reading features needs.
+
+    Raises:
+        DamagedError: a file that is missing or is not what the pointer vouches for.
+    """
+
+    def __init__(self, path: Path, attributes: Attributes, *, everything: bool = False) -> None:
+        self.geometry = attributes.geometry
+        self.digest = _read_pointer(path)
+        self.folder = path / "clips" / self.digest[:_NAME_CHARACTERS]
+        self.generation = _read_generation(self.folder, self.digest, attributes.clips)
+        # Now or never: a writer that moves on to the next generation removes this one's files.
+        wanted = _SCHEMA.keys() if everything else _SCHEMA.keys() - _SOURCE
+        self.columns: Columns = {name: self._column(name) for name in wanted}
+        self.ids = Texts(self.columns["id"])
+        self.partition, self.split = self.columns["partition"], self.columns["split"]
+        self.row, self.rows = self.columns["row"], self.columns["rows"]
+        self.state = self.columns["state"]
+        self._check(attributes)
+        failed, reasons = self.columns["failed"].tolist(), Texts(self.columns["reason"])
+        self.reasons: dict[int, str] = dict(zip(failed, reasons, strict=True))
+
+    @classmethod
+    def open(cls, path: Path, attributes: Attributes, *, everything: bool = False) -> ClipIndex:
+        """The current generation, also while a writer moves on to the next one."""
+        for _ in range(4):
+            before = _read_pointer(path)
+            try:
+                return cls(path, attributes, everything=everything)
+            except DamagedError:
+                if _read_pointer(path) == before:
+                    raise
+        return cls(path, attributes, everything=everything)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return self.generation.splits
+
+    def clip_keys(self) -> list[ClipKey]:
+        """The corpus part of the fingerprint, in order of ids; needs every column."""
+        start, end = (_optional(self.columns[name]) for name in ("start", "end"))
+        crop, size = self.columns["crop"].tolist(), self.columns["size"].tolist()
+        crops = [None if math.isnan(box[0]) else tuple(box) for box in crop]
+        source = Texts(self.columns["source"])
+        return [
+            ClipKey(*key) for key in zip(self.ids, source, size, start, end, crops, strict=True)
+        ]
+
+    def slots(self, partition: int | None = None) -> list[Slot]:
+        """The plan, of one partition or all, in order of ids."""
+        every = slice(None) if partition is None else np.flatnonzero(self.partition == partition)
+        numbers = (self.partition, self.row, self.rows)
+        places = zip(*(column[every].tolist() for column in numbers), strict=True)
+        splits = [self.splits[code] for code in self.split[every].tolist()]
+        named = zip(map(text, self.ids.raw[every]), splits, places, strict=True)
+        return [Slot(clip, split, *place) for clip, split, place in named]
+
+    def states(self, partition: int) -> list[int]:
+        """The states of a partition's clips, in order of ids."""
+        states: list[int] = self.state[self.partition == partition].tolist()
+        return states
+
+    def counts(self) -> dict[State, int]:
+        """Number of clips by state."""
+        found = np.bincount(self.state, minlength=len(STATES)).tolist()
+        return dict(zip(STATES, found, strict=True))
+
+    def metadata_problems(self) -> Iterator[str]:
+        """What is wrong with the files that reading does not need."""
+        for name, record in self.generation.columns.items():
+            where = self.folder / name / "zarr.json"
+            expected = canonical(column_metadata(record.shape, record.dtype))
+            if not where.is_file() or files.read(where, MAX_ATTRIBUTES_BYTES) != expected:
+                yield f"{where}: is not what it was"
+
+    def has_plan(self, columns: Columns, splits: tuple[str, ...]) -> bool:
+        """Whether every clip has the same place as in another plan."""
+        plan = ("id", "partition", "row", "rows", "split")
+        same = all(np.array_equal(self.columns[name], columns[name]) for name in plan)
+        return same and self.splits == splits
+
+    def _column(self, name: str) -> NDArray[Any]:
+        record = self.generation.columns[name]
+        data = files.read(self.folder / name / _key(record), record.size) if record.size else b""
+        if sha256(data) != record.sha256:
+            raise DamagedError("a column of the clip index is damaged", where=self.folder / name)
+        count = len(data[: -CHECKSUM_BYTES or None]) // np.dtype(record.dtype).itemsize
+        flat: NDArray[Any] = np.frombuffer(data, np.dtype(record.dtype).newbyteorder("<"), count)
+        return flat.reshape(record.shape)
+
+    def _check(self, attributes: Attributes) -> None:
+        shard, chunk = attributes.shard_rows, attributes.chunk_rows
+        row, rows, partition, raw = self.row, self.rows, self.partition, self.ids.raw
+        planned = rows > 0
+        last = row + rows - 1
+        sound = bool(
+            (raw[1:] > raw[:-1]).all()
+            and (rows >= 0).all()
+            and (self.state < len(STATES)).all()
+            and 0 <= self.split.min() <= self.split.max() < len(self.splits)
+            and planned[self.state == OK].all()
+            and (row[planned] >= 0).all()
+            and (row[planned] % chunk == 0).all()
+            and (row[planned] // shard == partition[planned]).all()
+            and (last[planned] // shard == partition[planned]).all()
+            and 0 <= partition.min() <= partition.max() < attributes.partitions
+        )
+        if not sound:
+            raise DamagedError("the clip index is impossible", where=self.folder)
+
+
+def _optional(column: NDArray[Any]) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in column.tolist()]
+
+
+def _read_pointer(path: Path) -> str:
+    digest = load_group(path / "clips" / "zarr.json").get("generation")
+    if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
+        raise DamagedError("names no generation of the clip index", where=path / "clips")
+    return digest
+
+
+def _read_generation(folder: Path, digest: str, clips: int) -> Generation:
+    where = folder / "zarr.json"
+    attributes = load_group(where)
+    if sha256(canonical(group_metadata(attributes))) != digest:
+        raise DamagedError("is not the generation its pointer names", where=where)
+    generation = validated(attributes, Generation, where)
+    columns = generation.columns
+    sound = columns.keys() == _SCHEMA.keys() and all(
+        (record.dtype, len(record.shape)) == _SCHEMA[name]
+        and (record.shape[-1] > 0 or name == "failed")
+        and record.size <= MAX_COLUMN_BYTES
+        and (name in _PER_FAILURE or record.shape[0] == clips)
+        for name, record in columns.items()
+    )
+    if not sound or columns["failed"].shape[0] != columns["reason"].shape[0]:
+        raise DamagedError("does not have the columns of a clip index", where=where)
+    return generation

@@ -1,0 +1,286 @@
+"""What a store is called, where a clip's rows lie and what identifies both; pure functions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spamo_cache.config import CacheSpec, SpatialStream
+from spamo_cache.errors import StoreError, UsageError
+
+FORMAT = 1
+"""Version of everything a reader has to understand; higher ones are refused."""
+FINGERPRINT_CHARACTERS = 12
+CHECKSUM_BYTES = 4
+ABSENT_CHUNK = 2**64 - 1
+"""Offset and length of a chunk that its shard does not hold (Zarr v3, sharding codec)."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+# --- identity -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ClipKey:
+    """What identifies a clip's pixels without reading them: the corpus part of a fingerprint."""
+
+    id: str
+    source: str
+    """Posix path relative to the corpus root."""
+    size: int
+    """Bytes of the source file; of a folder, the sum over its files."""
+    start: float | None = None
+    """Seconds."""
+    end: float | None = None
+    crop: tuple[float, float, float, float] | None = None
+    """x0, y0, x1, y1 in 0..1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The place planned for one clip: ``rows`` rows from ``row`` on, inside one partition."""
+
+    id: str
+    split: str
+    partition: int
+    row: int
+    """First row in ``features``, a multiple of the chunk's rows."""
+    rows: int
+    """Exact number of rows expected; 0 where the clip is known to be unreadable."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamIdentity:
+    """What identifies the computation of a stream: the stream part of a fingerprint."""
+
+    spec: Mapping[str, Any]
+    """See :func:`stream_spec`."""
+    weights_sha256: str
+    semantics: int
+    """Version of the meaning of the spec's words; raised when the same spec gives other values."""
+
+
+def canonical(document: object) -> bytes:
+    """JSON of one form only: sorted keys, no spaces, ASCII.
+
+    Raises:
+        ValueError: NaN, infinity or anything else that JSON cannot hold.
+    """
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return text.encode("ascii")
+
+
+def sha256(data: bytes) -> str:
+    """Hexadecimal SHA-256."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def corpus_hash(keys: Iterable[ClipKey]) -> str:
+    """The corpus part of a fingerprint; independent of the clips' order.
+
+    Raises:
+        StoreError: two clips with one id, or a number that is not finite.
+    """
+    digest = hashlib.sha256()
+    previous: str | None = None
+    for key in sorted(keys, key=lambda key: key.id):
+        if key.id == previous:
+            raise StoreError("two clips have the same id", where=key.id)
+        previous = key.id
+        digest.update(_key_line(key))
+    return digest.hexdigest()
+
+
+def _key_line(key: ClipKey) -> bytes:
+    # 1 and 1.0 are one time but two JSON texts.
+    times = [None if time is None else float(time) for time in (key.start, key.end)]
+    crop = None if key.crop is None else [float(edge) for edge in key.crop]
+    try:
+        return canonical([key.id, key.source, int(key.size), *times, crop]) + b"\n"
+    except ValueError:
+        raise StoreError("a clip's range or crop is not a finite number", where=key.id) from None
+
+
+def fingerprint(identity: StreamIdentity, corpus_sha256: str) -> str:
+    """The identity of a store: SHA-256 of its stream part and its corpus part."""
+    return sha256(canonical({"stream": asdict(identity), "corpus": corpus_sha256}))
+
+
+def stream_spec(spec: CacheSpec, stream: str) -> dict[str, Any]:
+    """The canonical description of one stream: all that changes its bytes, except the weights.
+
+    Raises:
+        UsageError: the spec has no such stream.
+    """
+    if stream not in spec.streams:
+        known = ", ".join(spec.streams)
+        raise UsageError(f"no stream {stream!r} in spec {spec.name!r}", remedy=f"one of: {known}")
+    config = spec.streams[stream]
+    entries = config.model_dump(mode="json", exclude={"weights"})
+    per_frame = isinstance(config, SpatialStream)
+    chunk, shard = spec.store.chunk_rows, spec.store.shard_rows
+    return {
+        **entries,
+        "resize": spec.frames.resize,
+        "compute": spec.compute,
+        "dtype": spec.store.dtype,
+        "chunk_rows": chunk.frame if per_frame else chunk.window,
+        "shard_rows": shard.frame if per_frame else shard.window,
+        # Partitions are cut by frames for every stream, so these sizes place its rows too.
+        "partition_frames": [chunk.frame, shard.frame],
+    }
+
+
+# --- names --------------------------------------------------------------------------------------
+
+
+def checked_name(name: str, kind: str) -> str:
+    """A corpus or stream name that is safe as a folder's name.
+
+    Raises:
+        StoreError: empty, longer than 64 characters, a path, or other than letters, digits, ._-
+    """
+    if not _NAME.fullmatch(name) or ".." in name:
+        remedy = "letters, digits, '.', '_' and '-', starting with a letter or digit"
+        raise StoreError(f"{name!r} cannot name a {kind}", remedy=remedy)
+    return name
+
+
+def store_path(root: Path, corpus: str, stream: str, fingerprint: str) -> Path:
+    """``<root>/<corpus>/<stream>-<fingerprint12>.zarr``.
+
+    Raises:
+        StoreError: a name that would leave the root, or no fingerprint.
+    """
+    if not re.fullmatch(r"[0-9a-f]{64}", fingerprint):
+        raise StoreError(f"{fingerprint!r} is no fingerprint")
+    checked_name(corpus, "corpus")
+    checked_name(stream, "stream")
+    return root / corpus / f"{stream}-{fingerprint[:FINGERPRINT_CHARACTERS]}.zarr"
+
+
+def work_path(path: Path) -> Path:
+    """Where claims and unfinished files of the store at ``path`` live: beside it, same disk.
+
+    The store itself holds nothing but finished data, so it can be copied by any tool.
+    """
+    return path.parent / ".work" / path.stem
+
+
+# --- geometry -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """How (rows, width) features are cut into inner chunks and shards."""
+
+    width: int
+    dtype: str
+    chunk_rows: int
+    shard_rows: int
+
+    @property
+    def row_bytes(self) -> int:
+        return self.width * np.dtype(self.dtype).itemsize
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of an inner chunk without its checksum."""
+        return self.chunk_rows * self.row_bytes
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of an inner chunk as it lies in its shard."""
+        return self.chunk_bytes + CHECKSUM_BYTES
+
+    @property
+    def chunks(self) -> int:
+        """Inner chunks of a full shard."""
+        return self.shard_rows // self.chunk_rows
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes of a shard's own index: offset and length of each chunk, and a checksum."""
+        return 16 * self.chunks + CHECKSUM_BYTES
+
+    def shard_bytes(self, chunks: int) -> int:
+        """Size of a shard that holds its first ``chunks`` inner chunks."""
+        return chunks * self.stored_bytes + self.index_bytes
+
+    def chunks_of(self, row: int, rows: int) -> tuple[int, int]:
+        """First inner chunk (within the shard) and number of chunks of a clip."""
+        return row % self.shard_rows // self.chunk_rows, -(-rows // self.chunk_rows)
+
+
+def aligned(rows: int, chunk_rows: int) -> int:
+    """Rows a clip takes up: the next multiple of ``chunk_rows``."""
+    return -(-rows // chunk_rows) * chunk_rows
+
+
+def pack(
+    rows: Sequence[Sequence[int]],
+    splits: Sequence[str],
+    *,
+    chunk_rows: Sequence[int],
+    shard_rows: Sequence[int],
+    max_clips: int | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Place clips, in the order given, so that a partition is one shard of every stream.
+
+    Args:
+        rows: per clip its rows in each stream.
+        splits: per clip its split; a partition never holds two, so equal splits stand together.
+        chunk_rows: rows of an inner chunk, per stream.
+        shard_rows: rows of a shard, per stream.
+        max_clips: bound on the clips of a partition, the work that is lost at a crash.
+
+    Returns:
+        partition (clips,) and first row in ``features`` (clips, streams).
+
+    Raises:
+        StoreError: a clip that is longer than a shard.
+    """
+    partitions = np.zeros(len(rows), np.int64)
+    first = np.zeros((len(rows), len(chunk_rows)), np.int64)
+    partition, count, fill = 0, 0, [0] * len(chunk_rows)
+    for clip, lengths in enumerate(rows):
+        needed = [aligned(n, chunk) for n, chunk in zip(lengths, chunk_rows, strict=True)]
+        if any(n > shard for n, shard in zip(needed, shard_rows, strict=True)):
+            raise StoreError(
+                f"a clip of {max(lengths)} rows is longer than a shard",
+                where=f"clip number {clip}",
+                remedy="raise store.shard_rows in the cache spec, or cut the clip",
+            )
+        full = any(at + n > shard for at, n, shard in zip(fill, needed, shard_rows, strict=True))
+        if count and (full or count == max_clips or splits[clip] != splits[clip - 1]):
+            partition, count, fill = partition + 1, 0, [0] * len(chunk_rows)
+        partitions[clip] = partition
+        first[clip] = [partition * s + at for s, at in zip(shard_rows, fill, strict=True)]
+        fill = [at + n for at, n in zip(fill, needed, strict=True)]
+        count += 1
+    return partitions, first
+
+
+def fit(features: NDArray[Any], rows: int, geometry: Geometry) -> NDArray[Any]:
+    """One clip's features as the store keeps them: (rows, width), contiguous, the store's dtype.
+
+    Raises:
+        StoreError: another shape, or a value that is not finite (after the cast, too).
+    """
+    if features.shape != (rows, geometry.width):
+        raise StoreError(f"features are {features.shape}, not {(rows, geometry.width)}")
+    with np.errstate(over="ignore"):
+        kept = np.ascontiguousarray(features, dtype=geometry.dtype)
+    if not np.isfinite(kept).all():
+        bad = int(np.count_nonzero(~np.isfinite(kept).all(axis=1)))
+        raise StoreError(f"{bad} of {rows} rows are not finite in {geometry.dtype}")
+    return kept

@@ -1,0 +1,118 @@
+"""Receipts: what a store vouches for. A partition without a valid one does not exist."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from spamo_cache.errors import DamagedError
+from spamo_cache.store import files
+from spamo_cache.store.layout import canonical, sha256, work_path
+from spamo_cache.store.records import (
+    MAX_RECEIPT_BYTES,
+    Attributes,
+    Receipt,
+    load_json,
+    receipt_path,
+    seal,
+    shard_path,
+    unseal,
+)
+
+
+class Receipts:
+    """The receipts of the store at ``path``."""
+
+    def __init__(self, path: Path, attributes: Attributes) -> None:
+        self.path = path
+        self.attributes = attributes
+
+    def partitions(self) -> list[int]:
+        """Partitions with a receipt of any kind."""
+        names = (path.stem for path in (self.path / "receipts").glob("*.json"))
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def __iter__(self) -> Iterator[Receipt]:
+        """The valid receipts, in order of partitions."""
+        found = map(self.valid, self.partitions())
+        return (receipt for receipt in found if receipt is not None)
+
+    def valid(self, partition: int) -> Receipt | None:
+        """A partition's receipt; None where there is no valid one: then it is to be done again."""
+        try:
+            receipt = self.load(partition)
+            self.check_shard(receipt)
+        except DamagedError:
+            return None
+        return receipt
+
+    def load(self, partition: int) -> Receipt:
+        """A partition's receipt, itself checked.
+
+        Raises:
+            DamagedError: missing, broken, impossible, or another partition's or store's.
+        """
+        where = receipt_path(self.path, partition)
+        about = self.attributes
+        receipt = unseal(load_json(where, MAX_RECEIPT_BYTES), Receipt, where)
+        if (receipt.fingerprint, receipt.partition) != (about.fingerprint, partition):
+            raise DamagedError("is the receipt of something else", where=where)
+        if receipt.shard is not None:
+            chunks, rest = divmod(receipt.shard.rows, about.chunk_rows)
+            size = about.geometry.shard_bytes(chunks)
+            if rest or chunks > about.geometry.chunks or receipt.shard.size != size:
+                raise DamagedError("is the receipt of an impossible shard", where=where)
+        return receipt
+
+    def check_shard(self, receipt: Receipt) -> None:
+        """Compare the shard's size with its receipt.
+
+        Raises:
+            DamagedError: missing, a link, or of another size (zero reads as zeros in Zarr).
+        """
+        if receipt.shard is None:
+            return
+        where = shard_path(self.path, receipt.partition)
+        try:
+            size = where.lstat().st_size
+        except FileNotFoundError:
+            raise DamagedError("the shard is missing", where=where) from None
+        if size != receipt.shard.size or where.is_symlink():
+            raise DamagedError(f"the shard has {size} bytes, not {receipt.shard.size}", where=where)
+
+    def place(self, partition: int, file: Path) -> bool:
+        """Give a durable shard its name; False where somebody else has finished the partition."""
+        final = shard_path(self.path, partition)
+        if final.exists() or final.is_symlink():
+            if self.valid(partition) is not None:
+                return False
+            # Left by a crash before its receipt: nothing vouches for it.
+            final.unlink(missing_ok=True)
+        won = files.publish(file, final)
+        files.sync(final.parent)
+        return won
+
+    def publish(self, receipt: Receipt) -> bool:
+        """Vouch for a shard that is in its place, or for failures; the first receipt stays.
+
+        Returns:
+            Whether it is this one.
+        """
+        path = receipt_path(self.path, receipt.partition)
+        work = work_path(self.path)
+        data = canonical(seal(receipt))
+        if files.publish_bytes(path, data, work):
+            files.sync(path)
+            files.sync(path.parent)
+            return True
+        other = self.valid(receipt.partition)
+        if other is None or (other.shard != receipt.shard and self._in_place(receipt)):
+            # Its writer stalled for so long that its shard was taken for left behind.
+            files.replace(path, data, work)
+            return True
+        return False
+
+    def _in_place(self, receipt: Receipt) -> bool:
+        shard = receipt.shard
+        path = shard_path(self.path, receipt.partition)
+        return shard is not None and sha256(files.read(path, shard.size)) == shard.sha256

@@ -1,0 +1,260 @@
+"""The small JSON documents of a store; each vouches for itself by a checksum of its content."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+
+from spamo_cache.config import StrictModel
+from spamo_cache.errors import DamagedError, StoreError
+from spamo_cache.store import files
+from spamo_cache.store.layout import FORMAT, Geometry, canonical, sha256
+from spamo_cache.store.metadata import features_metadata, group_metadata
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0, lt=2**48)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+MAX_ATTRIBUTES_BYTES = 1 << 20
+MAX_RECEIPT_BYTES = 1 << 26
+MAX_CHUNK_BYTES = 1 << 28
+_PACKAGES = ("spamo-cache", "zarr", "numpy")
+
+
+class Attributes(StrictModel):
+    """What a store says about itself, in the attributes of its group."""
+
+    format: int
+    corpus: Name
+    stream: Name
+    fingerprint: Sha256
+    spec: Mapping[str, Any]
+    weights: str
+    """Name of the weights as the spec gave it."""
+    weights_sha256: str
+    semantics: int
+    corpus_sha256: Sha256
+    clips: Annotated[int, Field(ge=1, le=50_000_000)]
+    partitions: Annotated[int, Field(ge=1, le=10_000_000)]
+    width: Annotated[int, Field(ge=1, le=1 << 20)]
+    dtype: Literal["float16", "float32"]
+    chunk_rows: Annotated[int, Field(ge=1, le=1 << 20)]
+    shard_rows: Annotated[int, Field(ge=1, le=1 << 28)]
+    terms: str = ""
+    """Terms of use of the corpus."""
+    manifest_sha256: str = ""
+    created: str = ""
+    created_by: str = ""
+    versions: Mapping[str, str] = {}
+
+    @property
+    def geometry(self) -> Geometry:
+        return Geometry(self.width, self.dtype, self.chunk_rows, self.shard_rows)
+
+
+class ClipReceipt(StrictModel):
+    """One clip whose features a receipt vouches for."""
+
+    rows: Annotated[int, Field(ge=1)]
+    sha256: Sha256
+    """Of its (rows, width) values, little-endian, without padding."""
+
+
+class ShardReceipt(StrictModel):
+    """The file that holds a partition's features."""
+
+    size: Annotated[int, Field(ge=1)]
+    sha256: Sha256
+    rows: Annotated[int, Field(ge=1)]
+    """Rows written, padding between clips included."""
+
+
+class Receipt(StrictModel):
+    """What exists of one partition; written after its shard is durable."""
+
+    format: int
+    fingerprint: Sha256
+    partition: Count
+    clips: Mapping[str, ClipReceipt]
+    failures: Mapping[str, str]
+    """Clip id -> why it has no features."""
+    sources: Mapping[str, str]
+    """Clip id -> SHA-256 of the source's contents, as read."""
+    shard: ShardReceipt | None
+    """None where every clip failed."""
+    provenance: Mapping[str, Any]
+
+
+Record = TypeVar("Record", bound=StrictModel)
+
+
+def seal(record: StrictModel) -> dict[str, Any]:
+    """The record as a JSON document with the checksum of all the rest in ``sha256``."""
+    document = record.model_dump(mode="json")
+    return {**document, "sha256": sha256(canonical(document))}
+
+
+def unseal(document: Any, model: type[Record], where: Path) -> Record:
+    """Check a sealed document and read it.
+
+    Raises:
+        DamagedError: it is not what was sealed, or never was such a record.
+        StoreError: a newer format.
+    """
+    if not isinstance(document, dict):
+        raise DamagedError("holds no JSON object", where=where)
+    rest = {key: value for key, value in document.items() if key != "sha256"}
+    if document.get("sha256") != sha256(canonical(rest)):
+        raise DamagedError("disagrees with its own checksum", where=where)
+    if isinstance(rest.get("format"), int) and rest["format"] > FORMAT:
+        raise StoreError(
+            f"has store format {rest['format']}, newer than {FORMAT}",
+            where=where,
+            remedy="upgrade spamo-cache",
+        )
+    return validated(rest, model, where)
+
+
+def validated(document: Mapping[str, Any], model: type[Record], where: object) -> Record:
+    """Read a document as the record it should be.
+
+    Raises:
+        DamagedError: its first fault, with the key.
+    """
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in fault["loc"])
+        raise DamagedError(f"{key}: {fault['msg']}", where=where) from None
+
+
+def load_json(path: Path, limit: int) -> Any:
+    """Parse a document in canonical form.
+
+    Raises:
+        DamagedError: missing, too large, broken, or bytes in any but the canonical form: a flip
+            in white space or an escape must not pass either.
+    """
+    raw = files.read(path, limit)
+    try:
+        document = json.loads(raw)
+        same = canonical(document) == raw
+    except (ValueError, RecursionError):
+        raise DamagedError("is not the JSON it was", where=path) from None
+    if not same:
+        raise DamagedError("is not in the form it was written", where=path)
+    return document
+
+
+def load_group(path: Path, limit: int = MAX_ATTRIBUTES_BYTES) -> dict[str, Any]:
+    """Our attributes of a Zarr group of ours.
+
+    Raises:
+        DamagedError: anything but a group document that carries them.
+    """
+    document = load_json(path, limit)
+    try:
+        attributes: dict[str, Any] = document["attributes"]["spamo_cache"]
+        same = document == group_metadata(attributes)
+    except (KeyError, TypeError, ValueError):
+        same = False
+    if not same:
+        raise DamagedError("is no group of a feature store", where=path)
+    return attributes
+
+
+def load_attributes(path: Path) -> Attributes:
+    """The checked attributes of the store at ``path``.
+
+    Raises:
+        StoreError: no store, or one with impossible sizes.
+        DamagedError: broken attributes.
+    """
+    if not (path / "zarr.json").exists():
+        raise StoreError("no feature store here", where=path, remedy="run `spamo-cache store ls`")
+    for folder in ("features", "receipts", "clips"):
+        if (path / folder).is_symlink():
+            raise StoreError("a store's folder must not be a link", where=path / folder)
+    attributes = unseal(load_group(path / "zarr.json"), Attributes, path / "zarr.json")
+    check_geometry(attributes.geometry, path)
+    return attributes
+
+
+def describe(where: Path, **values: Any) -> Attributes:
+    """The attributes of a new store, made here and now.
+
+    Raises:
+        DamagedError: a value that no store can have.
+    """
+    made = {"created": now(), "created_by": user(), "versions": versions()}
+    attributes = validated({"format": FORMAT, **made, **values}, Attributes, where)
+    check_geometry(attributes.geometry, where)
+    return attributes
+
+
+def documents(attributes: Attributes) -> dict[str, dict[str, Any]]:
+    """The ``zarr.json`` documents that follow from the attributes, by path within the store."""
+    return {
+        "features/zarr.json": features_metadata(attributes.geometry, attributes.partitions),
+        "receipts/zarr.json": group_metadata({}),
+        "zarr.json": group_metadata(seal(attributes)),
+    }
+
+
+def check_geometry(geometry: Geometry, where: object) -> None:
+    """Refuse sizes that cannot be meant.
+
+    Raises:
+        StoreError: shards that are no multiple of their chunks, or chunks beyond 256 MiB.
+    """
+    if geometry.shard_rows % geometry.chunk_rows:
+        raise StoreError(
+            f"a shard of {geometry.shard_rows} rows is no multiple of {geometry.chunk_rows}",
+            where=where,
+        )
+    if geometry.chunk_bytes > MAX_CHUNK_BYTES or geometry.chunks > 1 << 20:
+        raise StoreError("chunks or shards of an impossible size", where=where)
+
+
+def receipt_path(path: Path, partition: int) -> Path:
+    """``receipts/<partition>.json``."""
+    return path / "receipts" / f"{partition}.json"
+
+
+def shard_path(path: Path, partition: int) -> Path:
+    """``features/c.<partition>.0``: the shard with the partition's number."""
+    return path / "features" / f"c.{partition}.0"
+
+
+def now() -> str:
+    """UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def user() -> str:
+    """Who runs this; the number where the system knows no name (containers)."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def versions() -> dict[str, str]:
+    """Versions of what writes the bytes."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "checkout"
+    return found

@@ -1,0 +1,299 @@
+"""Write a store so that any process may die at any moment and any number of them may take part."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from numpy.typing import NDArray
+
+from spamo_cache.errors import DamagedError, StoreError
+from spamo_cache.store import files, index, shard
+from spamo_cache.store.claims import STALE_SECONDS, Claims
+from spamo_cache.store.index import ClipIndex
+from spamo_cache.store.layout import (
+    ClipKey,
+    Geometry,
+    Slot,
+    StreamIdentity,
+    canonical,
+    corpus_hash,
+    fingerprint,
+    sha256,
+    store_path,
+    work_path,
+)
+from spamo_cache.store.partition import checked, receipt, rows_of_shard
+from spamo_cache.store.plan import Columns, plan, with_receipts
+from spamo_cache.store.receipts import Receipts
+from spamo_cache.store.records import (
+    Attributes,
+    describe,
+    documents,
+    load_attributes,
+    receipt_path,
+    shard_path,
+)
+
+_INDEX_CLAIM = "index"
+_LOG = logging.getLogger(__name__)
+
+
+class StoreWriter:
+    """The writing side of one store; picklable, and opened again by its path.
+
+    Use :meth:`open` to create a store or join its writers, :meth:`at` for one that exists.
+
+    Attributes:
+        path: the store's folder.
+        attributes: what it says about itself.
+        fingerprint: its identity.
+        receipts: what of it is finished.
+        claims: who works on which partition.
+    """
+
+    def __init__(self, path: Path, *, stale: float = STALE_SECONDS) -> None:
+        self.path = path
+        self.attributes = load_attributes(path)
+        self.fingerprint = self.attributes.fingerprint
+        self.geometry: Geometry = self.attributes.geometry
+        self.receipts = Receipts(path, self.attributes)
+        self.work = work_path(path)
+        self._stale = stale
+        self.claims = Claims(self.work / "claims", stale)
+        with files.writing(self.work):
+            self.work.mkdir(parents=True, exist_ok=True)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (StoreWriter.at, (self.path, self._stale))
+
+    @classmethod
+    def at(cls, path: Path, stale: float = STALE_SECONDS) -> StoreWriter:
+        """Write to the existing store at ``path``."""
+        return cls(path, stale=stale)
+
+    @classmethod
+    def open(
+        cls,
+        root: Path,
+        *,
+        corpus: str,
+        stream: str,
+        identity: StreamIdentity,
+        weights: str,
+        keys: Sequence[ClipKey],
+        slots: Sequence[Slot],
+        width: int,
+        dtype: str,
+        chunk_rows: int,
+        shard_rows: int,
+        terms: str = "",
+        manifest: Path | None = None,
+    ) -> StoreWriter:
+        """Create the store below ``root``, or join whoever did; any number of processes may try.
+
+        Args:
+            keys: every clip of the corpus, in any order.
+            slots: the place of each of them, in any order; see :func:`layout.pack`.
+            terms: terms of use of the corpus, shown wherever the store is shared.
+            manifest: the manifest's file, to record its checksum.
+
+        Raises:
+            StoreError: an unwritable root, an impossible plan, or a store of the same identity with
+                another plan.
+        """
+        corpus_sha256 = corpus_hash(keys)
+        digest = fingerprint(identity, corpus_sha256)
+        path = store_path(root, corpus, stream, digest)
+        attributes = describe(
+            path,
+            corpus=corpus,
+            stream=stream,
+            fingerprint=digest,
+            spec=identity.spec,
+            weights=weights,
+            weights_sha256=identity.weights_sha256,
+            semantics=identity.semantics,
+            corpus_sha256=corpus_sha256,
+            clips=len(keys),
+            partitions=max((slot.partition for slot in slots), default=0) + 1,
+            width=width,
+            dtype=dtype,
+            chunk_rows=chunk_rows,
+            shard_rows=shard_rows,
+            terms=terms,
+            manifest_sha256="" if manifest is None else sha256(manifest.read_bytes()),
+        )
+        columns, splits = plan(keys, slots, attributes.geometry)
+        return cls.create(path, attributes, columns, splits)
+
+    @classmethod
+    def create(
+        cls, path: Path, attributes: Attributes, columns: Columns, splits: tuple[str, ...]
+    ) -> StoreWriter:
+        """Create the store at ``path`` with this plan, or join it if it has the same one.
+
+        Raises:
+            StoreError: an unwritable root, or a store with another plan in this place.
+        """
+        work = work_path(path)
+
+        def fill(folder: Path) -> None:
+            (folder / "clips").mkdir()
+            index.write(folder, work, columns, splits)
+            for name, document in documents(attributes).items():
+                (folder / name).parent.mkdir(exist_ok=True)
+                (folder / name).write_bytes(canonical(document))
+
+        if not (path / "zarr.json").exists():
+            with files.writing(path):
+                work.mkdir(parents=True, exist_ok=True)
+                files.make_folder(path, fill, work)
+        writer = cls(path)
+        writer._join(attributes, columns, splits)
+        return writer
+
+    def _join(self, wanted: Attributes, columns: Columns, splits: tuple[str, ...]) -> None:
+        have = self.attributes
+        if (have.fingerprint, have.geometry) != (wanted.fingerprint, wanted.geometry):
+            raise StoreError("another store stands in this place", where=self.path)
+        try:
+            same = ClipIndex.open(self.path, have).has_plan(columns, splits)
+        except DamagedError:
+            # The plan is known again, and the receipts know the rest.
+            self._write_index(columns, splits)
+            return
+        if not same:
+            raise StoreError(
+                "the store was begun with other partitions for the same clips",
+                where=self.path,
+                remedy="finish it with the spec it was begun with, or remove it (`store rm`)",
+            )
+
+    # --- what is there --------------------------------------------------------------------------
+
+    def slots(self, partition: int) -> list[Slot]:
+        """The clips of one partition, in order of ids.
+
+        Raises:
+            StoreError: no such partition.
+        """
+        found = self._index.slots(partition)
+        if not found:
+            raise StoreError(f"there is no partition {partition}", where=self.path)
+        return found
+
+    def finished(self) -> set[int]:
+        """Partitions with a valid receipt and a shard of the size that it says."""
+        return {receipt.partition for receipt in self.receipts}
+
+    @cached_property
+    def _index(self) -> ClipIndex:
+        # Generations differ in the clips' states only, their places stay.
+        return ClipIndex.open(self.path, self.attributes)
+
+    # --- doing work -----------------------------------------------------------------------------
+
+    def claim(self, partition: int) -> AbstractContextManager[bool]:
+        """``with writer.claim(p) as mine``: True where nobody else works on the partition.
+
+        A thread keeps the claim alive. That of a dead process is taken over at once on its own
+        host, and after ``stale`` silent seconds elsewhere.
+        """
+        return self.claims.hold(str(partition))
+
+    def publish(
+        self,
+        partition: int,
+        features: Mapping[str, NDArray[Any]],
+        failures: Mapping[str, str],
+        provenance: Mapping[str, Any],
+        sources: Mapping[str, str] = MappingProxyType({}),
+    ) -> bool:
+        """Make one partition's features durable, then vouch for them; the first to do so wins.
+
+        Args:
+            features: clip id -> (rows, width), exactly the planned rows, finite in the store's
+                dtype; see :func:`layout.fit`.
+            failures: clip id -> why it has no features; with ``features``, the whole partition.
+            provenance: whatever tells how these bytes came about (times, device, versions).
+            sources: clip id -> SHA-256 of the source's contents.
+
+        Returns:
+            False where the partition had been finished by somebody else.
+
+        Raises:
+            StoreError: not the clips, rows or values planned; a disk that refuses.
+        """
+        slots = self.slots(partition)
+        kept = checked(slots, features, failures, self.geometry)
+        if self.receipts.valid(partition) is not None:
+            return False
+        with files.writing(self.path), files.aside(self.work) as folder:
+            record = None
+            if kept:
+                rows = rows_of_shard(slots, kept, self.geometry)
+                file, record = shard.write(folder, self.geometry, rows)
+                if not self.receipts.place(partition, file):
+                    return False
+            done = receipt(
+                self.fingerprint,
+                partition,
+                kept,
+                record,
+                failures=failures,
+                sources=sources,
+                provenance=provenance,
+            )
+            return self.receipts.publish(done)
+
+    # --- finishing and mending ------------------------------------------------------------------
+
+    def seal(self) -> None:
+        """Bring the clip index up to date with the receipts; atomic, and idempotent.
+
+        Raises:
+            DamagedError: an index or a receipt that disagrees with the plan.
+        """
+        known = ClipIndex.open(self.path, self.attributes, everything=True)
+        self._write_index(known.columns, known.splits)
+
+    def forget(self, partitions: Iterable[int]) -> None:
+        """Remove partitions, index first, so that they are computed again.
+
+        Raises:
+            StoreError: somebody is at work on one of them.
+        """
+        wanted = set(partitions)
+        live = self.claims.live()
+        busy = [f"partition {p}: {live[str(p)]}" for p in sorted(wanted) if str(p) in live]
+        if busy:
+            raise StoreError("is being worked on", where=self.path, remedy="; ".join(busy))
+        try:
+            known = ClipIndex.open(self.path, self.attributes, everything=True)
+            self._write_index(known.columns, known.splits, without=wanted)
+        except DamagedError:
+            # Nothing can be read through a broken index; `open` makes it again from the plan.
+            _LOG.warning("the clip index is damaged: the next extract makes it again")
+        with files.writing(self.path):
+            for partition in wanted:
+                receipt_path(self.path, partition).unlink(missing_ok=True)
+                shard_path(self.path, partition).unlink(missing_ok=True)
+            files.sync(self.path / "receipts")
+
+    def _write_index(
+        self, columns: Columns, splits: tuple[str, ...], without: Collection[int] = ()
+    ) -> None:
+        # One at a time: of two, the one that has seen fewer receipts must not be the last.
+        with files.writing(self.path), self.claims.wait(_INDEX_CLAIM):
+            known = (receipt for receipt in self.receipts if receipt.partition not in without)
+            index.write(self.path, self.work, with_receipts(columns, known), splits)
+
+    def sweep(self) -> None:
+        """Remove what dead processes left beside the store."""
+        files.sweep(self.work)
