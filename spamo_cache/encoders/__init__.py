@@ -1,0 +1,1 @@
+"""Frozen encoders: prepared frames in, one feature row per frame or window out."""

@@ -1,0 +1,1 @@
+"""Stage 1: from a manifest to feature stores."""

@@ -1,0 +1,1 @@
+"""Ways of running the partitions of a plan; all give the same bytes."""

@@ -1,0 +1,92 @@
+"""What travels between the run and its workers: small, frozen, and the same for all executors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from spamo_cache.config import StreamSpec
+from spamo_cache.encoders.preprocess import Resize
+from spamo_cache.encoders.registry import Compute
+from spamo_cache.video import Probe
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One clip as a worker needs it."""
+
+    id: str
+    source: str
+    start: float | None
+    end: float | None
+    crop: tuple[float, float, float, float] | None
+    probe: Probe
+
+
+@dataclass(frozen=True, slots=True)
+class StreamJob:
+    """One stream and the store it goes to."""
+
+    stream: StreamSpec
+    store: Path
+    weights_sha256: str
+    """What the weights must be on every worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Everything the partitions of one run have in common."""
+
+    root: Path
+    """Corpus root."""
+    base: Path
+    """Folder of the spec's file."""
+    streams: Mapping[str, StreamJob]
+    resize: Resize
+    compute: Compute
+    device: str
+    dtype: str
+    """Of the store."""
+    threads: int
+    """Threads that encode; 0 is one per core of the worker's machine."""
+    decoders: int
+    """Threads that decode ahead."""
+    ahead_bytes: int = 1 << 29
+    """Bound on decoded frames waiting to be encoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One partition to compute."""
+
+    partition: int
+    items: tuple[Item, ...]
+    streams: tuple[str, ...]
+    """Streams of which the partition is not finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of a task."""
+
+    partition: int
+    streams: tuple[str, ...]
+    """Streams that are finished now."""
+    busy: tuple[str, ...] = ()
+    """Streams that another process is computing."""
+    frames: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """CPU-independent wall shares: decode, prepare, encode, publish."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """Progress within a partition, since the last report."""
+
+    clips: int
+    frames: int
+    failures: int
+
+
+Report = Callable[[Advance], None]

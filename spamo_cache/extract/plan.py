@@ -1,0 +1,163 @@
+"""Which clip belongs to which partition, and where its rows go: pure, and equal on every machine.
+
+A partition is what one worker computes at a time and one shard of every stream. Its clips are
+chosen by their **frames** alone, so that a stream's partitions never depend on another stream's
+settings: a changed stride makes a new motion store and leaves the spatial one as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spamo_cache.config import RowsSpec, StoreSpec
+from spamo_cache.errors import ConfigError
+from spamo_cache.store.layout import Slot
+from spamo_cache.video import ClipLike
+
+Ints = NDArray[np.int64]
+
+
+class SplitClip(ClipLike, Protocol):
+    """A clip that says which split it belongs to."""
+
+    @property
+    def split(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPlan:
+    """What planning needs to know of a stream."""
+
+    rows: Callable[[int], int]
+    """Frames of a clip -> its rows."""
+    chunk_rows: int
+    shard_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Partitions and places of all clips, by their position in the sequence planned."""
+
+    partitions: Mapping[int, list[int]]
+    """Number -> positions of its clips, in the order of work."""
+    splits: Mapping[int, str]
+    """Number -> its split."""
+    slots: Mapping[str, list[Slot]]
+    """Stream -> a slot per clip, in the order of the clips."""
+    too_long: Mapping[int, str] = field(default_factory=dict)
+    """Position -> why this clip cannot be stored."""
+
+
+def plan(
+    clips: Sequence[SplitClip],
+    frames: Sequence[int],
+    streams: Mapping[str, StreamPlan],
+    store: StoreSpec,
+) -> Plan:
+    """Assign every clip to a partition and to rows of each stream.
+
+    Args:
+        clips: the whole corpus, in any order.
+        frames: per clip its frames; 0 for one that cannot be read.
+        streams: the streams to place rows for.
+        store: sizes of chunks and shards.
+
+    Raises:
+        ConfigError: a partition's windows do not fit into a shard of them.
+    """
+    counts = np.array(frames, np.int64)
+    chunk, shard = store.chunk_rows.frame, store.shard_rows.frame
+    long = np.flatnonzero(_aligned(counts, chunk) > shard)
+    too_long = {
+        int(k): f"{counts[k]} frames are more than a shard's {shard}: raise store.shard_rows"
+        for k in long
+    }
+    counts[long] = 0
+    order = _order(clips)
+    splits = [clips[k].split for k in order]
+    numbers = _cut(_aligned(counts[order], chunk), splits, shard)
+    slots = {
+        name: _slots(clips, order=order, numbers=numbers, counts=counts, name=name, stream=stream)
+        for name, stream in streams.items()
+    }
+    partitions: dict[int, list[int]] = {}
+    for position, number in zip(order.tolist(), numbers.tolist(), strict=True):
+        partitions.setdefault(number, []).append(position)
+    of_split = dict(zip(numbers.tolist(), splits, strict=True))
+    return Plan(partitions, of_split, slots, too_long)
+
+
+def rows_of(spec: RowsSpec, per: str) -> int:
+    """The entry for streams with a row per frame or per window."""
+    return spec.frame if per == "frame" else spec.window
+
+
+def _order(clips: Sequence[SplitClip]) -> Ints:
+    """Split by split; within one, clips of a source together and in time, read in one sweep."""
+    keys = [
+        (clip.split, clip.source, -1.0 if clip.start is None else clip.start, clip.id)
+        for clip in clips
+    ]
+    return np.array(sorted(range(len(clips)), key=keys.__getitem__), np.int64)
+
+
+def _cut(needed: Ints, splits: Sequence[str], shard: int) -> Ints:
+    """Number consecutive clips by partition: as many as fit, never two splits."""
+    numbers = np.zeros(len(needed), np.int64)
+    ends = np.cumsum(needed)
+    names = np.array(splits)
+    borders = [*(np.flatnonzero(names[1:] != names[:-1]) + 1).tolist(), len(needed)]
+    first = number = 0
+    for border in borders:
+        while first < border:
+            before = int(ends[first - 1]) if first else 0
+            fitting = int(np.searchsorted(ends, before + shard, side="right"))
+            last = min(fitting, border)
+            numbers[first:last] = number
+            first, number = last, number + 1
+    return numbers
+
+
+def _slots(
+    clips: Sequence[SplitClip],
+    *,
+    order: Ints,
+    numbers: Ints,
+    counts: Ints,
+    name: str,
+    stream: StreamPlan,
+) -> list[Slot]:
+    """The place of each clip's rows: one after the other within its partition, each aligned."""
+    distinct, which = np.unique(counts[order], return_inverse=True)
+    rows = np.array([stream.rows(int(n)) if n else 0 for n in distinct], np.int64)[which]
+    needed = _aligned(rows, stream.chunk_rows)
+    ends = np.cumsum(needed)
+    firsts = np.searchsorted(numbers, np.arange(numbers[-1] + 1 if len(numbers) else 0))
+    offsets = ends - needed - (ends - needed)[firsts][numbers]
+    _check_fit(name, int((offsets + needed).max(initial=0)), stream.shard_rows)
+    places = numbers * stream.shard_rows + offsets
+    slots: list[Slot | None] = [None] * len(clips)
+    columns = (order.tolist(), numbers.tolist(), places.tolist(), rows.tolist())
+    for position, number, place, count in zip(*columns, strict=True):
+        clip = clips[position]
+        slots[position] = Slot(clip.id, clip.split, number, place, count)
+    return [slot for slot in slots if slot is not None]
+
+
+def _check_fit(name: str, largest: int, shard_rows: int) -> None:
+    if largest > shard_rows:
+        raise ConfigError(
+            f"stream {name}: a partition has {largest} rows, a shard {shard_rows}",
+            where="store.shard_rows",
+            remedy=f"raise store.shard_rows.window to {largest} or more, or lower "
+            "store.shard_rows.frame",
+        )
+
+
+def _aligned(rows: Ints, chunk_rows: int) -> Ints:
+    return -(-rows // chunk_rows) * chunk_rows

@@ -1,0 +1,117 @@
+"""What the encoders compute, against the libraries' own networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+
+from spamo_cache.config import MotionStream, SpatialStream
+from spamo_cache.encoders import towers
+from spamo_cache.encoders.motion import MotionEncoder
+from spamo_cache.encoders.preprocess import Normalise
+from spamo_cache.encoders.spatial import SpatialEncoder
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "encoders"
+
+
+def pixels(*shape: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+
+def spatial(**changes: object) -> SpatialEncoder:
+    options = {"encoder": "open_clip", "weights": "clip-vision", **changes}
+    return SpatialEncoder(SpatialStream(**options), GOLDEN)  # type: ignore[arg-type]
+
+
+def motion(**changes: object) -> MotionEncoder:
+    options = {"encoder": "videomae", "weights": "videomae", **changes}
+    return MotionEncoder(MotionStream(**options), GOLDEN)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("layer", [-1, 0, 1, -2])
+@pytest.mark.parametrize("output", ["cls-pre-norm", "cls", "mean"])
+def test_outputs_are_those_of_open_clip(layer: int, output: str) -> None:
+    stream = SpatialStream(encoder="open_clip", weights="clip-vision")
+    tower = towers.load(stream, GOLDEN)
+    frames = pixels(3, 3, 224, 224)
+    with torch.inference_mode():
+        given = tower.visual.forward_intermediates(
+            Normalise(tower.preprocess)(frames),
+            normalize_intermediates=output == "cls",
+            output_fmt="NLC",
+            output_extra_tokens=True,
+            intermediates_only=True,
+        )
+    prefix, patches = given["image_intermediates_prefix"], given["image_intermediates"]
+    wanted = patches[layer].mean(1) if output == "mean" else prefix[layer][:, 0]
+    found = spatial(scales=(1,), layer=layer, output=output).encode(frames)
+    torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scales", [(1,), (2,), (1, 2), (3, 1)])
+def test_scales_are_means_over_crops_of_the_enlarged_image(scales: tuple[int, ...]) -> None:
+    frames = pixels(2, 3, 224, 224)
+    alone = spatial(scales=(1,))
+    base = alone.normalise(frames)
+    wanted = []
+    for scale in scales:
+        size = (224 * scale, 224 * scale)
+        large = functional.interpolate(base, size=size, mode="bicubic", align_corners=False)
+        crops = [
+            large[..., 224 * i : 224 * (i + 1), 224 * j : 224 * (j + 1)]
+            for i in range(scale)
+            for j in range(scale)
+        ]
+        wanted.append(torch.stack([alone._tower(crop) for crop in crops]).mean(0))
+    encoder = spatial(scales=scales)
+    assert encoder.width == 48 * len(scales)
+    found = encoder.encode(frames)
+    torch.testing.assert_close(found, torch.cat(wanted, -1), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("layer", [-1, 0, 2])
+@pytest.mark.parametrize("token", [0, "mean"])
+def test_motion_layers_are_hidden_states_of_transformers(layer: int, token: int | str) -> None:
+    from transformers import VideoMAEModel
+
+    video = pixels(2, 16, 3, 224, 224)
+    encoder = motion(layer=layer, token=token)
+    with torch.inference_mode():
+        network = VideoMAEModel.from_pretrained(GOLDEN / "videomae").eval()
+        states = network(encoder.normalise(video), output_hidden_states=True).hidden_states
+    wanted = states[layer][:, 0] if token == 0 else states[layer].mean(1)
+    torch.testing.assert_close(encoder.encode(video), wanted, atol=5e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("tail", "stride", "frames", "starts"),
+    [
+        ("drop", 8, 0, []),
+        ("drop", 8, 1, [0]),
+        ("drop", 8, 16, [0]),
+        ("drop", 8, 23, [0]),
+        ("drop", 8, 24, [0, 8]),
+        ("drop", 5, 27, [0, 5, 10]),
+        ("pad", 8, 9, [0]),
+        ("pad", 8, 16, [0]),
+        ("pad", 8, 17, [0, 8]),
+        ("pad", 8, 25, [0, 8, 16]),
+    ],
+)
+def test_windows(tail: str, stride: int, frames: int, starts: list[int]) -> None:
+    encoder = motion(tail=tail, stride=stride)
+    assert list(encoder.starts(frames)) == starts
+    assert encoder.rows(frames) == len(starts)
+
+
+def test_towers_need_no_compiled_torchvision() -> None:
+    from spamo_cache.encoders.compat import ensure_torchvision
+
+    assert ensure_torchvision() is ensure_torchvision()
+    import open_clip
+
+    assert "ViT-L-14-quickgelu" in open_clip.list_models()

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from spamo_cache.config import MotionStream, SpatialStream
+from spamo_cache.encoders import registry, weights
+from spamo_cache.errors import ConfigError, SpamoError, UsageError, WeightsError
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "encoders"
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with both tiny networks, free to be damaged; and a home of its own."""
+    for name in ("clip-vision", "videomae"):
+        shutil.copytree(GOLDEN / name, tmp_path / name)
+    monkeypatch.setenv("SPAMO_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return tmp_path
+
+
+def spatial(**changes: object) -> SpatialStream:
+    return SpatialStream(**{"encoder": "open_clip", "weights": "clip-vision", **changes})  # type: ignore[arg-type]
+
+
+def motion(**changes: object) -> MotionStream:
+    return MotionStream(**{"encoder": "videomae", "weights": "videomae", **changes})  # type: ignore[arg-type]
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_hash_is_of_contents_not_of_places(base: Path) -> None:
+    there = registry.build(spatial(), GOLDEN).weights_sha256
+    assert registry.build(spatial(), base).weights_sha256 == there
+    shutil.move(base / "clip-vision", base / "elsewhere")
+    assert registry.build(spatial(weights="elsewhere"), base).weights_sha256 == there
+    state = load_file(base / "elsewhere" / "model.safetensors")
+    state = {f"vision_model.{name}": tensor for name, tensor in state.items()}
+    save_file(state, base / "elsewhere" / "model.safetensors")
+    assert registry.build(spatial(weights="elsewhere"), base).weights_sha256 == there
+
+
+@pytest.mark.parametrize("change", ["tensor", "heads", "mean"])
+def test_hash_tells_everything_that_moves_a_feature(base: Path, change: str) -> None:
+    before = registry.build(spatial(), base).weights_sha256
+    folder = base / "clip-vision"
+    if change == "tensor":
+        state = load_file(folder / "model.safetensors")
+        state["pre_layrnorm.bias"][0] += 1e-3
+        save_file(state, folder / "model.safetensors")
+    elif change == "heads":
+        edit_config(folder, num_attention_heads=2)
+    else:
+        path = folder / "preprocessor_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"image_mean": [0.5, 0.5, 0.5]}))
+    assert registry.build(spatial(), base).weights_sha256 != before
+
+
+def test_quick_gelu_mismatch_is_refused(base: Path) -> None:
+    with pytest.raises(WeightsError, match="quick_gelu") as error:
+        registry.build(spatial(model="ViT-L-14"), base)
+    assert "ViT-L-14-quickgelu" in str(error.value)
+    with pytest.raises(WeightsError, match="disagree about QuickGELU") as error:
+        registry.build(spatial(model="ViT-L-14", weights="openai"), base)
+    assert "ViT-L-14-quickgelu" in str(error.value)
+
+
+def test_model_of_another_shape_is_refused(base: Path) -> None:
+    with pytest.raises(WeightsError, match="width, layers, patch"):
+        registry.build(spatial(model="ViT-L-14-quickgelu"), base)
+
+
+def test_dropped_biases_are_noticed(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What transformers 5.9 to 5.17 do: zeros in place of the checkpoint's biases."""
+    from spamo_cache.encoders.compat import ensure_torchvision
+
+    ensure_torchvision()
+    from transformers import VideoMAEModel
+
+    whole = VideoMAEModel.from_pretrained
+
+    def dropping(*args: object, **options: object) -> object:
+        model, report = whole(*args, **options)
+        torch.nn.init.zeros_(model.encoder.layer[1].attention.attention.value.bias)
+        return model, report
+
+    monkeypatch.setattr(VideoMAEModel, "from_pretrained", dropping)
+    with pytest.raises(WeightsError, match="dropped the value bias of layer 1"):
+        registry.build(motion(), base)
+
+
+@pytest.mark.parametrize("name", ["clip-vision", "videomae"])
+@pytest.mark.parametrize(
+    "damage", ["missing tensor", "cut file", "no file", "no config", "no processor"]
+)
+def test_damaged_folders_are_refused(base: Path, name: str, damage: str) -> None:
+    file = base / name / "model.safetensors"
+    if damage == "missing tensor":
+        state = load_file(file)
+        del state[next(key for key in state if ".1." in key and key.endswith("weight"))]
+        save_file(state, file)
+    elif damage == "cut file":
+        file.write_bytes(file.read_bytes()[:-100])
+    else:
+        gone = {"no file": file.name, "no config": "config.json"}
+        (base / name / gone.get(damage, "preprocessor_config.json")).unlink()
+    with pytest.raises(WeightsError):
+        registry.build(spatial() if name == "clip-vision" else motion(), base)
+
+
+@pytest.mark.parametrize("weights_name", ["nobody/nothing", "nobody/nothing@abc123"])
+def test_hub_out_of_reach_says_what_to_do(base: Path, weights_name: str) -> None:
+    for stream in (spatial(weights=weights_name), motion(weights=weights_name)):
+        with pytest.raises(WeightsError, match="the hub does not give") as error:
+            registry.build(stream, base)
+        assert "give its folder" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        spatial(weights="./nothing"),
+        spatial(weights="nothing"),
+        spatial(model="ViT-L-14-quickgelu", weights="openay"),
+        spatial(model="ViT-L-41", weights="openai"),
+        spatial(layer=3),
+        spatial(layer=-4),
+        motion(weights="nothing"),
+        motion(weights="clip-vision"),
+        motion(window=8),
+        motion(layer=4),
+    ],
+    ids=str,
+)
+def test_impossible_streams_are_refused(base: Path, stream: SpatialStream | MotionStream) -> None:
+    with pytest.raises(SpamoError) as error:
+        registry.build(stream, base)
+    assert isinstance(error.value, ConfigError | WeightsError)
+
+
+def test_pins_hold_the_first_hash(base: Path) -> None:
+    weights.pin("hub:a/b", "1" * 64)
+    weights.pin("hub:a/b", "1" * 64)
+    weights.pin("hub:c/d", "2" * 64)
+    with pytest.raises(WeightsError, match="is not what it was"):
+        weights.pin("hub:a/b", "3" * 64)
+    assert set(json.loads((base / "home" / "weights.json").read_text())) == {"hub:a/b", "hub:c/d"}
+
+
+def test_fetched_weights_are_pinned_and_local_ones_are_not(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.build(spatial(), base)
+    assert not (base / "home").exists()
+    monkeypatch.setattr(weights, "from_hub", lambda _: base / "clip-vision")
+    registry.build(spatial(weights="org/name@main"), base)
+    edit_config(base / "clip-vision", num_attention_heads=2)
+    with pytest.raises(WeightsError, match="is not what it was"):
+        registry.build(spatial(weights="org/name@main"), base)
+
+
+def test_unknown_devices_are_refused() -> None:
+    with pytest.raises(UsageError, match="unknown device"):
+        registry.resolve_device("tpu")
+    if not torch.cuda.is_available():
+        assert registry.resolve_device("auto") == "cpu"
+        with pytest.raises(UsageError, match="no CUDA"):
+            registry.resolve_device("cuda:1")

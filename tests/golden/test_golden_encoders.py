@@ -1,0 +1,127 @@
+"""Features against outputs of the official release (see encoders/expected.json).
+
+The references were recorded through transformers' torchvision backend: the features of
+``torchvision-uint8`` equal them to rounding. ``pil`` is held to transformers' PIL backend, pixel
+by pixel, and to the official networks on those pixels.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from spamo_cache.config import MotionStream, SpatialStream
+from spamo_cache.encoders import registry
+from spamo_cache.encoders.clip import encode_clip
+from spamo_cache.encoders.compat import ensure_torchvision
+from spamo_cache.encoders.preprocess import Normalise, Resize, from_processor, prepare
+from spamo_cache.encoders.registry import Encoder
+
+GOLDEN = Path(__file__).parent / "encoders"
+EXPECTED = json.loads((GOLDEN / "expected.json").read_text())
+CLIPS = sorted(EXPECTED["clips"])
+STREAMS = {
+    "spatial": SpatialStream(encoder="open_clip", weights="clip-vision"),
+    "motion": MotionStream(encoder="videomae", weights="videomae"),
+}
+
+
+def frames_of(clip: str) -> NDArray[np.uint8]:
+    files = sorted((GOLDEN / "clips" / clip).glob("*.png"))
+    return np.stack([cv2.imread(str(file), cv2.IMREAD_COLOR_RGB) for file in files])
+
+
+def features(
+    encoder: Encoder, frames: NDArray[np.uint8], resize: Resize = "torchvision-uint8"
+) -> NDArray[np.float32]:
+    return encode_clip(encoder, frames, resize=resize)
+
+
+def cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
+@pytest.fixture(scope="module", params=sorted(STREAMS))
+def stream(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def encoder(stream: str) -> Encoder:
+    return registry.build(STREAMS[stream], GOLDEN, "float32", "cpu")
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_features_equal_the_official_release(stream: str, encoder: Encoder, clip: str) -> None:
+    reference = np.load(GOLDEN / f"{clip}.npz")[stream]
+    found = features(encoder, frames_of(clip))
+    assert list(found.shape) == EXPECTED["clips"][clip][stream]
+    np.testing.assert_allclose(found, reference, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_pil_is_as_near_as_a_resize_can_be(stream: str, encoder: Encoder, clip: str) -> None:
+    reference = np.load(GOLDEN / f"{clip}.npz")[stream]
+    found = features(encoder, frames_of(clip), "pil")
+    assert cosine(found, reference).min() >= 0.99999
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+@pytest.mark.parametrize(
+    ("folder", "backend"),
+    [
+        ("clip-vision", "pil"),
+        ("clip-vision", "torchvision"),
+        ("videomae", "pil"),
+        ("videomae", "torchvision"),
+    ],
+)
+def test_pixels_equal_the_official_processors(folder: str, backend: str, clip: str) -> None:
+    ensure_torchvision()
+    from PIL import Image
+    from transformers import AutoImageProcessor
+
+    processor = AutoImageProcessor.from_pretrained(GOLDEN / folder, backend=backend)
+    frames = frames_of(clip)
+    images = [Image.fromarray(frame) for frame in frames]
+    given = images if folder == "clip-vision" else [images]
+    official = processor(given, return_tensors="pt")["pixel_values"].view(-1, 3, 224, 224)
+    preprocess = from_processor(GOLDEN / folder / "preprocessor_config.json", size=224)
+    resize: Resize = "pil" if backend == "pil" else "torchvision-uint8"
+    ours = Normalise(preprocess)(prepare(frames, preprocess.geometry, resize))
+    # Half a level of 255 is 0.007 here: equal to rounding means equal levels.
+    torch.testing.assert_close(ours, official, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_pil_features_equal_the_official_network(clip: str) -> None:
+    """The whole of ``pil``: VideoMAE as transformers runs it, on its own processor's pixels."""
+    ensure_torchvision()
+    from PIL import Image
+    from transformers import AutoImageProcessor, VideoMAEModel
+
+    frames = frames_of(clip)[:16]
+    frames = np.concatenate([frames, np.repeat(frames[-1:], 16 - len(frames), axis=0)])
+    processor = AutoImageProcessor.from_pretrained(GOLDEN / "videomae", backend="pil")
+    pixels = processor([[Image.fromarray(f) for f in frames]], return_tensors="pt")["pixel_values"]
+    with torch.inference_mode():
+        network = VideoMAEModel.from_pretrained(GOLDEN / "videomae").eval()
+        official = network(pixels, output_hidden_states=True).hidden_states[-1][:, 0].numpy()
+    motion = registry.build(STREAMS["motion"], GOLDEN, "float32", "cpu")
+    found = features(motion, frames_of(clip), "pil")[:1]
+    np.testing.assert_allclose(found, official, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("compute", "least"), [("bfloat16", 0.9998), ("float16", 0.99999)])
+def test_cost_of_narrow_arithmetic(stream: str, compute: str, least: float) -> None:
+    """On a CPU float16 is slow, but it is there: the error is the arithmetic's own."""
+    encoder = registry.build(STREAMS[stream], GOLDEN, compute, "cpu")  # type: ignore[arg-type]
+    reference = np.load(GOLDEN / "clip0.npz")[stream]
+    assert cosine(features(encoder, frames_of("clip0")), reference).min() >= least
