@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -43,3 +45,20 @@ def _loads(package: Path) -> bool:
         except OSError:
             return False
     return hasattr(_ops.torchvision, "nms")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' loading bars and reports off the terminal; errors still raise."""
+    # Not at the top: this module has to be imported before transformers is.
+    from transformers.utils import logging  # noqa: PLC0415
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

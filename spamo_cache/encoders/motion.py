@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from spamo_cache.compat import declare_torchvision_ops, quiet
 from spamo_cache.config import MotionStream
 from spamo_cache.encoders import weights
 from spamo_cache.encoders.blocks import Block, BlockWeights, flops, run
-from spamo_cache.encoders.compat import ensure_torchvision, quiet
 from spamo_cache.encoders.preprocess import Normalise, from_processor
 from spamo_cache.errors import ConfigError, WeightsError
 
@@ -124,7 +124,7 @@ def _load(folder: Path) -> Any:
     if weights.read_json(folder / "config.json").get("model_type") != "videomae":
         raise WeightsError("is not a VideoMAE model", where=folder / "config.json")
     stored = weights.tensors(folder, r"encoder\.layer\..*(bias)")
-    ensure_torchvision()
+    declare_torchvision_ops()
     from transformers import VideoMAEModel
 
     try:

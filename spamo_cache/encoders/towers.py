@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
+from spamo_cache.compat import declare_torchvision_ops
 from spamo_cache.config import SpatialStream
 from spamo_cache.encoders import weights
 from spamo_cache.encoders.blocks import Activation
-from spamo_cache.encoders.compat import ensure_torchvision
 from spamo_cache.encoders.preprocess import Preprocess, from_open_clip, from_processor
 from spamo_cache.errors import ConfigError, WeightsError
 
@@ -58,7 +58,7 @@ def load(stream: SpatialStream, base: Path) -> Tower:
         ConfigError: an unknown model or tag.
         WeightsError: missing, incomplete or unsuitable weights.
     """
-    ensure_torchvision()
+    declare_torchvision_ops()
     path = weights.local(stream.weights, base)
     if path is not None:
         return _from_path(path, stream)

@@ -109,9 +109,9 @@ def test_windows(tail: str, stride: int, frames: int, starts: list[int]) -> None
 
 
 def test_towers_need_no_compiled_torchvision() -> None:
-    from spamo_cache.encoders.compat import ensure_torchvision
+    from spamo_cache.compat import declare_torchvision_ops
 
-    assert ensure_torchvision() is ensure_torchvision()
+    assert declare_torchvision_ops() is declare_torchvision_ops()
     import open_clip
 
     assert "ViT-L-14-quickgelu" in open_clip.list_models()

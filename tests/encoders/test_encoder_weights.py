@@ -81,9 +81,9 @@ def test_model_of_another_shape_is_refused(base: Path) -> None:
 
 def test_dropped_biases_are_noticed(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What transformers 5.9 to 5.17 do: zeros in place of the checkpoint's biases."""
-    from spamo_cache.encoders.compat import ensure_torchvision
+    from spamo_cache.compat import declare_torchvision_ops
 
-    ensure_torchvision()
+    declare_torchvision_ops()
     from transformers import VideoMAEModel
 
     whole = VideoMAEModel.from_pretrained

@@ -16,10 +16,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from spamo_cache.compat import declare_torchvision_ops
 from spamo_cache.config import MotionStream, SpatialStream
 from spamo_cache.encoders import registry
 from spamo_cache.encoders.clip import encode_clip
-from spamo_cache.encoders.compat import ensure_torchvision
 from spamo_cache.encoders.preprocess import Normalise, Resize, from_processor, prepare
 from spamo_cache.encoders.registry import Encoder
 
@@ -84,7 +84,7 @@ def test_pil_is_as_near_as_a_resize_can_be(stream: str, encoder: Encoder, clip: 
     ],
 )
 def test_pixels_equal_the_official_processors(folder: str, backend: str, clip: str) -> None:
-    ensure_torchvision()
+    declare_torchvision_ops()
     from PIL import Image
     from transformers import AutoImageProcessor
 
@@ -103,7 +103,7 @@ def test_pixels_equal_the_official_processors(folder: str, backend: str, clip: s
 @pytest.mark.parametrize("clip", CLIPS)
 def test_pil_features_equal_the_official_network(clip: str) -> None:
     """The whole of ``pil``: VideoMAE as transformers runs it, on its own processor's pixels."""
-    ensure_torchvision()
+    declare_torchvision_ops()
     from PIL import Image
     from transformers import AutoImageProcessor, VideoMAEModel
 

@@ -39,29 +39,19 @@ def offset(movement: str, t: float) -> tuple[float, float]:
     in the opposite order, so that no single picture tells them apart.
     """
     turn = 2 * math.pi * 1.5 * t
-    stroke = _stroke(t)
-    match movement:
-        case "up":
-            return 0.0, stroke
-        case "down":
-            return 0.0, _stroke(1 - t)
-        case "right":
-            return stroke, 0.0
-        case "left":
-            return _stroke(1 - t), 0.0
-        case "cw":
-            return math.sin(turn), math.cos(turn)
-        case "ccw":
-            return -math.sin(turn), math.cos(turn)
-        case "shake":
-            return 0.8 * math.sin(2 * math.pi * 3 * t), 0.0
-        case "tap":
-            return 0.0, -0.8 * abs(math.sin(2 * math.pi * t))
-        case "arc":
-            return 1.2 * (2 * t - 1), math.sin(math.pi * t)
-        case "hold":
-            return 0.0, 0.0
-    raise ValueError(movement)
+    paths = {
+        "up": (0.0, _stroke(t)),
+        "down": (0.0, _stroke(1 - t)),
+        "right": (_stroke(t), 0.0),
+        "left": (_stroke(1 - t), 0.0),
+        "cw": (math.sin(turn), math.cos(turn)),
+        "ccw": (-math.sin(turn), math.cos(turn)),
+        "shake": (0.8 * math.sin(2 * math.pi * 3 * t), 0.0),
+        "tap": (0.0, -0.8 * abs(math.sin(2 * math.pi * t))),
+        "arc": (1.2 * (2 * t - 1), math.sin(math.pi * t)),
+        "hold": (0.0, 0.0),
+    }
+    return paths[movement]
 
 
 def _stroke(t: float) -> float:

@@ -24,7 +24,12 @@ from spamo_cache.datasets.signed_weather.lexicon import (
 Kind = Literal["weather", "number", "both", "two-clauses", "everything"]
 Degree = Literal["STARK", "LEICHT", "NICHT"]
 
-TRAIN_KINDS: dict[Kind, float] = {"weather": 0.38, "number": 0.20, "both": 0.20, "two-clauses": 0.22}
+TRAIN_KINDS: dict[Kind, float] = {
+    "weather": 0.38,
+    "number": 0.20,
+    "both": 0.20,
+    "two-clauses": 0.22,
+}
 UNSEEN_KIND: Kind = "everything"
 """Weather with a degree and a number: a structure that stands in the test split only."""
 SIGNERS = (1, 2, 3, 4, 5, 6)
@@ -340,7 +345,7 @@ def clips(size: int, seed: int = 0) -> Iterator[ClipPlan]:
     test, dev = max(1, size // 7), max(1, size // 14)
     for split, count in (("test", test), ("dev", dev), ("train", size - test - dev)):
         # One stream of chance per split: a larger corpus begins with the smaller one.
-        rng = random.Random(f"signed-weather {seed} {split}")
+        rng = random.Random(f"signed-weather {seed} {split}")  # noqa: S311
         for index in range(count):
             unseen = split == "test" and index % 6 == 0
             said = _meaning_of(split, UNSEEN_KIND if unseen else None, rng)

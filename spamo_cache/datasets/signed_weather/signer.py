@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import cache
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -18,7 +20,8 @@ Picture = NDArray[np.uint8]
 
 _SHIFT = 4  # cv2 draws at 1/16 pixel
 _SKINS: tuple[Colour, ...] = (
-    (236, 198, 172), (225, 175, 140), (205, 150, 110), (165, 110, 80), (125, 82, 60), (240, 205, 185),
+    (236, 198, 172), (225, 175, 140), (205, 150, 110),
+    (165, 110, 80), (125, 82, 60), (240, 205, 185),
 )  # fmt: skip
 _HAIRS: tuple[Colour, ...] = (
     (35, 25, 20),
@@ -85,7 +88,7 @@ class Signer:
     @classmethod
     def from_seed(cls, seed: int) -> Signer:
         """The same seed is the same person anywhere."""
-        rng = random.Random(f"signer {seed}")
+        rng = random.Random(f"signer {seed}")  # noqa: S311
 
         def near(colour: Colour, spread: int) -> Colour:
             r, g, b = (min(255, max(0, c + rng.randint(-spread, spread))) for c in colour)
@@ -126,7 +129,7 @@ class Signer:
             (128, 128, 3) uint8 RGB.
         """
         picture = _wall(self.wall)
-        head = self._place(*pose.head) - (0.0, self.head * self.shoulder * 1.15)
+        head = _moved(self._place(*pose.head), y=-1.15 * self.head * self.shoulder)
         self._torso(picture)
         self._head(picture, head, pose)
         for side, hand in ((1.0, pose.left), (-1.0, pose.right)):
@@ -159,17 +162,26 @@ class Signer:
     def _head(self, picture: Picture, at: Point, pose: Pose) -> None:
         r = self.head * self.shoulder
         if self.long_hair:
-            _ellipse(picture, at + (0, 0.3 * r), (0.92 * r, 1.25 * r), self.hair)
+            _ellipse(picture, _moved(at, y=0.3 * r), (0.92 * r, 1.25 * r), self.hair)
         _line(picture, self._place(0, -0.05), at, _shade(self.skin, 0.82), 0.26 * self.shoulder)
         _ellipse(picture, at, (0.78 * r, r), self.skin)
-        _ellipse(picture, at - (0, 0.3 * r), (0.84 * r, 0.82 * r), self.hair, arc=(180, 360))
+        _ellipse(picture, _moved(at, y=-0.3 * r), (0.84 * r, 0.82 * r), self.hair, arc=(180, 360))
         for side in (-1, 1):
-            eye = at + (side * 0.32 * r, 0.0)
+            eye = _moved(at, x=side * 0.32 * r)
             _disc(picture, eye, 0.11 * r, (35, 30, 30))
-            brow = eye - (0, (0.26 + 0.2 * pose.brow) * r)
-            _line(picture, brow - (0.2 * r, 0), brow + (0.2 * r, 0), _shade(self.hair, 0.9), 1.5)
+            brow = _moved(eye, y=-(0.26 + 0.2 * pose.brow) * r)
+            _line(
+                picture,
+                _moved(brow, x=-0.2 * r),
+                _moved(brow, x=0.2 * r),
+                _shade(self.hair, 0.9),
+                1.5,
+            )
         _ellipse(
-            picture, at + (0, 0.52 * r), (0.26 * r, (0.06 + 0.22 * pose.mouth) * r), (150, 60, 70)
+            picture,
+            _moved(at, y=0.52 * r),
+            (0.26 * r, (0.06 + 0.22 * pose.mouth) * r),
+            (150, 60, 70),
         )
 
     def _arm(self, picture: Picture, side: float, wrist: Point) -> None:
@@ -191,7 +203,7 @@ class Signer:
         def at(x: float, y: float) -> Point:
             # Hand coordinates: y along the fingers, x towards the thumb (mirrored on the left).
             x, y = x * cos + y * sin, -x * sin + y * cos
-            return centre + np.array([-side * x * size, -y * size])
+            return _moved(centre, x=-side * x * size, y=-y * size)
 
         fingers, spread, thumb, ring = hand.shape[:4], *hand.shape[4:7]
         edge, light = _shade(self.skin, 0.45), _shade(self.skin, 1.08)
@@ -235,12 +247,15 @@ class Signer:
         moved = cv2.warpAffine(
             picture, matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )
-        grain = _GRAIN[rng.integers(len(_GRAIN))] * self.noise
-        noisy: Picture = cv2.add(moved, grain.astype(np.int16), dtype=cv2.CV_8U)
-        return noisy
+        grain = _grain()[rng.integers(len(_grain()))] * self.noise
+        noisy: Any = cv2.add(moved, grain.astype(np.int16), dtype=cv2.CV_8U)
+        return cast("Picture", noisy)
 
 
-_GRAIN = np.random.default_rng(0).normal(size=(8, SIZE, SIZE, 1)).repeat(3, axis=3)
+@cache
+def _grain() -> NDArray[np.float64]:
+    """A few pictures' worth of noise; drawing it anew for each would cost more than the signer."""
+    return np.random.default_rng(0).normal(size=(8, SIZE, SIZE, 1)).repeat(3, axis=3)
 
 
 def _wall(colours: tuple[Colour, Colour]) -> Picture:
@@ -250,7 +265,7 @@ def _wall(colours: tuple[Colour, Colour]) -> Picture:
 
 
 def _elbow(shoulder: Point, wrist: Point, upper: float, lower: float, side: float) -> Point:
-    """Two-link inverse kinematics; of the two solutions, the elbow that points down and outwards."""
+    """Two-link inverse kinematics; of two solutions, the elbow that points down and outwards."""
     reach = wrist - shoulder
     distance = float(np.clip(np.linalg.norm(reach), 1e-6, (upper + lower) * 0.999))
     along = (upper**2 - lower**2 + distance**2) / (2 * distance)
@@ -259,7 +274,13 @@ def _elbow(shoulder: Point, wrist: Point, upper: float, lower: float, side: floa
     normal = np.array([-unit[1], unit[0]])
     first = shoulder + along * unit + aside * normal
     second = shoulder + along * unit - aside * normal
-    return max(first, second, key=lambda p: float(p[1] + 0.8 * side * (p[0] - shoulder[0])))
+    lowest: Point = max(first, second, key=lambda p: p[1] + 0.8 * side * (p[0] - shoulder[0]))
+    return lowest
+
+
+def _moved(point: Point, *, x: float = 0.0, y: float = 0.0) -> Point:
+    moved: Point = point + np.array([x, y])
+    return moved
 
 
 def _shade(colour: Colour, factor: float) -> Colour:

@@ -1,0 +1,66 @@
+# `make help` explains itself from the ## comments below.
+
+PYTHON        ?= $(shell command -v python3.11 || command -v python3)
+VENV          ?= .venv
+# Where pip takes torch from, when its own choice does not fit the machine: where the default index
+# serves the CUDA build and there is no GPU, PyTorch's index of CPU wheels saves gigabytes:
+#   make setup TORCH_PIP_ARGS="--index-url URL"
+TORCH_PIP_ARGS ?=
+# What `make reproduce` runs: a corpus, and the folder that holds it.
+CORPUS        ?= signed-weather
+ROOT          ?=
+
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce test lint format bench lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@printf '\n  CORPUS=%s  ROOT=%s  VENV=%s  TORCH_PIP_ARGS=%s\n' \
+		'$(CORPUS)' '$(ROOT)' '$(VENV)' '$(TORCH_PIP_ARGS)'
+
+setup: $(STAMP) ## create .venv with the versions of requirements.lock
+
+# torch first: every later package then finds the build this machine wants already there.
+$(STAMP): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "spamo-cache needs Python 3.11 or newer")'
+	@echo "installing into $(VENV): some minutes where torch has to be downloaded"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet $(TORCH_PIP_ARGS) \
+		$(shell grep -E '^(torch|torchvision)==' requirements.lock)
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet \
+		--constraint requirements.lock --editable '.[extract,dev]'
+	@touch $@
+
+reproduce: setup ## all stages on the embedded corpus; CORPUS=phoenix14t ROOT=/data/... on a real one
+	$(BIN)/spamo-cache reproduce $(CORPUS) $(if $(ROOT),--root '$(ROOT)')
+
+test: setup ## the whole suite, warnings as errors
+	$(BIN)/python -m pytest
+
+lint: setup ## ruff (rules and format) and mypy --strict
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: setup ## let ruff sort imports and lay the code out
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: setup ## every script in benchmarks/, one claim of the README each
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+lock: ## renew requirements.lock from the newest versions that pyproject.toml allows
+	rm -rf $(VENV)-lock
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet $(TORCH_PIP_ARGS) torch torchvision
+	$(VENV)-lock/bin/python -m pip install --quiet --editable '.[extract,dev]'
+	$(VENV)-lock/bin/python -m pip list --format=freeze --exclude-editable \
+		| sed -E -e 's/\+.*//' -e '/^(pip|nvidia-.*|cuda-.*|triton)==/d' > requirements.lock
+	rm -rf $(VENV)-lock
+
+clean: ## remove .venv, caches and build output; corpora, features and runs stay
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The command line: parse, call, print; one small file per command group."""

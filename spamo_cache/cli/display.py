@@ -1,0 +1,149 @@
+"""What commands print: tables for people, JSON for scripts, progress for terminals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any, Protocol
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+
+class Advance(Protocol):
+    """Called with the units done, the units there are, and what they are now."""
+
+    def __call__(self, done: int, total: int, now: str | None = None) -> None: ...
+
+
+_WIDTH_OF_A_PIPE = 160
+
+
+def console(*, err: bool = False) -> Console:
+    """A console for text that may hold anything: no markup, no emoji codes, no highlighting."""
+    made = Console(stderr=err, markup=False, emoji=False, highlight=False)
+    # Where nobody looks, rich would cut tables to 80 columns.
+    if not made.is_terminal:
+        made.width = _WIDTH_OF_A_PIPE
+    return made
+
+
+def say(text: str) -> None:
+    """A line about what happens; on stderr, so that a result can be piped."""
+    typer.echo(text, err=True)
+
+
+def as_json(document: object) -> None:
+    """The document on stdout, indented, non-ASCII as it is."""
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+
+
+def as_dict(record: Any) -> dict[str, Any]:
+    """A dataclass as its fields, not copied deeper: arrays and paths stay what they are."""
+    return {field.name: getattr(record, field.name) for field in fields(record)}
+
+
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None
+) -> None:
+    """A table on stdout; numbers are set flush right."""
+    if title:
+        typer.secho(title, bold=True)
+    made = Table()
+    listed = list(rows)
+    for index, column in enumerate(columns):
+        number = bool(listed) and all(isinstance(row[index], int | float) for row in listed)
+        made.add_column(column, justify="right" if number else "left", overflow="fold")
+    for row in listed:
+        made.add_row(*(_cell(value) for value in row))
+    console().print(made)
+
+
+def pairs(document: Mapping[Any, object], *, title: str | None = None) -> None:
+    """Names and values, one pair a line."""
+    if title:
+        typer.secho(title, bold=True)
+    width = max(map(len, document), default=0)
+    for name, value in document.items():
+        typer.echo(f"  {name:<{width}}  {_cell(value)}")
+
+
+def failures(failed: Sequence[tuple[str, str]], *, shown: int = 20) -> None:
+    """Failed clips with their reasons, on stderr."""
+    for clip, reason in failed[:shown]:
+        say(f"failed: {clip}: {reason}")
+    if len(failed) > shown:
+        say(f"... and {len(failed) - shown} more")
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.2f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def size(count: int) -> str:
+    """Bytes for people: ``size(475_000)`` is ``475.0 kB``."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: ``duration(3725)`` is ``1 h 02 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+@contextmanager
+def progress(label: str, unit: str) -> Iterator[Advance]:
+    """A bar with rate and time left while the block runs; nothing where stderr is no terminal."""
+    shown = console(err=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(unit),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, console=shown, disable=not shown.is_terminal, transient=True
+    ) as running:
+        task = running.add_task(label, total=None)
+
+        def advance(done: int, total: int, now: str | None = None) -> None:
+            running.update(task, completed=done, total=total, description=now or label)
+
+        yield advance
+
+
+class _Rate(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.1f} {self._unit}/s")

@@ -1,0 +1,137 @@
+"""Which stores a pipeline reads: those of the last extraction, unless the user names others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spamo_cache import config
+from spamo_cache.cli import inputs
+from spamo_cache.config import Pipeline
+from spamo_cache.errors import UsageError
+
+if TYPE_CHECKING:
+    from spamo_cache.datasets.manifest import Manifest
+    from spamo_cache.store.reader import FeatureStore
+
+_MANIFEST, _STORES = "manifest.parquet", "stores.json"
+_REMEMBERED = 64
+
+
+def remember(manifest: Manifest, stores: Iterable[Path]) -> None:
+    """Note what was extracted last of a corpus, so that ``train`` needs to be told nothing."""
+    folder = _folder(manifest.corpus)
+    paths = [str(path.resolve()) for path in stores]
+    listed = list(dict.fromkeys([*paths, *map(str, _remembered(manifest.corpus))]))
+    manifest.write(folder / _MANIFEST)
+    (folder / _STORES).write_text(json.dumps(listed[:_REMEMBERED], indent=1), encoding="utf-8")
+
+
+def load(
+    pipeline: Pipeline,
+    base: Path,
+    *,
+    manifest: Path | None = None,
+    store: str | None = None,
+    given: Sequence[str] = (),
+) -> tuple[Manifest, dict[str, FeatureStore]]:
+    """The clips of a pipeline and the store of each of its streams.
+
+    A store fits if it was computed as the spec says, of the clips that were extracted last, in
+    whatever root it lies; without an extraction of one's own, if it has the manifest's clips.
+
+    Args:
+        base: folder of the pipeline's file.
+        manifest: table of the clips; None is what was extracted last.
+        store: root to look into before all others.
+        given: stores that the user names, as ``stream=store``.
+
+    Raises:
+        UsageError: nothing extracted and no manifest, no such stream, or no root holds it.
+    """
+    from spamo_cache.datasets.manifest import Manifest
+    from spamo_cache.store import catalogue
+    from spamo_cache.store.reader import FeatureStore
+
+    known = _remembered(pipeline.corpus)
+    if manifest is not None:
+        table = Manifest.read(manifest, corpus=pipeline.corpus)
+    elif known:
+        table = Manifest.read(_folder(pipeline.corpus) / _MANIFEST)
+    else:
+        raise UsageError(
+            f"no features of corpus {pipeline.corpus!r} yet",
+            remedy=f"run `spamo-cache extract --dataset {pipeline.corpus}` first, or name the "
+            "clips by --manifest where others have extracted them",
+        )
+    roots = [*inputs.store_roots(store), *dict.fromkeys(str(p.parent.parent) for p in known)]
+    named = _named(given, pipeline.streams)
+    opened = {}
+    for stream in pipeline.streams:
+        if stream in named:
+            opened[stream] = FeatureStore.open(catalogue.locate(named[stream], roots))
+        else:
+            opened[stream] = _found(
+                pipeline, stream, base=base, manifest=table, known=known, roots=roots
+            )
+    return table, opened
+
+
+def _found(
+    pipeline: Pipeline,
+    stream: str,
+    *,
+    base: Path,
+    manifest: Manifest,
+    known: Sequence[Path],
+    roots: Sequence[str],
+) -> FeatureStore:
+    from spamo_cache.store.layout import stream_spec
+    from spamo_cache.store.reader import FeatureStore, find
+
+    spec, _ = inputs.load_spec(pipeline.spec, base)
+    wanted = stream_spec(spec, stream)
+    keys = FeatureStore.open(known[0]).attributes["corpus_sha256"] if known else None
+    weights = spec.streams[stream].weights
+    found = find(roots, pipeline.corpus, stream, spec=wanted, keys_sha256=keys, weights=weights)
+    # Of equal ones that of the last extraction: its weights are the ones meant.
+    rank = {path: number for number, path in enumerate(known)}
+    for path in sorted(found, key=lambda path: rank.get(path.resolve(), len(rank))):
+        store = FeatureStore.open(path)
+        if all(clip in store for clip in manifest.table["id"].to_pylist()):
+            return store
+    raise UsageError(
+        f"no store holds stream {stream!r} of these clips of {pipeline.corpus}",
+        where=", ".join(dict.fromkeys(roots)),
+        remedy=f"run `spamo-cache extract --dataset {pipeline.corpus} --spec {pipeline.spec} "
+        f"--streams {stream}`",
+    )
+
+
+def _named(given: Sequence[str], streams: Sequence[str]) -> Mapping[str, str]:
+    named = {}
+    for text in given:
+        stream, sign, store = text.partition("=")
+        if not sign or stream not in streams:
+            raise UsageError(
+                f"--features {text!r} is not of the form STREAM=STORE",
+                remedy=f"with a stream of the pipeline: {', '.join(streams)}",
+            )
+        named[stream] = store
+    return named
+
+
+def _remembered(corpus: str) -> list[Path]:
+    """Stores that were extracted and are still there, the last ones first."""
+    try:
+        listed = json.loads((_folder(corpus) / _STORES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        # Nothing extracted yet; a note that cannot be read is as good as none.
+        return []
+    return [path for path in map(Path, listed) if (path / "zarr.json").is_file()]
+
+
+def _folder(corpus: str) -> Path:
+    return config.home() / "extracted" / corpus

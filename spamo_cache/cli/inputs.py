@@ -1,0 +1,164 @@
+"""From what a user names to what a stage needs: corpus folder, manifest, spec, stores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spamo_cache import config
+from spamo_cache.cli import display
+from spamo_cache.cli.options import EMBEDDED
+from spamo_cache.config import CacheSpec, Pipeline
+from spamo_cache.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from spamo_cache.datasets.manifest import Manifest
+
+DEFAULT_SPEC = "spec.yaml"
+DEFAULT_PIPELINE = "default.yaml"
+
+
+def check_corpus(name: str) -> None:
+    """Raise UsageError, naming the nearest, unless a corpus has this name."""
+    from spamo_cache.datasets import registry
+
+    registry.corpus(name)
+
+
+def corpus_root(name: str, root: Path | None, size: int | None = None) -> Path:
+    """The folder of a corpus; the embedded one is drawn if it is not there yet.
+
+    Raises:
+        UsageError: unknown corpus, or a real one without its folder.
+    """
+    from spamo_cache.datasets import registry
+
+    known = registry.corpus(name)
+    if name == EMBEDDED:
+        return _drawn(root or _drawn_root(known.root(), size), size)
+    if size is not None:
+        raise UsageError(f"corpus {name} has the size it has", remedy=f"--size is for {EMBEDDED}")
+    if root is None:
+        raise UsageError(f"corpus {name} lies where only you know", remedy="name it by --root DIR")
+    return folder(root)
+
+
+def folder(path: Path) -> Path:
+    """``path``, which must be a folder.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not path.is_dir():
+        raise UsageError("no such folder", where=path, remedy="check the path")
+    return path
+
+
+def is_there(name: str, root: Path | None, size: int | None) -> bool:
+    """Whether a corpus need not be drawn first."""
+    from spamo_cache.datasets import registry
+
+    if name != EMBEDDED:
+        return True
+    drawn = root or _drawn_root(registry.corpus(name).root(), size)
+    return (drawn / "manifest.parquet").is_file()
+
+
+def _drawn_root(default: Path | None, size: int | None) -> Path:
+    base = default or config.home() / "corpora" / EMBEDDED
+    return base if size is None else base.with_name(f"{EMBEDDED}-{size}")
+
+
+def _drawn(root: Path, size: int | None) -> Path:
+    from spamo_cache.datasets import signed_weather
+
+    # A finished corpus is taken as it is, whatever its size.
+    if size is None and (root / "manifest.parquet").is_file():
+        return root
+    with display.progress(f"drawing {EMBEDDED}", "clips") as advance:
+        signed_weather.make(root, size or signed_weather.DEFAULT_SIZE, progress=advance)
+    return root
+
+
+def load_manifest(
+    dataset: str | None,
+    manifest: Path | None,
+    root: Path | None,
+    *,
+    size: int | None = None,
+    limit: int | None = None,
+) -> tuple[Manifest, Path]:
+    """The manifest and the folder its sources lie in, from a table or from a known corpus.
+
+    Raises:
+        UsageError: unknown corpus, missing folder.
+        CorpusError: no such corpus in the folder, faulty table.
+    """
+    from spamo_cache.datasets import registry
+    from spamo_cache.datasets.manifest import Manifest
+
+    if manifest is not None:
+        found, base = Manifest.read(manifest, corpus=dataset), folder(root or manifest.parent)
+    else:
+        name = dataset or EMBEDDED
+        base = corpus_root(name, root, size)
+        found = registry.corpus(name).read(base)
+    return (found if limit is None else found.limit(limit)), base
+
+
+def load_pipeline(name: str, overrides: list[str]) -> tuple[Pipeline, Path]:
+    """A pipeline and the file it stands in, by path or by name of a folder in ``pipelines/``."""
+    path = config.named_file(name, "pipelines", DEFAULT_PIPELINE)
+    return config.load(path, Pipeline, overrides), path
+
+
+def load_spec(name: str, base: Path | None = None) -> tuple[CacheSpec, Path]:
+    """A cache spec and the file it stands in: a path (from here or from ``base``), or a name."""
+    beside = None if base is None else base / name
+    if beside is not None and beside.is_file():
+        path = beside
+    else:
+        path = config.named_file(name, "cache_specs", DEFAULT_SPEC)
+    return config.load(path, CacheSpec), path
+
+
+def spec_of(corpus: str) -> str:
+    """The spec that the corpus's default pipeline uses; SpaMo's where there is none."""
+    try:
+        return load_pipeline(corpus, [])[0].spec
+    except ConfigError:
+        return "spamo"
+
+
+def store_root(given: str | None) -> Path:
+    """Where features are written: ``--store``, else the first root.
+
+    Raises:
+        UsageError: that root is not on a local disk.
+    """
+    root = given or config.roots()[0]
+    if "://" in root:
+        raise UsageError(
+            "features are written to a local folder", where=root, remedy="name one by --store ROOT"
+        )
+    return Path(root).expanduser()
+
+
+def store_roots(given: str | None) -> list[str]:
+    """Roots in which stores are looked for: ``--store`` first, then SPAMO_CACHE's."""
+    roots = config.roots()
+    return roots if given is None else [given, *(root for root in roots if root != given)]
+
+
+def names(text: str | None) -> list[str] | None:
+    """Names of a list with commas; None stays None.
+
+    Raises:
+        UsageError: an empty name.
+    """
+    if text is None:
+        return None
+    found = [name.strip() for name in text.split(",")]
+    if not all(found):
+        raise UsageError(f"{text!r} is no list of names", remedy="separate them by single commas")
+    return found

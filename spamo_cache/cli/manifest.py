@@ -1,0 +1,51 @@
+"""``spamo-cache manifest``: raw corpus -> table of clips."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spamo_cache.cli import display, inputs, options
+from spamo_cache.errors import UsageError
+
+
+def manifest(
+    *,
+    dataset: options.Dataset = None,
+    root: options.Root = None,
+    manifest: options.ManifestFile = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where to write; .parquet or .csv [default: D.parquet]",
+        ),
+    ] = None,
+    limit: options.Limit = None,
+    size: options.Size = None,
+    json: options.Json = False,
+) -> None:
+    """Read a raw corpus and write its manifest: one row per clip.
+
+    Example:
+
+        spamo-cache manifest --dataset phoenix14t --root /data/PHOENIX-2014-T -o phoenix14t.parquet
+    """
+    found, _ = inputs.load_manifest(dataset, manifest, root, size=size, limit=limit)
+    path = output or Path(f"{found.corpus}.parquet")
+    if path.suffix not in {".parquet", ".csv"}:
+        raise UsageError(f"cannot write {path.name!r}", remedy="end its name in .parquet or .csv")
+    (found.write if path.suffix == ".parquet" else found.write_csv)(path)
+    clips = dict(Counter(found.table["split"].to_pylist()))
+    if json:
+        document = {"corpus": found.corpus, "path": path, "clips": clips, "notes": found.notes}
+        display.as_json(document)
+        return
+    for note in found.notes:
+        display.say(f"note: {note}")
+    display.table(("split", "clips"), clips.items(), title=f"{found.corpus}: {path}")

@@ -1,0 +1,60 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+EMBEDDED = "signed-weather"
+"""The corpus that needs nothing: it is drawn on demand."""
+
+Dataset = Annotated[
+    str | None,
+    typer.Option("--dataset", "-d", metavar="D", help=f"Corpus by name [default: {EMBEDDED}]"),
+]
+Root = Annotated[
+    Path | None, typer.Option("--root", metavar="DIR", help="Folder that holds the raw corpus.")
+]
+ManifestFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--manifest",
+        metavar="FILE",
+        help="Table of the clips (CSV, TSV, JSON Lines, Parquet), in place of a known corpus.",
+    ),
+]
+Size = Annotated[
+    int | None,
+    typer.Option("--size", metavar="N", min=1, help=f"Clips of {EMBEDDED} to draw."),
+]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        "--store", metavar="ROOT", help="Root of the feature stores [default: first of SPAMO_CACHE]"
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Pipeline = Annotated[
+    str,
+    typer.Argument(metavar="PIPELINE", help="Pipeline file, or a folder of pipelines/ by name."),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option("--limit", metavar="N", min=1, help="A sample of at most N clips per split."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in translate.lr=1e-4."),
+]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", metavar="N", min=1, help="Extracting processes.")
+]
+Executor = Annotated[
+    Literal["dask", "serial"],
+    typer.Option("--executor", help="serial extracts in this process, for debugging."),
+]

@@ -1,0 +1,191 @@
+"""``spamo-cache reproduce``: every stage, from video files to a translated test set.
+
+Calls what the single commands call: doing the stages by hand gives the same numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from spamo_cache.cli import display, inputs, options
+from spamo_cache.cli import evaluate as evaluate_command
+from spamo_cache.cli import extract as extract_command
+from spamo_cache.cli import report as report_command
+from spamo_cache.cli import train as train_command
+from spamo_cache.cli.stages import Stage, Stages, size_of
+
+if TYPE_CHECKING:
+    from spamo_cache.datasets.manifest import Manifest
+    from spamo_cache.evaluate import Scorecard
+
+SHOWN = 10
+"""Translations printed at the end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reproduction:
+    """What came out of all stages."""
+
+    run: Path
+    report: Path
+    card: Scorecard
+    failed: Sequence[tuple[str, str]]
+    stages: Stages
+
+
+def reproduce(
+    corpus: Annotated[
+        str, typer.Argument(metavar="CORPUS", help="Corpus by name.")
+    ] = options.EMBEDDED,
+    *,
+    root: options.Root = None,
+    manifest: options.ManifestFile = None,
+    size: options.Size = None,
+    limit: options.Limit = None,
+    pipeline: Annotated[
+        str | None,
+        typer.Option("--pipeline", metavar="FILE", help="Pipeline [default: CORPUS/default.yaml]"),
+    ] = None,
+    overrides: options.Overrides = None,
+    store: options.Store = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Run and report [default: runs/CORPUS]"),
+    ] = None,
+    device: options.Device = "auto",
+    workers: options.Workers = None,
+    executor: options.Executor = "dask",
+    as_json: options.Json = False,
+) -> None:
+    """Run all stages: corpus, manifest, extract, train, evaluate, report.
+
+    What is done already is reused, so the command can be stopped and given again at any time.
+
+    Example:
+
+        spamo-cache reproduce signed-weather
+    """
+    if manifest is None:
+        inputs.check_corpus(corpus)
+    sized = corpus if size is None else f"{corpus}-{size}"
+    found = _run(
+        corpus,
+        output or Path("runs") / sized,
+        source={"manifest": manifest, "root": root, "size": size, "limit": limit},
+        pipeline=(pipeline or corpus, overrides or []),
+        store=store,
+        device=device,
+        workers=workers,
+        executor=executor,
+    )
+    if as_json:
+        display.as_json(_document(found))
+    else:
+        _show(found)
+    display.failures(found.failed)
+    if found.failed:
+        raise typer.Exit(1)
+
+
+def _run(
+    corpus: str,
+    out: Path,
+    *,
+    source: dict[str, Any],
+    pipeline: tuple[str, list[str]],
+    store: str | None,
+    device: str,
+    **work: Any,
+) -> Reproduction:
+    loaded, path = inputs.load_pipeline(*pipeline)
+    stages = Stages(out / "stages.json")
+    with stages.stage("corpus") as stage:
+        table, root = _corpus(corpus, stage, **source)
+    with stages.stage("manifest") as stage:
+        stage.bytes = size_of(table.write(out / "manifest.parquet"))
+    with stages.stage("extract") as stage:
+        _, spec = inputs.load_spec(loaded.spec, path.parent)
+        extracted = extract_command.run(
+            table, root, str(spec), store, streams=loaded.streams, device=device, **work
+        )
+        stage.reused = extracted.done == 0
+        stage.bytes = sum(map(size_of, extracted.stores.values()))
+    with stages.stage("train") as stage:
+        trained, run = train_command.run(*pipeline, store, out / loaded.name, resume=True)
+        stage.reused, stage.bytes = trained.reused, size_of(run / "model.safetensors")
+    with stages.stage("evaluate") as stage:
+        before = _written(run / "evaluation" / "test.json")
+        card = evaluate_command.run(run, "test", device=device)
+        stage.reused = before == _written(run / "evaluation" / "test.json")
+        stage.bytes = size_of(run / "evaluation")
+    with stages.stage("report") as stage:
+        page = report_command.run([run], out / "report.html")
+        stage.bytes = size_of(page)
+    return Reproduction(run=run, report=page, card=card, failed=extracted.failed, stages=stages)
+
+
+def _corpus(
+    name: str,
+    stage: Stage,
+    *,
+    manifest: Path | None,
+    root: Path | None,
+    size: int | None,
+    limit: int | None,
+) -> tuple[Manifest, Path]:
+    stage.reused = manifest is not None or inputs.is_there(name, root, size)
+    table, base = inputs.load_manifest(name, manifest, root, size=size, limit=limit)
+    # Only what this project draws: walking through a real corpus would take longer than reading it.
+    stage.bytes = size_of(base) if name == options.EMBEDDED else 0
+    return table, base
+
+
+def _written(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
+def _document(found: Reproduction) -> dict[str, Any]:
+    return {
+        "run": found.run,
+        "report": found.report,
+        "scores": display.as_dict(found.card),
+        "failed": dict(found.failed),
+        "stages": [asdict(stage) for stage in found.stages.all.values()],
+    }
+
+
+def _show(found: Reproduction) -> None:
+    evaluate_command.show(found.card)
+    display.table(
+        ("clip", "translation", "reference"),
+        [(line["id"], line["hypothesis"], line["reference"]) for line in _sample(found.run)],
+        title="Some of the test set",
+    )
+    display.table(
+        ("stage", "took", "on disk", ""),
+        [
+            (
+                stage.name,
+                display.duration(stage.seconds),
+                display.size(stage.bytes) if stage.bytes else "",
+                "reused" if stage.reused else "",
+            )
+            for stage in found.stages.all.values()
+        ],
+        title="Stages",
+    )
+    typer.echo(f"report: {found.report.resolve()}")
+
+
+def _sample(run: Path) -> list[dict[str, str]]:
+    """Translations spread evenly over the test set."""
+    table = run / "evaluation" / "test.hypotheses.jsonl"
+    lines = table.read_text(encoding="utf-8").splitlines()
+    step = max(1, len(lines) // SHOWN)
+    return [json.loads(line) for line in lines[::step][:SHOWN]]

@@ -1,0 +1,71 @@
+"""What each stage of a reproduction took, kept so that a later call can still tell."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from spamo_cache.cli import display
+from spamo_cache.errors import SpamoError
+
+
+@dataclass
+class Stage:
+    """One stage over all calls."""
+
+    name: str
+    seconds: float = 0.0
+    """Wall time of the work; calls that only found it done add nothing."""
+    bytes: int = 0
+    """What the stage left on disk."""
+    reused: bool = False
+    """This call found it done."""
+
+
+class Stages:
+    """The stages of one reproduction, in a small JSON file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.all = {stage.name: stage for stage in _read(path)}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Stage]:
+        """Time a block, which says by ``reused`` and ``bytes`` what it did and left."""
+        stage = self.all.setdefault(name, Stage(name))
+        stage.reused = False
+        display.say(f"{name} ...")
+        started = time.monotonic()
+        try:
+            yield stage
+        finally:
+            # Work that a kill ends is still work: the rest adds its time when it is done.
+            if not (stage.reused and stage.seconds):
+                stage.seconds += time.monotonic() - started
+            self._write()
+
+    def _write(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        aside = self._path.with_suffix(".part")
+        aside.write_text(json.dumps([asdict(stage) for stage in self.all.values()], indent=2))
+        aside.replace(self._path)
+
+
+def _read(path: Path) -> list[Stage]:
+    if not path.exists():
+        return []
+    try:
+        return [Stage(**stage) for stage in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError) as error:
+        raise SpamoError(f"cannot be read: {error}", where=path, remedy="remove it") from None
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

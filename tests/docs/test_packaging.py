@@ -1,0 +1,78 @@
+"""The lock, the Makefile and the citation agree with the package."""
+
+import re
+import shutil
+import subprocess
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import spamo_cache
+
+REPOSITORY = Path(__file__).parents[2]
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def locked() -> dict[str, str]:
+    lines = (REPOSITORY / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    for line in lines:
+        assert re.fullmatch(r"[a-z0-9][a-z0-9._-]*==[0-9][0-9A-Za-z.]*", line), line
+    return {canonicalize_name(name): version for name, version in (x.split("==") for x in lines)}
+
+
+def wanted() -> list[Requirement]:
+    extras = PROJECT["optional-dependencies"].values()
+    return [Requirement(text) for group in (PROJECT["dependencies"], *extras) for text in group]
+
+
+def closure() -> set[str]:
+    """What the project's requirements need, by the metadata of what is installed."""
+    waiting, seen = [(requirement, "") for requirement in wanted()], set()
+    while waiting:
+        requirement, extra = waiting.pop()
+        key = (canonicalize_name(requirement.name), *sorted(requirement.extras))
+        if key in seen or (
+            requirement.marker and not requirement.marker.evaluate({"extra": extra})
+        ):
+            continue
+        seen.add(key)
+        for text in metadata.requires(requirement.name) or []:
+            waiting += [(Requirement(text), inner) for inner in ("", *requirement.extras)]
+    return {key[0] for key in seen}
+
+
+def test_the_lock_meets_every_requirement() -> None:
+    lock = locked()
+    for requirement in wanted():
+        version = lock[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), requirement
+
+
+def test_the_lock_holds_what_the_requirements_need_and_nothing_else() -> None:
+    assert closure() == set(locked())
+
+
+def test_make_help_explains_every_target() -> None:
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("no make on this machine")
+    text = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    targets = re.search(r"^\.PHONY: (.+)$", text, re.MULTILINE)
+    assert targets
+    shown = subprocess.run(
+        [make, "help"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout
+    for target in targets[1].split():
+        assert re.search(rf"^  make {target} +\S", shown, re.MULTILINE), target
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == spamo_cache.__version__
+    assert citation["license"] == PROJECT["license"]
+    assert "2408.10593" in str(citation["preferred-citation"]["identifiers"])

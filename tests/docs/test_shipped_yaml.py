@@ -1,0 +1,88 @@
+"""Every YAML that ships loads, says what it asks, and agrees with what is known of its corpus."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from spamo_cache import config
+from spamo_cache.cli import inputs
+from spamo_cache.config import CacheSpec, Pipeline
+from spamo_cache.datasets.registry import CORPORA
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def yamls(folder: str) -> list[Path]:
+    return sorted((REPOSITORY / folder).rglob("*.yaml"))
+
+
+SPECS, PIPELINES = yamls("cache_specs"), yamls("pipelines")
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(REPOSITORY).as_posix()
+
+
+def test_no_yaml_is_overlooked() -> None:
+    """Counted another way, and against what has to be there at least."""
+    for folder, found in (("cache_specs", SPECS), ("pipelines", PIPELINES)):
+        walked = [
+            name
+            for _, _, names in os.walk(REPOSITORY / folder)
+            for name in names
+            if name.endswith((".yaml", ".yml"))
+        ]
+        assert len(walked) == len(found)
+    assert len(SPECS) >= 2
+    assert len(PIPELINES) >= 4
+    assert "cache_specs/spamo.yaml" in map(name_of, SPECS)
+    defaults = {f"pipelines/{corpus}/default.yaml" for corpus in CORPORA}
+    assert defaults <= set(map(name_of, PIPELINES))
+
+
+@pytest.mark.parametrize("path", SPECS, ids=name_of)
+def test_a_cache_spec_loads(path: Path) -> None:
+    spec = config.load(path, CacheSpec)
+    for stream in spec.streams.values():
+        # Weights of our own stand beside the spec; others name their revision, tags have none.
+        beside = (path.parent / stream.weights).exists()
+        assert beside or "@" in stream.weights or "/" not in stream.weights
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=name_of)
+def test_a_pipeline_loads_and_fits_its_spec_and_corpus(path: Path) -> None:
+    pipeline = config.load(path, Pipeline)
+    spec, _ = inputs.load_spec(pipeline.spec, path.parent)
+    assert set(pipeline.streams) <= set(spec.streams)
+    assert pipeline.corpus == path.relative_to(REPOSITORY / "pipelines").parts[0]
+    assert pipeline.corpus in CORPORA
+    assert pipeline.text.tokenize == CORPORA[pipeline.corpus].text.tokenize
+    weights = pipeline.llm.weights
+    assert (path.parent / weights).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+@\w+", weights)
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=name_of)
+def test_a_pipeline_opens_with_its_question_and_its_command(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comment = lines[: next(k for k, line in enumerate(lines) if not line.startswith("#"))]
+    assert comment
+    assert "?" in comment[0]
+    assert any(name_of(path) in line or "reproduce" in line for line in comment)
+    assert config.load(path, Pipeline).question.endswith("?")
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_the_default_pipeline_follows_the_convention_of_its_corpus(corpus: str) -> None:
+    pipeline, path = inputs.load_pipeline(corpus, [])
+    assert path.parent.name == corpus
+    assert pipeline.text == CORPORA[corpus].text
+
+
+def test_the_field_table_names_every_field() -> None:
+    table = (REPOSITORY / "cache_specs" / "README.md").read_text(encoding="utf-8")
+    models = (CacheSpec, config.SpatialStream, config.MotionStream, config.StoreSpec)
+    for model in models:
+        for field in model.model_fields:
+            assert re.search(rf"`(\w+\.)*{field}(\.\w+)?[:`]", table), f"{model.__name__}.{field}"

@@ -1,0 +1,241 @@
+"""Configuration: unknown keys, wrong types, overrides, where things lie."""
+
+from pathlib import Path
+
+import pytest
+
+from spamo_cache import config
+from spamo_cache.config import CacheSpec, MotionStream, Pipeline, SpatialStream
+from spamo_cache.errors import ConfigError
+
+SPEC = """\
+name: tiny
+streams:
+  spatial: {encoder: open_clip, weights: clip-vision, scales: [1, 2]}
+  motion: {encoder: videomae, weights: videomae}
+"""
+
+PIPELINE = """\
+name: tiny
+question: Does it load?
+corpus: signed-weather
+spec: tiny
+text: {language: German}
+llm: {weights: t5}
+align: {steps: 2, batch: 4, lr: 1e-3}
+translate: {steps: 3, batch: 4, lr: 1.0e-4}
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "document.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_streams_become_the_models_of_their_encoders(tmp_path: Path) -> None:
+    spec = config.load(write(tmp_path, SPEC), CacheSpec)
+    assert isinstance(spec.streams["spatial"], SpatialStream)
+    assert spec.streams["spatial"].scales == (1, 2)
+    assert isinstance(spec.streams["motion"], MotionStream)
+    assert (spec.streams["motion"].window, spec.streams["motion"].stride) == (16, 8)
+
+
+def test_exponents_without_a_dot_are_numbers(tmp_path: Path) -> None:
+    pipeline = config.load(write(tmp_path, PIPELINE), Pipeline)
+    assert pipeline.align.lr == 0.001
+    overridden = config.load(write(tmp_path, PIPELINE), Pipeline, ["translate.lr=5e-5"])
+    assert overridden.translate.lr == 5e-5
+
+
+def test_models_are_frozen(tmp_path: Path) -> None:
+    pipeline = config.load(write(tmp_path, PIPELINE), Pipeline)
+    with pytest.raises(ValueError, match="frozen"):
+        pipeline.seed = 1  # type: ignore[misc]
+
+
+def test_the_resolved_document_loads_as_the_same_pipeline(tmp_path: Path) -> None:
+    pipeline = config.load(write(tmp_path, PIPELINE), Pipeline, ["seed=3"])
+    resolved = pipeline.model_dump(mode="json")
+    assert config.parse(resolved, Pipeline, where="resolved") == pipeline
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("question:", "qestion:", "unknown key 'qestion'; nearest is 'question'"),
+        ("batch: 4, lr: 1e-3", "batchs: 4, lr: 1e-3", "'align.batchs'; nearest is 'batch'"),
+        ("name: tiny\n", "", "name: Field required"),
+        ("steps: 2", "steps: two", "align.steps: Input should be a valid integer (got 'two')"),
+        ("steps: 2", "steps: '2'", "align.steps: Input should be a valid integer (got '2')"),
+        ("steps: 2", "steps: true", "align.steps: Input should be a valid integer (got True)"),
+        ("lr: 1e-3", "lr: .nan", "align.lr: Input should be a finite number"),
+        ("steps: 2", "steps: -1", "align.steps: Input should be greater than or equal to 0"),
+        ("name: tiny", "name: ../up", "name: String should match pattern"),
+        ("llm: {weights: t5}", "llm: t5", "llm: Input should be"),
+        ("spec: tiny", "spec: tiny\nstreams: [motion, motion]", "name one twice"),
+        ("spec: tiny", "spec: tiny\nstreams: []", "streams: Tuple should have at least 1 item"),
+        ("spec: tiny", "spec: tiny\nspec: other", "'spec' twice"),
+        ("spec: tiny", "spec: tiny\nadapter: {tcn: x3}", "adapter.tcn: String should match"),
+        ("spec: tiny", "spec: !!python/object/apply:os.getcwd []", "not valid YAML"),
+        ("spec: tiny", "spec: 2020-13-45", "not valid YAML"),
+        ("spec: tiny", "spec: " + "[" * 5000, "not valid YAML"),
+        ("name: tiny", "1: tiny", "Keys should be strings"),
+    ],
+)
+def test_a_fault_is_one_clear_error(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    assert old in PIPELINE
+    with pytest.raises(ConfigError) as caught:
+        config.load(write(tmp_path, PIPELINE.replace(old, new, 1)), Pipeline)
+    assert expected in str(caught.value)
+    assert "document.yaml" in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("scales", "scalse", "unknown key 'streams.spatial.scalse'; nearest is 'scales'"),
+        ("encoder: videomae", "encoder: videomea", "streams.motion: Input tag 'videomea'"),
+        ("scales: [1, 2]", "scales: [1, '2']", "streams.spatial.scales.1: Input should be"),
+        ("scales: [1, 2]", "scales: []", "streams.spatial.scales: Tuple should have at least 1"),
+        ("spatial:", "../spatial:", "String should match pattern"),
+        ("name: tiny", "name: tiny\nstore: {shard_rows: {frame: 33, window: 8}}", "multiple of"),
+        ("name: tiny", "name: tiny\nstor: {}", "unknown key 'stor'; nearest is 'store'"),
+    ],
+)
+def test_faults_of_a_cache_spec_name_the_users_own_keys(
+    tmp_path: Path, old: str, new: str, expected: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.load(write(tmp_path, SPEC.replace(old, new, 1)), CacheSpec)
+    assert expected in str(caught.value)
+    assert "open_clip." not in str(caught.value)
+
+
+def test_every_fault_of_a_file_is_named_at_once(tmp_path: Path) -> None:
+    text = PIPELINE.replace("steps: 2", "steps: x").replace("question", "qestion")
+    with pytest.raises(ConfigError) as caught:
+        config.load(write(tmp_path, text), Pipeline)
+    for fault in ("align.steps", "'qestion'", "question: Field required"):
+        assert fault in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"- 1\n", b"text", b"\xff\xfe\x00", b"a: [", b"a: \x00"])
+def test_a_file_that_is_no_mapping(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"broken\.yaml"):
+        config.load(path, CacheSpec)
+
+
+def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        config.load(tmp_path / "none.yaml", CacheSpec)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        config.load(tmp_path, CacheSpec)
+
+
+# --- bases ---------------------------------------------------------------------------------------
+
+
+def test_a_file_may_change_a_base_beside_it(tmp_path: Path) -> None:
+    write(tmp_path, PIPELINE).rename(tmp_path / "default.yaml")
+    changes = "base: default.yaml\nname: other\nalign: {steps: 9}\nstreams: [motion]\n"
+    path = write(tmp_path, changes)
+    pipeline = config.load(path, Pipeline, ["align.batch=5"])
+    assert (pipeline.name, pipeline.corpus, pipeline.streams) == (
+        "other",
+        "signed-weather",
+        ("motion",),
+    )
+    assert (pipeline.align.steps, pipeline.align.batch, pipeline.align.lr) == (9, 5, 0.001)
+
+
+@pytest.mark.parametrize(
+    "base", ["none.yaml", "../default.yaml", "/etc/passwd", "3", "document.yaml"]
+)
+def test_a_base_that_cannot_be_one(tmp_path: Path, base: str) -> None:
+    with pytest.raises(ConfigError):
+        config.load(write(tmp_path, f"base: {base}\nname: other\n"), Pipeline)
+
+
+# --- overrides -----------------------------------------------------------------------------------
+
+
+def test_overrides_are_yaml_values_at_dotted_keys(tmp_path: Path) -> None:
+    pipeline = config.load(
+        write(tmp_path, PIPELINE),
+        Pipeline,
+        ["align.steps=7", "streams=[motion]", "llm.tuning.mode=full", "text.language=Klingon"],
+    )
+    assert pipeline.align.steps == 7
+    assert pipeline.streams == ("motion",)
+    assert pipeline.llm.tuning.mode == "full"
+    assert pipeline.text.language == "Klingon"
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("align.steps", "not of the form"),
+        ("=3", "not of the form"),
+        ("align..steps=3", "not of the form"),
+        ("align.stpes=3", "unknown key 'align.stpes'; nearest is 'steps'"),
+        ("algin.steps=3", "unknown key 'algin'; nearest is 'align'"),
+        ("name.x=3", "'name' holds a value"),
+        ("align.steps=[", "not a YAML value"),
+        ("align.steps=abc", "align.steps: Input should be a valid integer (got 'abc')"),
+    ],
+)
+def test_a_wrong_override_is_named(tmp_path: Path, override: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.load(write(tmp_path, PIPELINE), Pipeline, [override])
+    assert expected in str(caught.value)
+
+
+# --- where things lie ----------------------------------------------------------------------------
+
+
+def test_names_resolve_to_shipped_files() -> None:
+    specs = config.shipped("cache_specs")
+    assert config.named_file("spamo", "cache_specs", "spec.yaml") == specs / "spamo.yaml"
+    pipelines = config.shipped("pipelines")
+    found = config.named_file("phoenix14t", "pipelines", "default.yaml")
+    assert found == pipelines / "phoenix14t" / "default.yaml"
+
+
+def test_a_shipped_path_means_the_shipped_file_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = config.named_file("pipelines/csl-daily/default.yaml", "pipelines", "default.yaml")
+    assert found == config.shipped("pipelines") / "csl-daily" / "default.yaml"
+
+
+def test_a_file_of_the_users_own_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = Path("cache_specs/spamo.yaml")
+    own.parent.mkdir()
+    own.write_text(SPEC, encoding="utf-8")
+    assert config.named_file(str(own), "cache_specs", "spec.yaml") == own
+
+
+@pytest.mark.parametrize("name", ["spmao", "", "../pipelines/phoenix14t/default", "/etc/passwd"])
+def test_an_unknown_name_lists_what_there_is(name: str) -> None:
+    with pytest.raises(ConfigError, match="spamo"):
+        config.named_file(name, "cache_specs", "spec.yaml")
+
+
+def test_home_and_roots_follow_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPAMO_HOME", str(tmp_path))
+    monkeypatch.delenv("SPAMO_CACHE", raising=False)
+    assert config.home() == tmp_path
+    assert config.roots() == [str(tmp_path / "features")]
+    monkeypatch.setenv("SPAMO_CACHE", "/scratch/me::s3://lab/features:https://host:8080/x:/nfs")
+    expected = ["/scratch/me", "s3://lab/features", "https://host:8080/x", "/nfs"]
+    assert config.roots() == expected
