@@ -78,7 +78,7 @@ _SIGNED_WEATHER = Corpus(
         "Drawn by this project's own program and free under its licence (Apache-2.0); "
         "no person and no natural sign language is shown."
     ),
-    fps=25.0,
+    fps=15.0,
     text=TextConfig(language="German"),
     read=_read_signed_weather,
     synthetic=True,

@@ -35,8 +35,8 @@ def shape(name: str) -> np.ndarray:
 def offset(movement: str, t: float) -> tuple[float, float]:
     """Displacement of the hand at time ``t`` in 0..1, in units of the amplitude.
 
-    Opposite movements (up and down, left and right, cw and ccw) pass through the same positions
-    in the opposite order, so that no single picture tells them apart.
+    Opposite movements pass through the same positions, up and down or left and right in reverse,
+    cw and ccw the other way round the circle, so that no single picture tells them apart.
     """
     turn = 2 * math.pi * 1.5 * t
     paths = {

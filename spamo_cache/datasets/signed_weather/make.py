@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -104,7 +105,9 @@ def _film_all(
     if progress:
         progress(done, total)
     (root / "videos").mkdir(exist_ok=True)
-    with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
+    # Not by fork: whoever shows the progress may have threads.
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=context) as pool:
         futures = [pool.submit(partial(film, root=root), plan) for plan in plans]
         try:
             for count, future in enumerate(as_completed(futures), start=done + 1):
