@@ -40,7 +40,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 
 
 class SpatialStream(StrictModel):
-    """One row per frame: an image encoder with S2 scaling (paper section 3.1)."""
+    """One row per frame, or per ``stride`` frames: an image encoder with S2 scaling (paper section 3.1)."""
 
     encoder: Literal["open_clip"]
     weights: str
@@ -49,6 +49,8 @@ class SpatialStream(StrictModel):
     """open_clip model name; None where the weights' own shape says it (a folder)."""
     scales: tuple[Annotated[int, Field(ge=1, le=8)], ...] = Field((1, 2), min_length=1)
     """Multiples of the encoder's input size; scale s is cut into s x s crops."""
+    stride: Annotated[int, Field(ge=1)] = 1
+    """Frames between two rows; SpaMo takes every frame."""
     layer: int = -1
     """Transformer block whose output is kept; -1 is the last."""
     output: Literal["cls-pre-norm", "cls", "mean"] = "cls-pre-norm"

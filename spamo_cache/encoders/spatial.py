@@ -23,7 +23,7 @@ from spamo_cache.errors import ConfigError, WeightsError
 
 
 class SpatialEncoder(nn.Module):
-    """One row per frame, of ``len(scales) * tower width`` values."""
+    """One row per ``stride`` frames, of ``len(scales) * tower width`` values."""
 
     per: Literal["frame"] = "frame"
     span: int = 1
@@ -34,7 +34,7 @@ class SpatialEncoder(nn.Module):
         tower = towers.load(stream, base)
         visual = tower.visual
         depth = _depth(stream.layer, len(visual.transformer.resblocks))
-        self.scales = stream.scales
+        self.scales, self.stride = stream.scales, stream.stride
         self.output = stream.output
         self.preprocess = tower.preprocess
         self.weights_sha256 = _hash(tower)
@@ -59,11 +59,11 @@ class SpatialEncoder(nn.Module):
 
     def rows(self, frames: int) -> int:
         """Rows of a clip of ``frames`` frames."""
-        return frames
+        return len(self.starts(frames))
 
     def starts(self, frames: int) -> Sequence[int]:
-        """First frame of each row."""
-        return range(frames)
+        """Frame of each row."""
+        return range(0, frames, self.stride)
 
     @torch.inference_mode()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -299,7 +299,7 @@ def express(said: Meaning, rng: random.Random) -> Utterance:
         if said.weather is not None:
             words, number = number_texts(said.number)
             german += f" bei {words} grad"
-            english += f" at {number} degrees"
+            english += f" at {number} {'degree' if said.number == 1 else 'degrees'}"
     if said.place2 is not None and said.weather2 is not None:
         glosses += [said.place2, said.weather2]
         more, more_english = _weather(said.weather2, None, rng)
@@ -314,9 +314,11 @@ def _core(said: Meaning, rng: random.Random) -> tuple[Clause, str]:
     if said.number is None:
         raise ValueError(said)
     words, english = number_texts(said.number)
+    degrees = "degree" if said.number == 1 else "degrees"
     if rng.random() < 0.7:
-        return Clause("werden", "es", f"{words} grad"), f"{english} degrees"
-    return Clause("liegt", "die temperatur", f"bei {words} grad"), f"{english} degrees"
+        verb = "wird" if said.number == 1 else "werden"
+        return Clause(verb, "es", f"{words} grad"), f"{english} {degrees}"
+    return Clause("liegt", "die temperatur", f"bei {words} grad"), f"{english} {degrees}"
 
 
 def _weather(weather: str, degree: Degree | None, rng: random.Random) -> tuple[Clause, str]:

@@ -108,12 +108,12 @@ WEATHER = {
     "FROST": Sign("fist", "chest", "shake", both=True),
 }
 DEGREES = {
-    "STARK": Sign("fist", "belly", "ccw"),
-    "LEICHT": Sign("fist", "belly", "cw"),
+    "STARK": Sign("fist", "belly", "right"),
+    "LEICHT": Sign("fist", "belly", "left"),
     "NICHT": Sign("index", "chin", "shake", head_shake=True),
 }
 UNIT_SHAPES = ("index", "vee", "three", "four", "five")
-DECADE_MOVEMENTS = {0: "up", 10: "cw", 20: "ccw"}
+DECADE_MOVEMENTS = {0: "up", 10: "down", 20: "left"}
 NUMBERS = {
     f"N{decade + unit}": Sign(shape, "side", movement)
     for decade, movement in DECADE_MOVEMENTS.items()
