@@ -120,7 +120,7 @@ def test_slurm_files(tmp_path: Path) -> None:
     assert jobs == 3
     from dask_jobqueue.slurm import SLURMCluster
 
-    with SLURMCluster(**options, scheduler_options={"dashboard_address": None}) as cluster:
+    with SLURMCluster(**options) as cluster:
         script = cluster.job_script()
     assert "#SBATCH -p gpu" in script
     assert "#SBATCH --cpus-per-task=8" in script

@@ -69,7 +69,7 @@ def slurm_options(path: Path) -> tuple[int, dict[str, Any]]:
     if not isinstance(jobs, int) or jobs < 1:
         raise ConfigError(f"jobs: {jobs!r} is not a positive number", where=path)
     # One task fills a job: its threads are the worker's own.
-    return jobs, {"processes": 1, **options}
+    return jobs, {"processes": 1, "scheduler_options": {"dashboard_address": ":0"}, **options}
 
 
 def run_in_worker(job: Job, task: Task) -> Done:
@@ -152,7 +152,8 @@ def _local(workers: int) -> Any:
         n_workers=workers,
         threads_per_worker=1,
         processes=True,
-        dashboard_address=None,
+        # Any free port: another run on this host may hold the usual one.
+        dashboard_address=":0",
         # A worker's memory holds decoded frames, which cannot be spilled or restarted away.
         memory_limit=0,
         silence_logs=50,
