@@ -48,12 +48,13 @@ def random_encoders(folder: Path) -> Path:
         "videomae": lambda path: VideoMAEModel(VideoMAEConfig.from_pretrained(path)),
     }
     for name, fresh in networks.items():
-        target = folder / "signed-weather" / name
+        target = folder / "random" / name
         shutil.copytree(source / "signed-weather" / name, target, dirs_exist_ok=True)
         fresh(target).save_pretrained(target)
     spec = folder / "random-encoders.yaml"
     text = (source / "signed-weather.yaml").read_text(encoding="utf-8")
-    spec.write_text(text.replace("name: signed-weather", "name: random-encoders"))
+    text = text.replace("name: signed-weather", "name: random-encoders")
+    spec.write_text(text.replace("weights: signed-weather/", "weights: random/"), encoding="utf-8")
     return spec
 
 

@@ -40,7 +40,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 
 
 class SpatialStream(StrictModel):
-    """One row per frame, or per ``stride`` frames: an image encoder with S2 scaling (paper section 3.1)."""
+    """One row per ``stride`` frames: an image encoder with S2 scaling (paper section 3.1)."""
 
     encoder: Literal["open_clip"]
     weights: str

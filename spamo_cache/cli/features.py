@@ -96,18 +96,33 @@ def _found(
     keys = FeatureStore.open(known[0]).attributes["corpus_sha256"] if known else None
     weights = spec.streams[stream].weights
     found = find(roots, pipeline.corpus, stream, spec=wanted, keys_sha256=keys, weights=weights)
-    # Of equal ones that of the last extraction: its weights are the ones meant.
+    # Of equal ones that of the last extraction.
     rank = {path: number for number, path in enumerate(known)}
-    for path in sorted(found, key=lambda path: rank.get(path.resolve(), len(rank))):
-        store = FeatureStore.open(path)
-        if all(clip in store for clip in manifest.table["id"].to_pylist()):
-            return store
+    found.sort(key=lambda path: rank.get(path.resolve(), len(rank)))
+    clips = manifest.table["id"].to_pylist()
+    opened = [FeatureStore.open(path) for path in found]
+    stores = [store for store in opened if all(clip in store for clip in clips)]
+    _same_weights(stream, weights, stores)
+    if stores:
+        return stores[0]
     raise UsageError(
         f"no store holds stream {stream!r} of these clips of {pipeline.corpus}",
         where=", ".join(dict.fromkeys(roots)),
         remedy=f"run `spamo-cache extract --dataset {pipeline.corpus} --spec {pipeline.spec} "
         f"--streams {stream}`",
     )
+
+
+def _same_weights(stream: str, weights: str, stores: Sequence[FeatureStore]) -> None:
+    """Raise UsageError if weights of one name, but different content, made these stores."""
+    if len({store.attributes["weights_sha256"] for store in stores}) > 1:
+        raise UsageError(
+            f"stream {stream!r}: {len(stores)} stores fit, made with different weights that are "
+            f"all called {weights!r}",
+            where=", ".join(str(store.path) for store in stores),
+            remedy=f"say which one by --features {stream}=STORE, or remove the others by "
+            "`spamo-cache store rm`",
+        )
 
 
 def _named(given: Sequence[str], streams: Sequence[str]) -> Mapping[str, str]:

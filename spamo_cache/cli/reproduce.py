@@ -117,7 +117,10 @@ def _run(
         stage.reused = extracted.done == 0
         stage.bytes = sum(map(size_of, extracted.stores.values()))
     with stages.stage("train") as stage:
-        trained, run = train_command.run(*pipeline, store, out / loaded.name, resume=True)
+        given = [f"{stream}={path}" for stream, path in extracted.stores.items()]
+        trained, run = train_command.run(
+            *pipeline, store, out / loaded.name, resume=True, given=given
+        )
         stage.reused, stage.bytes = trained.reused, size_of(run / "model.safetensors")
     with stages.stage("evaluate") as stage:
         before = _written(run / "evaluation" / "test.json")

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file, save_file
 from typer.testing import Result
+
+from spamo_cache.extract import worker
 
 Call = Callable[..., Result]
 
@@ -136,6 +139,20 @@ def test_features_of_others_train_without_an_extraction_of_ones_own(
     call("store import foreign.h5 -d frames --stream motion")
     foreign = next((trained / "mine" / "frames").glob("motion-*.zarr"))
     call(f"train pipeline.yaml --manifest manifest.csv --features motion={foreign} -o runs/foreign")
+
+
+def test_weights_of_one_name_and_other_content_are_not_confused(lab: Path, call: Call) -> None:
+    first = document(call(EXTRACT, "--json"))["streams"]["spatial"]["store"]
+    weights = lab / "clip-vision" / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["post_layernorm.bias"] += 1
+    save_file(tensors, weights, metadata={"format": "pt"})
+    worker._encoder.cache_clear()  # commands are processes of their own; here they share one
+    call(EXTRACT)
+    refused = call("train pipeline.yaml", code=2)
+    assert "different weights" in refused.stderr
+    assert "--features spatial=" in refused.stderr
+    call(f"train pipeline.yaml --features spatial={first}")
 
 
 def test_a_flipped_bit_is_found_and_repaired(lab: Path, call: Call) -> None:
