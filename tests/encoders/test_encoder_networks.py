@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from spamo_cache.config import MotionStream, SpatialStream
 from spamo_cache.encoders import towers
+from spamo_cache.encoders.clip import encode_clip
 from spamo_cache.encoders.motion import MotionEncoder
 from spamo_cache.encoders.preprocess import Normalise
 from spamo_cache.encoders.spatial import SpatialEncoder
@@ -115,3 +116,18 @@ def test_towers_need_no_compiled_torchvision() -> None:
     import open_clip
 
     assert "ViT-L-14-quickgelu" in open_clip.list_models()
+
+
+@pytest.mark.parametrize(("frames", "frame_numbers"), [(0, []), (1, [0]), (4, [0]), (9, [0, 4, 8])])
+def test_a_stride_keeps_every_so_many_frames(frames: int, frame_numbers: list[int]) -> None:
+    encoder = spatial(stride=4)
+    assert list(encoder.starts(frames)) == frame_numbers
+    assert encoder.rows(frames) == len(frame_numbers)
+
+
+def test_a_stride_changes_no_row() -> None:
+    frames = pixels(6, 224, 224, 3).numpy()
+    every, fourth = (encode_clip(spatial(stride=stride), frames) for stride in (1, 4))
+    torch.testing.assert_close(
+        torch.from_numpy(fourth), torch.from_numpy(every[::4]), atol=1e-5, rtol=1e-5
+    )
