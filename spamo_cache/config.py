@@ -232,6 +232,8 @@ class Pipeline(StrictModel):
     translate: TranslateConfig
     decode: DecodeConfig = DecodeConfig()
     seed: Annotated[int, Field(ge=0)] = 0
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """Cores to train and decode with on a CPU, which change the last bits; None is all of them."""
 
     @model_validator(mode="after")
     def _streams_differ(self) -> Pipeline:

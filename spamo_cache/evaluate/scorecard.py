@@ -14,6 +14,7 @@ from spamo_cache.evaluate.decoding import Decoded, decode
 from spamo_cache.evaluate.inference import load_run
 from spamo_cache.evaluate.metrics import BOOTSTRAP, score
 from spamo_cache.model.text import normalise
+from spamo_cache.model.threads import cpu_threads
 from spamo_cache.train.batches import examples
 from spamo_cache.train.checkpoint import RunFolder, identity, read_json, write_atomic, write_json
 from spamo_cache.train.features import Features
@@ -99,7 +100,8 @@ def evaluate(
     data = examples(
         loaded.pipeline, manifest, stores, split, loaded.translator.tokens, shuffle=shuffled
     )
-    decoded = decode(loaded.translator, data, loaded.pipeline.decode, progress=progress)
+    with cpu_threads(loaded.pipeline.threads):
+        decoded = decode(loaded.translator, data, loaded.pipeline.decode, progress=progress)
     hypotheses = dict.fromkeys(texts, "") | dict(zip(data.ids, decoded, strict=True))
     convention = loaded.pipeline.text
     scores = score(

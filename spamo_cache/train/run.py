@@ -15,6 +15,7 @@ from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import StoreError
 from spamo_cache.model.text import normalise
+from spamo_cache.model.threads import cpu_threads
 from spamo_cache.model.weights import digest, locate
 from spamo_cache.train.batches import MEMORY
 from spamo_cache.train.checkpoint import RunFolder, identity, read_json, write_json
@@ -98,8 +99,9 @@ def train(
         save_seconds=save_seconds,
         progress=progress,
     )
-    trainer.start(resume=unfinished)
-    place = trainer.run()
+    with cpu_threads(pipeline.threads):
+        trainer.start(resume=unfinished)
+        place = trainer.run()
     summary = RunSummary(
         path=out,
         reused=False,
