@@ -1,4 +1,4 @@
-"""What has to be put right between libraries before they are imported."""
+"""What has to be put right about the libraries below: their imports, noise and threads."""
 
 from __future__ import annotations
 
@@ -62,3 +62,19 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Compute with ``count`` threads inside the block; None leaves torch's own choice.
+
+    The number of threads changes the last bits of sums, so a fixed one makes runs equal on
+    machines of different sizes; and a small model on a busy machine is many times slower with
+    several, which wait for each other at every operation.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from spamo_cache.compat import cpu_threads
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import StoreError
 from spamo_cache.evaluate.decoding import Decoded, decode
 from spamo_cache.evaluate.inference import load_run
 from spamo_cache.evaluate.metrics import BOOTSTRAP, score
 from spamo_cache.model.text import normalise
-from spamo_cache.model.threads import cpu_threads
 from spamo_cache.train.batches import examples
 from spamo_cache.train.checkpoint import RunFolder, identity, read_json, write_atomic, write_json
 from spamo_cache.train.features import Features

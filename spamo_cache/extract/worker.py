@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from spamo_cache.compat import cpu_threads
 from spamo_cache.config import StreamSpec
 from spamo_cache.encoders import registry
 from spamo_cache.encoders.preprocess import Geometry, prepare
@@ -101,7 +102,8 @@ def _compute(
     began = time.perf_counter()
     frames = 0
     threads = job.threads or cores()
-    with _one_thread_each(), _pool(threads, "encode") as pool:
+    # One thread per batch: as fast in sum, and equal for any number of threads.
+    with cpu_threads(1), _pool(threads, "encode") as pool:
         room = BoundedSemaphore(2 * threads + 2)
         batches = {
             name: Batches(encoder, device=job.device, dtype=job.dtype, pool=pool, room=room)
@@ -203,17 +205,6 @@ def _provenance(job: Job, clock: Mapping[str, float], frames: int) -> dict[str, 
 @lru_cache(maxsize=8)
 def _encoder(stream: StreamSpec, base: Path, compute: Compute, device: str) -> Encoder:
     return registry.build(stream, base, compute, device)
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Encode with one thread per batch: as fast in sum, and equal for any number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

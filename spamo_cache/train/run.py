@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 import spamo_cache
+from spamo_cache.compat import cpu_threads
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import StoreError
 from spamo_cache.model.text import normalise
-from spamo_cache.model.threads import cpu_threads
 from spamo_cache.model.weights import digest, locate
 from spamo_cache.train.batches import MEMORY
 from spamo_cache.train.checkpoint import RunFolder, identity, read_json, write_json

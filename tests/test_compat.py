@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spamo_cache.model.threads import cpu_threads
+from spamo_cache.compat import cpu_threads
 
 
 def fail_within(asked: int | None) -> None:
