@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import stat
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -13,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spamo_cache.errors import VideoError
-from spamo_cache.video import container, images
+from spamo_cache.video import images, kept, movie
+from spamo_cache.video.frames import Frame, Take, in_runs
+from spamo_cache.video.timeline import Span, Timeline, span
 
 Crop = tuple[float, float, float, float]
 
@@ -42,8 +48,10 @@ class Probe:
     frames: int
     """0 where the clip cannot be read; ``reason`` says why."""
     reason: str | None = None
-    span: container.Span | None = None
+    span: Span | None = None
     """Which frames of a video file; None for images."""
+    strays: int = 0
+    """Things among a folder's images that are none, and were left out."""
 
 
 def probe(root: Path, clip: ClipLike) -> Probe:
@@ -78,26 +86,40 @@ def probe_all(
     return [result for result in found if result is not None]
 
 
-def read(root: Path, clip: ClipLike, probed: Probe) -> tuple[NDArray[np.uint8], str]:
-    """Decode a probed clip in one contiguous read.
+def decode(root: Path, clip: ClipLike, probed: Probe, take: Take) -> str:
+    """Decode a probed clip in one sweep and hand its frames on, some at a time.
+
+    Args:
+        take: called with consecutive frames, uint8 (frames, height, width, 3) RGB, cropped; they
+            are valid during the call only.
 
     Returns:
-        uint8 (frames, height, width, 3) RGB, cropped; and the SHA-256 of the source's contents.
+        The SHA-256 of the source's contents.
 
     Raises:
-        VideoError: it cannot be decoded, or has other frames than when it was probed.
+        VideoError: it cannot be decoded, or has other frames than when it was probed; frames
+            handed on before count for nothing then.
     """
     if probed.reason is not None:
         raise VideoError(probed.reason)
     path = locate(root, clip.source)
+    hashed = hashlib.sha256()
     if probed.span is None:
-        files = images.listing(path)
-        if len(files) != probed.frames:
-            raise VideoError(f"held {probed.frames} frames, holds {len(files)}", where=path)
-        frames, digest = images.read(files)
+        frames = images.frames(images.listing(path), hashed)
     else:
-        frames, digest = container.read(path, probed.span), container.sha256(path)
-    return (frames if clip.crop is None else cropped(frames, clip.crop, path)), digest
+        frames = movie.frames(path, probed.span)
+    with closing(frames):
+        count = in_runs(frames if clip.crop is None else cropped(frames, clip.crop), take)
+    if count != probed.frames:
+        raise VideoError(f"lists {probed.frames} frames, gives {count}", where=path)
+    return hashed.hexdigest() if probed.span is None else movie.sha256(path)
+
+
+def read(root: Path, clip: ClipLike, probed: Probe) -> tuple[NDArray[np.uint8], str]:
+    """All frames of a probed clip at once, and the hash; see :func:`decode`."""
+    runs: list[NDArray[np.uint8]] = []
+    digest = decode(root, clip, probed, lambda frames: runs.append(frames.copy()))
+    return np.concatenate(runs), digest
 
 
 def read_clip(root: Path, clip: ClipLike) -> NDArray[np.uint8]:
@@ -114,59 +136,65 @@ def locate(root: Path, source: str) -> Path:
     parts = PurePosixPath(source)
     if parts.is_absolute() or ".." in parts.parts:
         raise VideoError("source lies outside the corpus", where=source)
+    try:
+        os.fsencode(source)
+    except UnicodeEncodeError:
+        raise VideoError("source has a name that no file can have") from None
+    if "\0" in source:
+        raise VideoError("source has a name that no file can have")
     return root / parts
 
 
-def cropped(frames: NDArray[np.uint8], crop: Crop, where: Path) -> NDArray[np.uint8]:
-    """Cut all frames to a box of shares of width and height, rounded to whole pixels.
+def cropped(frames: Iterable[Frame], crop: Crop) -> Iterator[Frame]:
+    """Cut frames to a box of shares of width and height, rounded to whole pixels.
 
     Raises:
         VideoError: the box holds no pixel.
     """
-    height, width = frames.shape[1:3]
-    left, top, right, bottom = (
-        round(share * side)
-        for share, side in zip(crop, (width, height, width, height), strict=True)
-    )
-    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-        raise VideoError(f"crop {crop} holds no pixel of {width}x{height}", where=where)
-    return frames[:, top:bottom, left:right]
+    for frame in frames:
+        height, width = frame.shape[:2]
+        sides = (width, height, width, height)
+        left, top, right, bottom = (
+            round(share * side) for share, side in zip(crop, sides, strict=True)
+        )
+        if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+            raise VideoError(f"crop {crop} holds no pixel of {width}x{height}")
+        yield frame[top:bottom, left:right]
 
 
-def _probe_source(root: Path, source: str, clips: Iterable[ClipLike]) -> list[Probe]:
-    clips = list(clips)
+def _probe_source(root: Path, source: str, clips: Sequence[ClipLike]) -> list[Probe]:
     size = 0
     try:
         path = locate(root, source)
         if path.is_dir() or images.is_glob(path):
-            files = images.listing(path)
-            size = sum(file.stat().st_size for file in files)
-            return [_of_images(clip, size, len(files), path) for clip in clips]
-        size = path.stat().st_size
-        times = container.timeline(path)
+            found = images.measure(path)
+            size = found.size
+            return [_of_images(clip, found) for clip in clips]
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise VideoError("source is neither a file nor a folder")
+        size = status.st_size
+        times = kept.timeline(path, status)
+        return [_of_video(clip, size, times, path) for clip in clips]
     except FileNotFoundError:
-        return [Probe(0, 0, "source is missing") for _ in clips]
+        reason = "source is missing"
     except OSError as error:
-        return [Probe(size, 0, f"source cannot be read: {error.strerror}") for _ in clips]
+        reason = f"source cannot be read: {error.strerror}"
     except VideoError as error:
-        return [Probe(size, 0, _reason(error)) for _ in clips]
-    return [_of_video(clip, size, times, path) for clip in clips]
+        # Paths would make a store depend on where the corpus lies.
+        reason = error.what
+    return [Probe(size, 0, reason) for _ in clips]
 
 
-def _of_images(clip: ClipLike, size: int, frames: int, path: Path) -> Probe:
+def _of_images(clip: ClipLike, found: images.Listing) -> Probe:
     if clip.start is not None or clip.end is not None:
-        return Probe(size, 0, f"a time range needs a video file, {path.name} holds images")
-    return Probe(size, frames)
+        return Probe(found.size, 0, "a time range needs a video file, the source is images")
+    return Probe(found.size, found.frames, strays=found.strays)
 
 
-def _of_video(clip: ClipLike, size: int, times: container.Timeline, path: Path) -> Probe:
+def _of_video(clip: ClipLike, size: int, times: Timeline, path: Path) -> Probe:
     try:
-        found = container.span(times, clip.start, clip.end, where=path)
+        found = span(times, clip.start, clip.end, where=path)
     except VideoError as error:
-        return Probe(size, 0, _reason(error))
+        return Probe(size, 0, error.what)
     return Probe(size, found.frames, span=found)
-
-
-def _reason(error: VideoError) -> str:
-    # Paths would make a store depend on where the corpus lies.
-    return error.what

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import pickle
+import socket
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +13,9 @@ import numpy as np
 import pytest
 
 from spamo_cache.errors import VideoError
+from spamo_cache.video import Probe, decode, probe, probe_all, read, read_clip
 from spamo_cache.video import clip as clips
-from spamo_cache.video import probe, probe_all, read, read_clip
+from spamo_cache.video import frames as travelling
 
 
 @dataclass(frozen=True)
@@ -34,10 +39,11 @@ def folder(path: Path, count: int, suffix: str = ".png", *, digits: int = 1) -> 
 def test_frames_come_in_natural_order_and_strays_do_not_count(tmp_path: Path) -> None:
     path = folder(tmp_path / "a", 12)
     (path / "notes.lprof").write_text("stray")
+    (path / "._images3.png").write_text("what macOS leaves beside a file")
     (path / "sub").mkdir()
     found = probe(tmp_path, Clip("a"))
-    assert (found.frames, found.reason) == (12, None)
-    assert found.size == sum(file.stat().st_size for file in path.glob("*.png"))
+    assert (found.frames, found.strays, found.reason) == (12, 3, None)
+    assert found.size == sum(file.stat().st_size for file in path.glob("images*.png"))
     frames = read_clip(tmp_path, Clip("a"))
     assert frames[:, 0, 0, 0].tolist() == list(range(1, 13))
 
@@ -110,6 +116,131 @@ def test_missing_and_impossible_sources_are_told_by_the_probe(tmp_path: Path) ->
     assert not any(str(tmp_path) in str(reason) for reason in reasons)
 
 
+def test_names_that_no_file_can_have_are_told_by_the_probe(tmp_path: Path) -> None:
+    for source in ("a\0b", "\ud800.mp4"):
+        assert "no file can have" in str(probe(tmp_path, Clip(source)).reason)
+    assert "name too long" in str(probe(tmp_path, Clip("x" * 300)).reason)
+
+
+def test_links_are_followed_and_loops_are_failures(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "a").symlink_to(folder(tmp_path / "elsewhere", 3))
+    (root / "loop.mp4").symlink_to("loop.mp4")
+    assert read_clip(root, Clip("a")).shape == (3, 20, 30, 3)
+    assert "symbolic links" in str(probe(root, Clip("loop.mp4")).reason)
+
+
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    path = folder(tmp_path / "a", 3)
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket.mp4"))
+    (tmp_path / "device.mp4").symlink_to("/dev/zero")
+    for name in ("pipe.mp4", "socket.mp4", "device.mp4"):
+        reason = probe(tmp_path, Clip(name)).reason
+        assert reason == "source is neither a file nor a folder"
+    found = probe(tmp_path, Clip("a"))
+    (path / "images2.png").unlink()
+    os.mkfifo(path / "images2.png")
+    assert probe(tmp_path, Clip("a")).reason == "frame images2.png is not a regular file"
+    with pytest.raises(VideoError, match="not a regular file"):
+        read(tmp_path, Clip("a"), found)
+
+
+def test_a_link_to_nothing_is_a_missing_frame_not_a_stray(tmp_path: Path) -> None:
+    (folder(tmp_path / "a", 3) / "images4.png").symlink_to("gone.png")
+    assert "images4.png cannot be read" in str(probe(tmp_path, Clip("a")).reason)
+
+
+def huge(path: Path) -> None:
+    """Let a PNG's or JPEG's header claim 60000x60000 pixels."""
+    data = bytearray(path.read_bytes())
+    if path.suffix == ".png":
+        data[16:24] = struct.pack(">II", 60_000, 60_000)
+    else:
+        at = data.index(b"\xff\xc0") + 5
+        data[at : at + 4] = struct.pack(">HH", 60_000, 60_000)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_header_that_claims_a_huge_frame_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = folder(tmp_path / "a", 3, suffix)
+    huge(path / f"images2{suffix}")
+    with pytest.raises(VideoError, match="claims a frame of 60000x60000"):
+        read_clip(tmp_path, Clip("a"))
+
+
+def test_reasons_name_the_frame_on_one_line(tmp_path: Path) -> None:
+    path = folder(tmp_path / "a", 3)
+    (path / "images2.png").rename(path / "images2\n.png")
+    (path / "images2\n.png").write_bytes(b"damaged")
+    with pytest.raises(VideoError) as caught:
+        read_clip(tmp_path, Clip("a"))
+    assert caught.value.what == "frame images2?.png is neither PNG nor JPEG"
+
+
+def test_frames_travel_in_short_runs_through_one_buffer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder(tmp_path / "a", 12)
+    monkeypatch.setattr(travelling, "_RUN_BYTES", 5 * 20 * 30 * 3 + 1)
+    clip = Clip("a", crop=(0.0, 0.0, 0.5, 1.0))
+    runs: list[list[int]] = []
+    places: set[int] = set()
+
+    def take(frames: np.ndarray) -> None:
+        assert frames.shape[1:] == (20, 15, 3)
+        assert frames.flags.c_contiguous
+        runs.append(frames[:, 0, 0, 0].tolist())
+        places.add(frames.ctypes.data)
+
+    monkeypatch.setattr(travelling, "_RUN_FRAMES", 5)
+    digest = decode(tmp_path, clip, probe(tmp_path, clip), take)
+    assert runs == [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10], [11, 12]]
+    assert len(places) == 1
+    assert digest == read(tmp_path, clip, probe(tmp_path, clip))[1]
+
+
+def test_a_large_frame_travels_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder(tmp_path / "a", 3)
+    monkeypatch.setattr(travelling, "_RUN_BYTES", 1)
+    runs: list[int] = []
+    decode(tmp_path, Clip("a"), probe(tmp_path, Clip("a")), lambda frames: runs.append(len(frames)))
+    assert runs == [1, 1, 1]
+
+
+def test_a_video_that_changed_since_it_was_probed_fails(make: Callable[..., Path]) -> None:
+    path = make()
+    found = probe(path.parent, Clip(path.name))
+    make(frames=40)
+    with pytest.raises(VideoError, match="lists 60 frames, gives 40"):
+        read(path.parent, Clip(path.name), found)
+
+
+def test_a_source_that_vanished_since_it_was_probed_fails(
+    make: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = make()
+    folder(tmp_path / "a", 3)
+    found = [probe(tmp_path, Clip(source)) for source in (path.name, "a")]
+    path.unlink()
+    (tmp_path / "a").rename(tmp_path / "b")
+    for source, probed in zip((path.name, "a"), found, strict=True):
+        with pytest.raises(VideoError):
+            read(tmp_path, Clip(source), probed)
+
+
+def test_a_million_probes_are_light(make: Callable[..., Path]) -> None:
+    path = make()
+    found = probe(path.parent, Clip(path.name))
+    assert pickle.loads(pickle.dumps(found)) == found  # noqa: S301 - made here
+    assert not hasattr(found, "__dict__")
+    many = len(pickle.dumps([Probe(k, k, span=found.span) for k in range(1000)]))
+    assert many < 100_000
+
+
 def test_crops_are_shares_of_the_picture(make: Callable[..., Path]) -> None:
     path = make(frames=3)
     whole = read_clip(path.parent, Clip(path.name))
@@ -124,13 +255,13 @@ def test_a_source_with_many_clips_is_opened_once(
 ) -> None:
     path = make()
     opened: list[Path] = []
-    timeline = clips.container.timeline
+    timeline = clips.kept.timeline
 
-    def counting(source: Path) -> object:
+    def counting(source: Path, status: os.stat_result) -> object:
         opened.append(source)
-        return timeline(source)
+        return timeline(source, status)
 
-    monkeypatch.setattr(clips.container, "timeline", counting)
+    monkeypatch.setattr(clips.kept, "timeline", counting)
     wanted = [Clip(path.name, start=k / 10, end=k / 10 + 0.2) for k in range(10)]
     seen: list[int] = []
     found = probe_all(path.parent, [*wanted, Clip("gone")], progress=seen.append)
