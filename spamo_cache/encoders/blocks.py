@@ -7,7 +7,7 @@ at ViT-L, 7 % at ViT-S).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -79,20 +79,9 @@ class Block(nn.Module):
         output: torch.Tensor = self.down(hidden).add_(tokens_bnd)
         return output
 
-    def flops(self, tokens: int) -> int:
-        """Operations for one sequence of so many tokens."""
-        weights = self.qkv.weight.numel() + self.out.weight.numel()
-        weights += self.up.weight.numel() + self.down.weight.numel()
-        return 2 * tokens * weights + 4 * tokens * tokens * self.width
-
     def _split(self, tokens_bnd: torch.Tensor) -> torch.Tensor:
         batch, tokens, width = tokens_bnd.shape
         return tokens_bnd.view(batch, tokens, self.heads, width // self.heads).transpose(1, 2)
-
-
-def flops(blocks: Iterable[nn.Module], tokens: int) -> int:
-    """Operations of these blocks for one sequence of so many tokens."""
-    return sum(block.flops(tokens) for block in blocks if isinstance(block, Block))
 
 
 def run(

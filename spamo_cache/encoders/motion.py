@@ -6,7 +6,7 @@ token 0 is the corner patch of the first two frames (which has seen all others b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,12 +14,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from spamo_cache.compat import declare_torchvision_ops, quiet
 from spamo_cache.config import MotionStream
-from spamo_cache.encoders import weights
-from spamo_cache.encoders.blocks import Block, BlockWeights, flops, run
-from spamo_cache.encoders.preprocess import Normalise, from_processor
+from spamo_cache.encoders import hollow, pretrained, weights
+from spamo_cache.encoders.blocks import Block, BlockWeights, run
+from spamo_cache.encoders.preprocess import Normalise, Preprocess
+from spamo_cache.encoders.windows import starts
 from spamo_cache.errors import ConfigError, WeightsError
+
+_UNUSED = ("layernorm",)
+"""Behind every output offered here, and not in every checkpoint."""
 
 
 class MotionEncoder(nn.Module):
@@ -36,7 +39,9 @@ class MotionEncoder(nn.Module):
         """
         super().__init__()
         folder = weights.local(stream.weights, base) or weights.from_hub(stream.weights)
-        model = _load(folder)
+        if weights.read_json(folder / "config.json").get("model_type") != "videomae":
+            raise WeightsError("is not a VideoMAE model", where=folder / "config.json")
+        model = pretrained.load(folder, unused=_UNUSED)
         given: Any = model.config
         if stream.window != given.num_frames:
             raise ConfigError(
@@ -44,21 +49,15 @@ class MotionEncoder(nn.Module):
                 where=folder,
                 remedy=f"set window: {given.num_frames}",
             )
-        depth = _depth(stream.layer, given.num_hidden_layers)
         self.span, self.stride, self.tail = stream.window, stream.stride, stream.tail
-        self.pooling = stream.token
-        self.preprocess = from_processor(folder / "preprocessor_config.json", size=given.image_size)
-        self.weights_sha256 = _hash(model, self.preprocess.describe())
-        self.width: int = given.hidden_size
-        self.tubelet, self.patch = given.tubelet_size, given.patch_size
-        self.tokens_per_row: int = model.embeddings.num_patches
+        self.preprocess = pretrained.preprocess(folder, size=given.image_size)
+        self.weights_sha256 = _hash(model, self.preprocess)
         self.normalise = Normalise(self.preprocess)
-        projection = model.embeddings.patch_embeddings.projection
-        self.embedding = nn.Parameter(projection.weight.flatten(1), requires_grad=False)
-        self.embedding_bias = nn.Parameter(projection.bias, requires_grad=False)
-        self.positions = nn.Parameter(model.embeddings.position_embeddings, requires_grad=False)
-        self.blocks = nn.ModuleList(_block(layer, given) for layer in model.encoder.layer[:depth])
-        self.flops_per_row = flops(self.blocks, self.tokens_per_row)
+        self.network = VideoTower(model, stream)
+        side = self.preprocess.geometry.size
+        row, self.flops_per_row = hollow.run(self.network, (1, self.span, 3, side, side))
+        self.width: int = row.shape[1]
+        self.tokens_per_row: int = model.embeddings.num_patches
 
     def rows(self, frames: int) -> int:
         """Windows of a clip; a clip shorter than one window is padded to one."""
@@ -66,12 +65,7 @@ class MotionEncoder(nn.Module):
 
     def starts(self, frames: int) -> Sequence[int]:
         """First frame of each window. Only full ones count, unless the tail is padded."""
-        if frames <= 0:
-            return range(0)
-        beyond = max(frames - self.span, 0)
-        if self.tail == "pad":
-            beyond += self.stride - 1
-        return range(0, beyond // self.stride * self.stride + 1, self.stride)
+        return starts(frames, span=self.span, stride=self.stride, tail=self.tail)
 
     @torch.inference_mode()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -83,68 +77,43 @@ class MotionEncoder(nn.Module):
         Returns:
             float32 (rows, width).
         """
-        tokens = self._embed(self.normalise(pixels).to(self.embedding.dtype))
+        features: torch.Tensor = self(pixels)
+        return features
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.network(self.normalise(pixels))
+        return features.float()
+
+
+class VideoTower(nn.Module):
+    """VideoMAE: float32 (rows, window, 3, side, side) -> (rows, width)."""
+
+    def __init__(self, model: Any, stream: MotionStream) -> None:
+        """Take over the weights of ``model``; raises ConfigError for a layer it does not have."""
+        super().__init__()
+        given = model.config
+        depth = _depth(stream.layer, given.num_hidden_layers)
+        self.pooling = stream.token
+        self.tubelet, self.patch = given.tubelet_size, given.patch_size
+        projection = model.embeddings.patch_embeddings.projection
+        self.embedding = nn.Parameter(projection.weight.flatten(1), requires_grad=False)
+        self.embedding_bias = nn.Parameter(projection.bias, requires_grad=False)
+        self.positions = nn.Parameter(model.embeddings.position_embeddings, requires_grad=False)
+        self.blocks = nn.ModuleList(_block(layer, given) for layer in model.encoder.layer[:depth])
+
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        tokens = self._embed(video.to(self.embedding.dtype))
         if self.pooling == "mean":
-            return run(self.blocks, tokens).mean(dim=1).float()
-        return run(self.blocks, tokens, keep=1)[:, 0].float()
+            return run(self.blocks, tokens).mean(dim=1)
+        return run(self.blocks, tokens, keep=1)[:, 0]
 
     def _embed(self, video: torch.Tensor) -> torch.Tensor:
         """(rows, window, 3, size, size) -> tokens (rows, tubelets * patches, width)."""
         # A convolution whose stride is its kernel is a product with flattened tubelets.
-        patches = functional.pixel_unshuffle(video.flatten(0, 1), self.patch)
-        grid = patches.unflatten(1, (3, self.patch**2)).unflatten(0, (len(video), -1, self.tubelet))
-        tubelets = grid.permute(0, 1, 5, 6, 3, 2, 4).flatten(4).flatten(1, 3)
+        split = video.unflatten(4, (-1, self.patch)).unflatten(3, (-1, self.patch))
+        grid = split.unflatten(1, (-1, self.tubelet)).permute(0, 1, 4, 6, 3, 2, 5, 7)
+        tubelets = grid.flatten(4).flatten(1, 3)
         return functional.linear(tubelets, self.embedding, self.embedding_bias) + self.positions
-
-
-def check_biases(layers: Iterable[Any], stored: Mapping[str, torch.Tensor]) -> None:
-    """Compare the query and value biases a model has with those of its checkpoint.
-
-    Some transformers releases load zeros here without a word (5.9 to 5.17 do), which moves the
-    features to a cosine of 0.97.
-
-    Raises:
-        WeightsError: a bias differs.
-    """
-    for index, layer in enumerate(layers):
-        attention = layer.attention.attention
-        for old, part in (("q_bias", "query"), ("v_bias", "value")):
-            prefix = f"encoder.layer.{index}.attention.attention"
-            wanted = stored.get(f"{prefix}.{old}", stored.get(f"{prefix}.{part}.bias"))
-            found = getattr(attention, part).bias
-            if wanted is not None and (found is None or not torch.equal(found.detach(), wanted)):
-                raise WeightsError(
-                    f"transformers dropped the {part} bias of layer {index}",
-                    remedy="install transformers >= 5.18",
-                )
-
-
-def _load(folder: Path) -> Any:
-    """A VideoMAEModel in float32, checked against its checkpoint."""
-    if weights.read_json(folder / "config.json").get("model_type") != "videomae":
-        raise WeightsError("is not a VideoMAE model", where=folder / "config.json")
-    stored = weights.tensors(folder, r"encoder\.layer\..*(bias)")
-    declare_torchvision_ops()
-    from transformers import VideoMAEModel
-
-    try:
-        with quiet():
-            loaded: Any = VideoMAEModel.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"cannot be loaded: {error}", where=folder) from None
-    model, report = loaded
-    missing = [name for name in report["missing_keys"] if not name.startswith("layernorm.")]
-    if missing:
-        raise WeightsError(f"{len(missing)} tensors are missing: {missing[0]}, ...", where=folder)
-    bare = {name.removeprefix("videomae."): tensor for name, tensor in stored.items()}
-    check_biases(model.encoder.layer, bare)
-    return model.eval().requires_grad_(requires_grad=False)
 
 
 def _depth(layer: int, layers: int) -> int:
@@ -179,15 +148,14 @@ def _block(layer: Any, given: Any) -> Block:
     )
 
 
-def _hash(model: Any, preprocess: Mapping[str, Any]) -> str:
+def _hash(model: Any, preprocess: Preprocess) -> str:
     given = model.config
     header = {
         "kind": "videomae",
         "heads": given.num_attention_heads,
         "activation": given.hidden_act,
         "eps": given.layer_norm_eps,
-        "preprocess": dict(preprocess),
+        "preprocess": preprocess.describe(),
     }
-    # The final layer norm is behind every output offered here, and not every checkpoint has it.
-    state = {k: v for k, v in model.state_dict().items() if not k.startswith("layernorm.")}
+    state = {k: v for k, v in model.state_dict().items() if not k.startswith(_UNUSED)}
     return weights.sha256(state, header)

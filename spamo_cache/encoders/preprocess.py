@@ -6,10 +6,8 @@ geometry share it and a quarter of the bytes travel; normalising happens on the 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -22,9 +20,11 @@ from spamo_cache.errors import WeightsError
 
 Resize = Literal["torchvision-uint8", "pil"]
 Interpolation = Literal["bilinear", "bicubic"]
+Triple = tuple[float, float, float]
 
 _PIL = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _RESAMPLE: Mapping[int, Interpolation] = {2: "bilinear", 3: "bicubic"}
+_STEPS = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +43,12 @@ class Preprocess:
     """Geometry and normalisation as the weights' authors prescribe them."""
 
     geometry: Geometry
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Triple
+    std: Triple
+
+    def __post_init__(self) -> None:
+        if not all(0 < value < float("inf") for value in self.std):
+            raise ValueError(f"a standard deviation of {self.std}")
 
     def describe(self) -> dict[str, Any]:
         """Everything that moves a feature, for the weights' hash."""
@@ -58,32 +62,69 @@ class Preprocess:
         }
 
 
-def from_processor(path: Path, *, size: int) -> Preprocess:
-    """Read a Hugging Face ``preprocessor_config.json`` for an encoder with inputs of ``size``.
+def from_processor(
+    given: Mapping[str, Any], *, where: object, size: int | None = None
+) -> Preprocess:
+    """Read what a Hugging Face ``preprocessor_config.json`` holds.
+
+    Args:
+        given: the file's entries; those left out mean what CLIP's and VideoMAE's processors mean.
+        where: the file, for errors.
+        size: side of the encoder's input, pixels; None where any will do.
 
     Raises:
-        WeightsError: the file is missing, broken, or asks for something unknown here.
+        WeightsError: something is missing, wrong, or cannot be done here exactly.
     """
     try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-        resized = given["size"]
-        crop = _side(given.get("crop_size", size))
-        shortest = _side(resized) if isinstance(resized, int) else resized.get("shortest_edge")
-        if shortest is None and (resized["height"], resized["width"]) != (size, size):
-            raise WeightsError("resizes to something else than the encoder's input", where=path)
-        geometry = Geometry(
-            size=size, shortest=shortest, interpolation=_RESAMPLE[given.get("resample", 2)]
-        )
-        mean, std = _triple(given["image_mean"]), _triple(given["image_std"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return _from_processor(given, size)
+    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise WeightsError(
             f"no usable image processor ({type(error).__name__}: {error})",
-            where=path,
+            where=where,
             remedy="take the preprocessor_config.json published with the weights",
         ) from None
-    if shortest is not None and not crop == size <= shortest:
-        raise WeightsError(f"crops {crop} px for an encoder of {size} px", where=path)
-    return Preprocess(geometry=geometry, mean=mean, std=std)
+
+
+def _from_processor(given: Mapping[str, Any], size: int | None) -> Preprocess:
+    asked = {name for name, value in given.items() if name.startswith("do_") and value}
+    if unknown := sorted(asked - _STEPS) + [name for name in ("crop_pct",) if given.get(name)]:
+        raise ValueError(f"{unknown[0]} is not supported")
+    if not given.get("do_resize", True):
+        raise ValueError("do_resize: false gives frames of any size")
+    resized = given["size"]
+    shortest = resized if isinstance(resized, int) else resized.get("shortest_edge")
+    if shortest is None:
+        side = _side(given["crop_size"] if given.get("do_center_crop") else resized)
+        if _side(resized) != side:
+            raise ValueError(f"squashes frames to {_side(resized)} px and crops {side} px of them")
+    elif given.get("do_center_crop", True):
+        side = _side(given.get("crop_size", size or shortest))
+    else:
+        raise ValueError("do_center_crop: false gives frames that are no squares")
+    if size not in (None, side) or side > (shortest or side):
+        raise ValueError(f"crops {side} px of {shortest or side} px for an encoder of {size} px")
+    mean, std = _normalisation(given)
+    return Preprocess(
+        geometry=Geometry(
+            size=side, shortest=shortest, interpolation=_RESAMPLE[given.get("resample", 2)]
+        ),
+        mean=mean,
+        std=std,
+    )
+
+
+def _normalisation(given: Mapping[str, Any]) -> tuple[Triple, Triple]:
+    """Mean and std of pixels divided by 255, whatever the processor divides them by."""
+    if given.get("do_normalize", True):
+        mean, std = _triple(given["image_mean"]), _triple(given["image_std"])
+    else:
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    factor = given.get("rescale_factor", 1 / 255) if given.get("do_rescale", True) else 1.0
+    if abs(factor - 1 / 255) < 1e-12 and not given.get("offset"):
+        return mean, std
+    # x * factor - offset, then (x - mean) / std: one linear map again.
+    offset, scale = 1.0 if given.get("offset") else 0.0, 255.0 * factor
+    return _triple((m + offset) / scale for m in mean), _triple(s / scale for s in std)
 
 
 def from_open_clip(given: Mapping[str, Any], *, size: int) -> Preprocess:
@@ -180,13 +221,11 @@ def _resize_torch(
 def _side(given: int | Mapping[str, int]) -> int:
     if isinstance(given, int):
         return given
-    if "shortest_edge" in given:
-        return given["shortest_edge"]
     if given["height"] != given["width"]:
         raise ValueError("not a square")
     return given["height"]
 
 
-def _triple(given: Any) -> tuple[float, float, float]:
+def _triple(given: Iterable[Any]) -> Triple:
     red, green, blue = (float(value) for value in given)
     return red, green, blue

@@ -6,7 +6,8 @@ one line in :data:`_KINDS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -15,14 +16,14 @@ import torch
 from spamo_cache.config import StreamSpec
 from spamo_cache.encoders import weights
 from spamo_cache.encoders.preprocess import Preprocess
-from spamo_cache.errors import UsageError
+from spamo_cache.errors import SpamoError, UsageError, WeightsError
 
 Compute = Literal["auto", "float32", "bfloat16", "float16"]
 
 SEMANTICS = 1
 """Version of what the encoders compute; a change that moves features beyond rounding raises it."""
 
-_TOKENS = {"cpu": 1024, "cuda": 65_536}
+_TOKENS = {"cpu": 3200, "cuda": 65_536}
 """Tokens per batch. Part of what decides a feature's last bit, so never a user's setting."""
 
 
@@ -36,9 +37,11 @@ class Encoder(Protocol):
     """Values per row."""
     tokens_per_row: int
     flops_per_row: int
-    """Of the transformer, one row; the last block counted as whole."""
+    """Of the network, one row; multiplications and additions of matrix products."""
     weights_sha256: str
     preprocess: Preprocess
+    network: torch.nn.Module
+    """The part that computes in the arithmetic asked for."""
 
     def rows(self, frames: int) -> int:
         """Rows of a clip of ``frames`` frames."""
@@ -65,17 +68,13 @@ def build(
         ConfigError: the spec asks for something the network does not have.
         WeightsError: missing, incomplete, changed or unsuitable weights.
     """
-    encoder = _kinds()[stream.encoder](stream, base)
+    with _blaming(stream.weights):
+        encoder = _kinds()[stream.encoder](stream, base)
     if weights.local(stream.weights, base) is None:
         weights.pin(_pin_name(stream), encoder.weights_sha256)
-    dtype = _dtype(compute, device)
     encoder.to(device)
-    if dtype != torch.float32:
-        encoder.to(dtype)
-        # Pixels are normalised and enlarged in float32 whatever the network computes in.
-        for part in ("normalise", "enlarge"):
-            if hasattr(encoder, part):
-                getattr(encoder, part).to(torch.float32)
+    # Pixels are normalised and enlarged in float32, whatever the network computes in.
+    encoder.network.to(_dtype(compute, device))
     ready: Encoder = encoder
     return ready
 
@@ -114,6 +113,21 @@ def resolve_compute(compute: Compute, device: str) -> Compute:
     return "float16" if torch.device(device).type == "cuda" else "float32"
 
 
+@contextmanager
+def _blaming(name: str) -> Iterator[None]:
+    """Whatever the libraries raise over a folder that is not what it should be is one error."""
+    try:
+        yield
+    except (SpamoError, MemoryError):
+        raise
+    except Exception as error:
+        raise WeightsError(
+            f"cannot be used: {' '.join(f'{type(error).__name__}: {error}'.split())[:300]}",
+            where=name,
+            remedy="take the files as they were published",
+        ) from error
+
+
 def _dtype(compute: Compute, device: str) -> torch.dtype:
     dtype: torch.dtype = getattr(torch, resolve_compute(compute, device))
     return dtype
@@ -126,7 +140,12 @@ def _pin_name(stream: StreamSpec) -> str:
 
 def _kinds() -> dict[str, Callable[..., Any]]:
     # Imported here: choosing an encoder must not import the other's libraries.
+    from spamo_cache.encoders.hugging_face import TransformersEncoder
     from spamo_cache.encoders.motion import MotionEncoder
     from spamo_cache.encoders.spatial import SpatialEncoder
 
-    return {"open_clip": SpatialEncoder, "videomae": MotionEncoder}
+    return {
+        "open_clip": SpatialEncoder,
+        "transformers": TransformersEncoder,
+        "videomae": MotionEncoder,
+    }

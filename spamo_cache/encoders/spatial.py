@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from spamo_cache.config import SpatialStream
-from spamo_cache.encoders import towers, weights
-from spamo_cache.encoders.blocks import Block, BlockWeights, flops, run
+from spamo_cache.encoders import hollow, towers
 from spamo_cache.encoders.preprocess import Normalise
-from spamo_cache.errors import ConfigError, WeightsError
+from spamo_cache.encoders.vit import PlainTower, WholeTower, is_plain
+from spamo_cache.encoders.windows import starts
 
 
 class SpatialEncoder(nn.Module):
@@ -32,30 +32,21 @@ class SpatialEncoder(nn.Module):
         """Load the weights; raises ConfigError or WeightsError as :func:`towers.load` does."""
         super().__init__()
         tower = towers.load(stream, base)
-        visual = tower.visual
-        depth = _depth(stream.layer, len(visual.transformer.resblocks))
         self.scales, self.stride = stream.scales, stream.stride
-        self.output = stream.output
         self.preprocess = tower.preprocess
-        self.weights_sha256 = _hash(tower)
-        self.patch: int = visual.patch_size[0]
-        self.tower_width: int = visual.conv1.weight.shape[0]
-        self.width = self.tower_width * len(self.scales)
+        self.weights_sha256 = tower.sha256()
+        build = PlainTower if is_plain(tower.visual) else WholeTower
+        self.network = build(tower.visual, stream)
         side = tower.preprocess.geometry.size
-        tokens, crops = (side // self.patch) ** 2 + 1, sum(s * s for s in self.scales)
-        self.tokens_per_row = tokens * crops
+        row, flops = hollow.run(self.network, (1, 3, side, side))
+        crops = sum(scale * scale for scale in self.scales)
+        self.width: int = row.shape[1] * len(self.scales)
+        self.tokens_per_row = self.network.tokens * crops
+        self.flops_per_row = flops * crops
         self.normalise = Normalise(tower.preprocess)
         self.enlarge = nn.ParameterList(
             nn.Parameter(_bicubic(side, scale), requires_grad=False) for scale in self.scales
         )
-        self.class_token = visual.class_embedding
-        self.positions = visual.positional_embedding
-        self.embedding = nn.Parameter(visual.conv1.weight.flatten(1), requires_grad=False)
-        self.norm_pre, self.norm_post = visual.ln_pre, visual.ln_post
-        self.blocks = nn.ModuleList(
-            _block(block, tower) for block in visual.transformer.resblocks[:depth]
-        )
-        self.flops_per_row = flops(self.blocks, tokens) * crops
 
     def rows(self, frames: int) -> int:
         """Rows of a clip of ``frames`` frames."""
@@ -63,7 +54,7 @@ class SpatialEncoder(nn.Module):
 
     def starts(self, frames: int) -> Sequence[int]:
         """Frame of each row."""
-        return range(0, frames, self.stride)
+        return starts(frames, span=1, stride=self.stride)
 
     @torch.inference_mode()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -75,11 +66,15 @@ class SpatialEncoder(nn.Module):
         Returns:
             float32 (rows, width).
         """
+        features: torch.Tensor = self(pixels)
+        return features
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         base = self.normalise(pixels)
         crops = torch.cat([self._crops(base, k) for k in range(len(self.scales))], dim=1)
-        tokens = self._tower(crops.flatten(0, 1)).unflatten(0, crops.shape[:2])
+        rows: torch.Tensor = self.network(crops.flatten(0, 1)).unflatten(0, crops.shape[:2])
         counts = [scale * scale for scale in self.scales]
-        scaled = [part.float().mean(dim=1) for part in tokens.split(counts, dim=1)]
+        scaled = [part.float().mean(dim=1) for part in rows.split(counts, dim=1)]
         return torch.cat(scaled, dim=-1)
 
     def _crops(self, base: torch.Tensor, index: int) -> torch.Tensor:
@@ -94,57 +89,9 @@ class SpatialEncoder(nn.Module):
         grid: torch.Tensor = large.view(rows, channels, scale, side, scale, side)
         return grid.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
 
-    def _tower(self, crops: torch.Tensor) -> torch.Tensor:
-        patches = functional.pixel_unshuffle(crops.to(self.embedding.dtype), self.patch)
-        embedded = functional.linear(patches.flatten(2).transpose(1, 2), self.embedding)
-        cls = self.class_token.expand(len(embedded), 1, -1)
-        tokens = self.norm_pre(torch.cat([cls, embedded], dim=1) + self.positions)
-        if self.output == "mean":
-            return run(self.blocks, tokens)[:, 1:].mean(dim=1)
-        first = run(self.blocks, tokens, keep=1)[:, 0]
-        return first if self.output == "cls-pre-norm" else self.norm_post(first)
-
 
 def _bicubic(side: int, scale: int) -> torch.Tensor:
     """Matrix (scale * side, side) of torch's bicubic interpolation along one axis."""
     identity = torch.eye(side)[None, None]
     size = (scale * side, side)
     return functional.interpolate(identity, size=size, mode="bicubic", align_corners=False)[0, 0]
-
-
-def _depth(layer: int, layers: int) -> int:
-    depth = layer + 1 if layer >= 0 else layers + layer + 1
-    if not 1 <= depth <= layers:
-        raise ConfigError(f"layer {layer}: the tower has {layers} transformer blocks")
-    return depth
-
-
-def _block(block: Any, tower: towers.Tower) -> Block:
-    if not isinstance(block.ls_1, nn.Identity):
-        raise WeightsError("towers with layer scale are not supported")
-    attention, mlp = block.attn, block.mlp
-    taken = BlockWeights(
-        qkv=attention.in_proj_weight,
-        qkv_bias=attention.in_proj_bias,
-        out=attention.out_proj.weight,
-        out_bias=attention.out_proj.bias,
-        norm_1=(block.ln_1.weight, block.ln_1.bias),
-        norm_2=(block.ln_2.weight, block.ln_2.bias),
-        up=mlp.c_fc.weight,
-        up_bias=mlp.c_fc.bias,
-        down=mlp.c_proj.weight,
-        down_bias=mlp.c_proj.bias,
-    )
-    return Block(taken, heads=attention.num_heads, activation=tower.activation, eps=block.ln_1.eps)
-
-
-def _hash(tower: towers.Tower) -> str:
-    block = tower.visual.transformer.resblocks[0]
-    header = {
-        "kind": "clip-vision",
-        "heads": block.attn.num_heads,
-        "activation": tower.activation,
-        "eps": block.ln_1.eps,
-        "preprocess": tower.preprocess.describe(),
-    }
-    return weights.sha256(tower.visual.state_dict(), header)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,27 +18,25 @@ import torch
 
 from spamo_cache.compat import declare_torchvision_ops
 from spamo_cache.config import SpatialStream
-from spamo_cache.encoders import weights
+from spamo_cache.encoders import convert, weights
 from spamo_cache.encoders.blocks import Activation
 from spamo_cache.encoders.preprocess import Preprocess, from_open_clip, from_processor
+from spamo_cache.encoders.vit import activation, is_plain
 from spamo_cache.errors import ConfigError, WeightsError
 
-_CONVERTED = {
-    "embeddings.class_embedding": "class_embedding",
-    "embeddings.patch_embedding.weight": "conv1.weight",
-    "embeddings.position_embedding.weight": "positional_embedding",
-    "pre_layrnorm.weight": "ln_pre.weight",  # the misspelling is the checkpoints'
-    "pre_layrnorm.bias": "ln_pre.bias",
-    "post_layernorm.weight": "ln_post.weight",
-    "post_layernorm.bias": "ln_post.bias",
-}
-_CONVERTED_BLOCK = {
-    "layer_norm1": "ln_1",
-    "layer_norm2": "ln_2",
-    "mlp.fc1": "mlp.c_fc",
-    "mlp.fc2": "mlp.c_proj",
-    "self_attn.out_proj": "attn.out_proj",
-}
+_MALFORMED = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What open_clip raises for a config that describes no tower."""
+
+_ONLY_IN_TRAINING = {"timm_drop", "timm_drop_path", "patch_dropout"}
+_NEVER = {"output_tokens": False, "timm_model_pretrained": False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,16 +44,22 @@ class Tower:
     """A loaded vision tower."""
 
     visual: Any
-    """open_clip ``VisionTransformer``, float32, on the CPU."""
+    """open_clip's module, float32, on the CPU; its ``proj`` is None unless it is asked for."""
     preprocess: Preprocess
-    activation: Activation
+    shape: Mapping[str, Any]
+    """What its config says and its tensors do not."""
+
+    def sha256(self) -> str:
+        """Content hash; the same for all forms in which the same weights are published."""
+        header = {**self.shape, "preprocess": self.preprocess.describe()}
+        return weights.sha256(self.visual.state_dict(), header)
 
 
 def load(stream: SpatialStream, base: Path) -> Tower:
     """Load the tower a stream names; relative weights stand beside the spec, in ``base``.
 
     Raises:
-        ConfigError: an unknown model or tag.
+        ConfigError: an unknown model or tag, or an output the tower does not have.
         WeightsError: missing, incomplete or unsuitable weights.
     """
     declare_torchvision_ops()
@@ -65,25 +69,6 @@ def load(stream: SpatialStream, base: Path) -> Tower:
     if "/" in stream.weights:
         return _from_path(weights.from_hub(stream.weights), stream)
     return _from_tag(stream)
-
-
-def convert(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Rename and fuse a ``CLIPVisionModel`` state dict to open_clip's ``VisionTransformer``.
-
-    Raises:
-        KeyError: a tensor of a block is missing.
-    """
-    inner = _inner(state)
-    converted = {new: inner[old] for old, new in _CONVERTED.items() if old in inner}
-    layers = {int(name.split(".")[2]) for name in inner if name.startswith("encoder.layers.")}
-    for layer in sorted(layers):
-        old, new = f"encoder.layers.{layer}", f"transformer.resblocks.{layer}"
-        for kind in ("weight", "bias"):
-            for source, target in _CONVERTED_BLOCK.items():
-                converted[f"{new}.{target}.{kind}"] = inner[f"{old}.{source}.{kind}"]
-            parts = [inner[f"{old}.self_attn.{part}_proj.{kind}"] for part in "qkv"]
-            converted[f"{new}.attn.in_proj_{kind}"] = torch.cat(parts)
-    return converted
 
 
 def _from_path(path: Path, stream: SpatialStream) -> Tower:
@@ -96,37 +81,39 @@ def _from_path(path: Path, stream: SpatialStream) -> Tower:
 
 def _from_hugging_face(folder: Path, stream: SpatialStream) -> Tower:
     given = weights.read_json(folder / "config.json")
-    given = given.get("vision_config", given)
-    activation = _activation(given, folder)
-    visual = _assembled(
-        partial(_vision_transformer, given, activation), weights.tensors(folder), folder
-    )
+    if given.get("model_type") not in ("clip", "clip_vision_model"):
+        raise ConfigError(
+            f"a {given.get('model_type')!r} model is not one of open_clip's",
+            where=folder / "config.json",
+            remedy="use `encoder: transformers` or, for VideoMAE, `encoder: videomae`",
+        )
+    # A CLIPModel describes its tower one level down, and the projection at its own.
+    given = {**given.get("vision_config", {}), **given}
+    visual = _assembled(partial(_vision_transformer, given), folder, stream)
     if stream.model is not None:
-        _agree(stream.model, visual, activation, folder)
-    size = int(given["image_size"])
-    preprocess = from_processor(folder / "preprocessor_config.json", size=size)
-    return Tower(visual=visual, preprocess=preprocess, activation=activation)
+        _agree(stream.model, visual, folder)
+    processor = folder / "preprocessor_config.json"
+    preprocess = from_processor(
+        weights.read_json(processor), where=processor, size=given["image_size"]
+    )
+    return Tower(visual=visual, preprocess=preprocess, shape=_plain_shape(visual))
 
 
 def _from_open_clip_folder(folder: Path, stream: SpatialStream) -> Tower:
     given = weights.read_json(folder / "open_clip_config.json")
     model = given.get("model_cfg", given)
-    visual = _assembled(partial(_from_model_config, model), weights.tensors(folder), folder)
-    activation: Activation = "quick_gelu" if model.get("quick_gelu") else "gelu"
+    visual = _assembled(partial(_from_model_config, model), folder, stream)
     if stream.model is not None:
-        _agree(stream.model, visual, activation, folder)
-    preprocess = from_open_clip(given.get("preprocess_cfg", {}), size=visual.image_size[0])
-    return Tower(visual=visual, preprocess=preprocess, activation=activation)
+        _agree(stream.model, visual, folder)
+    return _tower(visual, model, given.get("preprocess_cfg", {}))
 
 
 def _from_file(path: Path, stream: SpatialStream) -> Tower:
     if stream.model is None:
         raise ConfigError("a bare weights file needs `model:` to say its shape", where=path)
     model = _model_config(stream.model)
-    visual = _assembled(partial(_from_model_config, model), weights.tensors(path), path)
-    activation: Activation = "quick_gelu" if model.get("quick_gelu") else "gelu"
-    preprocess = from_open_clip({}, size=visual.image_size[0])
-    return Tower(visual=visual, preprocess=preprocess, activation=activation)
+    preprocess = _usual_preprocess(stream.model, path)
+    return _tower(_assembled(partial(_from_model_config, model), path, stream), model, preprocess)
 
 
 def _from_tag(stream: SpatialStream) -> Tower:
@@ -145,70 +132,119 @@ def _from_tag(stream: SpatialStream) -> Tower:
             f"open_clip has no weights {stream.weights!r} for {stream.model}",
             remedy=f"known: {', '.join(known) or 'none'}",
         )
-    if bool(tag.get("quick_gelu")) != bool(model.get("quick_gelu")):
+    timm = "timm_model_name" in model["vision_cfg"]  # timm's towers have their own activations
+    if not timm and bool(tag.get("quick_gelu")) != bool(model.get("quick_gelu")):
         raise WeightsError(
             f"{stream.weights!r} and model {stream.model!r} disagree about QuickGELU",
             remedy=f"set model: {_other_name(stream.model)}",
         )
-    folder = weights.from_hub(tag.get("hf_hub", "").rstrip("/"))
-    visual = _assembled(partial(_from_model_config, model), weights.tensors(folder), folder)
-    return Tower(
-        visual=visual,
-        preprocess=from_open_clip(tag, size=visual.image_size[0]),
-        activation="quick_gelu" if model.get("quick_gelu") else "gelu",
-    )
+    # The entry may name a file in the repository, which is a pickle then.
+    folder = weights.from_hub("/".join(tag.get("hf_hub", "").split("/")[:2]))
+    visual = _assembled(partial(_from_model_config, model), folder, stream)
+    return _tower(visual, model, tag)
 
 
-def _assembled(build: Callable[[], Any], state: Mapping[str, torch.Tensor], where: object) -> Any:
-    """Build the tower without allocating and hand it its tensors; every one must be there."""
-    hugging_face = any("encoder.layers." in name for name in state)
+def _assembled(build: Callable[[], Any], path: Path, stream: SpatialStream) -> Any:
+    """Build the tower and hand it its tensors; every one must be there, and no other."""
     try:
-        own = convert(state) if hugging_face else _strip(state, "visual.")
-    except KeyError as error:
-        raise WeightsError(f"tensor {error} is missing", where=where) from None
-    with torch.device("meta"):
+        own = convert.visual(weights.tensors(path))
+    except (KeyError, IndexError, ValueError) as error:
+        raise WeightsError(f"tensor {error} is missing", where=path) from None
+    try:
         visual = build()
-    visual.proj = None  # behind every output offered here
-    own.pop("proj", None)
+    except _MALFORMED as error:
+        raise WeightsError(
+            f"the config describes no tower ({type(error).__name__}: {error})", where=path
+        ) from None
+    if hasattr(visual, "proj") and stream.output != "embedding":
+        visual.proj = None  # behind every other output
+        own.pop("proj", None)
     try:
         visual.load_state_dict(own, strict=True, assign=True)
     except RuntimeError as error:
         raise WeightsError(
             f"the weights do not fit the model: {' '.join(str(error).split())[:300]}",
-            where=where,
-            remedy="check `model` and `weights` in the spec",
+            where=path,
+            remedy="check `model`, `weights` and `output` in the spec",
         ) from None
     return visual.eval().requires_grad_(requires_grad=False)
 
 
-def _vision_transformer(given: Mapping[str, Any], activation: Activation) -> Any:
+def _vision_transformer(given: Mapping[str, Any]) -> Any:
     from open_clip.transformer import LayerNorm, QuickGELU, VisionTransformer
 
-    return VisionTransformer(
-        image_size=given["image_size"],
-        patch_size=given["patch_size"],
-        width=given["hidden_size"],
-        layers=given["num_hidden_layers"],
-        heads=given["num_attention_heads"],
-        mlp_ratio=given["intermediate_size"] / given["hidden_size"],
-        act_layer=QuickGELU if activation == "quick_gelu" else torch.nn.GELU,
-        norm_layer=partial(LayerNorm, eps=given.get("layer_norm_eps", 1e-5)),
-        output_dim=given.get("projection_dim", given["hidden_size"]),
-    )
+    quick = _activation(given) == "quick_gelu"
+    with torch.device("meta"):
+        return VisionTransformer(
+            image_size=given["image_size"],
+            patch_size=given["patch_size"],
+            width=given["hidden_size"],
+            layers=given["num_hidden_layers"],
+            heads=given["num_attention_heads"],
+            mlp_ratio=given["intermediate_size"] / given["hidden_size"],
+            act_layer=QuickGELU if quick else torch.nn.GELU,
+            norm_layer=partial(LayerNorm, eps=given.get("layer_norm_eps", 1e-5)),
+            output_dim=given.get("projection_dim", given["hidden_size"]),
+        )
 
 
 def _from_model_config(model: Mapping[str, Any]) -> Any:
     from open_clip.model import _build_vision_tower
 
-    visual = _build_vision_tower(
-        model["embed_dim"], dict(model["vision_cfg"]), bool(model.get("quick_gelu"))
+    vision = {**model["vision_cfg"], **_NEVER}
+    # timm's towers have buffers that no checkpoint holds: they are built with their numbers.
+    with torch.device("cpu" if vision.get("timm_model_name") else "meta"):
+        return _build_vision_tower(model["embed_dim"], vision, bool(model.get("quick_gelu")))
+
+
+def _tower(visual: Any, model: Mapping[str, Any], preprocess: Mapping[str, Any]) -> Tower:
+    sides = {visual.image_size} if isinstance(visual.image_size, int) else set(visual.image_size)
+    if len(sides) > 1:
+        raise ConfigError(f"towers for pictures of {visual.image_size} px are not supported")
+    return Tower(
+        visual=visual,
+        preprocess=from_open_clip(preprocess, size=sides.pop()),
+        shape=_plain_shape(visual) if is_plain(visual) else _whole_shape(model),
     )
-    if not hasattr(visual, "transformer") or visual.attn_pool is not None:
-        raise ConfigError(
-            "only open_clip's plain vision transformers are supported",
-            remedy="choose a ViT model such as ViT-L-14-quickgelu",
+
+
+def _plain_shape(visual: Any) -> dict[str, Any]:
+    block = visual.transformer.resblocks[0]
+    shape = {
+        "kind": "clip-vision",
+        "heads": block.attn.num_heads,
+        "activation": activation(block),
+        "eps": block.ln_1.eps,
+    }
+    if visual.proj is not None:
+        shape |= {"pool": visual.pool_type, "norm_last": visual.final_ln_after_pool}
+    return shape
+
+
+def _whole_shape(model: Mapping[str, Any]) -> dict[str, Any]:
+    from open_clip.model import CLIPVisionCfg
+
+    usual = asdict(CLIPVisionCfg())
+    given = asdict(CLIPVisionCfg(**{**model["vision_cfg"], **_NEVER}))
+    vision = {k: v for k, v in given.items() if v != usual[k] and k not in _ONLY_IN_TRAINING}
+    return {"kind": "open_clip", "quick_gelu": bool(model.get("quick_gelu")), "vision": vision}
+
+
+def _usual_preprocess(name: str, where: object) -> dict[str, Any]:
+    """What all weights that open_clip lists for a model agree on; a bare file does not say."""
+    import open_clip
+
+    keys = ("mean", "std", "interpolation", "resize_mode")
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    found = [open_clip.get_pretrained_cfg(name, tag) for tag in tags]
+    kept = [{key: tag[key] for key in keys if key in tag} for tag in found]
+    if any(other != kept[0] for other in kept):
+        raise WeightsError(
+            f"weights of {name} are published with different means, and a file does not say its",
+            where=where,
+            remedy="give a folder that has the file and its open_clip_config.json",
         )
-    return visual
+    return kept[0] if kept else {}
 
 
 def _model_config(name: str) -> dict[str, Any]:
@@ -222,46 +258,38 @@ def _model_config(name: str) -> dict[str, Any]:
     return model
 
 
-def _agree(name: str, visual: Any, activation: Activation, where: object) -> None:
+def _agree(name: str, visual: Any, where: object) -> None:
     """A `model` given beside a folder must be what the folder holds."""
-    model = _model_config(name)
-    if bool(model.get("quick_gelu")) != (activation == "quick_gelu"):
+    wanted = _from_model_config(_model_config(name))
+    if is_plain(wanted) and is_plain(visual):
+        found, other = (activation(t.transformer.resblocks[0]) for t in (visual, wanted))
+        if found != other:
+            raise WeightsError(
+                f"the weights use {found}, model {name!r} does not",
+                where=where,
+                remedy=f"set model: {_other_name(name)}, or leave `model` out",
+            )
+    if _shapes(wanted) != _shapes(visual):
         raise WeightsError(
-            f"the weights use {activation}, model {name!r} does not",
-            where=where,
-            remedy=f"set model: {_other_name(name)}, or leave `model` out",
-        )
-    shape = model["vision_cfg"]
-    wanted = shape.get("width"), shape.get("layers"), shape.get("patch_size")
-    found = visual.conv1.weight.shape[0], visual.transformer.layers, visual.patch_size[0]
-    if wanted != found:
-        raise WeightsError(
-            f"model {name!r} has width, layers, patch {wanted}, the weights {found}",
+            f"the weights do not have the shape of model {name!r}",
             where=where,
             remedy="leave `model` out: the folder says its shape",
         )
 
 
-def _activation(given: Mapping[str, Any], where: object) -> Activation:
+def _shapes(visual: Any) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in visual.state_dict().items() if name != "proj"}
+
+
+def _activation(given: Mapping[str, Any]) -> Activation:
     name = given.get("hidden_act", "quick_gelu")  # the default of CLIPVisionConfig
     if name == "quick_gelu":
         return "quick_gelu"
     if name == "gelu":
         return "gelu"
-    raise WeightsError(f"unknown activation {name!r}", where=where)
+    raise ValueError(f"unknown activation {name!r}")
 
 
 def _other_name(model: str) -> str:
     ending = "-quickgelu"
     return model.removesuffix(ending) if model.endswith(ending) else model + ending
-
-
-def _inner(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    inner = _strip(state, "vision_model.")
-    return {name: tensor for name, tensor in inner.items() if not name.endswith("position_ids")}
-
-
-def _strip(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """The part below ``prefix``; everything, where nothing has it."""
-    below = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    return below or dict(state)

@@ -19,6 +19,7 @@ from spamo_cache import config
 from spamo_cache.errors import WeightsError
 
 _HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _HUB_FILES = ("*.json", "*.safetensors", "*.safetensors.index.json")
 
 
@@ -31,7 +32,7 @@ def local(weights: str, base: Path) -> Path | None:
     path = base / Path(weights).expanduser()
     if path.exists():
         return path
-    if weights.startswith((".", "/", "~")) or weights.endswith(("/", ".safetensors")):
+    if weights.startswith((".", "/", "~")) or weights.endswith(("/", ".safetensors", *_PICKLES)):
         raise WeightsError("no such weights", where=path, remedy="check `weights` in the spec")
     return None
 
@@ -72,11 +73,11 @@ def tensors(path: Path, pattern: str = "") -> dict[str, torch.Tensor]:
         pattern: regular expression somewhere in the names wanted.
 
     Raises:
-        WeightsError: no safetensors there, or a damaged file.
+        WeightsError: no safetensors there, pickles in their place, or a damaged file.
     """
     from safetensors import SafetensorError, safe_open
 
-    files = [path] if path.is_file() else sorted(_files(path))
+    files = [_checked(path)] if path.is_file() else sorted(_files(path))
     loaded: dict[str, torch.Tensor] = {}
     for file in files:
         try:
@@ -133,16 +134,37 @@ def pin(name: str, found: str) -> None:
 
 
 def _files(folder: Path) -> Iterable[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        return {folder / Path(name).name for name in read_json(index)["weight_map"].values()}
     # Of two forms of the same weights, the one with open_clip's names needs no conversion.
-    for name in ("open_clip_model.safetensors", "model.safetensors"):
-        if (folder / name).is_file():
-            return [folder / name]
+    for stem in ("open_clip_model", "model"):
+        index = folder / f"{stem}.safetensors.index.json"
+        if index.is_file():
+            return _shards(index)
+        if (folder / f"{stem}.safetensors").is_file():
+            return [folder / f"{stem}.safetensors"]
+    for pickled in sorted(path for path in folder.iterdir() if path.suffix in _PICKLES):
+        _checked(pickled)
     raise WeightsError(
         "holds no model.safetensors", where=folder, remedy="convert the weights to safetensors"
     )
+
+
+def _shards(index: Path) -> set[Path]:
+    listed = read_json(index).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+        raise WeightsError("lists no files", where=index)
+    return {index.parent / Path(name).name for name in listed.values()}
+
+
+def _checked(file: Path) -> Path:
+    if file.suffix in _PICKLES:
+        raise WeightsError(
+            "is a pickle, and reading one can run any code",
+            where=file,
+            remedy="use the safetensors file published beside it, or convert it where you trust "
+            "it: safetensors.torch.save_file(torch.load(FILE, weights_only=True), "
+            '"model.safetensors")',
+        )
+    return file
 
 
 def _replace(path: Path, text: str) -> None:

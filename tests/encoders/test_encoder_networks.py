@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 from torch.nn import functional
 
-from spamo_cache.config import MotionStream, SpatialStream
-from spamo_cache.encoders import towers
+from spamo_cache.config import MotionStream, SpatialStream, StreamSpec
+from spamo_cache.encoders import registry, towers
 from spamo_cache.encoders.clip import encode_clip
 from spamo_cache.encoders.motion import MotionEncoder
 from spamo_cache.encoders.preprocess import Normalise
+from spamo_cache.encoders.registry import Compute
 from spamo_cache.encoders.spatial import SpatialEncoder
 
+SPATIAL = SpatialStream(encoder="open_clip", weights="clip-vision")
+MOTION = MotionStream(encoder="videomae", weights="videomae")
+Pixels = Callable[..., torch.Tensor]
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "encoders"
-
-
-def pixels(*shape: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
 
 def spatial(**changes: object) -> SpatialEncoder:
@@ -35,7 +37,7 @@ def motion(**changes: object) -> MotionEncoder:
 
 @pytest.mark.parametrize("layer", [-1, 0, 1, -2])
 @pytest.mark.parametrize("output", ["cls-pre-norm", "cls", "mean"])
-def test_outputs_are_those_of_open_clip(layer: int, output: str) -> None:
+def test_outputs_are_those_of_open_clip(pixels: Pixels, layer: int, output: str) -> None:
     stream = SpatialStream(encoder="open_clip", weights="clip-vision")
     tower = towers.load(stream, GOLDEN)
     frames = pixels(3, 3, 224, 224)
@@ -54,7 +56,9 @@ def test_outputs_are_those_of_open_clip(layer: int, output: str) -> None:
 
 
 @pytest.mark.parametrize("scales", [(1,), (2,), (1, 2), (3, 1)])
-def test_scales_are_means_over_crops_of_the_enlarged_image(scales: tuple[int, ...]) -> None:
+def test_scales_are_means_over_crops_of_the_enlarged_image(
+    pixels: Pixels, scales: tuple[int, ...]
+) -> None:
     frames = pixels(2, 3, 224, 224)
     alone = spatial(scales=(1,))
     base = alone.normalise(frames)
@@ -67,7 +71,7 @@ def test_scales_are_means_over_crops_of_the_enlarged_image(scales: tuple[int, ..
             for i in range(scale)
             for j in range(scale)
         ]
-        wanted.append(torch.stack([alone._tower(crop) for crop in crops]).mean(0))
+        wanted.append(torch.stack([alone.network(crop) for crop in crops]).mean(0))
     encoder = spatial(scales=scales)
     assert encoder.width == 48 * len(scales)
     found = encoder.encode(frames)
@@ -76,7 +80,9 @@ def test_scales_are_means_over_crops_of_the_enlarged_image(scales: tuple[int, ..
 
 @pytest.mark.parametrize("layer", [-1, 0, 2])
 @pytest.mark.parametrize("token", [0, "mean"])
-def test_motion_layers_are_hidden_states_of_transformers(layer: int, token: int | str) -> None:
+def test_motion_layers_are_hidden_states_of_transformers(
+    pixels: Pixels, layer: int, token: int | str
+) -> None:
     from transformers import VideoMAEModel
 
     video = pixels(2, 16, 3, 224, 224)
@@ -109,6 +115,21 @@ def test_windows(tail: str, stride: int, frames: int, starts: list[int]) -> None
     assert encoder.rows(frames) == len(starts)
 
 
+@pytest.mark.parametrize("compute", ["bfloat16", "float16"])
+@pytest.mark.parametrize("stream", [SPATIAL, MOTION], ids=["spatial", "motion"])
+def test_pixels_are_normalised_and_enlarged_in_float32(
+    stream: StreamSpec, compute: Compute
+) -> None:
+    narrow, wide = (cast("Any", registry.build(stream, GOLDEN, c)) for c in (compute, "float32"))
+    kept, wanted = (
+        {k: v for k, v in encoder.state_dict().items() if not k.startswith("network.")}
+        for encoder in (narrow, wide)
+    )
+    assert {"normalise.scale", "normalise.shift"} <= set(kept)
+    assert all(torch.equal(kept[name], wanted[name]) for name in wanted)
+    assert {p.dtype for p in narrow.network.parameters()} == {getattr(torch, compute)}
+
+
 def test_towers_need_no_compiled_torchvision() -> None:
     from spamo_cache.compat import declare_torchvision_ops
 
@@ -125,7 +146,7 @@ def test_a_stride_keeps_every_so_many_frames(frames: int, frame_numbers: list[in
     assert encoder.rows(frames) == len(frame_numbers)
 
 
-def test_a_stride_changes_no_row() -> None:
+def test_a_stride_changes_no_row(pixels: Pixels) -> None:
     frames = pixels(6, 224, 224, 3).numpy()
     every, fourth = (encode_clip(spatial(stride=stride), frames) for stride in (1, 4))
     torch.testing.assert_close(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def test_hash_is_of_contents_not_of_places(base: Path) -> None:
     assert registry.build(spatial(weights="elsewhere"), base).weights_sha256 == there
 
 
-@pytest.mark.parametrize("change", ["tensor", "heads", "mean"])
+@pytest.mark.parametrize("change", ["tensor", "heads", "activation", "mean"])
 def test_hash_tells_everything_that_moves_a_feature(base: Path, change: str) -> None:
     before = registry.build(spatial(), base).weights_sha256
     folder = base / "clip-vision"
@@ -59,6 +60,8 @@ def test_hash_tells_everything_that_moves_a_feature(base: Path, change: str) -> 
         save_file(state, folder / "model.safetensors")
     elif change == "heads":
         edit_config(folder, num_attention_heads=2)
+    elif change == "activation":
+        edit_config(folder, hidden_act="gelu")
     else:
         path = folder / "preprocessor_config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"image_mean": [0.5, 0.5, 0.5]}))
@@ -75,7 +78,7 @@ def test_quick_gelu_mismatch_is_refused(base: Path) -> None:
 
 
 def test_model_of_another_shape_is_refused(base: Path) -> None:
-    with pytest.raises(WeightsError, match="width, layers, patch"):
+    with pytest.raises(WeightsError, match="do not have the shape"):
         registry.build(spatial(model="ViT-L-14-quickgelu"), base)
 
 
@@ -166,6 +169,62 @@ def test_fetched_weights_are_pinned_and_local_ones_are_not(
     edit_config(base / "clip-vision", num_attention_heads=2)
     with pytest.raises(WeightsError, match="is not what it was"):
         registry.build(spatial(weights="org/name@main"), base)
+
+
+@pytest.mark.parametrize("revision", ["", "@main", "@0123456789abcdef"])
+def test_the_hub_gives_what_a_folder_gives(
+    base: Path, monkeypatch: pytest.MonkeyPatch, revision: str
+) -> None:
+    """From the hub's own cache, without a network; other contents later are refused."""
+    import huggingface_hub
+
+    cache = base / "hub" / "models--org--name"
+    commit = "0123456789abcdef" if "0" in revision else "f" * 40
+    for folder in ("refs", "snapshots"):
+        (cache / folder).mkdir(parents=True)
+    (cache / "refs" / (revision[1:] or "main")).write_text(commit)
+    shutil.copytree(base / "clip-vision", cache / "snapshots" / commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(base / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    stream = spatial(weights=f"org/name{revision}")
+    here = registry.build(spatial(), base).weights_sha256
+    assert registry.build(stream, base).weights_sha256 == here
+    edit_config(cache / "snapshots" / commit, num_attention_heads=2)
+    with pytest.raises(WeightsError, match="is not what it was"):
+        registry.build(stream, base)
+
+
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json", "model.safetensors"])
+@pytest.mark.parametrize("name", ["clip-vision", "videomae"])
+def test_damaged_files_give_one_clear_error_or_an_encoder(base: Path, name: str, file: str) -> None:
+    generator = random.Random(file + name)
+    path = base / name / file
+    whole = path.read_bytes()
+    refused = 0
+    for _ in range(25):
+        path.write_bytes(damaged(whole, generator))
+        try:
+            encoder = registry.build(spatial() if name == "clip-vision" else motion(), base)
+            frames = torch.zeros(encoder.span, 3, 224, 224, dtype=torch.uint8)
+            encoder.encode(frames if encoder.span == 1 else frames[None])
+        except SpamoError:
+            refused += 1
+    assert refused > 5
+
+
+def damaged(whole: bytes, generator: random.Random) -> bytes:
+    """Cut, a byte flipped, or an entry of a JSON object replaced by nonsense."""
+    kind = generator.randrange(3)
+    if kind == 0:
+        return whole[: generator.randrange(len(whole))]
+    if kind == 1 or whole[:1] != b"{":
+        changed = bytearray(whole)
+        changed[generator.randrange(min(len(whole), 500))] ^= 1 << generator.randrange(8)
+        return bytes(changed)
+    document = json.loads(whole)
+    nonsense = [None, -1, 0, 7, 1.5, "x", [], {}, [1, 2, 3], float("nan")]
+    document[generator.choice(sorted(document))] = generator.choice(nonsense)
+    return json.dumps(document).encode()
 
 
 def test_unknown_devices_are_refused() -> None:
