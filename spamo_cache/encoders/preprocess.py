@@ -158,15 +158,21 @@ def prepare(frames_thwc: NDArray[np.uint8], geometry: Geometry, resize: Resize) 
     Returns:
         uint8 (frames, 3, size, size), channels last in memory.
     """
+    whole = np.require(squares(frames_thwc, geometry, resize), requirements=("C", "W"))
+    return torch.from_numpy(whole).permute(0, 3, 1, 2)
+
+
+def squares(
+    frames_thwc: NDArray[np.uint8], geometry: Geometry, resize: Resize
+) -> NDArray[np.uint8]:
+    """As :func:`prepare`: (frames, size, size, 3), a view into something larger or the input."""
     _, height, width, _ = frames_thwc.shape
     target = _target(height, width, geometry)
     if target != (height, width):
         scale = _resize_pil if resize == "pil" else _resize_torch
         frames_thwc = scale(frames_thwc, target, geometry.interpolation)
     top, left = ((side - geometry.size) // 2 for side in target)
-    square = frames_thwc[:, top : top + geometry.size, left : left + geometry.size]
-    whole = np.require(square, requirements=("C", "W"))
-    return torch.from_numpy(whole).permute(0, 3, 1, 2)
+    return frames_thwc[:, top : top + geometry.size, left : left + geometry.size]
 
 
 class Normalise(torch.nn.Module):

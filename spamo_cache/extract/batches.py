@@ -6,7 +6,7 @@ partition alone: not on the number of threads, workers or machines.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import BoundedSemaphore
@@ -21,6 +21,8 @@ from spamo_cache.encoders.registry import Encoder, batch_rows
 
 Row = tuple[str, int, torch.Tensor, int]
 """Clip, number of the row in it, the clip's prepared frames, the row's first frame."""
+Encoded = tuple[NDArray[Any], NDArray[np.bool_]]
+"""(rows, width) in the store's dtype, and (rows,) whether a row was finite before that cast."""
 
 
 class Batches:
@@ -31,17 +33,20 @@ class Batches:
         encoder: Encoder,
         *,
         device: str,
+        compute: str,
         dtype: str,
         pool: ThreadPoolExecutor,
         room: BoundedSemaphore,
     ) -> None:
         """``room`` bounds the batches under way, over all streams."""
-        self.encoder, self.device, self.dtype = encoder, device, dtype
+        self.encoder, self.device, self.compute, self.dtype = encoder, device, compute, dtype
         self.rows = batch_rows(encoder, device)
+        self._on_gpu = torch.device(device).type == "cuda"
         self._pool, self._room = pool, room
         self._waiting: list[Row] = []
-        self._running: deque[tuple[list[Row], Future[NDArray[Any]]]] = deque()
+        self._running: deque[tuple[list[Row], Future[Encoded]]] = deque()
         self._features: dict[str, NDArray[Any]] = {}
+        self._unsound: Counter[str] = Counter()
 
     def add(self, clip: str, prepared: torch.Tensor) -> None:
         """Queue all rows of a clip; blocks while too many batches are under way."""
@@ -53,13 +58,31 @@ class Batches:
             del self._waiting[: self.rows]
         self._collect(everything=False)
 
-    def finish(self) -> Mapping[str, NDArray[Any]]:
-        """Features of every clip added, (rows, width) each, once all are computed."""
+    def finish(self) -> tuple[Mapping[str, NDArray[Any]], Mapping[str, str]]:
+        """Wait until every clip added is computed.
+
+        Returns:
+            Features of the sound clips, (rows, width) each; and why the others have none.
+        """
         if self._waiting:
             self._submit(self._waiting)
             self._waiting = []
         self._collect(everything=True)
-        return self._features
+        faults = {clip: self._fault(clip, rows) for clip, rows in self._features.items()}
+        bad = {clip: fault for clip, fault in faults.items() if fault is not None}
+        return {clip: rows for clip, rows in self._features.items() if clip not in bad}, bad
+
+    def _fault(self, clip: str, rows: NDArray[Any]) -> str | None:
+        """Why the store must not hold these rows."""
+        if clip in self._unsound:
+            told = f"{self._unsound[clip]} of {len(rows)} rows are not finite as computed in"
+            advice = ": set compute: bfloat16 or float32" if self.compute == "float16" else ""
+            return f"{told} {self.compute}{advice}"
+        wrong = int(np.count_nonzero(~np.isfinite(rows).all(axis=1)))
+        if not wrong:
+            return None
+        told = f"{wrong} of {len(rows)} rows are too large for the store's {self.dtype}"
+        return f"{told}: set store.dtype: float32"
 
     def _submit(self, rows: list[Row]) -> None:
         self._room.acquire()
@@ -70,18 +93,26 @@ class Batches:
             raise
         self._running.append((rows, future))
 
-    def _encode(self, rows: list[Row]) -> NDArray[Any]:
+    def _encode(self, rows: list[Row]) -> Encoded:
         try:
-            span = self.encoder.span
-            windows = [window(prepared, start, span) for _, _, prepared, start in rows]
-            pixels = stacked(windows, span).to(self.device)
+            computed = self.encoder.encode(self._gathered(rows)).cpu().numpy()
             with np.errstate(over="ignore"):  # infinities are found where the clip is judged
-                return self.encoder.encode(pixels).cpu().numpy().astype(self.dtype)
+                return computed.astype(self.dtype), np.isfinite(computed).all(axis=1)
         finally:
             self._room.release()
+
+    def _gathered(self, rows: list[Row]) -> torch.Tensor:
+        span = self.encoder.span
+        pixels = stacked([window(prepared, start, span) for _, _, prepared, start in rows], span)
+        if not self._on_gpu:
+            return pixels
+        # From pinned memory the copy waits its turn on the device, not here.
+        return pixels.pin_memory().to(self.device, non_blocking=True)
 
     def _collect(self, *, everything: bool) -> None:
         while self._running and (everything or self._running[0][1].done()):
             rows, future = self._running.popleft()
-            for (clip, row, _, _), values in zip(rows, future.result(), strict=True):
+            for (clip, row, _, _), values, finite in zip(rows, *future.result(), strict=True):
                 self._features[clip][row] = values
+                if not finite:
+                    self._unsound[clip] += 1

@@ -9,6 +9,7 @@ from pathlib import Path
 from spamo_cache.config import StreamSpec
 from spamo_cache.encoders.preprocess import Resize
 from spamo_cache.encoders.registry import Compute
+from spamo_cache.store.remote import Location
 from spamo_cache.video import Probe
 
 
@@ -57,13 +58,24 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Copy:
+    """Clips of one partition of a store that hold what would be computed again."""
+
+    store: Location
+    partition: int
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One partition to compute."""
 
     partition: int
     items: tuple[Item, ...]
-    streams: tuple[str, ...]
-    """Streams of which the partition is not finished."""
+    copies: Mapping[str, tuple[Copy, ...]]
+    """Streams to be worked on -> what of the partition can be copied; often nothing."""
+    retry: bool = False
+    """Whether a finished partition with failures is to be replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +83,25 @@ class Done:
     """What became of a task."""
 
     partition: int
-    streams: tuple[str, ...]
-    """Streams that are finished now."""
     busy: tuple[str, ...] = ()
-    """Streams that another process is computing."""
+    """Streams that another process is computing; the others are finished now."""
     frames: int = 0
+    """Decoded."""
+    copied: frozenset[str] = frozenset()
+    """Clips with features that took no computing."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """CPU-independent wall shares: decode, prepare, encode, publish."""
+    """Wall shares: decode, prepare, encode, publish."""
 
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """Progress within a partition, since the last report."""
+    """How far a partition is; a later one replaces it, also after a worker has died."""
 
+    partition: int
     clips: int
     frames: int
-    failures: int
+    failed: Mapping[str, str]
+    """Clip -> why it has no features, of all clips failed in the partition so far."""
 
 
 Report = Callable[[Advance], None]

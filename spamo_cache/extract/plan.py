@@ -40,22 +40,43 @@ class StreamPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Places:
+    """Where the clips' rows of one stream go, by the clips' positions: (clips,) each."""
+
+    first: Ints
+    """First row in ``features``."""
+    rows: Ints
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Partitions and places of all clips, by their position in the sequence planned."""
 
-    partitions: Mapping[int, list[int]]
-    """Number -> positions of its clips, in the order of work."""
-    splits: Mapping[int, str]
-    """Number -> its split."""
-    slots: Mapping[str, list[Slot]]
-    """Stream -> a slot per clip, in the order of the clips."""
+    clips: Sequence[SplitClip]
+    partitions: Sequence[Ints]
+    """By number: positions of the partition's clips, in the order of work."""
+    splits: Sequence[str]
+    """By number: the partition's split."""
+    places: Mapping[str, Places]
     too_long: Mapping[int, str] = field(default_factory=dict)
     """Position -> why this clip cannot be stored."""
+
+    def slots(self, stream: str) -> list[Slot]:
+        """A stream's places as the store takes them, partition by partition."""
+        places = self.places[stream]
+        first, rows = places.first.tolist(), places.rows.tolist()
+        return [
+            Slot(self.clips[k].id, split, number, first[k], rows[k])
+            for number, (split, members) in enumerate(
+                zip(self.splits, self.partitions, strict=True)
+            )
+            for k in members.tolist()
+        ]
 
 
 def plan(
     clips: Sequence[SplitClip],
-    frames: Sequence[int],
+    frames: Sequence[int] | Ints,
     streams: Mapping[str, StreamPlan],
     store: StoreSpec,
 ) -> Plan:
@@ -79,17 +100,14 @@ def plan(
     }
     counts[long] = 0
     order = _order(clips)
-    splits = [clips[k].split for k in order]
-    numbers = _cut(_aligned(counts[order], chunk), splits, shard)
-    slots = {
-        name: _slots(clips, order=order, numbers=numbers, counts=counts, name=name, stream=stream)
+    splits = [clips[k].split for k in order.tolist()]
+    starts = _cut(_aligned(counts[order], chunk), splits, shard)
+    places = {
+        name: _place(counts, order=order, starts=starts, name=name, stream=stream)
         for name, stream in streams.items()
     }
-    partitions: dict[int, list[int]] = {}
-    for position, number in zip(order.tolist(), numbers.tolist(), strict=True):
-        partitions.setdefault(number, []).append(position)
-    of_split = dict(zip(numbers.tolist(), splits, strict=True))
-    return Plan(partitions, of_split, slots, too_long)
+    partitions = np.split(order, starts[1:]) if len(starts) else []
+    return Plan(clips, partitions, [splits[k] for k in starts], places, too_long)
 
 
 def rows_of(spec: RowsSpec, per: str) -> int:
@@ -107,46 +125,33 @@ def _order(clips: Sequence[SplitClip]) -> Ints:
 
 
 def _cut(needed: Ints, splits: Sequence[str], shard: int) -> Ints:
-    """Number consecutive clips by partition: as many as fit, never two splits."""
-    numbers = np.zeros(len(needed), np.int64)
+    """Where partitions begin among consecutive clips: as many as fit, never two splits."""
     ends = np.cumsum(needed)
     names = np.array(splits)
     borders = [*(np.flatnonzero(names[1:] != names[:-1]) + 1).tolist(), len(needed)]
-    first = number = 0
+    starts: list[int] = []
+    first = 0
     for border in borders:
         while first < border:
+            starts.append(first)
             before = int(ends[first - 1]) if first else 0
-            fitting = int(np.searchsorted(ends, before + shard, side="right"))
-            last = min(fitting, border)
-            numbers[first:last] = number
-            first, number = last, number + 1
-    return numbers
+            first = min(int(np.searchsorted(ends, before + shard, side="right")), border)
+    return np.array(starts, np.int64)
 
 
-def _slots(
-    clips: Sequence[SplitClip],
-    *,
-    order: Ints,
-    numbers: Ints,
-    counts: Ints,
-    name: str,
-    stream: StreamPlan,
-) -> list[Slot]:
+def _place(counts: Ints, *, order: Ints, starts: Ints, name: str, stream: StreamPlan) -> Places:
     """The place of each clip's rows: one after the other within its partition, each aligned."""
     distinct, which = np.unique(counts[order], return_inverse=True)
     rows = np.array([stream.rows(int(n)) if n else 0 for n in distinct], np.int64)[which]
     needed = _aligned(rows, stream.chunk_rows)
-    ends = np.cumsum(needed)
-    firsts = np.searchsorted(numbers, np.arange(numbers[-1] + 1 if len(numbers) else 0))
-    offsets = ends - needed - (ends - needed)[firsts][numbers]
+    before = np.cumsum(needed) - needed
+    sizes = np.diff(starts, append=len(order))
+    offsets = before - np.repeat(before[starts], sizes)
     _check_fit(name, int((offsets + needed).max(initial=0)), stream.shard_rows)
-    places = numbers * stream.shard_rows + offsets
-    slots: list[Slot | None] = [None] * len(clips)
-    columns = (order.tolist(), numbers.tolist(), places.tolist(), rows.tolist())
-    for position, number, place, count in zip(*columns, strict=True):
-        clip = clips[position]
-        slots[position] = Slot(clip.id, clip.split, number, place, count)
-    return [slot for slot in slots if slot is not None]
+    places = Places(np.empty_like(order), np.empty_like(order))
+    places.first[order] = np.repeat(np.arange(len(starts)), sizes) * stream.shard_rows + offsets
+    places.rows[order] = rows
+    return places
 
 
 def _check_fit(name: str, largest: int, shard_rows: int) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import Literal
 
-from spamo_cache.extract.job import Advance, Task
+from spamo_cache.extract.job import Advance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +21,8 @@ class Progress:
     frames: int = 0
     frames_total: int = 0
     failures: int = 0
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """Clips that failed since the last report, each with its reason."""
 
 
 class Tracker:
@@ -29,33 +31,45 @@ class Tracker:
     def __init__(self, progress: Callable[[Progress], None] | None, clips: int) -> None:
         self._progress, self._clips = progress, clips
         self._lock = Lock()
-        self._sum = [0, 0, 0]
+        self._last: dict[int, tuple[int, int]] = {}
+        self._sum = 0, 0
+        self._failed: set[str] = set()
         self._total = 0, 0
 
     def probed(self, clips: int) -> None:
         if self._progress is not None:
             self._progress(Progress(stage="probe", clips=clips, clips_total=self._clips))
 
-    def begin(self, tasks: Sequence[Task]) -> None:
-        items = [item for task in tasks for item in task.items]
-        self._total = len(items), sum(item.probe.frames for item in items)
-        if items:
-            self.advance(Advance(0, 0, 0))
+    def begin(self, clips: int, frames: int) -> None:
+        """Say what there is to do."""
+        self._total = clips, frames
+        if clips and self._progress is not None:
+            self._tell({})
 
     def advance(self, step: Advance) -> None:
         if self._progress is None:
             return
         with self._lock:
-            steps = (step.clips, step.frames, int(step.failures))
-            self._sum = [a + b for a, b in zip(self._sum, steps, strict=True)]
-            clips, frames, failures = self._sum
+            # A partition begun again, after a worker's death, is not counted twice.
+            last = self._last.get(step.partition, (0, 0))
+            news = {clip: why for clip, why in step.failed.items() if clip not in self._failed}
+            if (step.clips, step.frames) == last and not news:
+                return
+            self._last[step.partition] = step.clips, step.frames
+            self._sum = self._sum[0] + step.clips - last[0], self._sum[1] + step.frames - last[1]
+            self._failed.update(news)
+            self._tell(news)
+
+    def _tell(self, news: Mapping[str, str]) -> None:
+        if self._progress is not None:
             self._progress(
                 Progress(
                     stage="extract",
-                    clips=clips,
+                    clips=self._sum[0],
                     clips_total=self._total[0],
-                    frames=frames,
+                    frames=self._sum[1],
                     frames_total=self._total[1],
-                    failures=failures,
+                    failures=len(self._failed),
+                    failed=news,
                 )
             )

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
+from spamo_cache import config
 from spamo_cache.config import CacheSpec
 from spamo_cache.encoders import registry
-from spamo_cache.errors import UsageError
+from spamo_cache.errors import StoreError, UsageError
 from spamo_cache.extract import worker
+from spamo_cache.extract.calibrate import calibrate as measure
 from spamo_cache.extract.executors import dask, serial
-from spamo_cache.extract.job import Done, Item, Job, Report, StreamJob, Task
+from spamo_cache.extract.job import Done, Job, Report, StreamJob, Task
 from spamo_cache.extract.progress import Progress, Tracker
-from spamo_cache.extract.summary import Summary, held, summarise
+from spamo_cache.extract.summary import Outcome, Summary, planned, summarise, usual_rate
 from spamo_cache.extract.survey import ManifestLike, Survey, survey
+from spamo_cache.extract.work import Work, held, left
 from spamo_cache.store.writer import StoreWriter
 
 Executor = Literal["dask", "serial"]
@@ -41,6 +44,7 @@ def extract(
     slurm: Path | None = None,
     device: str = "auto",
     dry_run: bool = False,
+    calibrate: bool = False,
     retry_failed: bool = False,
     terms: str = "",
     progress: Callable[[Progress], None] | None = None,
@@ -61,7 +65,8 @@ def extract(
         slurm: YAML of a Slurm cluster instead, see :func:`executors.dask.slurm_options`.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dry_run: decide everything, write nothing.
-        retry_failed: compute partitions with failed clips again.
+        calibrate: measure for 20 seconds, in a dry run, what its estimate of hours rests on.
+        retry_failed: compute failed clips again; the others of their partitions are kept.
         terms: terms of use of the corpus, kept with the stores.
         progress: called with the state so far, a few times a second at most per worker.
 
@@ -78,6 +83,8 @@ def extract(
     began = time.perf_counter()
     if workers is not None and workers < 1:
         raise UsageError(f"workers: {workers} is not a positive number")
+    if calibrate and not dry_run:
+        raise UsageError("calibration belongs to a dry run", remedy="add --dry-run")
     device = registry.resolve_device(device)
     tracker = Tracker(progress, len(manifest))
     found = survey(
@@ -88,15 +95,9 @@ def extract(
         store_root=store_root,
         streams=streams,
         splits=splits,
-        device=device,
+        retry=retry_failed,
         progress=tracker.probed,
     )
-    before = held(found)
-    if dry_run:
-        return summarise(found, before, before, device, seconds=time.perf_counter() - began)
-    writers = _writers(found, manifest.corpus, store_root, spec, terms)
-    if retry_failed:
-        _forget_failed(found, writers)
     job = _job(
         found,
         spec,
@@ -106,84 +107,72 @@ def extract(
         workers=workers,
         remote=bool(scheduler or slurm),
     )
+    roots: list[str | Path] = [store_root, *config.roots()]
+    if dry_run:
+        before = held(found)
+        work = left(found, before, roots=roots, retry=retry_failed)
+        rate = measure(job, work) if calibrate else usual_rate(device)
+        return planned(work, before, device, rate)
+    writers = _writers(found, store_root, spec, terms)
+    if retry_failed:
+        for writer in writers.values():
+            writer.seal()  # what is kept of a partition is read by way of the index
+    before = held(found)
+    work = left(found, before, roots=roots, retry=retry_failed)
     cluster = dask.Cluster(workers=workers or _workers(device), scheduler=scheduler, slurm=slurm)
 
-    def run(tasks: Sequence[Task], report: Report) -> Iterator[Done]:
+    def run(tasks: Iterable[Task], report: Report) -> Iterator[Done]:
         if executor == "serial":
             return serial.run(job, tasks, report)
         return dask.run(job, tasks, report, cluster)
 
     with _sealed(writers):
-        frames, shares = _work(found, writers, run, tracker)
-    return summarise(
-        found,
-        before,
-        held(found),
-        device,
-        computed_frames=frames,
-        shares=shares,
-        seconds=time.perf_counter() - began,
-    )
+        outcome = _work(work, run, tracker)
+    seconds = time.perf_counter() - began
+    return summarise(work, before, held(found), device, outcome, seconds=seconds)
 
 
 # --- work ---------------------------------------------------------------------------------------
 
 
 def _work(
-    found: Survey,
-    writers: Mapping[str, StoreWriter],
-    run: Callable[[Sequence[Task], Report], Iterator[Done]],
+    work: Work,
+    run: Callable[[Iterable[Task], Report], Iterator[Done]],
     tracker: Tracker,
-) -> tuple[int, dict[str, float]]:
+) -> Outcome:
     """Run until every partition asked for is finished, by this run or by another."""
-    frames, shares = 0, dict.fromkeys(("decode", "prepare", "encode", "publish"), 0.0)
-    tasks = _tasks(found, writers)
-    tracker.begin(tasks)
-    while tasks:
-        busy = False
+    frames, copied = 0, set[str]()
+    shares: Counter[str] = Counter()
+    tracker.begin(*work.size())
+    pending: Mapping[int, Sequence[str]] = work.partitions()
+    while pending:
+        busy: dict[int, Sequence[str]] = {}
+        tasks = (work.task(number, names) for number, names in pending.items())
         for done in run(tasks, tracker.advance):
             frames += done.frames
-            busy |= bool(done.busy)
-            for share, seconds in done.seconds.items():
-                shares[share] += seconds
+            copied |= done.copied
+            shares.update(done.seconds)
+            if done.busy:
+                busy[done.partition] = done.busy
         if busy:
             time.sleep(_BUSY_SECONDS)
-        tasks = _tasks(found, writers) if busy else []
-    return frames, shares
-
-
-def _tasks(found: Survey, writers: Mapping[str, StoreWriter]) -> list[Task]:
-    finished = {name: writer.finished() for name, writer in writers.items()}
-    tasks = []
-    for number in found.wanted():
-        missing = tuple(name for name, numbers in finished.items() if number not in numbers)
-        if missing:
-            items = tuple(_item(found, position) for position in found.plan.partitions[number])
-            tasks.append(Task(number, items, missing))
-    return tasks
-
-
-def _item(found: Survey, position: int) -> Item:
-    clip, probe = found.clips[position], found.probes[position]
-    reason = found.plan.too_long.get(position)
-    if reason is not None:
-        probe = replace(probe, frames=0, reason=reason)
-    return Item(clip.id, clip.source, clip.start, clip.end, clip.crop, probe)
+        pending = busy
+    return Outcome(frames, copied, dict(shares))
 
 
 def _writers(
-    found: Survey, corpus: str, store_root: Path, spec: CacheSpec, terms: str
+    found: Survey, store_root: Path, spec: CacheSpec, terms: str
 ) -> dict[str, StoreWriter]:
     writers = {
         name: StoreWriter.open(
             store_root,
-            corpus=corpus,
+            corpus=found.corpus,
             stream=name,
             identity=stream.identity,
             weights=stream.weights,
             keys=found.keys,
-            slots=found.plan.slots[name],
-            width=stream.encoder.width,
+            slots=found.plan.slots(name),
+            width=stream.width,
             dtype=spec.store.dtype,
             chunk_rows=stream.chunk_rows,
             shard_rows=stream.shard_rows,
@@ -197,22 +186,19 @@ def _writers(
     return writers
 
 
-def _forget_failed(found: Survey, writers: Mapping[str, StoreWriter]) -> None:
-    wanted = set(found.wanted())
-    for writer in writers.values():
-        failed = {receipt.partition for receipt in writer.receipts if receipt.failures}
-        if failed & wanted:
-            writer.forget(failed & wanted)
-
-
 @contextmanager
 def _sealed(writers: Mapping[str, StoreWriter]) -> Iterator[None]:
     """Bring the indexes up to date with what was finished, however the block is left."""
     try:
         yield
-    finally:
+    except BaseException:
+        # What went wrong first is what the user has to know: a full disk refuses the index too.
         for writer in writers.values():
-            writer.seal()
+            with suppress(StoreError):
+                writer.seal()
+        raise
+    for writer in writers.values():
+        writer.seal()
 
 
 def _job(
@@ -227,7 +213,8 @@ def _job(
 ) -> Job:
     cores = worker.cores()
     on_cpu = device == "cpu"
-    threads = max(1, cores // (workers or 1)) if on_cpu else 1
+    # On a GPU one thread gathers and copies while the other's kernels run.
+    threads = max(1, cores // (workers or 1)) if on_cpu else 2
     return Job(
         root=root.absolute(),
         base=base.absolute(),
@@ -236,6 +223,7 @@ def _job(
                 spec.streams[name], stream.store.absolute(), stream.identity.weights_sha256
             )
             for name, stream in found.streams.items()
+            if isinstance(stream.store, Path)
         },
         resize=spec.frames.resize,
         compute=spec.compute,

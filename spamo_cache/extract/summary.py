@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from spamo_cache.encoders import registry
 from spamo_cache.extract import worker
-from spamo_cache.extract.survey import Survey
-from spamo_cache.store.layout import aligned
-from spamo_cache.store.reader import FeatureStore
+from spamo_cache.extract.plan import Ints
+from spamo_cache.extract.work import Holdings, Work
+from spamo_cache.store.remote import Location
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Donation:
+    """Clips of a stream that another store holds."""
+
+    store: Location
+    by: str
+    """Who made that store."""
+    clips: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamSummary:
     """One stream of a run."""
 
-    store: Path
+    store: Location
     rows: int
     """Rows of the splits asked for."""
+    per: str
+    """What a row stands for: ``frame`` or ``window``."""
     bytes: int
     """On disk, padding to whole chunks included."""
     held: int
     """Clips that the store had before this run."""
     foreign: bool
     """Whether the store lies in a root other than the one written to."""
+    by: str
+    """Who made the store; empty where there was none before."""
+    donors: Sequence[Donation]
+    """Where clips are copied from instead of being computed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,113 +53,164 @@ class Summary:
     """Clips of the splits asked for."""
     frames: int
     done: int
-    """Clips with features of all streams, computed by this run."""
+    """Clips with features of all streams now, computed by this run, at least one of them."""
+    copied: int
+    """Clips with features of all streams now, of which none had to be computed."""
     reused: int
     """Clips with features of all streams that were there before."""
     failed: Sequence[tuple[str, str]]
     """Clips without all features, each with its reason."""
     streams: Mapping[str, StreamSummary]
+    unreadable: int = 0
+    """Clips that cannot be read, as far as can be told without decoding."""
+    strays: int = 0
+    """Files in folders of frames that are no frames and were left alone."""
     computed_frames: int = 0
     seconds: float = 0.0
     shares: Mapping[str, float] = field(default_factory=dict)
     """Seconds spent decoding, preparing, encoding and publishing, summed over workers."""
     device: str = "cpu"
     device_hours: float = 0.0
-    """Estimate for what is missing, from the networks' size and a usual rate of the device."""
+    """Estimate for what has to be computed, from the networks' size and the device's rate."""
+    calibrated: float | None = None
+    """Frames per second as measured; None where a usual rate was taken for the estimate."""
 
     @property
-    def stores(self) -> dict[str, Path]:
+    def stores(self) -> dict[str, Location]:
         """Stream -> its store."""
         return {name: stream.store for name, stream in self.streams.items()}
 
 
-States = Mapping[str, Mapping[str, str | None]]
-"""Stream -> clip -> why it failed, None where it has features; absent clips are left out."""
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How fast this device computes."""
+
+    flops: float
+    """Operations of the networks per second, everything around them included."""
+    frames: float | None = None
+    """Frames per second of all streams together; None where nothing was measured."""
 
 
-def held(found: Survey) -> States:
-    """What the stores of a run hold now, of the splits asked for."""
-    return {
-        name: _states(stream.store, found.splits) if stream.store.exists() else {}
-        for name, stream in found.streams.items()
-    }
+def usual_rate(device: str) -> Rate:
+    """What to expect of a device that was not measured."""
+    return Rate(registry.usual_flops(device, worker.cores()))
 
 
-def _states(path: Path, splits: frozenset[str]) -> dict[str, str | None]:
-    store = FeatureStore.open(path)
-    states: dict[str, str | None] = {}
-    for split in splits:
-        states |= dict.fromkeys(store.select(split=split, state="ok"))
-        states |= {id_: store.reason(id_) for id_ in store.select(split=split, state="failed")}
-    return states
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the workers reported, in sum."""
+
+    frames: int = 0
+    copied: Set[str] = frozenset()
+    """Clips that took no computing."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+def planned(work: Work, before: Mapping[str, Holdings], device: str, rate: Rate) -> Summary:
+    """What a run would do."""
+    told = summarise(work, before, before, device, Outcome(), rate=rate)
+    none = np.zeros(len(work.found.clips), bool)
+    touched = np.any([none, *map(work.touched, work.missing)], axis=0)
+    computed = np.any([none, *map(work.computed, work.missing)], axis=0)
+    copied = np.flatnonzero(touched & ~computed).tolist()
+    whole = _whole(before)
+    return replace(
+        told,
+        done=int(np.count_nonzero(computed & (work.found.frames > 0))),
+        # What a partition tried again keeps of itself was there before.
+        copied=sum(work.found.clips[position].id not in whole for position in copied),
+    )
 
 
 def summarise(
-    found: Survey,
-    before: States,
-    after: States,
+    work: Work,
+    before: Mapping[str, Holdings],
+    after: Mapping[str, Holdings],
     device: str,
+    outcome: Outcome,
     *,
-    computed_frames: int = 0,
-    shares: Mapping[str, float] | None = None,
+    rate: Rate | None = None,
     seconds: float = 0.0,
 ) -> Summary:
     """Compare what the stores held before a run with what they hold after it."""
-    positions = [k for number in found.wanted() for k in found.plan.partitions[number]]
+    found = work.found
+    wanted = found.wanted()
+    positions = np.concatenate([found.plan.partitions[number] for number in wanted])
     whole_before, whole_after = _whole(before), _whole(after)
-    streams = {
-        name: _stream_summary(found, name, positions, len(before[name])) for name in found.streams
-    }
-    missing = sum(
-        stream.encoder.flops_per_row * streams[name].rows * (1 - len(after[name]) / len(positions))
-        for name, stream in found.streams.items()
-    )
+    streams = {name: _stream_summary(work, name, positions, before[name]) for name in found.streams}
+    missing = 0.0
+    for name, stream in found.streams.items():
+        rows = found.plan.places[name].rows[work.computed(name)]
+        missing += stream.flops_per_row * float(rows.sum())
+    rate = rate or usual_rate(device)
+    gained = whole_after - whole_before
+    copied = len(gained & outcome.copied)
     return Summary(
         clips=len(positions),
-        frames=sum(found.probes[k].frames for k in positions),
-        done=len(whole_after - whole_before),
+        frames=int(found.frames[positions].sum()),
+        done=len(gained) - copied,
+        copied=copied,
         reused=len(whole_before & whole_after),
         failed=_failed(after),
         streams=streams,
-        computed_frames=computed_frames,
+        unreadable=sum(found.probes[k].reason is not None for k in positions.tolist()),
+        strays=sum(found.probes[k].strays for k in positions.tolist()),
+        computed_frames=outcome.frames,
         seconds=seconds,
-        shares=shares or {},
+        shares=outcome.seconds,
         device=device,
-        device_hours=missing / registry.usual_flops(device, worker.cores()) / 3600,
+        device_hours=missing / rate.flops / 3600,
+        calibrated=rate.frames,
     )
 
 
-def _stream_summary(found: Survey, name: str, positions: Sequence[int], held: int) -> StreamSummary:
-    stream, slots = found.streams[name], found.plan.slots[name]
-    rows = [slots[k].rows for k in positions]
-    padded = sum(aligned(count, stream.chunk_rows) for count in rows)
+def _stream_summary(work: Work, name: str, positions: Ints, before: Holdings) -> StreamSummary:
+    stream = work.found.streams[name]
+    rows = work.found.plan.places[name].rows[positions]
     return StreamSummary(
         store=stream.store,
-        rows=sum(rows),
-        bytes=padded * stream.row_bytes,
-        held=held,
+        rows=int(rows.sum()),
+        per=stream.per,
+        bytes=int((-(-rows // stream.chunk_rows) * stream.chunk_rows).sum()) * stream.row_bytes,
+        held=len(before.states),
         foreign=stream.foreign,
+        by=before.by,
+        donors=_donations(work, name),
     )
 
 
-def _whole(states: States) -> set[str]:
+def _donations(work: Work, name: str) -> list[Donation]:
+    """Other stores that clips are copied from; when clips are tried again, not the own one."""
+    if name not in work.missing:
+        return []
+    reusable = work.reusable[name]
+    taken = reusable.donor[work.touched(name) & (reusable.donor >= 0)]
+    counts = np.bincount(taken, minlength=len(reusable.donors)).tolist()
+    return [
+        Donation(store=donor.store, by=donor.by, clips=count)
+        for donor, count in zip(reusable.donors, counts, strict=True)
+        if count and donor.store != work.found.streams[name].store
+    ]
+
+
+def _whole(holdings: Mapping[str, Holdings]) -> set[str]:
     """Clips with features of every stream."""
     sound = [
-        {clip for clip, reason in of_stream.items() if reason is None}
-        for of_stream in states.values()
+        {clip for clip, reason in of_stream.states.items() if reason is None}
+        for of_stream in holdings.values()
     ]
     return set.intersection(*sound) if sound else set()
 
 
-def _failed(states: States) -> list[tuple[str, str]]:
+def _failed(holdings: Mapping[str, Holdings]) -> list[tuple[str, str]]:
     """Each failed clip once, with the reasons of its streams where they differ."""
     reasons: dict[str, dict[str, list[str]]] = {}
-    for name, of_stream in states.items():
-        for clip, reason in of_stream.items():
+    for name, of_stream in holdings.items():
+        for clip, reason in of_stream.states.items():
             if reason is not None:
                 reasons.setdefault(clip, {}).setdefault(reason, []).append(name)
     return [
-        (clip, "; ".join(_told(reason, names, len(states)) for reason, names in found.items()))
+        (clip, "; ".join(_told(reason, names, len(holdings)) for reason, names in found.items()))
         for clip, found in sorted(reasons.items())
     ]
 

@@ -14,7 +14,8 @@ from spamo_cache.config import CacheSpec
 from spamo_cache.encoders import registry
 from spamo_cache.encoders.registry import Encoder
 from spamo_cache.errors import UsageError
-from spamo_cache.extract.plan import Plan, SplitClip, StreamPlan, plan, rows_of
+from spamo_cache.extract.plan import Ints, Plan, SplitClip, StreamPlan, plan, rows_of
+from spamo_cache.store.find import find
 from spamo_cache.store.layout import (
     ClipKey,
     StreamIdentity,
@@ -23,7 +24,9 @@ from spamo_cache.store.layout import (
     store_path,
     stream_spec,
 )
-from spamo_cache.store.reader import FeatureStore, find
+from spamo_cache.store.plan import State
+from spamo_cache.store.reader import FeatureStore
+from spamo_cache.store.remote import Location
 from spamo_cache.video import Probe, probe_all
 
 _PROBE_THREADS = 8
@@ -42,10 +45,13 @@ class ManifestLike(Protocol):
 class StreamSurvey:
     """One stream: how it is computed and where its store is, or is going to be."""
 
-    encoder: Encoder
+    per: str
+    """What a row stands for: ``frame`` or ``window``."""
+    width: int
+    flops_per_row: int
     identity: StreamIdentity
     weights: str
-    store: Path
+    store: Location
     chunk_rows: int
     shard_rows: int
     row_bytes: int
@@ -57,8 +63,11 @@ class StreamSurvey:
 class Survey:
     """All that is decided before work begins."""
 
+    corpus: str
     clips: Sequence[SplitClip]
     probes: Sequence[Probe]
+    frames: Ints
+    """(clips,) frames of each."""
     keys: Sequence[ClipKey]
     streams: Mapping[str, StreamSurvey]
     plan: Plan
@@ -67,7 +76,7 @@ class Survey:
 
     def wanted(self) -> list[int]:
         """Partitions of the splits asked for."""
-        return [number for number, split in self.plan.splits.items() if split in self.splits]
+        return [k for k, split in enumerate(self.plan.splits) if split in self.splits]
 
 
 def survey(
@@ -79,10 +88,12 @@ def survey(
     store_root: Path,
     streams: Sequence[str] | None,
     splits: Sequence[str] | None,
-    device: str,
+    retry: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Survey:
     """Probe the corpus, load the encoders, plan the partitions, find the stores.
+
+    With ``retry``, a store of another root that has failed clips will not do as it is.
 
     Raises:
         UsageError: a stream or split that does not exist, an empty manifest, a missing root.
@@ -96,9 +107,8 @@ def survey(
     if not clips:
         raise UsageError("the manifest has no clips", where=manifest.corpus)
     asked = _chosen(splits, sorted({clip.split for clip in clips}), "split")
-    encoders = {
-        name: registry.build(spec.streams[name], base, spec.compute, device) for name in names
-    }
+    # Only to know their sizes and hashes: workers have their own, wherever they compute.
+    encoders = {name: registry.build(spec.streams[name], base, "float32") for name in names}
     probes = probe_all(root, clips, threads=_PROBE_THREADS, progress=progress)
     keys = [
         ClipKey(clip.id, clip.source, probed.size, clip.start, clip.end, clip.crop)
@@ -112,7 +122,8 @@ def survey(
         )
         for name, encoder in encoders.items()
     }
-    planned = plan(clips, [probed.frames for probed in probes], layouts, spec.store)
+    frames = np.array([probed.frames for probed in probes], np.int64)
+    planned = plan(clips, frames, layouts, spec.store)
     corpus = corpus_hash(keys)
     surveyed = {
         name: _stream(
@@ -124,10 +135,20 @@ def survey(
             corpus_sha256=corpus,
             store_root=store_root,
             splits=asked,
+            lacks=("absent", "failed") if retry else ("absent",),
         )
         for name, encoder in encoders.items()
     }
-    return Survey(clips, probes, keys, surveyed, planned, frozenset(asked))
+    return Survey(
+        corpus=manifest.corpus,
+        clips=clips,
+        probes=probes,
+        frames=frames,
+        keys=keys,
+        streams=surveyed,
+        plan=planned,
+        splits=frozenset(asked),
+    )
 
 
 def _stream(
@@ -140,6 +161,7 @@ def _stream(
     corpus_sha256: str,
     store_root: Path,
     splits: Sequence[str],
+    lacks: Sequence[State],
 ) -> StreamSurvey:
     identity = StreamIdentity(stream_spec(spec, name), encoder.weights_sha256, registry.SEMANTICS)
     digest = fingerprint(identity, corpus_sha256)
@@ -147,28 +169,28 @@ def _stream(
     elsewhere = None
     if not own.exists():
         found = find(config.roots(), corpus, name, spec=identity.spec, keys_sha256=corpus_sha256)
-        complete = (path for path in found if _complete(path, digest, splits))
+        complete = (path for path in found if _complete(path, digest, splits, lacks))
         elsewhere = next(complete, None)
     return StreamSurvey(
-        encoder,
-        identity,
-        spec.streams[name].weights,
-        own if elsewhere is None else elsewhere,
-        layout.chunk_rows,
-        layout.shard_rows,
-        encoder.width * int(np.dtype(spec.store.dtype).itemsize),
+        per=encoder.per,
+        width=encoder.width,
+        flops_per_row=encoder.flops_per_row,
+        identity=identity,
+        weights=spec.streams[name].weights,
+        store=own if elsewhere is None else elsewhere,
+        chunk_rows=layout.chunk_rows,
+        shard_rows=layout.shard_rows,
+        row_bytes=encoder.width * int(np.dtype(spec.store.dtype).itemsize),
         foreign=elsewhere is not None,
     )
 
 
-def _complete(path: Path, digest: str, splits: Sequence[str]) -> bool:
+def _complete(path: Location, digest: str, splits: Sequence[str], lacks: Sequence[State]) -> bool:
+    """Whether no clip of the splits is in one of the states that a store is left for."""
     store = FeatureStore.open(path)
     if store.fingerprint != digest:
         return False
-    wanted = frozenset(splits)
-    return all(
-        slot.split not in wanted or store.state(slot.id) != "absent" for slot in store.slots()
-    )
+    return not any(store.select(split=split, state=state) for split in splits for state in lacks)
 
 
 def _chosen(given: Sequence[str] | None, known: Sequence[str], kind: str) -> list[str]:

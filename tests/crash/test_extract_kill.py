@@ -1,130 +1,185 @@
-"""Kill the extracting process with SIGKILL, run it again: the bytes of an uninterrupted run."""
+"""Kill extraction with SIGKILL, run it again: the bytes of an uninterrupted run.
+
+``SPAMO_KILLS=n`` kills n times at random moments, and n times at chosen operations.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
-import signal
+import random
+import shutil
 import subprocess
 import sys
-import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 
+from spamo_cache.store.verify import verify
+
 ROOT = Path(__file__).parents[2]
-GOLDEN = Path(__file__).parents[1] / "golden" / "encoders"
-KILLS = int(os.environ.get("SPAMO_KILLS", "2"))
+KILLS = int(os.environ.get("SPAMO_KILLS", "40"))
+SEED = int(os.environ.get("SPAMO_SEED", "0"))
+KILLED = -9
 
-PROGRAM = """
-import sys
-from dataclasses import dataclass
-from pathlib import Path
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900 + 10 * KILLS)]
 
-from spamo_cache.config import CacheSpec, parse
-from spamo_cache.extract.run import extract
-
-
-@dataclass(frozen=True)
-class Clip:
-    id: str
-    split: str
-    source: str
-    start = end = crop = None
+Contents = Callable[[Path], dict[str, str]]
+Receipts = Callable[[Path], dict[str, tuple[bytes, int]]]
+Order = Callable[..., dict[str, Any]]
 
 
-class Manifest:
-    corpus = "toy"
+def nursery(site: Path, home: Path) -> Iterator[Order]:
+    """Orders extractions of the corpus at ``site``, see nursery.py."""
+    command = [sys.executable, str(Path(__file__).with_name("nursery.py")), str(site)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SPAMO_HOME": str(home)}
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
 
-    def __init__(self, root):
-        self.rows = [Clip(p.name, "train", p.name) for p in sorted(root.iterdir())]
+        def order(store: Path, **options: Any) -> dict[str, Any]:
+            process.stdin.write(json.dumps({"store": str(store), **options}) + "\n")
+            process.stdin.flush()
+            answer: dict[str, Any] = {}
+            while "status" not in answer:
+                answer |= json.loads(process.stdout.readline())
+            return answer
 
-    def __len__(self):
-        return len(self.rows)
-
-    def clips(self):
-        return self.rows
-
-
-root, golden, store = map(Path, sys.argv[1:])
-streams = {
-    "spatial": {"encoder": "open_clip", "weights": "clip-vision", "scales": [1]},
-    "motion": {"encoder": "videomae", "weights": "videomae"},
-}
-rows = {"chunk_rows": {"frame": 16, "window": 2}, "shard_rows": {"frame": 32, "window": 4}}
-spec = parse({"name": "t", "streams": streams, "store": rows}, CacheSpec, where="test")
-print("begun", flush=True)
-extract(Manifest(root), root, spec, golden, store_root=store, executor="serial", device="cpu",
-        progress=lambda step: print(step.stage, step.clips, flush=True))
-"""
+        yield order
+        process.stdin.close()
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("corpus")
-    generator = np.random.default_rng(0)
-    for clip in range(12):
-        (root / f"clip{clip}").mkdir()
-        for k in range(12):
-            image = generator.integers(0, 256, (32, 40, 3), np.uint8)
-            cv2.imwrite(str(root / f"clip{clip}" / f"{k}.png"), image)
-    return root
+def five(draw: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Order]:
+    """A corpus of five partitions."""
+    yield from nursery(draw("five", 20), tmp_path_factory.mktemp("home"))
 
 
-def start(corpus: Path, store: Path) -> subprocess.Popen[str]:
-    given = [str(path) for path in (corpus, GOLDEN, store)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SPAMO_HOME": str(store.parent)}
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *given],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture(scope="module")
+def two_partitions(draw: Callable[..., Path]) -> Path:
+    return draw("two", 5)
 
 
-def contents(store: Path) -> dict[str, str]:
-    """Hashes of features and clip index of all stores below a root."""
-    return {
-        str(file.relative_to(store)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(store.rglob("*"))
-        if file.is_file() and {"features", "clips"} & set(file.relative_to(store).parts)
-    }
+@pytest.fixture(scope="module")
+def two(two_partitions: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Order]:
+    """A corpus of two partitions, of which only the motion stream is computed."""
+    for order in nursery(two_partitions, tmp_path_factory.mktemp("home")):
+        yield partial(order, streams=["motion"])
 
 
-def receipts(store: Path) -> dict[str, str]:
-    return {str(file): file.read_text() for file in sorted(store.rglob("receipts/*.json"))}
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_killed_runs_end_like_an_uninterrupted_one(corpus: Path, tmp_path: Path) -> None:
-    whole = start(corpus, tmp_path / "whole")
-    output, errors = whole.communicate(timeout=240)
-    assert whole.returncode == 0, errors
-    assert "extract 12" in output
-
-    chance = np.random.default_rng(len(output))
-    store = tmp_path / "killed"
-    for _ in range(KILLS):
-        finished = receipts(store)
-        process = start(corpus, store)
-        assert process.stdout is not None
-        # Die somewhere in the work: after one to three clips and a few milliseconds.
-        wanted = f"extract {int(chance.integers(1, 4))}"
-        for line in process.stdout:
-            if line.strip() == wanted:
-                break
-        time.sleep(float(chance.uniform(0, 0.05)))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+def test_killed_at_random_moments(
+    five: Order, tmp_path: Path, contents: Contents, receipts: Receipts
+) -> None:
+    chance = random.Random(SEED)
+    whole = five(tmp_path / "whole")
+    assert (whole["status"], len(whole["computed"])) == (0, 10)
+    expected = contents(tmp_path / "whole")
+    store, kills, runs = tmp_path / "killed", 0, 0
+    while kills < KILLS or store.exists():
+        before = receipts(store)
+        # Once there have been kills enough, what is begun is finished.
+        fatal = {"after": chance.uniform(0, 0.6 * whole["seconds"])} if kills < KILLS else {}
+        ended, runs = five(store, **fatal), runs + 1
+        told = f"seed {SEED}, run {runs}, {fatal}: {ended}"
         after = receipts(store)
-        assert finished.items() <= after.items(), "a finished partition was computed twice"
-    last = start(corpus, store)
-    output, errors = last.communicate(timeout=240)
-    assert last.returncode == 0, errors
-    assert contents(store) == contents(tmp_path / "whole")
-    left = [path for path in store.rglob("*") if ".work" in path.parts and path.is_file()]
-    assert not left, "dead runs' files were not swept"
+        assert before.items() <= after.items(), f"a finished partition was touched; {told}"
+        assert ended["status"] in {0, KILLED}, told
+        kills += ended["status"] == KILLED
+        if ended["status"] == 0:
+            assert len(ended["computed"]) == 10 - len(before), told
+            assert contents(store) == expected, told
+            assert not leftovers(store), told
+            shutil.rmtree(store)
+    assert kills >= KILLS
+
+
+def test_killed_at_each_operation(
+    two: Order, tmp_path: Path, contents: Contents, receipts: Receipts
+) -> None:
+    """Before or after any file is made, synced, linked, renamed or removed."""
+    whole = two(tmp_path / "whole")
+    assert whole["status"] == 0
+    expected = contents(tmp_path / "whole")
+    for number, before in moments(whole["created"], whole["operations"]):
+        store = tmp_path / "killed"
+        told = f"seed {SEED}, {'before' if before else 'after'} operation {number}"
+        ended = two(store, operation=number, before=before)
+        assert ended["status"] == KILLED, told
+        finished = receipts(store)
+        again = two(store)
+        assert again["status"] == 0, f"{told}: {again}"
+        assert finished.items() <= receipts(store).items(), told
+        assert len(again["computed"]) == 2 - len(finished), told
+        assert contents(store) == expected, told
+        assert not leftovers(store), told
+        shutil.rmtree(store)
+
+
+def test_killed_while_failed_clips_are_tried_again(
+    two: Order, two_partitions: Path, tmp_path: Path, receipts: Receipts
+) -> None:
+    """Costs the partition that was at work, at most; the other one is not touched."""
+    picture = two_partitions / "frames" / "001" / "3.png"
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[:-30] + bytes(30))
+    assert two(tmp_path / "failed")["status"] == 0
+    picture.write_bytes(whole)
+    (failed,) = (tmp_path / "failed").rglob("receipts/0.json")
+    assert b"clip001" in failed.read_bytes()
+    shutil.copytree(tmp_path / "failed", tmp_path / "whole")
+    mended = two(tmp_path / "whole", retry=True)
+    assert [partition for _, partition in mended["computed"]] == [0]
+    for number in range(0, mended["operations"], max(1, 400 // KILLS)):
+        store = tmp_path / "killed"
+        shutil.copytree(tmp_path / "failed", store)
+        untouched = {k: v for k, v in receipts(store).items() if k.endswith("/1.json")}
+        ended = two(store, retry=True, operation=number, before=bool(number % 2))
+        assert ended["status"] == KILLED, number
+        again = two(store, retry=True)
+        assert again["status"] == 0, f"operation {number}: {again}"
+        assert untouched.items() <= receipts(store).items(), number
+        (path,) = store.rglob("motion-*.zarr")
+        found = verify(path, deep=True)
+        assert found.sound, f"operation {number}: {found}"
+        assert found.clips["ok"] == 5, f"operation {number}: {found}"
+        shutil.rmtree(store)
+
+
+def test_a_disk_that_refuses_is_one_clear_error(
+    two: Order, tmp_path: Path, contents: Contents
+) -> None:
+    """Files may not grow beyond a bound: the kernel refuses, as a full disk would, anywhere."""
+    assert two(tmp_path / "whole")["status"] == 0
+    sizes = {path.stat().st_size for path in (tmp_path / "whole").rglob("*") if path.is_file()}
+    told = set()
+    for size in sorted(sizes):
+        store = tmp_path / f"{size}"
+        refused = two(store, file_bytes=size - 1)
+        assert refused["status"] == 0, f"{size}: {refused}"
+        assert "Traceback" not in refused["error"]
+        told.add(refused["error"].splitlines()[0])
+        assert two(store)["status"] == 0
+        assert contents(store) == contents(tmp_path / "whole"), size
+    assert told == {"cannot write: File too large"}
+
+
+def moments(created: int, operations: int) -> list[tuple[int, bool]]:
+    """Numbers of operations, and whether to die before: half of them while publishing."""
+    chance = random.Random(SEED)
+    publishing = [(n, side) for n in range(created, operations) for side in (True, False)]
+    creating = [(n, side) for n in range(created) for side in (True, False)]
+    return [
+        moment
+        for among in (publishing, creating)
+        for moment in chance.sample(among, min(len(among), -(-KILLS // 2)))
+    ]
+
+
+def leftovers(store: Path) -> list[Path]:
+    """What dead runs left beside the stores and nobody swept."""
+    return [path for path in store.rglob("*") if ".work" in path.parts and path.is_file()]

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from spamo_cache.config import CacheSpec
-from spamo_cache.errors import ConfigError, UsageError
-from spamo_cache.extract.executors.dask import Cluster, _client, _own_device, slurm_options
+from spamo_cache.errors import ConfigError, SpamoError, UsageError
+from spamo_cache.extract import worker
+from spamo_cache.extract.executors.dask import Cluster, _client, _own_device, run, slurm_options
+from spamo_cache.extract.job import Done, Job, Task
 from spamo_cache.extract.progress import Progress
 from spamo_cache.extract.run import extract
 
@@ -21,12 +25,12 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "encoders"
 
 @pytest.fixture
 def go(corpus: Path, manifest: Any, spec: CacheSpec, tmp_path: Path) -> Callable[..., Any]:
-    def run(place: str, **options: Any) -> Any:
+    def extracted(place: str, **options: Any) -> Any:
         return extract(
             manifest, corpus, spec, GOLDEN, store_root=tmp_path / place, device="cpu", **options
         )
 
-    return run
+    return extracted
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +50,16 @@ def digests(summary: Any, digest: Callable[[Path], str]) -> dict[str, str]:
     return {name: digest(path) for name, path in summary.stores.items()}
 
 
+@pytest.mark.parametrize("workers", [1, 4])
 def test_a_local_cluster_equals_serial(
-    go: Callable[..., Any], reference: dict[str, str], digest: Callable[[Path], str]
+    go: Callable[..., Any],
+    reference: dict[str, str],
+    digest: Callable[[Path], str],
+    workers: int,
 ) -> None:
+    """Two workers are those of the existing scheduler, below."""
     seen: list[Progress] = []
-    summary = go("dask", workers=2, progress=seen.append)
+    summary = go("dask", workers=workers, progress=seen.append)
     assert summary.done == 6
     assert digests(summary, digest) == reference
     assert max(step.frames for step in seen if step.stage == "extract") == 101
@@ -62,8 +71,6 @@ def test_threads_do_not_change_a_byte(
     digest: Callable[[Path], str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from spamo_cache.extract import worker
-
     for threads in (1, 5):
         monkeypatch.setattr(worker, "cores", lambda threads=threads: threads)
         summary = go(f"threads-{threads}", executor="serial")
@@ -99,6 +106,35 @@ def test_an_existing_scheduler_survives_the_death_of_a_worker(
     assert not victims
     assert summary.done == 6
     assert digests(summary, digest) == reference
+
+
+def test_a_partition_that_kills_every_worker_is_one_clear_error(
+    scheduler: tuple[str, Any],
+) -> None:
+    address, cluster = scheduler
+    cluster.scheduler.allowed_failures = 1
+    # Whoever looks for the stream's store dies.
+    fatal = defaultdict(partial(os._exit, 1))
+    job = Job(Path(), Path(), fatal, "pil", "auto", "cpu", "float16", 1, 1)
+    with pytest.raises(SpamoError, match="partition 7 killed every worker") as error:
+        list(run(job, [Task(7, (), {"motion": ()})], print, Cluster(scheduler=address)))
+    assert "memory" in str(error.value.remedy)
+
+
+def test_finished_tasks_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred thousand partitions must not pile up, neither here nor at the scheduler."""
+    from distributed import LocalCluster
+
+    monkeypatch.setattr(worker, "run", lambda _, task, __: Done(task.partition))
+    tasks = (Task(number, (), {}) for number in range(200))
+    with LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
+        job = Job(Path(), Path(), {}, "pil", "auto", "cpu", "float16", 1, 1)
+        known = [
+            (done.partition, len(cluster.scheduler.tasks))
+            for done in run(job, tasks, print, Cluster(scheduler=cluster.scheduler_address))
+        ]
+    assert sorted(partition for partition, _ in known) == list(range(200))
+    assert max(count for _, count in known) < 20
 
 
 def test_no_scheduler_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,7 +128,7 @@ def test_values_that_are_not_finite_fail_their_clip_in_their_stream(
 ) -> None:
     build = worker.registry.build
 
-    def building(stream: Any, base: Path, compute: Any, device: str) -> Any:
+    def building(stream: Any, base: Path, compute: Any, device: str = "cpu") -> Any:
         encoder = build(stream, base, compute, device)
         if stream.encoder == "videomae":
             encode = encoder.encode
@@ -139,7 +139,12 @@ def test_values_that_are_not_finite_fail_their_clip_in_their_stream(
     monkeypatch.setattr(worker.registry, "build", building)
     summary = go(splits=["dev"])
     worker._encoder.cache_clear()
-    assert summary.failed == [("clip-c", "motion: 1 of 1 rows are not finite in float16")]
+    assert summary.failed == [
+        (
+            "clip-c",
+            "motion: 1 of 1 rows are too large for the store's float16: set store.dtype: float32",
+        )
+    ]
     assert FeatureStore.open(summary.stores["spatial"]).state("clip-c") == "ok"
 
 
@@ -148,7 +153,7 @@ def test_a_dry_run_writes_nothing_and_tells_the_plan(
 ) -> None:
     told = go(dry_run=True)
     assert not (tmp_path / "features").exists()
-    assert (told.clips, told.frames, told.done, told.reused) == (6, 101, 0, 0)
+    assert (told.clips, told.frames, told.done, told.reused) == (6, 101, 6, 0)
     assert told.streams["spatial"].rows == 101
     assert told.streams["motion"].rows == 1 + 1 + 1 + 2 + 1 + 2
     assert told.streams["spatial"].bytes == (32 + 16 + 16 + 32 + 16 + 32) * 48 * 2
@@ -197,7 +202,7 @@ def test_weights_that_changed_under_the_run_stop_it(
 def test_an_interrupt_seals_what_is_finished(
     go: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    compute, calls = worker._compute, []
+    compute, calls = worker.compute, []
 
     def interrupted(*args: Any) -> Any:
         calls.append(1)
@@ -205,13 +210,13 @@ def test_an_interrupt_seals_what_is_finished(
             raise KeyboardInterrupt
         return compute(*args)
 
-    monkeypatch.setattr(worker, "_compute", interrupted)
+    monkeypatch.setattr(worker, "compute", interrupted)
     with pytest.raises(KeyboardInterrupt):
         go()
     (path,) = (tmp_path / "features" / "toy").glob("spatial-*.zarr")
     done = FeatureStore.open(path).counts()["ok"]
     assert 0 < done < 6
-    monkeypatch.setattr(worker, "_compute", compute)
+    monkeypatch.setattr(worker, "compute", compute)
     assert go().done == 6 - done
 
 

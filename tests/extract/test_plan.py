@@ -39,17 +39,15 @@ def corpus(frames: list[int], splits: int = 3) -> list[Clip]:
 
 
 def check(found: Plan, clips: list[Clip], frames: list[int]) -> None:
-    assert sorted(k for members in found.partitions.values() for k in members) == list(
-        range(len(clips))
-    )
-    assert sorted(found.partitions) == list(range(len(found.partitions)))
-    for name, slots in found.slots.items():
-        stream = STREAMS[name]
-        for number, members in found.partitions.items():
+    members = [k for positions in found.partitions for k in positions.tolist()]
+    assert sorted(members) == list(range(len(clips)))
+    for name, stream in STREAMS.items():
+        slots = {slot.id: slot for slot in found.slots(name)}
+        for number, positions in enumerate(found.partitions):
             end = number * stream.shard_rows
-            for k in members:
-                slot = slots[k]
-                assert (slot.id, slot.split) == (clips[k].id, found.splits[number])
+            for k in positions.tolist():
+                slot = slots[clips[k].id]
+                assert slot.split == clips[k].split == found.splits[number]
                 assert (slot.partition, slot.row % stream.chunk_rows) == (number, 0)
                 readable = frames[k] and k not in found.too_long
                 assert slot.rows == (stream.rows(frames[k]) if readable else 0)
@@ -70,7 +68,7 @@ def test_plans_are_sound_and_do_not_depend_on_the_order(
     chance.shuffle(shuffled)
     other = plan([c for c, _ in shuffled], [f for _, f in shuffled], STREAMS, STORE)
     for name in STREAMS:
-        assert sorted(map(str, found.slots[name])) == sorted(map(str, other.slots[name]))
+        assert found.slots(name) == other.slots(name)
 
 
 @settings(max_examples=30, deadline=None)
@@ -79,20 +77,20 @@ def test_a_streams_places_do_not_depend_on_other_streams(frames: list[int]) -> N
     clips = corpus(frames)
     both = plan(clips, frames, STREAMS, STORE)
     for name, stream in STREAMS.items():
-        assert plan(clips, frames, {name: stream}, STORE).slots[name] == both.slots[name]
+        assert plan(clips, frames, {name: stream}, STORE).slots(name) == both.slots(name)
 
 
 def test_partitions_hold_as_much_as_fits_and_one_split() -> None:
     clips = [Clip(f"{k}", "b" if k > 4 else "a", f"{k}") for k in range(8)]
     found = plan(clips, [64] * 8, STREAMS, STORE)
-    assert list(found.partitions.values()) == [[0, 1, 2, 3], [4], [5, 6, 7]]
+    assert [positions.tolist() for positions in found.partitions] == [[0, 1, 2, 3], [4], [5, 6, 7]]
 
 
 def test_clips_longer_than_a_shard_are_set_aside() -> None:
     found = plan(corpus([40, 257, 40]), [40, 257, 40], STREAMS, STORE)
     assert list(found.too_long) == [1]
     assert "raise store.shard_rows" in found.too_long[1]
-    assert found.slots["spatial"][1].rows == 0
+    assert found.places["spatial"].rows.tolist() == [40, 0, 40]
 
 
 def test_windows_that_do_not_fit_a_shard_are_an_error_with_the_remedy() -> None:
@@ -102,10 +100,12 @@ def test_windows_that_do_not_fit_a_shard_are_an_error_with_the_remedy() -> None:
     assert "raise store.shard_rows.window to 96" in str(error.value)
 
 
-def test_large_corpora_are_planned_quickly() -> None:
-    count = 100_000
+def test_a_million_clips_are_planned_in_ten_seconds() -> None:
+    """A twentieth of that, in fact: one object per clip and stream would take half of it."""
+    count = 1_000_000
     clips = [Clip(f"{k:07}", "train", f"{k:07}") for k in range(count)]
+    frames = [100 + k % 50 for k in range(count)]
     began = time.process_time()
-    plan(clips, [100 + k % 50 for k in range(count)], STREAMS, STORE)
-    # A million in ten seconds, on a machine several times slower than most.
-    assert time.process_time() - began < 3
+    found = plan(clips, frames, STREAMS, STORE)
+    assert time.process_time() - began < 10
+    assert sum(map(len, found.partitions)) == count

@@ -5,21 +5,29 @@ A worker that dies costs the partition it was computing, which Dask gives to ano
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
+from concurrent.futures import CancelledError
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
+from uuid import uuid4
 
 from spamo_cache.config import read_yaml
 from spamo_cache.errors import ConfigError, SpamoError, UsageError
 from spamo_cache.extract import worker
+from spamo_cache.extract.executors import preload
 from spamo_cache.extract.job import Advance, Done, Job, Report, Task
 
-_TOPIC = "spamo-cache-progress"
 _REPORT_SECONDS = 0.25
+_LOOK_SECONDS = 2.0
+"""Between looks at how many workers there are."""
 _CONNECT_SECONDS = 30
+_AHEAD = 2
+"""Tasks per worker on their way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,28 +42,59 @@ class Cluster:
     """YAML with the options of ``dask_jobqueue.SLURMCluster`` and the number of ``jobs``."""
 
 
-def run(job: Job, tasks: Sequence[Task], report: Report, cluster: Cluster) -> Iterator[Done]:
+def run(job: Job, tasks: Iterable[Task], report: Report, cluster: Cluster) -> Iterator[Done]:
     """Compute the tasks on the cluster, in the order in which they are finished.
 
     Raises:
         UsageError: no scheduler at the address given.
         ConfigError: an unusable Slurm file.
-        SpamoError: a partition that killed every worker it was given to.
+        SpamoError: a partition that killed every worker it was given to, or a scheduler that died.
     """
-    from distributed import as_completed
-
-    with _client(cluster) as client:
-        client.subscribe_topic(_TOPIC, lambda event: report(Advance(*event[1])))
+    with _quiet(), _client(cluster) as client, _explained():
+        flow = _Flow(client, job, report)
         waiting = iter(tasks)
-        # A few tasks ahead of the workers: a graph of all would be large and slow to submit.
-        ahead = 2 * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
-        first = [_submit(client, job, task) for _, task in zip(range(ahead), waiting, strict=False)]
-        running = as_completed(first, loop=client.loop)
-        for future in running:
-            yield _result(future)
-            following = next(waiting, None)
-            if following is not None:
-                running.add(_submit(client, job, following))
+        more = True
+        while flow.running or more:
+            while more and flow.has_room():
+                task = next(waiting, None)
+                more = task is not None
+                if task is not None:
+                    flow.submit(task)
+            yield from flow.finished()
+
+
+class _Flow:
+    """Some tasks on their way: enough that no worker waits, few enough for a small graph."""
+
+    def __init__(self, client: Any, job: Job, report: Report) -> None:
+        self._client, self._job = client, job
+        # Of this run alone: a scheduler may serve several at once.
+        self._name = f"spamo-cache-{uuid4().hex}"
+        self._done: SimpleQueue[Any] = SimpleQueue()
+        self._looked, self._workers = 0.0, 1
+        self.running: dict[Any, int] = {}
+        client.subscribe_topic(self._name, lambda event: report(Advance(*event[1])))
+
+    def has_room(self) -> bool:
+        if time.monotonic() - self._looked > _LOOK_SECONDS:
+            workers = self._client.scheduler_info(n_workers=-1)["workers"]
+            self._looked, self._workers = time.monotonic(), max(1, len(workers))
+        return len(self.running) < _AHEAD * self._workers
+
+    def submit(self, task: Task) -> None:
+        key = f"{self._name}-{task.partition}"
+        given = (run_in_worker, self._job, task, self._name)
+        future = self._client.submit(*given, pure=False, key=key)
+        self.running[future] = task.partition
+        future.add_done_callback(self._done.put)
+
+    def finished(self) -> Iterator[Done]:
+        """The next one, if there is one before it is time to look for more workers."""
+        if self.running:
+            with suppress(Empty):
+                future = self._done.get(timeout=_LOOK_SECONDS)
+                # With its last reference the scheduler forgets the task.
+                yield _result(future, self.running.pop(future))
 
 
 def slurm_options(path: Path) -> tuple[int, dict[str, Any]]:
@@ -72,30 +111,21 @@ def slurm_options(path: Path) -> tuple[int, dict[str, Any]]:
     return jobs, {"processes": 1, "scheduler_options": {"dashboard_address": ":0"}, **options}
 
 
-def run_in_worker(job: Job, task: Task) -> Done:
+def run_in_worker(job: Job, task: Task, topic: str) -> Done:
     """What a Dask worker executes; progress goes back as events, a few a second."""
     from distributed import get_worker
 
     this = get_worker()
-    pending = [0, 0, 0]
-    sent = time.monotonic()
-
-    def send() -> None:
-        if any(pending):
-            this.log_event(_TOPIC, tuple(pending))
-            pending[:] = [0, 0, 0]
+    sent, told = 0.0, 0
 
     def report(step: Advance) -> None:
-        nonlocal sent
-        for k, value in enumerate((step.clips, step.frames, int(step.failures))):
-            pending[k] += value
-        if time.monotonic() - sent > _REPORT_SECONDS:
-            send()
-            sent = time.monotonic()
+        nonlocal sent, told
+        whole = step.clips == len(task.items)
+        if whole or len(step.failed) > told or time.monotonic() - sent > _REPORT_SECONDS:
+            this.log_event(topic, (step.partition, step.clips, step.frames, dict(step.failed)))
+            sent, told = time.monotonic(), len(step.failed)
 
-    done = worker.run(replace(job, device=_own_device(job.device, this.name)), task, report)
-    send()
-    return done
+    return worker.run(replace(job, device=_own_device(job.device, this.name)), task, report)
 
 
 def _own_device(device: str, name: object) -> str:
@@ -107,21 +137,46 @@ def _own_device(device: str, name: object) -> str:
     return f"cuda:{name % torch.cuda.device_count()}"
 
 
-def _submit(client: Any, job: Job, task: Task) -> Any:
-    return client.submit(run_in_worker, job, task, pure=False, key=f"partition-{task.partition}")
-
-
-def _result(future: Any) -> Done:
+def _result(future: Any, partition: int) -> Done:
     from distributed import KilledWorker
 
     try:
         done: Done = future.result()
     except KilledWorker as error:
         raise SpamoError(
-            f"{error.task} killed every worker it was given to",
-            remedy="most often memory: use fewer workers, or look into the workers' logs",
+            f"partition {partition} killed every worker it was given to, the last one at "
+            f"{error.last_worker.address}",
+            remedy="most often memory: use fewer --workers, look into the workers' logs, then "
+            "give the same command again: what is finished is kept",
         ) from None
     return done
+
+
+def _quiet() -> AbstractContextManager[None]:
+    """Dask tells what goes wrong at length; what the user can act on is raised instead."""
+    from distributed.utils import silence_logging_cmgr
+
+    quiet: AbstractContextManager[None] = silence_logging_cmgr(logging.CRITICAL)
+    return quiet
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn a scheduler's death, however it shows, into one error.
+
+    Raises:
+        SpamoError: in place of what was raised.
+    """
+    from distributed.comm.core import CommClosedError
+
+    try:
+        yield
+    except (CancelledError, CommClosedError, TimeoutError, ConnectionError) as error:
+        raise SpamoError(
+            f"the connection to the Dask scheduler is lost ({type(error).__name__})",
+            remedy="see why it ended, start it again, then give the same command again: what is "
+            "finished is kept",
+        ) from error
 
 
 @contextmanager
@@ -152,11 +207,12 @@ def _local(workers: int) -> Any:
         n_workers=workers,
         threads_per_worker=1,
         processes=True,
+        preload=[preload.__name__],
         # Any free port: another run on this host may hold the usual one.
         dashboard_address=":0",
         # A worker's memory holds decoded frames, which cannot be spilled or restarted away.
         memory_limit=0,
-        silence_logs=50,
+        silence_logs=logging.CRITICAL,
     )
 
 

@@ -1,0 +1,182 @@
+"""Features that need no computing: those of unchanged clips in stores of the same stream part.
+
+Two needs, one way: a corpus that grew or changed takes its unchanged clips from other stores, and
+a partition with failed clips, when they are tried again, takes the sound ones from itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spamo_cache.errors import StoreError
+from spamo_cache.extract.job import Copy
+from spamo_cache.store.index import ClipIndex
+from spamo_cache.store.layout import ClipKey, StreamIdentity
+from spamo_cache.store.plan import OK, Columns, identities
+from spamo_cache.store.reader import FeatureStore
+from spamo_cache.store.records import Attributes, load_attributes, load_group
+from spamo_cache.store.remote import Location
+
+_LOG = logging.getLogger(__name__)
+
+
+# --- finding them, once per run -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Donor:
+    """A store that holds some of the clips."""
+
+    store: Location
+    by: str
+    """Who made it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reusable:
+    """Where each clip of a stream can be copied from, by the clips' positions."""
+
+    donors: Sequence[Donor]
+    donor: NDArray[np.int32]
+    """(clips,) number of the donor; -1 where no store holds the clip."""
+    partition: NDArray[np.int32]
+    """(clips,) the clip's partition in that store."""
+
+    def copies(self, ids: Sequence[str], positions: NDArray[np.int64]) -> tuple[Copy, ...]:
+        """What of the clips at these positions can be copied; ``ids`` are theirs."""
+        groups: dict[tuple[int, int], list[str]] = {}
+        places = (self.donor[positions].tolist(), self.partition[positions].tolist())
+        for clip, donor, partition in zip(ids, *places, strict=True):
+            if donor >= 0:
+                groups.setdefault((donor, partition), []).append(clip)
+        return tuple(
+            Copy(self.donors[donor].store, partition, tuple(clips))
+            for (donor, partition), clips in groups.items()
+        )
+
+
+def nothing(clips: int) -> Reusable:
+    """Where every clip is to be computed."""
+    return Reusable((), np.full(clips, -1, np.int32), np.zeros(clips, np.int32))
+
+
+def search(
+    stores: Iterable[Location],
+    identity: StreamIdentity,
+    keys: Sequence[ClipKey],
+    rows: NDArray[np.int64],
+) -> Reusable:
+    """The clips that stores of the same stream part hold; of several stores the first counts.
+
+    Args:
+        stores: in order of preference, see :func:`find.find`.
+        identity: the stream part that the features must have.
+        keys: every clip of the corpus.
+        rows: (clips,) rows that each is planned with.
+    """
+    ids, wanted = [key.id for key in keys], identities(keys)
+    found = nothing(len(keys))
+    donors: list[Donor] = []
+    for path in stores:
+        if (found.donor >= 0).all():
+            break
+        attributes = load_attributes(path)
+        if _same_stream(attributes, identity):
+            index = ClipIndex.open(path, attributes, everything=True)
+            positions = index.ids.positions(ids)
+            held = _held(index, positions, wanted, rows) & (found.donor < 0)
+            if held.any():
+                found.donor[held] = len(donors)
+                found.partition[held] = index.partition[positions[held]]
+                donors.append(Donor(path, attributes.created_by))
+    return Reusable(tuple(donors), found.donor, found.partition)
+
+
+def _same_stream(attributes: Attributes, identity: StreamIdentity) -> bool:
+    # The spec is equal already: that is how the store was found.
+    return (attributes.weights_sha256, attributes.semantics) == (
+        identity.weights_sha256,
+        identity.semantics,
+    )
+
+
+def _held(
+    index: ClipIndex, positions: NDArray[np.int64], wanted: Columns, rows: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """(clips,) whether the index has features of the very clip: same source, size, range, crop."""
+    same: NDArray[np.bool_] = (positions >= 0) & (index.state[positions] == OK)
+    same &= index.rows[positions] == rows
+    for name, column in wanted.items():
+        there = index.columns[name][positions]
+        if name == "source":
+            same &= _texts(there) == _texts(column)
+        else:
+            equal = (there == column) | ((there != there) & (column != column))  # noqa: PLR0124
+            same &= equal if equal.ndim == 1 else equal.all(axis=1)
+    return same
+
+
+def _texts(column: NDArray[np.uint8]) -> NDArray[np.bytes_]:
+    # numpy compares bytes of different widths as what they are: padded texts.
+    return np.ascontiguousarray(column).view(f"S{column.shape[1]}")[:, 0]
+
+
+# --- reading them, per partition ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Features read from other stores, every checksum verified."""
+
+    features: dict[str, NDArray[Any]] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    """Clip -> SHA-256 of its source's contents, as its own store tells it."""
+    origins: dict[str, int] = field(default_factory=dict)
+    """Fingerprint of a store -> clips taken from it."""
+
+
+def read(copies: Iterable[Copy]) -> Copies:
+    """Read what can be copied; a clip that cannot be read after all is left to be computed."""
+    found = Copies()
+    origins: Counter[str] = Counter()
+    for copy in copies:
+        try:
+            store = _opened(copy.store)
+            sources = store.receipt(copy.partition).sources
+        except StoreError as error:
+            _LOG.warning("nothing is copied from a store: %s", error)
+            continue
+        features = _features(store, copy.ids)
+        found.features.update(features)
+        found.sources.update({clip: sources[clip] for clip in features if clip in sources})
+        origins[store.fingerprint] += len(features)
+    found.origins.update(origins)
+    return found
+
+
+def _features(store: FeatureStore, clips: Sequence[str]) -> dict[str, NDArray[Any]]:
+    try:
+        return dict(zip(clips, store.read(clips), strict=True))
+    except StoreError as error:
+        if len(clips) == 1:
+            _LOG.warning("computed again instead of copied: %s", error)
+            return {}
+        # One of them cannot be read, the others can.
+        return {k: rows for clip in clips for k, rows in _features(store, [clip]).items()}
+
+
+def _opened(path: Location) -> FeatureStore:
+    return _as_of(path, str(load_group(path / "clips" / "zarr.json").get("generation")))
+
+
+@lru_cache(maxsize=4)
+def _as_of(path: Location, generation: str) -> FeatureStore:  # noqa: ARG001 - another, if sealed
+    return FeatureStore.open(path)

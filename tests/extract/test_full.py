@@ -1,0 +1,80 @@
+"""A full disk, full memory: one clear error, and a store that goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from spamo_cache.config import CacheSpec
+from spamo_cache.errors import SpamoError
+from spamo_cache.extract import decoding, worker
+from spamo_cache.extract.memory import explained, is_full
+from spamo_cache.extract.run import extract
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "encoders"
+
+Go = Callable[..., Any]
+
+
+@pytest.fixture
+def go(corpus: Path, manifest: Any, spec: CacheSpec, tmp_path: Path) -> Go:
+    options = {"store_root": tmp_path / "features", "executor": "serial", "device": "cpu"}
+    return lambda **changes: extract(manifest, corpus, spec, GOLDEN, **{**options, **changes})
+
+
+@pytest.fixture
+def whole(go: Go, digest: Callable[[Path], str], tmp_path: Path) -> dict[str, str]:
+    stores = go(store_root=tmp_path / "whole").stores
+    return {name: digest(path) for name, path in stores.items()}
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "memory of cpu is full"),
+    ],
+    ids=["python", "torch", "gpu"],
+)
+@pytest.mark.parametrize("part", ["decode", "encode"])
+def test_full_memory_stops_cleanly_and_goes_on(
+    go: Go,
+    whole: dict[str, str],
+    *,
+    digest: Callable[[Path], str],
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+    error: Exception,
+    said: str,
+) -> None:
+    owner, name = {
+        "decode": (decoding, "prepare"),
+        "encode": (worker.Batches, "_gathered"),
+    }[part]
+    plain, calls = getattr(owner, name), []
+
+    def failing(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) > 3:
+            raise error
+        return plain(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, failing)
+        with pytest.raises(SpamoError, match=said) as raised:
+            go()
+    assert "partition" in str(raised.value.where)
+    assert "same command" in str(raised.value.remedy)
+    stores = go().stores
+    assert {name: digest(path) for name, path in stores.items()} == whole
+
+
+def test_other_errors_are_not_taken_for_full_memory() -> None:
+    assert not is_full(RuntimeError("shape mismatch"))
+    with pytest.raises(RuntimeError, match="shape"), explained(0, "cpu"):
+        raise RuntimeError("shape mismatch")
