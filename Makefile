@@ -31,7 +31,7 @@ $(STAMP): pyproject.toml requirements.lock
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet $(TORCH_PIP_ARGS) \
 		$(shell grep -E '^(torch|torchvision)==' requirements.lock)
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet \
-		--constraint requirements.lock --editable '.[extract,dev]'
+		--constraint requirements.lock --editable '.[extract,remote,dev]'
 	@touch $@
 
 reproduce: setup ## all stages on the embedded corpus; CORPUS=phoenix14t ROOT=/data/... on a real one
@@ -56,7 +56,7 @@ lock: ## renew requirements.lock from the newest versions that pyproject.toml al
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --quiet $(TORCH_PIP_ARGS) torch torchvision
-	$(VENV)-lock/bin/python -m pip install --quiet --editable '.[extract,dev]'
+	$(VENV)-lock/bin/python -m pip install --quiet --editable '.[extract,remote,dev]'
 	$(VENV)-lock/bin/python -m pip list --format=freeze --exclude-editable \
 		| sed -E -e 's/\+.*//' -e '/^(pip|nvidia-.*|cuda-.*|triton)==/d' > requirements.lock
 	rm -rf $(VENV)-lock

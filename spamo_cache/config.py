@@ -38,6 +38,8 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 
 # --- cache spec: how a stream is computed -------------------------------------------------------
 
+Unit = Literal["frame", "window"]
+
 
 class SpatialStream(StrictModel):
     """One row per ``stride`` frames: an image encoder with S2 scaling (paper section 3.1)."""
@@ -53,7 +55,12 @@ class SpatialStream(StrictModel):
     """Frames between two rows; SpaMo takes every frame."""
     layer: int = -1
     """Transformer block whose output is kept; -1 is the last."""
-    output: Literal["cls-pre-norm", "cls", "mean"] = "cls-pre-norm"
+    output: Literal["cls-pre-norm", "cls", "mean", "embedding"] = "cls-pre-norm"
+
+    @property
+    def per(self) -> Unit:
+        """What a row stands for."""
+        return "frame"
 
 
 class MotionStream(StrictModel):
@@ -71,8 +78,44 @@ class MotionStream(StrictModel):
     tail: Literal["drop", "pad"] = "drop"
     """What becomes of frames after the last full window: dropped, or padded with the last frame."""
 
+    @property
+    def per(self) -> Unit:
+        """What a row stands for."""
+        return "window"
 
-StreamSpec = Annotated[SpatialStream | MotionStream, Field(discriminator="encoder")]
+
+class TransformersStream(StrictModel):
+    """One row per frame or per window: any vision network of transformers' ``AutoModel``."""
+
+    encoder: Literal["transformers"]
+    weights: str
+    """``org/name[@revision]`` of a hub, or a folder beside the spec."""
+    output: Literal["cls", "mean", "pooler"]
+    """Class token, mean of the patch tokens, or what the network's own pooler makes of them."""
+    window: Annotated[int, Field(ge=1)] | None = None
+    """Frames per window of a video network; None for an image network, a row per frame."""
+    stride: Annotated[int, Field(ge=1)] = 1
+    """Frames between two rows."""
+    layer: int | None = None
+    """Index into the hidden states; None is the network's last, after its final layer norm."""
+    tail: Literal["drop", "pad"] = "drop"
+    """As in :class:`MotionStream`."""
+
+    @property
+    def per(self) -> Unit:
+        """What a row stands for."""
+        return "frame" if self.window is None else "window"
+
+    @model_validator(mode="after")
+    def _pooler_has_one_layer(self) -> TransformersStream:
+        if self.output == "pooler" and self.layer is not None:
+            raise ValueError("output: pooler is made of the last hidden state; leave `layer` out")
+        return self
+
+
+StreamSpec = Annotated[
+    SpatialStream | MotionStream | TransformersStream, Field(discriminator="encoder")
+]
 
 
 class FramesSpec(StrictModel):
@@ -127,8 +170,8 @@ class TextConfig(StrictModel):
     language: str
     """Language name as it stands in the prompt, for example ``German``."""
     lower: bool = False
-    final_dot: bool = False
-    """Append " ." where the sentence has no final punctuation."""
+    final_dot: bool | Literal["attached"] = False
+    """Append " ." where the sentence has no final punctuation; ``attached``: "." where no "."."""
     tokenize: Literal["13a", "none", "zh", "char", "intl"] = "13a"
     """sacrebleu's tokenizer of the headline BLEU."""
 
@@ -144,6 +187,8 @@ class AdapterConfig(StrictModel):
     """``embeddings``: sign rows are normalised to the RMS of the LLM's token embeddings."""
     norm: Literal["batch", "masked"] = "batch"
     """``batch``: the TCN's batch norm counts padding in training, as the official release does."""
+    fusion: Literal["time", "features"] = "time"
+    """Streams one after the other (SpaMo), or side by side, resampled to the rows of the first."""
 
 
 class TuningConfig(StrictModel):
@@ -153,8 +198,8 @@ class TuningConfig(StrictModel):
     r: Annotated[int, Field(ge=1)] = 16
     alpha: Annotated[int, Field(ge=1)] = 32
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    targets: tuple[str, ...] = Field(("q", "v"), min_length=1)
-    """Names of the linear layers that get a LoRA."""
+    targets: tuple[str, ...] = ()
+    """Names of the linear layers that get a LoRA; none given: the attention's query and value."""
 
 
 class LLMConfig(StrictModel):
@@ -163,8 +208,23 @@ class LLMConfig(StrictModel):
     weights: str
     """``org/name[@revision]`` of a hub, or a path beside the pipeline's file."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    prompt: str = "Translate the given sentence into {language}."
+    quantise: Literal["none", "8bit", "4bit"] = "none"
+    """Bits of the frozen weights; needs bitsandbytes and a GPU."""
+    prompt: str | Mapping[str, str] = "Translate the given sentence into {language}."
+    """What stands behind the sign rows; where languages differ, language of the clip -> prompt."""
+    pairs: tuple[str, ...] = ()
+    """Languages of the in-context pairs: every prompt shows another training sentence in each of
+    them (columns ``text_<language>`` of the manifest) with its translation; none: no pairs."""
     tuning: TuningConfig = TuningConfig()
+
+    @model_validator(mode="after")
+    def _quantised_weights_are_frozen(self) -> LLMConfig:
+        if self.quantise != "none" and self.tuning.mode == "full":
+            raise ValueError(f"{self.quantise} weights cannot be trained: set tuning.mode to lora")
+        return self
+
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class StageConfig(StrictModel):
@@ -179,6 +239,13 @@ class StageConfig(StrictModel):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     clip: Annotated[float, Field(gt=0)] = 1.0
     """Gradient norm above which gradients are scaled down."""
+    betas: tuple[Decay, Decay] = (0.9, 0.98)
+    """AdamW's decay rates of the means of gradients and of their squares."""
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Equal parts that each process computes its share of ``batch`` in, one after the other, to
+    save memory. The translation loss stays that of the whole batch; VT-Align tells a clip apart
+    from those of its own part only, and batch norm sees one part at a time."""
 
 
 class AlignConfig(StageConfig):
@@ -186,8 +253,6 @@ class AlignConfig(StageConfig):
 
     center: bool = False
     """Subtract the mean over the training sentences from the text side before the cosine."""
-    pooling: Literal["masked", "padded"] = "masked"
-    """Means over true rows, or over the batch's padding too as the official release does."""
 
 
 class TranslateConfig(StageConfig):
@@ -199,6 +264,8 @@ class TranslateConfig(StageConfig):
     """Steps between two scorings of dev; the best dev BLEU is what is kept."""
     patience: Annotated[int, Field(ge=1)] = 50
     """Scorings without a better dev BLEU after which training stops."""
+    checkpointing: bool = False
+    """Compute the LLM's activations anew on the way back: less memory, about a third more time."""
 
 
 class DecodeConfig(StrictModel):
@@ -208,6 +275,53 @@ class DecodeConfig(StrictModel):
     max_tokens: Annotated[int, Field(ge=1)] = 64
     length_penalty: float = 1.0
     batch: Annotated[int, Field(ge=1)] = 16
+
+
+class ProtocolConfig(StrictModel):
+    """What the official release does otherwise, a switch for each so that it can be measured.
+
+    ``protocol: official`` turns all of them on.
+    """
+
+    select_on_test: bool = False
+    """Weights are kept by their BLEU on test, not on dev."""
+    pairs_from_batch: bool = False
+    """In-context pairs come from the other clips of the batch, so test references stand in the
+    prompts of the test split; a clip alone gets none."""
+    sampled_beams: bool = False
+    """Beam search draws its tokens at random (top-p 0.9); here seeded by ``seed``."""
+    bleu_13a: bool = False
+    """BLEU's tokenizer is 13a whatever the language: sets ``text.tokenize``."""
+    drop_missing: bool = False
+    """Clips without features are left out of the score, not scored as empty sentences."""
+    pool_padding: bool = False
+    """VT-Align's means run over the batch's padding too, on both sides."""
+    crop_at_random: bool = False
+    """A stream with more than ``max_frames`` rows is cropped to a random range of them, the
+    others left whole; otherwise all are thinned out together."""
+    no_warm_up: bool = False
+    """No VT-Align stage before translation: sets ``align.steps`` to 0."""
+    lower_and_dot: bool = False
+    """Text in lower case with a final ".": sets ``text.lower`` and ``text.final_dot``."""
+
+    @property
+    def name(self) -> str:
+        """``default``, ``official``, or the switches that are on."""
+        on = [switch for switch, value in self if value]
+        if len(on) == len(type(self).model_fields):
+            return "official"
+        return ", ".join(on) or "default"
+
+
+_IMPLIED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "bleu_13a": {"text": {"tokenize": "13a"}},
+    "no_warm_up": {"align": {"steps": 0}},
+    "lower_and_dot": {"text": {"lower": True, "final_dot": "attached"}},
+}
+"""Switches of the protocol that are values of other keys."""
+
+
+Values = Annotated[tuple[Any, ...], Field(strict=False, min_length=1)]
 
 
 class Pipeline(StrictModel):
@@ -231,9 +345,31 @@ class Pipeline(StrictModel):
     align: AlignConfig
     translate: TranslateConfig
     decode: DecodeConfig = DecodeConfig()
+    protocol: ProtocolConfig = ProtocolConfig()
+    """``official``, or switches of :class:`ProtocolConfig`."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the products in training; auto: bfloat16 on a GPU and for an LLM kept in bfloat16."""
+    log: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    """Where curves go besides ``metrics.jsonl``."""
+    sweep: Mapping[str, Values] = {}
+    """Dotted key -> values: a run for each combination, as in ``translate.lr: [1e-4, 3e-4]``."""
     seed: Annotated[int, Field(ge=0)] = 0
     threads: Annotated[int, Field(ge=1)] | None = None
     """Cores to train and decode with on a CPU, which change the last bits; None is all of them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _protocol_has_the_last_word(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        protocol = data.get("protocol")
+        if protocol == "official":
+            protocol = dict.fromkeys(ProtocolConfig.model_fields, True)
+            data = {**data, "protocol": protocol}
+        if isinstance(protocol, Mapping):
+            for switch, values in _IMPLIED.items():
+                data = _merged(data, values) if protocol.get(switch) is True else data
+        return data
 
     @model_validator(mode="after")
     def _streams_differ(self) -> Pipeline:
@@ -270,12 +406,12 @@ def _beside(path: Path, base: object) -> Path:
     return path.with_name(base)
 
 
-def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """``base`` with ``changes`` put over it, group by group; lists are replaced whole."""
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
-        groups = isinstance(old, dict) and isinstance(value, Mapping)
+        groups = isinstance(old, Mapping) and isinstance(value, Mapping)
         merged[key] = _merged(merged[key], value) if groups else value
     return merged
 
@@ -456,7 +592,8 @@ def home() -> Path:
 
 
 # Roots are separated by ":", which stands in addresses too: after the scheme and before the port.
-_ROOT = re.compile(r"[a-z][a-z0-9+.-]*://[^:/]*(?::[0-9]+)?[^:]*|[^:]+")
+_HOST = r"(?:\[[0-9A-Fa-f:.]+\]|[^:/]*)(?::[0-9]+)?"
+_ROOT = re.compile(rf"[a-z][a-z0-9+.-]*://{_HOST}[^:]*|[^:]+")
 
 
 def roots() -> list[str]:

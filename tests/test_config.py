@@ -236,6 +236,8 @@ def test_home_and_roots_follow_the_environment(
     monkeypatch.delenv("SPAMO_CACHE", raising=False)
     assert config.home() == tmp_path
     assert config.roots() == [str(tmp_path / "features")]
-    monkeypatch.setenv("SPAMO_CACHE", "/scratch/me::s3://lab/features:https://host:8080/x:/nfs")
-    expected = ["/scratch/me", "s3://lab/features", "https://host:8080/x", "/nfs"]
+    expected = ["/scratch/me", "s3://lab/a b", "https://host:8080/x", "http://[::1]:9/y", "s3://b"]
+    monkeypatch.setenv("SPAMO_CACHE", "::".join([*expected, "/nfs"]))
+    assert config.roots() == [*expected, "/nfs"]
+    monkeypatch.setenv("SPAMO_CACHE", ":".join(expected))
     assert config.roots() == expected

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import typer
@@ -52,6 +54,11 @@ def as_json(document: object) -> None:
     typer.echo(json.dumps(document, indent=2, ensure_ascii=False, default=str))
 
 
+def as_line(document: object) -> None:
+    """The document on stdout as one line, for scripts that read while work goes on."""
+    typer.echo(json.dumps(document, ensure_ascii=False, default=str))
+
+
 def as_dict(record: Any) -> dict[str, Any]:
     """A dataclass as its fields, not copied deeper: arrays and paths stay what they are."""
     return {field.name: getattr(record, field.name) for field in fields(record)}
@@ -82,12 +89,20 @@ def pairs(document: Mapping[Any, object], *, title: str | None = None) -> None:
         typer.echo(f"  {name:<{width}}  {_cell(value)}")
 
 
-def failures(failed: Sequence[tuple[str, str]], *, shown: int = 20) -> None:
-    """Failed clips with their reasons, on stderr."""
+def failures(failed: Sequence[tuple[str, str]], *, shown: int = 20, rest: str = "") -> None:
+    """Failed clips with their reasons, on stderr; of many the first, and how often what happened.
+
+    Args:
+        failed: clips and reasons.
+        shown: clips to list.
+        rest: where the others are listed.
+    """
     for clip, reason in failed[:shown]:
         say(f"failed: {clip}: {reason}")
     if len(failed) > shown:
-        say(f"... and {len(failed) - shown} more")
+        say(f"... and {len(failed) - shown} more" + (f": {rest}" if rest else ""))
+        for reason, count in Counter(reason for _, reason in failed).most_common(5):
+            say(f"{count:,} times: {reason}")
 
 
 def _cell(value: object) -> str:
@@ -114,6 +129,15 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def age(moment: str) -> str:
+    """How long ago a moment in ISO 8601 was; empty where it is none."""
+    try:
+        seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+    except (ValueError, TypeError):
+        return ""
+    return duration(seconds) if seconds < 86_400 else f"{seconds / 86_400:,.0f} days"
 
 
 @contextmanager

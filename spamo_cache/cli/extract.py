@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +15,10 @@ from spamo_cache.cli import display, features, inputs, options
 if TYPE_CHECKING:
     from spamo_cache.datasets.manifest import Manifest
     from spamo_cache.extract.progress import Progress
-    from spamo_cache.extract.summary import Summary
+    from spamo_cache.extract.summary import StreamSummary, Summary
+
+_LOG_SECONDS = 1.0
+"""Between progress lines of ``--json``."""
 
 
 def extract(
@@ -47,14 +52,28 @@ def extract(
     ] = None,
     executor: options.Executor = "dask",
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try the clips again that failed before.")
+        bool,
+        typer.Option("--retry-failed", help="Try failed clips again; the others are kept."),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done and what is there already.")
     ] = False,
-    json: options.Json = False,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate", help="With --dry-run: measure for 20 s what its estimate rests on."
+        ),
+    ] = False,
+    json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="JSON Lines on stdout: progress, failures, and last the summary."
+        ),
+    ] = False,
 ) -> None:
     """Compute the features of every clip, once; what is there already is never computed again.
+
+    Unchanged clips are copied from any store below --store or SPAMO_CACHE that was computed alike.
 
     Example:
 
@@ -74,19 +93,34 @@ def extract(
         slurm=slurm,
         device=device,
         dry_run=dry_run,
+        calibrate=calibrate,
         retry_failed=retry_failed,
+        log=_Log() if json else None,
     )
     if json:
-        display.as_json(asdict(summary))
+        display.as_line({"event": "summary", **asdict(summary)})
     else:
         _show(summary, planned=dry_run)
-    display.failures(summary.failed)
+    display.failures(summary.failed, rest="--json lists all of them")
     if summary.failed:
+        if not dry_run:
+            display.say("once the cause is mended, --retry-failed computes just those")
         raise typer.Exit(1)
 
 
-def run(manifest: Manifest, root: Path, spec: str, store: str | None, **options: Any) -> Summary:
-    """Extract a manifest by a spec and note it for ``train``; options as of ``extract.extract``."""
+def run(
+    manifest: Manifest,
+    root: Path,
+    spec: str,
+    store: str | None,
+    *,
+    log: Callable[[Progress], None] | None = None,
+    **options: Any,
+) -> Summary:
+    """Extract a manifest by a spec and note it for ``train``; options as of ``extract.extract``.
+
+    ``log`` is told the progress besides the bar.
+    """
     from spamo_cache.datasets import registry
     from spamo_cache.extract.run import extract as compute
 
@@ -95,6 +129,8 @@ def run(manifest: Manifest, root: Path, spec: str, store: str | None, **options:
     with display.progress(manifest.corpus, "frames") as advance:
 
         def report(now: Progress) -> None:
+            if log is not None:
+                log(now)
             if now.stage == "probe":
                 advance(now.clips, now.clips_total, "looking at clips")
             else:
@@ -117,31 +153,82 @@ def run(manifest: Manifest, root: Path, spec: str, store: str | None, **options:
     return summary
 
 
+class _Log:
+    """Progress as JSON Lines: failures as they happen, the rest about once a second."""
+
+    def __init__(self) -> None:
+        self._said = self._began = 0.0
+
+    def __call__(self, now: Progress) -> None:
+        for clip, reason in now.failed.items():
+            display.as_line({"event": "failure", "clip": clip, "reason": reason})
+        this = time.monotonic()
+        if now.stage == "extract" and not self._began:
+            self._began = this
+        if now.clips == now.clips_total or this - self._said > _LOG_SECONDS:
+            self._said = this
+            display.as_line({"event": "progress", **self._line(now, this)})
+
+    def _line(self, now: Progress, this: float) -> dict[str, Any]:
+        line = {key: value for key, value in display.as_dict(now).items() if key != "failed"}
+        took = this - self._began
+        if now.stage == "extract" and now.frames and took:
+            rate = now.frames / took
+            left = (now.frames_total - now.frames) / rate
+            line |= {"frames_per_second": round(rate, 1), "seconds_left": round(left, 1)}
+        return line
+
+
 def _show(summary: Summary, *, planned: bool) -> None:
-    missing = summary.clips - summary.reused - len(summary.failed)
     display.pairs(
         {
             "clips": summary.clips,
             "frames": summary.frames,
+            **{f"{name} rows": _rows(stream) for name, stream in summary.streams.items()},
             "there already": summary.reused,
-            "to compute" if planned else "computed": missing if planned else summary.done,
+            "to copy" if planned else "copied": summary.copied,
+            "to compute" if planned else "computed": summary.done,
             "failed": len(summary.failed),
+            **_oddities(summary, planned=planned),
             "device": summary.device,
             **_effort(summary, planned=planned),
         }
     )
     display.table(
-        ("stream", "rows", "size", "clips held before", "store"),
+        ("stream", "size", "clips held before", "made by", "store"),
         [
-            (name, stream.rows, display.size(stream.bytes), stream.held, stream.store)
+            (name, display.size(stream.bytes), stream.held, stream.by or "you, now", stream.store)
             for name, stream in summary.streams.items()
         ],
     )
+    for name, stream in summary.streams.items():
+        for donor in stream.donors:
+            typer.echo(f"{name}: {donor.clips:,} clips held by {donor.store}, made by {donor.by}")
+
+
+def _rows(stream: StreamSummary) -> str:
+    return f"{stream.rows:,} (one per {stream.per})"
+
+
+def _oddities(summary: Summary, *, planned: bool) -> dict[str, object]:
+    """What is worth a line only where there is any."""
+    found = {
+        "unreadable": summary.unreadable if planned else 0,
+        "stray files": summary.strays,
+    }
+    return {name: count for name, count in found.items() if count}
 
 
 def _effort(summary: Summary, *, planned: bool) -> dict[str, str]:
     if planned:
-        return {"estimated": display.duration(3600 * summary.device_hours)}
+        return _estimate(summary)
     rate = summary.computed_frames / summary.seconds if summary.seconds else 0.0
     took = display.duration(summary.seconds)
     return {"took": f"{took} ({rate:,.1f} frames/s)" if summary.computed_frames else took}
+
+
+def _estimate(summary: Summary) -> dict[str, str]:
+    hours = display.duration(3600 * summary.device_hours)
+    if summary.calibrated is None:
+        return {"estimated": f"{hours} of the device, at a usual rate"}
+    return {"estimated": f"{hours} of the device, at {summary.calibrated:,.1f} frames/s measured"}

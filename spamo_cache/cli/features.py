@@ -8,23 +8,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spamo_cache import config
-from spamo_cache.cli import inputs
+from spamo_cache.cli import display, inputs
 from spamo_cache.config import Pipeline
 from spamo_cache.errors import UsageError
 
 if TYPE_CHECKING:
     from spamo_cache.datasets.manifest import Manifest
     from spamo_cache.store.reader import FeatureStore
+    from spamo_cache.store.remote import Location
 
 _MANIFEST, _STORES = "manifest.parquet", "stores.json"
 _REMEMBERED = 64
 
 
-def remember(manifest: Manifest, stores: Iterable[Path]) -> None:
+def remember(manifest: Manifest, stores: Iterable[Location]) -> None:
     """Note what was extracted last of a corpus, so that ``train`` needs to be told nothing."""
     folder = _folder(manifest.corpus)
-    paths = [str(path.resolve()) for path in stores]
-    listed = list(dict.fromkeys([*paths, *map(str, _remembered(manifest.corpus))]))
+    places = map(_place, [*stores, *_remembered(manifest.corpus)])
+    listed = list(dict.fromkeys(places))
     manifest.write(folder / _MANIFEST)
     (folder / _STORES).write_text(json.dumps(listed[:_REMEMBERED], indent=1), encoding="utf-8")
 
@@ -40,7 +41,8 @@ def load(
     """The clips of a pipeline and the store of each of its streams.
 
     A store fits if it was computed as the spec says, of the clips that were extracted last, in
-    whatever root it lies; without an extraction of one's own, if it has the manifest's clips.
+    whatever root it lies; without an extraction of one's own, if it has the manifest's clips. One
+    that only a remote root holds is first copied into the first local one: every epoch reads it.
 
     Args:
         base: folder of the pipeline's file.
@@ -50,6 +52,7 @@ def load(
 
     Raises:
         UsageError: nothing extracted and no manifest, no such stream, or no root holds it.
+        StoreError: a store that cannot be opened or copied.
     """
     from spamo_cache.datasets.manifest import Manifest
     from spamo_cache.store import catalogue
@@ -71,12 +74,29 @@ def load(
     opened = {}
     for stream in pipeline.streams:
         if stream in named:
-            opened[stream] = FeatureStore.open(catalogue.locate(named[stream], roots))
+            found = FeatureStore.open(catalogue.locate(named[stream], roots))
         else:
-            opened[stream] = _found(
-                pipeline, stream, base=base, manifest=table, known=known, roots=roots
-            )
+            found = _found(pipeline, stream, base=base, manifest=table, known=known, roots=roots)
+        opened[stream] = _near(found, table, roots)
     return table, opened
+
+
+def _near(store: FeatureStore, manifest: Manifest, roots: Sequence[str]) -> FeatureStore:
+    """The store itself, or the copy of a remote one's splits in the first local root, if any."""
+    from spamo_cache.store import share
+    from spamo_cache.store.reader import FeatureStore
+
+    local = next((root for root in roots if "://" not in root), None)
+    if isinstance(store.path, Path) or local is None:
+        return store
+    made = f"made by {store.attributes['created_by']}, {store.attributes['created'][:10]}"
+    display.say(f"{store.stream}: copying {store.path} ({made}) into {local}")
+    splits = {*manifest.table["split"].to_pylist()}.intersection(store.splits)
+    with display.progress(f"copying {store.stream}", "partitions") as advance:
+        copied = share.copy(store.path, local, splits=splits, progress=advance)
+    if copied.terms:
+        display.say(f"terms of use: {copied.terms}")
+    return FeatureStore.open(copied.path)
 
 
 def _found(
@@ -85,20 +105,21 @@ def _found(
     *,
     base: Path,
     manifest: Manifest,
-    known: Sequence[Path],
+    known: Sequence[Location],
     roots: Sequence[str],
 ) -> FeatureStore:
+    from spamo_cache.store.find import find
     from spamo_cache.store.layout import stream_spec
-    from spamo_cache.store.reader import FeatureStore, find
+    from spamo_cache.store.reader import FeatureStore
 
     spec, _ = inputs.load_spec(pipeline.spec, base)
     wanted = stream_spec(spec, stream)
     keys = FeatureStore.open(known[0]).attributes["corpus_sha256"] if known else None
     weights = spec.streams[stream].weights
     found = find(roots, pipeline.corpus, stream, spec=wanted, keys_sha256=keys, weights=weights)
-    # Of equal ones that of the last extraction.
-    rank = {path: number for number, path in enumerate(known)}
-    found.sort(key=lambda path: rank.get(path.resolve(), len(rank)))
+    # Of equal ones the local one, that of the last extraction.
+    rank = {_place(path): number for number, path in enumerate(known)}
+    found.sort(key=lambda path: (not isinstance(path, Path), rank.get(_place(path), len(rank))))
     clips = manifest.table["id"].to_pylist()
     opened = [FeatureStore.open(path) for path in found]
     stores = [store for store in opened if all(clip in store for clip in clips)]
@@ -138,14 +159,21 @@ def _named(given: Sequence[str], streams: Sequence[str]) -> Mapping[str, str]:
     return named
 
 
-def _remembered(corpus: str) -> list[Path]:
+def _remembered(corpus: str) -> list[Location]:
     """Stores that were extracted and are still there, the last ones first."""
+    from spamo_cache.store.remote import location
+
     try:
         listed = json.loads((_folder(corpus) / _STORES).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         # Nothing extracted yet; a note that cannot be read is as good as none.
         return []
-    return [path for path in map(Path, listed) if (path / "zarr.json").is_file()]
+    places = map(location, listed)
+    return [p for p in places if not isinstance(p, Path) or (p / "zarr.json").is_file()]
+
+
+def _place(store: Location) -> str:
+    return str(store.resolve() if isinstance(store, Path) else store)
 
 
 def _folder(corpus: str) -> Path:

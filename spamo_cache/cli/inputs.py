@@ -12,7 +12,10 @@ from spamo_cache.config import CacheSpec, Pipeline
 from spamo_cache.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from spamo_cache.datasets.manifest import Manifest
+    from spamo_cache.store.remote import Location
 
 DEFAULT_SPEC = "spec.yaml"
 DEFAULT_PIPELINE = "default.yaml"
@@ -102,7 +105,7 @@ def load_manifest(
     else:
         name = dataset or EMBEDDED
         base = corpus_root(name, root, size)
-        found = registry.corpus(name).read(base)
+        found = registry.corpus(name).manifest(base)
     return (found if limit is None else found.limit(limit)), base
 
 
@@ -148,6 +151,26 @@ def store_roots(given: str | None) -> list[str]:
     """Roots in which stores are looked for: ``--store`` first, then SPAMO_CACHE's."""
     roots = config.roots()
     return roots if given is None else [given, *(root for root in roots if root != given)]
+
+
+def located(name: str, roots: Sequence[str] | None = None) -> Location:
+    """The store that a user means, in SPAMO_CACHE's roots by default; see ``catalogue.locate``."""
+    from spamo_cache.store import catalogue
+
+    return catalogue.locate(name, config.roots() if roots is None else roots)
+
+
+def lines(file: Path) -> list[str]:
+    """The lines of a text file, without empty ones.
+
+    Raises:
+        UsageError: no such file, or one that is not text.
+    """
+    try:
+        found = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot be read: {error}", where=file) from None
+    return [line for line in found if line]
 
 
 def names(text: str | None) -> list[str] | None:

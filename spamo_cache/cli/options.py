@@ -35,6 +35,12 @@ Store = Annotated[
         "--store", metavar="ROOT", help="Root of the feature stores [default: first of SPAMO_CACHE]"
     ),
 ]
+StoreName = Annotated[
+    str,
+    typer.Argument(
+        metavar="STORE", help="Path, address, or CORPUS/STREAM with or without -FINGERPRINT."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Pipeline = Annotated[

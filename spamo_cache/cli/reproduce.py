@@ -115,7 +115,8 @@ def _run(
             table, root, str(spec), store, streams=loaded.streams, device=device, **work
         )
         stage.reused = extracted.done == 0
-        stage.bytes = sum(map(size_of, extracted.stores.values()))
+        local = (path for path in extracted.stores.values() if isinstance(path, Path))
+        stage.bytes = sum(map(size_of, local))
     with stages.stage("train") as stage:
         given = [f"{stream}={path}" for stream, path in extracted.stores.items()]
         trained, run = train_command.run(

@@ -93,12 +93,18 @@ class Claims:
                 found[path.name] = Holder(content["user"], content["host"], content["since"])
         return found
 
+    def sweep(self) -> None:
+        """Remove the claims of the dead."""
+        if self.folder.is_dir():
+            for path in self.folder.iterdir():
+                self._bury(path)
+
     def _take(self, path: Path) -> str | None:
         token = secrets.token_hex(8)
         content = {"token": token, "user": user(), "host": platform.node(), "since": now()}
         data = canonical({**content, "process": str(Process.me() or "")})
         with files.writing(path):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            files.make_parents(self.folder)
             if files.publish_bytes(path, data, self.folder.parent):
                 return token
             self._bury(path)

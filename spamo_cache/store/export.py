@@ -15,6 +15,7 @@ from spamo_cache.errors import UsageError
 from spamo_cache.store import files
 from spamo_cache.store.layout import canonical, sha256
 from spamo_cache.store.reader import FeatureStore
+from spamo_cache.store.remote import Location
 
 Naming = Literal["ids", "official"]
 
@@ -23,7 +24,7 @@ MARKER = "spamo-cache.json"
 
 
 def export_npy(
-    store: Path, folder: Path, *, naming: Naming = "ids", dtype: str | None = None
+    store: Location, folder: Path, *, naming: Naming = "ids", dtype: str | None = None
 ) -> int:
     """Write each clip's features to ``<folder>/<split>/<name>.npy``.
 
@@ -46,7 +47,7 @@ def export_npy(
     listed: dict[str, dict[str, str]] = {}
     with files.writing(folder):
         for split, clip, rows in _clips(features):
-            name = f"{_file_name(split)}/{_file_name(clip)}{ending}.npy"
+            name = f"{file_name(split)}/{file_name(clip)}{ending}.npy"
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             np.save(folder / name, rows.astype(kept, copy=False), allow_pickle=False)
             listed[name] = {"id": clip, "split": split}
@@ -55,7 +56,7 @@ def export_npy(
     return len(listed)
 
 
-def export_hdf5(store: Path, file: Path) -> int:
+def export_hdf5(store: Location, file: Path) -> int:
     """Write one dataset for each clip, ``<split>/<id>``, with provenance as attributes.
 
     Returns:
@@ -74,7 +75,7 @@ def export_hdf5(store: Path, file: Path) -> int:
         with h5py.File(unfinished, "w") as opened:
             opened.attrs["spamo_cache"] = canonical(_provenance(features)).decode("ascii")
             for split, clip, rows in _clips(features):
-                name = f"{_file_name(split)}/{_file_name(clip)}"
+                name = f"{file_name(split)}/{file_name(clip)}"
                 dataset = opened.create_dataset(name, data=rows, track_times=False)
                 dataset.attrs["id"], dataset.attrs["split"] = clip, split
                 count += 1
@@ -102,7 +103,7 @@ def _provenance(features: FeatureStore) -> dict[str, Any]:
     return {name: features.attributes[name] for name in named}
 
 
-def _file_name(text: str) -> str:
+def file_name(text: str) -> str:
     """``text`` where it can name a file anywhere, else a form of it that can."""
     plain = text == text.strip() and not text.startswith(".") and text.isprintable()
     if plain and not set(text) & set('/\\:*?"<>|%') and 0 < len(text.encode()) <= 200:

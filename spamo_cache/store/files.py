@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -15,8 +16,11 @@ from pathlib import Path
 
 from spamo_cache.errors import DamagedError, StoreError
 from spamo_cache.store.process import Process
+from spamo_cache.store.remote import Location, RemotePath
 
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+# A folder with both bits is shared by its group.
+_SHARED = stat.S_ISGID | stat.S_IWGRP
 # A pipe or device must not block the open, a link must not lead out of the store.
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -62,10 +66,33 @@ def sync_tree(folder: Path) -> None:
             pass
 
 
+def for_group(path: Path, parent: Path) -> None:
+    """Let the group change what is new, with all below, where it shares the folder it goes to."""
+    if parent.stat().st_mode & _SHARED != _SHARED:
+        return
+    for each in [path, *path.rglob("*")]:
+        each.chmod(each.stat().st_mode | (0o2070 if each.is_dir() else 0o060))
+
+
+def make_parents(path: Path) -> None:
+    """Make a folder and those above it; the group's where the folder above is."""
+    if path.is_dir():
+        return
+    make_parents(path.parent)
+    try:
+        path.mkdir()
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+    else:
+        for_group(path, path.parent)
+
+
 def replace(path: Path, data: bytes, work: Path) -> None:
     """Atomically make ``path`` hold ``data``; ``work`` is a folder on the same disk."""
     new = temporary(work)
     new.write_bytes(data)
+    for_group(new, path.parent)
     sync(new)
     new.replace(path)
     sync(path.parent)
@@ -77,6 +104,7 @@ def publish(new: Path, path: Path) -> bool:
     Returns:
         Whether ``path`` is this file now; if not, ``new`` is gone all the same.
     """
+    for_group(new, path.parent)
     try:
         os.link(new, path)
         won = True
@@ -130,13 +158,15 @@ def open_regular(path: Path) -> int:
     return descriptor
 
 
-def read(path: Path, limit: int) -> bytes:
+def read(path: Location, limit: int) -> bytes:
     """All bytes of a regular file of at most ``limit`` bytes.
 
     Raises:
         DamagedError: it is missing or larger.
         StoreError: not a regular file, or unreadable.
     """
+    if isinstance(path, RemotePath):
+        return path.read(limit)
     try:
         descriptor = open_regular(path)
     except FileNotFoundError:
@@ -145,6 +175,21 @@ def read(path: Path, limit: int) -> bytes:
         if os.fstat(file.fileno()).st_size > limit:
             raise DamagedError(f"is larger than the {limit} bytes it may have", where=path)
         return file.read()
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a regular file, never held in memory as a whole.
+
+    Raises:
+        DamagedError: it is missing.
+        StoreError: not a regular file, or unreadable.
+    """
+    try:
+        descriptor = open_regular(path)
+    except FileNotFoundError:
+        raise DamagedError("a file of the store is missing", where=path) from None
+    with os.fdopen(descriptor, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
@@ -164,7 +209,7 @@ def writing(path: Path) -> Iterator[None]:
 def aside(work: Path) -> Iterator[Path]:
     """A temporary folder on the store's disk."""
     folder = temporary(work)
-    folder.mkdir(parents=True)
+    make_parents(folder)
     try:
         yield folder
     finally:
@@ -175,6 +220,7 @@ def make_folder(path: Path, fill: Callable[[Path], None], work: Path) -> bool:
     """Create a folder with all its content or not at all; False if it exists."""
     with aside(work) as folder:
         fill(folder)
+        for_group(folder, path.parent)
         sync_tree(folder)
         try:
             folder.rename(path)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from spamo_cache.config import StrictModel
-from spamo_cache.errors import DamagedError
+from spamo_cache.errors import DamagedError, StoreError
 from spamo_cache.store import files
 from spamo_cache.store.layout import CHECKSUM_BYTES, FORMAT, ClipKey, Slot, canonical, sha256
 from spamo_cache.store.metadata import column_metadata, group_metadata
@@ -31,12 +32,13 @@ from spamo_cache.store.records import (
     load_group,
     validated,
 )
+from spamo_cache.store.remote import Location
 from spamo_cache.store.texts import Texts, text
 
-MAX_COLUMN_BYTES = 1 << 33
+MAX_INDEX_BYTES = 1 << 31
 _NAME_CHARACTERS = 16
 
-DType = Literal["uint8", "int16", "int32", "int64", "float64"]
+DType = Literal["uint8", "uint32", "int16", "int32", "int64", "float64"]
 
 # Every column's type and number of dimensions; texts are UTF-8 bytes, padded with zeros.
 _SCHEMA: dict[str, tuple[DType, int]] = {
@@ -46,6 +48,7 @@ _SCHEMA: dict[str, tuple[DType, int]] = {
     "rows": ("int32", 1),
     "split": ("int16", 1),
     "state": ("uint8", 1),
+    "checksum": ("uint32", 1),
     "source": ("uint8", 2),
     "size": ("int64", 1),
     "start": ("float64", 1),
@@ -106,9 +109,9 @@ def write(path: Path, work: Path, columns: Columns, splits: tuple[str, ...]) -> 
 
     clips = path / "clips"
     folder = clips / digest[:_NAME_CHARACTERS]
-    if folder.exists() and not _holds(folder, contents):
+    if not (folder.exists() and _holds(folder, contents)):
         files.remove(folder)
-    files.make_folder(folder, fill, work)
+        files.make_folder(folder, fill, work)
     files.replace(clips / "zarr.json", pointer(digest), work)
     for old in clips.iterdir():
         if old.name not in {"zarr.json", folder.name}:
@@ -149,24 +152,25 @@ class ClipIndex:
         DamagedError: a file that is missing or is not what the pointer vouches for.
     """
 
-    def __init__(self, path: Path, attributes: Attributes, *, everything: bool = False) -> None:
+    def __init__(self, path: Location, attributes: Attributes, *, everything: bool = False) -> None:
         self.geometry = attributes.geometry
         self.digest = _read_pointer(path)
         self.folder = path / "clips" / self.digest[:_NAME_CHARACTERS]
         self.generation = _read_generation(self.folder, self.digest, attributes.clips)
         # Now or never: a writer that moves on to the next generation removes this one's files.
-        wanted = _SCHEMA.keys() if everything else _SCHEMA.keys() - _SOURCE
-        self.columns: Columns = {name: self._column(name) for name in wanted}
+        wanted = [name for name in _SCHEMA if everything or name not in _SOURCE]
+        with ThreadPoolExecutor(len(wanted)) as pool:
+            self.columns: Columns = dict(zip(wanted, pool.map(self._column, wanted), strict=True))
         self.ids = Texts(self.columns["id"])
         self.partition, self.split = self.columns["partition"], self.columns["split"]
         self.row, self.rows = self.columns["row"], self.columns["rows"]
-        self.state = self.columns["state"]
+        self.state, self.checksum = self.columns["state"], self.columns["checksum"]
         self._check(attributes)
         failed, reasons = self.columns["failed"].tolist(), Texts(self.columns["reason"])
         self.reasons: dict[int, str] = dict(zip(failed, reasons, strict=True))
 
     @classmethod
-    def open(cls, path: Path, attributes: Attributes, *, everything: bool = False) -> ClipIndex:
+    def open(cls, path: Location, attributes: Attributes, *, everything: bool = False) -> ClipIndex:
         """The current generation, also while a writer moves on to the next one."""
         for _ in range(4):
             before = _read_pointer(path)
@@ -205,6 +209,11 @@ class ClipIndex:
         states: list[int] = self.state[self.partition == partition].tolist()
         return states
 
+    def checksums(self, partition: int) -> list[int]:
+        """What :func:`shard.clip_checksum` says of a partition's clips, in order of ids."""
+        checksums: list[int] = self.checksum[self.partition == partition].tolist()
+        return checksums
+
     def counts(self) -> dict[State, int]:
         """Number of clips by state."""
         found = np.bincount(self.state, minlength=len(STATES)).tolist()
@@ -215,7 +224,11 @@ class ClipIndex:
         for name, record in self.generation.columns.items():
             where = self.folder / name / "zarr.json"
             expected = canonical(column_metadata(record.shape, record.dtype))
-            if not where.is_file() or files.read(where, MAX_ATTRIBUTES_BYTES) != expected:
+            try:
+                same = files.read(where, MAX_ATTRIBUTES_BYTES) == expected
+            except StoreError:
+                same = False
+            if not same:
                 yield f"{where}: is not what it was"
 
     def has_plan(self, columns: Columns, splits: tuple[str, ...]) -> bool:
@@ -227,7 +240,7 @@ class ClipIndex:
     def _column(self, name: str) -> NDArray[Any]:
         record = self.generation.columns[name]
         data = files.read(self.folder / name / _key(record), record.size) if record.size else b""
-        if sha256(data) != record.sha256:
+        if len(data) != record.size or sha256(data) != record.sha256:
             raise DamagedError("a column of the clip index is damaged", where=self.folder / name)
         count = len(data[: -CHECKSUM_BYTES or None]) // np.dtype(record.dtype).itemsize
         flat: NDArray[Any] = np.frombuffer(data, np.dtype(record.dtype).newbyteorder("<"), count)
@@ -258,14 +271,14 @@ def _optional(column: NDArray[Any]) -> list[float | None]:
     return [None if math.isnan(value) else value for value in column.tolist()]
 
 
-def _read_pointer(path: Path) -> str:
+def _read_pointer(path: Location) -> str:
     digest = load_group(path / "clips" / "zarr.json").get("generation")
     if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
         raise DamagedError("names no generation of the clip index", where=path / "clips")
     return digest
 
 
-def _read_generation(folder: Path, digest: str, clips: int) -> Generation:
+def _read_generation(folder: Location, digest: str, clips: int) -> Generation:
     where = folder / "zarr.json"
     attributes = load_group(where)
     if sha256(canonical(group_metadata(attributes))) != digest:
@@ -275,10 +288,11 @@ def _read_generation(folder: Path, digest: str, clips: int) -> Generation:
     sound = columns.keys() == _SCHEMA.keys() and all(
         (record.dtype, len(record.shape)) == _SCHEMA[name]
         and (record.shape[-1] > 0 or name == "failed")
-        and record.size <= MAX_COLUMN_BYTES
         and (name in _PER_FAILURE or record.shape[0] == clips)
         for name, record in columns.items()
     )
+    if sum(record.size for record in columns.values()) > MAX_INDEX_BYTES:
+        raise DamagedError("claims a clip index of an impossible size", where=where)
     if not sound or columns["failed"].shape[0] != columns["reason"].shape[0]:
         raise DamagedError("does not have the columns of a clip index", where=where)
     return generation

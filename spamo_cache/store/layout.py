@@ -8,15 +8,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spamo_cache.config import CacheSpec, SpatialStream
+from spamo_cache.config import CacheSpec
 from spamo_cache.errors import StoreError, UsageError
+from spamo_cache.store.remote import Location, RemotePath
 
-FORMAT = 1
+FORMAT = 2
 """Version of everything a reader has to understand; higher ones are refused."""
 FINGERPRINT_CHARACTERS = 12
 CHECKSUM_BYTES = 4
@@ -126,7 +127,7 @@ def stream_spec(spec: CacheSpec, stream: str) -> dict[str, Any]:
         raise UsageError(f"no stream {stream!r} in spec {spec.name!r}", remedy=f"one of: {known}")
     config = spec.streams[stream]
     entries = config.model_dump(mode="json", exclude={"weights"})
-    per_frame = isinstance(config, SpatialStream)
+    per_frame = config.per == "frame"
     chunk, shard = spec.store.chunk_rows, spec.store.shard_rows
     return {
         **entries,
@@ -155,7 +156,11 @@ def checked_name(name: str, kind: str) -> str:
     return name
 
 
-def store_path(root: Path, corpus: str, stream: str, fingerprint: str) -> Path:
+@overload
+def store_path(root: Path, corpus: str, stream: str, fingerprint: str) -> Path: ...
+@overload
+def store_path(root: RemotePath, corpus: str, stream: str, fingerprint: str) -> RemotePath: ...
+def store_path(root: Location, corpus: str, stream: str, fingerprint: str) -> Location:
     """``<root>/<corpus>/<stream>-<fingerprint12>.zarr``.
 
     Raises:

@@ -19,6 +19,7 @@ from spamo_cache.store.records import (
     user,
     versions,
 )
+from spamo_cache.store.shard import clip_checksum
 
 _MAX_REASON_CHARACTERS = 250
 
@@ -68,6 +69,7 @@ def receipt(
     kept: Clips,
     shard: ShardReceipt | None,
     *,
+    geometry: Geometry,
     failures: Mapping[str, str],
     sources: Mapping[str, str],
     provenance: Mapping[str, Any],
@@ -79,7 +81,11 @@ def receipt(
         fingerprint=fingerprint,
         partition=partition,
         clips={
-            clip: ClipReceipt(rows=len(rows), sha256=sha256(rows.tobytes()))
+            clip: ClipReceipt(
+                rows=len(rows),
+                sha256=sha256(rows.tobytes()),
+                crc32c=clip_checksum(rows, geometry),
+            )
             for clip, rows in kept.items()
         },
         failures={clip: _one_line(reason) for clip, reason in failures.items()},

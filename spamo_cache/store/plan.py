@@ -37,20 +37,27 @@ def plan(
     splits = tuple(sorted({slot.split for slot in slots}))
     _check_slots(slots, geometry)
     ordered = [by_id[slot.id] for slot in slots]
-    nan = float("nan")
     columns: Columns = {
         "id": encode([slot.id for slot in slots], "clip id"),
         "partition": np.array([slot.partition for slot in slots], "<i4"),
         "row": np.array([slot.row for slot in slots], "<i8"),
         "rows": np.array([slot.rows for slot in slots], "<i4"),
         "split": np.array([splits.index(slot.split) for slot in slots], "<i2"),
-        "source": encode([key.source for key in ordered], "source"),
-        "size": np.array([key.size for key in ordered], "<i8"),
-        "start": np.array([nan if key.start is None else key.start for key in ordered], "<f8"),
-        "end": np.array([nan if key.end is None else key.end for key in ordered], "<f8"),
-        "crop": np.array([key.crop or (nan,) * 4 for key in ordered], "<f8"),
+        **identities(ordered),
     }
     return with_receipts(columns, ()), splits
+
+
+def identities(keys: Sequence[ClipKey]) -> Columns:
+    """What identifies the clips' sources, in the keys' order: source, size, start, end, crop."""
+    nan = float("nan")
+    return {
+        "source": encode([key.source for key in keys], "source"),
+        "size": np.array([key.size for key in keys], "<i8"),
+        "start": np.array([nan if key.start is None else key.start for key in keys], "<f8"),
+        "end": np.array([nan if key.end is None else key.end for key in keys], "<f8"),
+        "crop": np.array([key.crop or (nan,) * 4 for key in keys], "<f8"),
+    }
 
 
 def _check_slots(slots: Sequence[Slot], geometry: Geometry) -> None:
@@ -80,6 +87,7 @@ def with_receipts(columns: Columns, receipts: Iterable[Receipt]) -> Columns:
     """
     ids = Texts(columns["id"])
     state = np.zeros(len(ids), np.uint8)
+    checksum = np.zeros(len(ids), "<u4")
     sizes = np.bincount(columns["partition"])
     reasons: dict[int, str] = {}
     for receipt in receipts:
@@ -88,14 +96,17 @@ def with_receipts(columns: Columns, receipts: Iterable[Receipt]) -> Columns:
         planned = columns["rows"][positions[: len(done)]].tolist()
         there = (positions >= 0) & (columns["partition"][positions] == receipt.partition)
         if not (
-            there.all()
+            receipt.partition < len(sizes)
+            and there.all()
             and sizes[receipt.partition] == len(positions) == len(set(positions.tolist()))
             and planned == [clip.rows for clip in receipt.clips.values()]
         ):
             raise DamagedError(f"receipt {receipt.partition} disagrees with the plan")
         state[positions[: len(done)]] = OK
+        checksum[positions[: len(done)]] = [clip.crc32c for clip in receipt.clips.values()]
         state[positions[len(done) :]] = FAILED
         reasons.update(zip(positions[len(done) :].tolist(), receipt.failures.values(), strict=True))
     positions = np.array(sorted(reasons), "<i8")
     texts = encode([reasons[position] for position in positions.tolist()], "reason")
-    return {**columns, "state": state, "failed": positions, "reason": texts}
+    known = {**columns, "state": state, "checksum": checksum}
+    return {**known, "failed": positions, "reason": texts}

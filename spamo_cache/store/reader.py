@@ -2,76 +2,72 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spamo_cache.errors import DamagedError, StoreError
+from spamo_cache.store.fetch import Wanted, shards_of
 from spamo_cache.store.index import ClipIndex
-from spamo_cache.store.layout import (
-    ClipKey,
-    Geometry,
-    Slot,
-    canonical,
-    checked_name,
-)
+from spamo_cache.store.layout import ClipKey, Geometry, Slot
 from spamo_cache.store.metadata import features_metadata
 from spamo_cache.store.plan import FAILED, OK, STATES, State
-from spamo_cache.store.receipts import Receipts
+from spamo_cache.store.receipts import load_receipt
 from spamo_cache.store.records import (
     MAX_ATTRIBUTES_BYTES,
     Receipt,
     load_attributes,
     load_json,
-    shard_path,
 )
-from spamo_cache.store.shard import Shard
+from spamo_cache.store.remote import Location, location
+from spamo_cache.store.roots import finished
+from spamo_cache.store.shard import Bytes, as_bytes
 from spamo_cache.store.texts import Texts
-
-_OPEN_SHARDS = 128
-_LOG = logging.getLogger(__name__)
 
 
 class FeatureStore:
     """One stream of one corpus, as it was when opened; pickles to its path.
 
-    Safe to use from threads, in forked and in spawned DataLoader workers.
+    Safe to use from threads, in forked and in spawned DataLoader workers; a store in a remote root
+    in spawned ones only. Forked workers share the index, spawned ones read their own.
 
     Attributes:
-        path: the store's folder.
+        path: the store's folder, local or remote.
         ids: all planned clips, sorted, whether or not there are features of them.
         attributes: what the store says about itself.
+        width: values of a row.
+        dtype: of the values.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Location) -> None:
         self.path = path
         self._about = load_attributes(path)
         self.attributes: Mapping[str, Any] = self._about.model_dump(mode="json")
         self.geometry: Geometry = self._about.geometry
+        self.width = self.geometry.width
+        self.dtype: np.dtype[Any] = np.dtype(self.geometry.dtype)
         expected = features_metadata(self.geometry, self._about.partitions)
         where = path / "features" / "zarr.json"
         if load_json(where, MAX_ATTRIBUTES_BYTES) != expected:
             raise DamagedError("the features are not laid out as the store says", where=where)
         self._index = ClipIndex.open(path, self._about)
-        self._shards: dict[int, Shard] = {}
+        self._shards = shards_of(path, self._about)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (FeatureStore.open, (self.path,))
 
     @classmethod
-    def open(cls, path: Path) -> FeatureStore:
-        """Open the store at ``path`` for reading.
+    def open(cls, path: str | Location) -> FeatureStore:
+        """Open the store at ``path`` for reading: a folder, or its address in a remote root.
 
         Raises:
-            StoreError: no store, a newer format, or impossible sizes.
+            StoreError: no store, another format, or impossible sizes.
             DamagedError: attributes or an index that are not what was written.
         """
-        return cls(path)
+        return cls(location(path))
 
     # --- what it is -----------------------------------------------------------------------------
 
@@ -86,15 +82,6 @@ class FeatureStore:
     @property
     def stream(self) -> str:
         return self._about.stream
-
-    @property
-    def width(self) -> int:
-        """Values of a row."""
-        return self._about.width
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return np.dtype(self._about.dtype)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -134,11 +121,11 @@ class FeatureStore:
 
     def receipt(self, partition: int) -> Receipt:
         """The receipt of a finished partition."""
-        return Receipts(self.path, self._about).load(partition)
+        return load_receipt(self.path, self._about, partition)
 
     def checksums(self) -> dict[str, str]:
         """SHA-256 of each clip's features, as receipts have them; nothing is read."""
-        receipts = Receipts(self.path, self._about)
+        receipts = finished(self.path, self._about, self._index)
         return {clip: entry.sha256 for done in receipts for clip, entry in done.clips.items()}
 
     # --- one clip -------------------------------------------------------------------------------
@@ -159,6 +146,14 @@ class FeatureStore:
         """Rows of a clip, planned or there."""
         return int(self._index.rows[self._position(clip)])
 
+    def lengths(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """(clips,) rows of clips that have features.
+
+        Raises:
+            StoreError: a clip that is unknown, failed or absent.
+        """
+        return self._index.rows[self._available(ids)].astype(np.int64)
+
     def _position(self, clip: str) -> int:
         return int(self._positions([clip])[0])
 
@@ -174,8 +169,7 @@ class FeatureStore:
         positions = self._available(ids)
         shapes = [(int(rows), self.width) for rows in self._index.rows[positions]]
         found: list[NDArray[Any]] = [np.empty(shape, self.dtype) for shape in shapes]
-        for position, out in zip(positions.tolist(), found, strict=True):
-            self._read(position, out)
+        self._fetch(positions, [as_bytes(rows) for rows in found])
         return found
 
     def read_into(self, ids: Sequence[str], buffer: NDArray[Any]) -> NDArray[np.int64]:
@@ -202,28 +196,35 @@ class FeatureStore:
                 f" {buffer.shape} {buffer.dtype}",
                 where=self.path,
             )
-        for position, (start, end) in zip(positions, pairwise(offsets.tolist()), strict=True):
-            self._read(int(position), buffer[start:end])
+        data, edges = as_bytes(buffer), (offsets * self.geometry.row_bytes).tolist()
+        self._fetch(positions, [data[start:end] for start, end in pairwise(edges)])
         return offsets
 
-    def _read(self, position: int, out: NDArray[Any]) -> None:
-        row = int(self._index.row[position])
-        shard = self._shard(row // self.geometry.shard_rows)
-        shard.read_into(row % self.geometry.shard_rows, out)
+    def to_dask(self, ids: Sequence[str] | None = None) -> Any:
+        """The features of clips as one lazy (sum of rows, width) dask array; block i is clip i.
 
-    def _shard(self, partition: int) -> Shard:
-        """An open shard that its receipt vouches for."""
-        shard = self._shards.get(partition)
-        if shard is None:
-            receipt = self.receipt(partition)
-            if receipt.shard is None:
-                raise DamagedError(f"partition {partition} has no features", where=self.path)
-            path = shard_path(self.path, partition)
-            shard = Shard(path, self.geometry, size=receipt.shard.size)
-            self._shards[partition] = shard
-            for oldest in list(self._shards)[:-_OPEN_SHARDS]:
-                self._shards.pop(oldest, None)
-        return shard
+        Blocks are read, every checksum verified, when they are computed; dask has to be installed.
+        Not the store's ``features`` array: that holds zeros where nothing was extracted yet.
+
+        Args:
+            ids: clips, in the order wanted; where None, all that have features.
+
+        Raises:
+            StoreError: a clip that is unknown, failed or absent.
+        """
+        from dask import array  # noqa: PLC0415 (an extra, needed here only)
+
+        clips = self.select(state="ok") if ids is None else list(ids)
+        names = array.from_array(np.array(clips, object)[:, None], chunks=1)
+        sizes = (tuple(self.lengths(clips).tolist()), (self.width,))
+        empty = np.empty((0, 0), self.dtype)
+        return array.map_blocks(_block, names, store=self, chunks=sizes, meta=empty)
+
+    def _fetch(self, positions: NDArray[np.int64], outs: list[Bytes]) -> None:
+        partition, row = np.divmod(self._index.row[positions], self.geometry.shard_rows)
+        numbers = (partition, row // self.geometry.chunk_rows, self._index.checksum[positions])
+        columns = [column.tolist() for column in numbers]
+        self._shards.fetch([Wanted(*clip) for clip in zip(*columns, outs, strict=True)])
 
     def _positions(self, ids: Sequence[str]) -> NDArray[np.int64]:
         positions = self.ids.positions(ids)
@@ -248,50 +249,6 @@ class FeatureStore:
         )
 
 
-def find(
-    roots: Iterable[str | Path],
-    corpus: str,
-    stream: str,
-    *,
-    spec: Mapping[str, Any],
-    keys_sha256: str | None = None,
-    weights: str | None = None,
-) -> list[Path]:
-    """Stores of a stream computed as ``spec`` says, in the order of the roots, fullest first.
-
-    Args:
-        roots: local folders; remote ones are skipped here.
-        spec: see :func:`layout.stream_spec`.
-        keys_sha256: only stores of exactly this corpus, see :func:`layout.corpus_hash`.
-        weights: only stores made with weights of this name.
-
-    Stores that cannot be opened are passed over with a warning in the log.
-    """
-    checked_name(corpus, "corpus")
-    checked_name(stream, "stream")
-    wanted = canonical(dict(spec))
-    found: list[Path] = []
-    for root in roots:
-        if "://" in str(root):
-            continue
-        folder = Path(root).expanduser() / corpus
-        stores = [store for path in folder.glob(f"{stream}-*.zarr") if (store := _try(path))]
-        matching = [
-            store
-            for store in stores
-            if store.stream == stream
-            and canonical(store.attributes["spec"]) == wanted
-            and keys_sha256 in {None, store.attributes["corpus_sha256"]}
-            and weights in {None, store.attributes["weights"]}
-        ]
-        matching.sort(key=lambda store: (-store.counts()["ok"], store.path.name))
-        found += [store.path for store in matching]
-    return found
-
-
-def _try(path: Path) -> FeatureStore | None:
-    try:
-        return FeatureStore.open(path)
-    except StoreError as error:
-        _LOG.warning("passed over a store: %s", error)
-        return None
+def _block(clips: NDArray[Any], store: FeatureStore) -> NDArray[Any]:
+    """One block of :meth:`FeatureStore.to_dask`."""
+    return store.read([clips[0, 0]])[0]

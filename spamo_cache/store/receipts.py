@@ -7,7 +7,7 @@ from pathlib import Path
 
 from spamo_cache.errors import DamagedError
 from spamo_cache.store import files
-from spamo_cache.store.layout import canonical, sha256, work_path
+from spamo_cache.store.layout import canonical, work_path
 from spamo_cache.store.records import (
     MAX_RECEIPT_BYTES,
     Attributes,
@@ -18,6 +18,25 @@ from spamo_cache.store.records import (
     shard_path,
     unseal,
 )
+from spamo_cache.store.remote import Location
+
+
+def load_receipt(path: Location, about: Attributes, partition: int) -> Receipt:
+    """A receipt of the store at ``path``, itself checked.
+
+    Raises:
+        DamagedError: missing, broken, impossible, or another partition's or store's.
+    """
+    where = receipt_path(path, partition)
+    receipt = unseal(load_json(where, MAX_RECEIPT_BYTES), Receipt, where)
+    if (receipt.fingerprint, receipt.partition) != (about.fingerprint, partition):
+        raise DamagedError("is the receipt of something else", where=where)
+    if receipt.shard is not None:
+        chunks, rest = divmod(receipt.shard.rows, about.chunk_rows)
+        size = about.geometry.shard_bytes(chunks)
+        if rest or chunks > about.geometry.chunks or receipt.shard.size != size:
+            raise DamagedError("is the receipt of an impossible shard", where=where)
+    return receipt
 
 
 class Receipts:
@@ -47,22 +66,8 @@ class Receipts:
         return receipt
 
     def load(self, partition: int) -> Receipt:
-        """A partition's receipt, itself checked.
-
-        Raises:
-            DamagedError: missing, broken, impossible, or another partition's or store's.
-        """
-        where = receipt_path(self.path, partition)
-        about = self.attributes
-        receipt = unseal(load_json(where, MAX_RECEIPT_BYTES), Receipt, where)
-        if (receipt.fingerprint, receipt.partition) != (about.fingerprint, partition):
-            raise DamagedError("is the receipt of something else", where=where)
-        if receipt.shard is not None:
-            chunks, rest = divmod(receipt.shard.rows, about.chunk_rows)
-            size = about.geometry.shard_bytes(chunks)
-            if rest or chunks > about.geometry.chunks or receipt.shard.size != size:
-                raise DamagedError("is the receipt of an impossible shard", where=where)
-        return receipt
+        """See :func:`load_receipt`."""
+        return load_receipt(self.path, self.attributes, partition)
 
     def check_shard(self, receipt: Receipt) -> None:
         """Compare the shard's size with its receipt.
@@ -92,6 +97,12 @@ class Receipts:
         files.sync(final.parent)
         return won
 
+    def withdraw(self, partition: int) -> None:
+        """Vouch for a partition no more: its receipt goes first, then its shard."""
+        receipt_path(self.path, partition).unlink(missing_ok=True)
+        files.sync(self.path / "receipts")
+        shard_path(self.path, partition).unlink(missing_ok=True)
+
     def publish(self, receipt: Receipt) -> bool:
         """Vouch for a shard that is in its place, or for failures; the first receipt stays.
 
@@ -115,4 +126,4 @@ class Receipts:
     def _in_place(self, receipt: Receipt) -> bool:
         shard = receipt.shard
         path = shard_path(self.path, receipt.partition)
-        return shard is not None and sha256(files.read(path, shard.size)) == shard.sha256
+        return shard is not None and files.digest(path) == shard.sha256

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, overload
 
 from pydantic import Field, ValidationError
 
@@ -19,14 +19,16 @@ from spamo_cache.errors import DamagedError, StoreError
 from spamo_cache.store import files
 from spamo_cache.store.layout import FORMAT, Geometry, canonical, sha256
 from spamo_cache.store.metadata import features_metadata, group_metadata
+from spamo_cache.store.remote import Location, RemotePath
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, lt=2**48)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 MAX_ATTRIBUTES_BYTES = 1 << 20
-MAX_RECEIPT_BYTES = 1 << 26
+MAX_RECEIPT_BYTES = 1 << 24
 MAX_CHUNK_BYTES = 1 << 28
+MAX_SHARD_BYTES = 1 << 32
 _PACKAGES = ("spamo-cache", "zarr", "numpy")
 
 
@@ -67,6 +69,8 @@ class ClipReceipt(StrictModel):
     rows: Annotated[int, Field(ge=1)]
     sha256: Sha256
     """Of its (rows, width) values, little-endian, without padding."""
+    crc32c: Annotated[int, Field(ge=0, lt=2**32)]
+    """Of the crc32c of each of its chunks: cheap to compare whenever it is read."""
 
 
 class ShardReceipt(StrictModel):
@@ -103,23 +107,25 @@ def seal(record: StrictModel) -> dict[str, Any]:
     return {**document, "sha256": sha256(canonical(document))}
 
 
-def unseal(document: Any, model: type[Record], where: Path) -> Record:
+def unseal(document: Any, model: type[Record], where: Location) -> Record:
     """Check a sealed document and read it.
 
     Raises:
         DamagedError: it is not what was sealed, or never was such a record.
-        StoreError: a newer format.
+        StoreError: another format.
     """
     if not isinstance(document, dict):
         raise DamagedError("holds no JSON object", where=where)
     rest = {key: value for key, value in document.items() if key != "sha256"}
     if document.get("sha256") != sha256(canonical(rest)):
         raise DamagedError("disagrees with its own checksum", where=where)
-    if isinstance(rest.get("format"), int) and rest["format"] > FORMAT:
+    found = rest.get("format")
+    if isinstance(found, int) and found != FORMAT:
+        newer = found > FORMAT
         raise StoreError(
-            f"has store format {rest['format']}, newer than {FORMAT}",
+            f"has store format {found}, {'newer' if newer else 'older'} than {FORMAT}",
             where=where,
-            remedy="upgrade spamo-cache",
+            remedy="upgrade spamo-cache" if newer else "remove the store and extract again",
         )
     return validated(rest, model, where)
 
@@ -138,7 +144,7 @@ def validated(document: Mapping[str, Any], model: type[Record], where: object) -
         raise DamagedError(f"{key}: {fault['msg']}", where=where) from None
 
 
-def load_json(path: Path, limit: int) -> Any:
+def load_json(path: Location, limit: int) -> Any:
     """Parse a document in canonical form.
 
     Raises:
@@ -156,7 +162,7 @@ def load_json(path: Path, limit: int) -> Any:
     return document
 
 
-def load_group(path: Path, limit: int = MAX_ATTRIBUTES_BYTES) -> dict[str, Any]:
+def load_group(path: Location, limit: int = MAX_ATTRIBUTES_BYTES) -> dict[str, Any]:
     """Our attributes of a Zarr group of ours.
 
     Raises:
@@ -173,7 +179,7 @@ def load_group(path: Path, limit: int = MAX_ATTRIBUTES_BYTES) -> dict[str, Any]:
     return attributes
 
 
-def load_attributes(path: Path) -> Attributes:
+def load_attributes(path: Location) -> Attributes:
     """The checked attributes of the store at ``path``.
 
     Raises:
@@ -215,23 +221,33 @@ def check_geometry(geometry: Geometry, where: object) -> None:
     """Refuse sizes that cannot be meant.
 
     Raises:
-        StoreError: shards that are no multiple of their chunks, or chunks beyond 256 MiB.
+        StoreError: shards that are no multiple of their chunks, chunks beyond 256 MiB or shards
+            beyond 4 GiB.
     """
     if geometry.shard_rows % geometry.chunk_rows:
         raise StoreError(
             f"a shard of {geometry.shard_rows} rows is no multiple of {geometry.chunk_rows}",
             where=where,
         )
-    if geometry.chunk_bytes > MAX_CHUNK_BYTES or geometry.chunks > 1 << 20:
+    shard_bytes = geometry.shard_bytes(geometry.chunks)
+    if geometry.chunk_bytes > MAX_CHUNK_BYTES or shard_bytes > MAX_SHARD_BYTES:
         raise StoreError("chunks or shards of an impossible size", where=where)
 
 
-def receipt_path(path: Path, partition: int) -> Path:
+@overload
+def receipt_path(path: Path, partition: int) -> Path: ...
+@overload
+def receipt_path(path: RemotePath, partition: int) -> RemotePath: ...
+def receipt_path(path: Location, partition: int) -> Location:
     """``receipts/<partition>.json``."""
     return path / "receipts" / f"{partition}.json"
 
 
-def shard_path(path: Path, partition: int) -> Path:
+@overload
+def shard_path(path: Path, partition: int) -> Path: ...
+@overload
+def shard_path(path: RemotePath, partition: int) -> RemotePath: ...
+def shard_path(path: Location, partition: int) -> Location:
     """``features/c.<partition>.0``: the shard with the partition's number."""
     return path / "features" / f"c.{partition}.0"
 

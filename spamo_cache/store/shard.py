@@ -1,18 +1,19 @@
 """One shard: written by zarr-python and checked, read by byte range with every checksum verified.
 
 The layout is Zarr v3's sharding codec: inner chunks, each followed by its crc32c, then an index of
-(offset, length) pairs with a crc32c of its own. Reading a clip through zarr-python costs many times
-the CPU time of reading its byte range, hence the reader of our own.
+(offset, length) pairs with a crc32c of its own. Chunks lie in order and without gaps, so that the
+place of a clip is arithmetic. Reading a clip through zarr-python costs many times the CPU time of
+reading its byte range, hence the reader of our own.
 """
 
 from __future__ import annotations
 
 import os
+import struct
 import weakref
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 import numpy as np
@@ -22,16 +23,20 @@ from zarr.codecs import Crc32cCodec
 
 from spamo_cache.errors import DamagedError, StoreError
 from spamo_cache.store import files
-from spamo_cache.store.layout import (
-    ABSENT_CHUNK,
-    CHECKSUM_BYTES,
-    Geometry,
-    sha256,
-)
+from spamo_cache.store.layout import ABSENT_CHUNK, CHECKSUM_BYTES, Geometry, sha256
 from spamo_cache.store.records import ShardReceipt
 
-# One system call takes at most 1,024 buffers (IOV_MAX), two for each chunk.
-_CHUNKS_PER_CALL = 500
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_BUFFERS_PER_CALL = 1024  # IOV_MAX
+# Neither is known to every system; reading then waits for the disk, clip by clip.
+_NOW: int = getattr(os, "RWF_NOWAIT", 0)
+_SOON: int = getattr(os, "POSIX_FADV_WILLNEED", 0)
+_advise: Callable[[int, int, int, int], None] = getattr(os, "posix_fadvise", lambda *_: None)
+_MEND = "run `spamo-cache store verify --deep --repair`, then extract again"
+
+Bytes = NDArray[np.uint8]
 
 
 def write(folder: Path, geometry: Geometry, rows: NDArray[Any]) -> tuple[Path, ShardReceipt]:
@@ -63,11 +68,94 @@ def write(folder: Path, geometry: Geometry, rows: NDArray[Any]) -> tuple[Path, S
     files.sync(path)
     shard = Shard(path, geometry)
     back = np.empty_like(rows)
-    shard.read_into(0, back)
+    shard.read_into(0, as_bytes(back), scratch(geometry))
     if back.tobytes() != rows.tobytes():
         raise DamagedError("the disk did not keep what was written", where=path)
     data = path.read_bytes()
     return path, ShardReceipt(size=len(data), sha256=sha256(data), rows=len(rows))
+
+
+def as_bytes(array: NDArray[Any]) -> Bytes:
+    """A contiguous array's memory."""
+    return array.reshape(-1).view(np.uint8)
+
+
+def scratch(geometry: Geometry) -> Bytes:
+    """Where the padding of a clip's last chunk goes; one will do for any number of clips."""
+    return np.empty(geometry.chunk_bytes, np.uint8)
+
+
+def clip_checksum(rows: NDArray[Any], geometry: Geometry) -> int:
+    """The crc32c of the crc32c of each chunk of a clip: what binds a clip to its place in a shard.
+
+    Args:
+        rows: (n, width) of the store's dtype.
+    """
+    zeros = np.zeros(geometry.chunk_bytes, np.uint8)
+    place = Destination(as_bytes(rows), zeros, geometry.chunk_bytes)
+    return int(google_crc32c.value(place.checksums()))
+
+
+class Destination:
+    """Where the bytes of a clip go when they are read, and whether they are right.
+
+    Data goes straight to its place; checksums and the last chunk's padding are put aside.
+
+    Args:
+        out: the clip's rows, as bytes.
+        scratch: see :func:`scratch`.
+        size: bytes of a chunk.
+
+    Attributes:
+        buffers: the places, in the order in which their bytes lie in the shard.
+        bytes: the sum of their sizes.
+    """
+
+    __slots__ = ("_out", "_padding", "_size", "_sums", "buffers", "bytes")
+
+    def __init__(self, out: Bytes, scratch: Bytes, size: int) -> None:
+        count = -(-len(out) // size)
+        self._out, self._size = out, size
+        self._padding = scratch[: count * size - len(out)]
+        self._sums = bytearray(CHECKSUM_BYTES * count)
+        self.bytes = count * (size + CHECKSUM_BYTES)
+        # System calls take memoryviews faster than numpy's arrays.
+        data, sums = out.data, memoryview(self._sums)
+        self.buffers: list[memoryview] = []
+        for chunk in range(count):
+            self.buffers += (
+                data[chunk * size : (chunk + 1) * size],
+                sums[chunk * CHECKSUM_BYTES : (chunk + 1) * CHECKSUM_BYTES],
+            )
+        if len(self._padding):
+            self.buffers.insert(-1, self._padding.data)
+
+    def fill(self, data: Buffer) -> None:
+        """Put the clip's bytes, as they lie in the shard, in their places."""
+        source, start = memoryview(data), 0
+        for buffer in self.buffers:
+            buffer[:] = source[start : start + len(buffer)]
+            start += len(buffer)
+
+    def checksums(self) -> bytes:
+        """The crc32c of each chunk, as shards keep them."""
+        out, size = self._out, self._size
+        # numpy arrays are hashed in place, memoryviews are not accepted.
+        found = [google_crc32c.value(out[at : at + size]) for at in range(0, len(out), size)]
+        if len(self._padding):
+            found[-1] = google_crc32c.extend(found[-1], self._padding)
+        return struct.pack(f"<{len(found)}I", *found)
+
+    def checksum(self, where: object) -> int:
+        """The clip's checksum, see :func:`clip_checksum`.
+
+        Raises:
+            DamagedError: a chunk that disagrees with its own.
+        """
+        found = self.checksums()
+        if found != self._sums:
+            raise DamagedError("features disagree with their checksum", where=where, remedy=_MEND)
+        return int(google_crc32c.value(found))
 
 
 class Shard:
@@ -82,7 +170,7 @@ class Shard:
 
     def __init__(self, path: Path, geometry: Geometry, size: int | None = None) -> None:
         self.path = path
-        self.geometry = geometry
+        self._chunk_bytes, self._stored_bytes = geometry.chunk_bytes, geometry.stored_bytes
         try:
             self._descriptor = files.open_regular(path)
         except FileNotFoundError:
@@ -92,98 +180,73 @@ class Shard:
         self.size = os.fstat(self._descriptor).st_size
         if size is not None and self.size != size:
             raise DamagedError(f"the shard has {self.size} bytes, not {size}", where=path)
-        self.offsets = self._read_index()
+        self._check_index(geometry)
 
-    def read_into(self, row: int, out: NDArray[Any], *, verify: bool = True) -> None:
-        """Fill ``out`` (rows, width) with the rows from ``row`` (within the shard) on.
+    def read_into(self, chunk: int, out: Bytes, scratch: Bytes) -> int:
+        """Fill ``out`` with the features from ``chunk`` on, every chunk compared with its crc32c.
 
         Args:
-            row: a multiple of the chunk's rows.
-            verify: compare every chunk touched with its crc32c.
+            out: whole rows.
+            scratch: see :func:`scratch`.
+
+        Returns:
+            What :func:`clip_checksum` says of them.
 
         Raises:
             DamagedError: a chunk that is absent, cut, or disagrees with its crc32c.
         """
-        geometry = self.geometry
-        first, count = geometry.chunks_of(row, len(out))
-        tail = np.empty((count * geometry.chunk_rows - len(out), out.shape[1]), out.dtype)
-        sums = np.empty(count, "<u4")
-        # Data goes straight to its place; checksums and the last chunk's padding are put aside.
-        data, aside = _bytes(out), _bytes(sums)
-        for start, end in self._runs(first, count):
-            buffers: list[memoryview] = []
-            for chunk in range(start, end):
-                buffers.append(
-                    data[chunk * geometry.chunk_bytes : (chunk + 1) * geometry.chunk_bytes]
-                )
-                if chunk == count - 1:
-                    buffers.append(_bytes(tail))
-                buffers.append(aside[chunk * CHECKSUM_BYTES : (chunk + 1) * CHECKSUM_BYTES])
-            _scatter(self._descriptor, buffers, int(self.offsets[first + start]), self.path)
-        if verify:
-            self._verify(first, out, tail, sums)
+        place = Destination(out, scratch, self._chunk_bytes)
+        self._scatter(place.buffers, place.bytes, chunk * self._stored_bytes)
+        return place.checksum(self.path)
 
-    def _runs(self, first: int, count: int) -> list[tuple[int, int]]:
-        """Chunks [start, end) of the clip that lie one after the other, by system call."""
-        places = self.offsets[first : first + count]
-        if len(places) < count or (places < 0).any():
-            raise DamagedError("the shard holds no such rows", where=f"{self.path}, chunk {first}")
-        breaks = np.flatnonzero(np.diff(places) != self.geometry.stored_bytes) + 1
-        edges = {0, count, *breaks.tolist(), *range(0, count, _CHUNKS_PER_CALL)}
-        return list(pairwise(sorted(edges)))
+    def read_now(self, chunk: int, out: Bytes, scratch: Bytes) -> int | None:
+        """:meth:`read_into` where all of it is in memory; None where the disk has just begun."""
+        place = Destination(out, scratch, self._chunk_bytes)
+        start = chunk * self._stored_bytes
+        try:
+            whole = os.preadv(self._descriptor, place.buffers, start, _NOW) == place.bytes
+        except OSError:  # nothing there yet, too many buffers, or a disk that cannot tell
+            whole = False
+        if whole:
+            return place.checksum(self.path)
+        _advise(self._descriptor, start, place.bytes, _SOON)
+        return None
 
-    def _verify(
-        self, first: int, out: NDArray[Any], tail: NDArray[Any], sums: NDArray[np.uint32]
-    ) -> None:
-        step = self.geometry.chunk_rows
-        for chunk, expected in enumerate(sums.tolist()):
-            # numpy arrays are hashed in place, memoryviews are not accepted.
-            found = google_crc32c.value(out[chunk * step : (chunk + 1) * step])
-            if (chunk + 1) * step > len(out):
-                found = google_crc32c.extend(found, tail)
-            if found != expected:
-                raise DamagedError(
-                    "features disagree with their checksum",
-                    where=f"{self.path}, chunk {first + chunk}",
-                    remedy="run `spamo-cache store verify --deep --repair`, then extract again",
-                )
+    def _scatter(self, buffers: Sequence[memoryview], wanted: int, offset: int) -> None:
+        """Fill all buffers, of so many bytes, from ``offset`` on; usually in one system call."""
+        while wanted:
+            try:
+                count = os.preadv(self._descriptor, buffers[:_BUFFERS_PER_CALL], offset)
+            except OSError as error:
+                raise StoreError(f"cannot be read: {error.strerror}", where=self.path) from error
+            if count == 0:
+                raise DamagedError("the shard ends early", where=self.path)
+            wanted, offset = wanted - count, offset + count
+            buffers = _without(buffers, count) if wanted else ()
 
-    def _read_index(self) -> NDArray[np.int64]:
-        """Offset of each chunk; -1 where it is absent."""
-        geometry = self.geometry
+    def _check_index(self, geometry: Geometry) -> None:
+        """Hold the shard's own index against the rule that chunks lie in order without gaps."""
         place = self.size - geometry.index_bytes
         if place < 0:
             raise DamagedError(f"the shard is cut to {self.size} bytes", where=self.path)
-        entries = np.empty((geometry.chunks, 2), "<u8")
-        checksum = np.empty(1, "<u4")
-        _scatter(self._descriptor, [_bytes(entries), _bytes(checksum)], place, self.path)
-        if google_crc32c.value(entries) != checksum[0]:
+        raw = np.empty(geometry.index_bytes, np.uint8)
+        self._scatter([raw.data], len(raw), place)
+        entries = raw[:-CHECKSUM_BYTES]
+        if google_crc32c.value(entries) != int(raw[-CHECKSUM_BYTES:].view("<u4")[0]):
             raise DamagedError("the shard's index disagrees with its checksum", where=self.path)
-        absent = (entries == ABSENT_CHUNK).all(axis=1)
-        offset, length = entries[:, 0], entries[:, 1]
-        inside = (length == geometry.stored_bytes) & (offset <= place) & (place - offset >= length)
-        if not (absent | inside).all():
+        expected = np.full((geometry.chunks, 2), ABSENT_CHUNK, "<u8")
+        count, rest = divmod(place, self._stored_bytes)
+        expected[:count, 0] = np.arange(count, dtype="<u8")[: geometry.chunks] * self._stored_bytes
+        expected[:count, 1] = self._stored_bytes
+        if rest or count > geometry.chunks or not np.array_equal(entries, as_bytes(expected)):
             raise StoreError("the shard's chunks are not of our form", where=self.path)
-        return np.where(absent, -1, offset.astype(np.int64))
 
 
-def _bytes(array: NDArray[Any]) -> memoryview:
-    # A view as bytes; memoryview.cast refuses shapes with a zero in them.
-    return array.reshape(-1).view(np.uint8).data
-
-
-def _scatter(descriptor: int, buffers: Sequence[memoryview], offset: int, path: Path) -> None:
-    """Fill all buffers with the bytes from ``offset`` on, usually in one system call."""
-    remaining = list(buffers)
-    while remaining:
-        try:
-            count = os.preadv(descriptor, remaining, offset)
-        except OSError as error:
-            raise StoreError(f"cannot be read: {error.strerror}", where=path) from error
-        if count == 0:
-            raise DamagedError("the shard ends early", where=path)
-        offset += count
-        while remaining and count >= len(remaining[0]):
-            count -= len(remaining.pop(0))
-        if count:
-            remaining[0] = remaining[0][count:]
+def _without(buffers: Sequence[memoryview], count: int) -> list[memoryview]:
+    """What is left to fill after the first ``count`` bytes."""
+    left = list(buffers)
+    while left and count >= len(left[0]):
+        count -= len(left.pop(0))
+    if count:
+        left[0] = left[0][count:]
+    return left

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
 
 from spamo_cache.errors import DamagedError, StoreError, UsageError
 from spamo_cache.store import files
 from spamo_cache.store.index import ClipIndex
 from spamo_cache.store.layout import store_path
 from spamo_cache.store.plan import with_receipts
-from spamo_cache.store.receipts import Receipts
-from spamo_cache.store.records import Receipt, load_attributes, shard_path
+from spamo_cache.store.records import Attributes, Receipt, load_attributes, shard_path
+from spamo_cache.store.remote import Location, RemotePath, location
+from spamo_cache.store.roots import finished
+from spamo_cache.store.upload import Upload
 from spamo_cache.store.writer import StoreWriter
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 _BLOCK_BYTES = 1 << 20
 
@@ -25,82 +34,104 @@ Outcome = Literal["copied", "there", "different", "busy"]
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """What a push or pull did.
+    """What a copy did.
 
     Attributes:
         path: the store in the other root.
         partitions: partitions by outcome: copied now, there already.
+        clips: clips in these partitions, which are copied whole.
         bytes: bytes of features copied now.
+        terms: terms of use of the corpus.
     """
 
-    path: Path
+    path: Location
     partitions: dict[Outcome, int]
+    clips: int
     bytes: int
+    terms: str
 
 
-def local_root(root: str | Path) -> Path:
-    """A root as a folder.
+class Target(Protocol):
+    """The store that is filled."""
 
-    Raises:
-        UsageError: a remote root.
-    """
-    if "://" in str(root):
-        raise UsageError(
-            "remote roots cannot be read or written yet",
-            where=root,
-            remedy="mount it, or give a local folder",
-        )
-    return Path(root).expanduser()
+    def claim(self, partition: int) -> AbstractContextManager[bool]: ...
+    def have(self, partition: int) -> Receipt | None: ...
+    def publish(self, receipt: Receipt, shard: Iterator[Buffer] | None) -> bool: ...
+    def seal(self) -> None: ...
 
 
-def push(
-    store: Path,
-    root: str | Path,
+def copy(
+    store: Location,
+    root: str | Location,
     *,
     splits: Collection[str] | None = None,
     ids: Collection[str] | None = None,
-    workers: int = 4,
+    accept_terms: bool = False,
+    workers: int = 8,
     progress: Callable[[int, int], None] | None = None,
 ) -> Copied:
     """Copy a store, or the partitions that hold some of its clips, below another root.
 
+    Done again, it goes on where it was cut.
+
     Args:
-        store: the store's folder.
+        store: the store, local or remote.
         root: the root that is to hold it, under the same corpus and name.
         splits: only these splits.
         ids: only the partitions of these clips.
+        accept_terms: whether the corpus's terms of use allow it, where the root is remote.
         progress: called with partitions done and in all.
 
     Raises:
-        UsageError: a remote root, unknown splits or clips, or the root that it is in already.
-        StoreError: another plan or other features under the same name there, or an unwritable root;
-            whatever does not clash is copied all the same.
-        DamagedError: bytes that disagree with their receipt; they are not copied.
+        UsageError: terms that were not accepted, unknown splits or clips, the root that it is in
+            already, or one that cannot be written by its kind.
+        StoreError: another plan or other features under the same name there, an unwritable root, a
+            server that fails; whatever does not clash is copied all the same.
+        DamagedError: bytes that disagree with their receipt; they are not copied, all others are.
     """
-    attributes = load_attributes(store)
-    index = ClipIndex.open(store, attributes, everything=True)
-    target = store_path(
-        local_root(root), attributes.corpus, attributes.stream, attributes.fingerprint
-    )
-    if target.exists() and target.samefile(store):
-        raise UsageError("the store is in that root already", where=target)
+    about = load_attributes(store)
+    index = ClipIndex.open(store, about, everything=True)
+    target = store_path(location(root), about.corpus, about.stream, about.fingerprint)
+    _allow(store, target, about, accept_terms)
     wanted = _partitions(index, splits, ids)
-    writer = StoreWriter.create(target, attributes, with_receipts(index.columns, ()), index.splits)
-    writer.sweep()
-    receipts = [entry for entry in Receipts(store, attributes) if entry.partition in wanted]
-    outcomes: list[tuple[Outcome, int]] = []
+    receipts = list(finished(store, about, index, wanted))
+    writer = _writer(target, about, index)
+    outcomes: list[tuple[Outcome | DamagedError, int]] = []
     with ThreadPoolExecutor(workers) as pool:
         for outcome in pool.map(lambda entry: _copy(store, writer, entry), receipts):
             outcomes.append(outcome)
             if progress is not None:
                 progress(len(outcomes), len(receipts))
     writer.seal()
-    return _summary(target, outcomes)
+    counts = Counter(kind for kind, _ in outcomes if not isinstance(kind, DamagedError))
+    for kind, _ in outcomes:
+        if isinstance(kind, DamagedError):
+            raise kind
+    _check(target, counts)
+    clips = sum(len(entry.clips) + len(entry.failures) for entry in receipts)
+    return Copied(target, dict(counts), clips, sum(n for _, n in outcomes), about.terms)
 
 
-def pull(store: Path, root: str | Path, **options: Any) -> Copied:
-    """:func:`push`, seen from the other side: bring a store of some root into one's own."""
-    return push(store, root, **options)
+def _allow(store: Location, target: Location, attributes: Attributes, accept: bool) -> None:
+    """Raise UsageError if this copy must not be made."""
+    if _same_place(store, target):
+        raise UsageError("the store is in that root already", where=target)
+    if isinstance(target, Path):
+        return
+    if not target.writable:
+        raise UsageError("an HTTP root is for reading", where=target, remedy="push to s3://...")
+    if attributes.terms and not accept:
+        raise UsageError(
+            f"the corpus {attributes.corpus} has terms of use: {attributes.terms}",
+            where=target,
+            remedy="give --accept-terms if they allow you to share its features there",
+        )
+
+
+def _same_place(a: Location, b: Location) -> bool:
+    if isinstance(a, Path) and isinstance(b, Path):
+        return b.exists() and b.samefile(a)
+    return a == b
 
 
 def _partitions(
@@ -117,53 +148,96 @@ def _partitions(
         wanted &= set(index.partition[positions].tolist())
     if splits is not None:
         codes = [index.splits.index(split) for split in splits]
-        inside = [code in codes for code in index.split.tolist()]
-        wanted &= set(index.partition[inside].tolist())
+        wanted &= set(index.partition[np.isin(index.split, codes)].tolist())
     return wanted
 
 
-def _copy(store: Path, writer: StoreWriter, receipt: Receipt) -> tuple[Outcome, int]:
+def _writer(target: Location, attributes: Attributes, index: ClipIndex) -> Target:
+    columns = with_receipts(index.columns, ())
+    if isinstance(target, RemotePath):
+        return Upload(target, attributes, columns, index.splits)
+    return _Folder(StoreWriter.create(target, attributes, columns, index.splits))
+
+
+class _Folder:
+    """A store below a local root."""
+
+    def __init__(self, writer: StoreWriter) -> None:
+        self._writer = writer
+        writer.sweep()
+        self.claim, self.seal, self.have = writer.claim, writer.seal, writer.receipts.valid
+
+    def publish(self, receipt: Receipt, shard: Iterator[Buffer] | None) -> bool:
+        """Put a shard aside, give it its name once it is whole, then vouch for it."""
+        writer = self._writer
+        with files.writing(writer.path), files.aside(writer.work) as folder:
+            if shard is not None:
+                aside = folder / "shard"
+                with aside.open("xb") as writing:
+                    writing.writelines(shard)
+                files.sync(aside)
+                if not writer.receipts.place(receipt.partition, aside):
+                    return False
+            writer.receipts.publish(receipt)
+            return True
+
+
+def _copy(store: Location, writer: Target, receipt: Receipt) -> tuple[Outcome | DamagedError, int]:
+    try:
+        return _copied(store, writer, receipt)
+    except DamagedError as error:
+        return error, 0
+
+
+def _copied(store: Location, writer: Target, receipt: Receipt) -> tuple[Outcome, int]:
     partition = receipt.partition
     with writer.claim(partition) as mine:
         if not mine:
             return "busy", 0
-        have = writer.receipts.valid(partition)
+        have = writer.have(partition)
         if have is not None:
-            same = (have.clips, have.failures) == (receipt.clips, receipt.failures)
-            return "there" if same and have.shard == receipt.shard else "different", 0
-        size = 0
-        with files.writing(writer.path), files.aside(writer.work) as folder:
-            if receipt.shard is not None:
-                size = receipt.shard.size
-                aside = folder / "shard"
-                _copy_file(shard_path(store, partition), aside, size, receipt.shard.sha256)
-                if not writer.receipts.place(partition, aside):
-                    return "busy", 0
-            writer.receipts.publish(receipt)
-            return "copied", size
+            return "there" if _same(have, receipt) else "different", 0
+        shard, size = None, 0
+        if receipt.shard is not None:
+            size = receipt.shard.size
+            shard = _verified(shard_path(store, partition), size, receipt.shard.sha256)
+        return ("copied", size) if writer.publish(receipt, shard) else ("busy", 0)
 
 
-def _copy_file(source: Path, target: Path, size: int, digest: str) -> None:
-    found = hashlib.sha256()
-    remaining = size
-    with open(files.open_regular(source), "rb") as reading, target.open("xb") as writing:  # noqa: PTH123
-        while block := reading.read(min(_BLOCK_BYTES, remaining)):
-            found.update(block)
-            writing.write(block)
-            remaining -= len(block)
+def _same(have: Receipt, wanted: Receipt) -> bool:
+    there = (have.clips, have.failures, have.shard)
+    return there == (wanted.clips, wanted.failures, wanted.shard)
+
+
+def _verified(file: Location, size: int, digest: str) -> Iterator[Buffer]:
+    """The blocks of a shard; the last one is followed by an error if they are not what they were.
+
+    Raises:
+        DamagedError: too few, too many or other bytes.
+    """
+    found, remaining = hashlib.sha256(), size
+    for block in file.blocks() if isinstance(file, RemotePath) else _blocks(file):
+        remaining -= memoryview(block).nbytes
+        if remaining < 0:
+            break
+        found.update(block)
+        yield block
     if remaining or found.hexdigest() != digest:
         raise DamagedError(
             "the shard disagrees with its receipt",
-            where=source,
+            where=file,
             remedy="run `spamo-cache store verify --deep --repair` on the store it comes from",
         )
-    files.sync(target)
 
 
-def _summary(target: Path, outcomes: list[tuple[Outcome, int]]) -> Copied:
-    counts: dict[Outcome, int] = {}
-    for outcome, _ in outcomes:
-        counts[outcome] = counts.get(outcome, 0) + 1
+def _blocks(file: Path) -> Iterator[bytes]:
+    with open(files.open_regular(file), "rb") as reading:  # noqa: PTH123
+        while block := reading.read(_BLOCK_BYTES):
+            yield block
+
+
+def _check(target: Location, counts: Mapping[Outcome, int]) -> None:
+    """Raise StoreError if something was left out."""
     if counts.get("different"):
         raise StoreError(
             f"{counts['different']} partitions hold other features under the same name",
@@ -176,4 +250,3 @@ def _summary(target: Path, outcomes: list[tuple[Outcome, int]]) -> Copied:
             where=target,
             remedy="run the same command again later",
         )
-    return Copied(target, counts, sum(size for _, size in outcomes))

@@ -59,13 +59,12 @@ class Texts(Sequence[str]):
 
     def positions(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Where each text stands in this sorted column; -1 where it does not."""
-        width = self.raw.dtype.itemsize
         encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
-        # Too long or ending in the padding's byte: in no column, and numpy would cut it to fit.
-        kept = [data if len(data) <= width and b"\0" not in data else b"" for data in encoded]
-        sought = np.array(kept, dtype=self.raw.dtype)
+        sought = np.array(encoded, dtype=self.raw.dtype)
         found = np.minimum(np.searchsorted(self.raw, sought), len(self.raw) - 1)
-        return np.where((self.raw[found] == sought) & (sought != b""), found, -1)
+        # As bytes: numpy has cut what is too long, and takes a NUL at the end for padding.
+        pairs = zip(found.tolist(), self.raw[found].tolist(), encoded, strict=True)
+        return np.array([at if there == data else -1 for at, there, data in pairs], np.int64)
 
 
 def text(data: bytes) -> str:

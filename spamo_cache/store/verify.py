@@ -26,12 +26,13 @@ from spamo_cache.store.receipts import Receipts
 from spamo_cache.store.records import (
     MAX_ATTRIBUTES_BYTES,
     Attributes,
+    ClipReceipt,
     Receipt,
     documents,
     load_attributes,
     shard_path,
 )
-from spamo_cache.store.shard import Shard
+from spamo_cache.store.shard import Shard, as_bytes, scratch
 from spamo_cache.store.writer import StoreWriter
 
 Progress = Callable[[int, int], None]
@@ -155,7 +156,9 @@ def _check_partitions(
         try:
             receipt = receipts.load(partition)
             receipts.check_shard(receipt)
-            _compare(receipt, slots, states if partition in claimed else None)
+            _compare(receipt, slots)
+            if partition in claimed:
+                _compare_index(receipt, slots, states, index.checksums(partition))
             if report.deep:
                 _read_all(report, receipt, slots, index.geometry)
         except StoreError as error:
@@ -167,15 +170,23 @@ def _check_partitions(
             progress(done, len(every))
 
 
-def _compare(receipt: Receipt, slots: list[Slot], states: list[int] | None) -> None:
+def _compare(receipt: Receipt, slots: list[Slot]) -> None:
     planned = {slot.id: slot.rows for slot in slots}
     rows = {clip: entry.rows for clip, entry in receipt.clips.items()}
-    failed = dict.fromkeys(receipt.failures, FAILED)
-    known = planned.keys() == rows.keys() | failed.keys() and not rows.keys() & failed.keys()
+    failed = receipt.failures.keys()
+    known = planned.keys() == rows.keys() | failed and not rows.keys() & failed
     if not known or any(planned[clip] != count for clip, count in rows.items()):
         raise DamagedError(f"receipt {receipt.partition} disagrees with the plan")
-    if states is not None and states != [failed.get(slot.id, OK) for slot in slots]:
-        raise DamagedError(f"receipt {receipt.partition} disagrees with the index")
+
+
+def _compare_index(
+    receipt: Receipt, slots: list[Slot], states: list[int], checksums: list[int]
+) -> None:
+    found = zip(slots, states, checksums, strict=True)
+    for slot, *entry in found:
+        clip = receipt.clips.get(slot.id)
+        if entry != ([FAILED, 0] if clip is None else [OK, clip.crc32c]):
+            raise DamagedError(f"receipt {receipt.partition} disagrees with the index")
 
 
 def _read_all(report: Report, receipt: Receipt, slots: list[Slot], geometry: Geometry) -> None:
@@ -183,12 +194,12 @@ def _read_all(report: Report, receipt: Receipt, slots: list[Slot], geometry: Geo
     if receipt.shard is None:
         return
     path = shard_path(report.path, receipt.partition)
-    whole = sha256(files.read(path, receipt.shard.size)) == receipt.shard.sha256
+    whole = files.digest(path) == receipt.shard.sha256
     shard = Shard(path, geometry, receipt.shard.size)
     damaged: list[Damage] = []
     for slot in slots:
         if slot.id in receipt.clips:
-            why = _clip_damage(shard, slot, receipt.clips[slot.id].sha256, geometry)
+            why = _clip_damage(shard, slot, receipt.clips[slot.id], geometry)
             damaged += [Damage(slot.id, slot.partition, why)] if why else []
     report.damaged += damaged
     if damaged:
@@ -198,13 +209,14 @@ def _read_all(report: Report, receipt: Receipt, slots: list[Slot], geometry: Geo
         report.partitions[receipt.partition] = f"{path}: bytes outside the clips have changed"
 
 
-def _clip_damage(shard: Shard, slot: Slot, digest: str, geometry: Geometry) -> str | None:
+def _clip_damage(shard: Shard, slot: Slot, entry: ClipReceipt, geometry: Geometry) -> str | None:
     rows = np.empty((slot.rows, geometry.width), geometry.dtype)
+    first, _ = geometry.chunks_of(slot.row, slot.rows)
     try:
-        shard.read_into(slot.row % geometry.shard_rows, rows)
+        checksum = shard.read_into(first, as_bytes(rows), scratch(geometry))
     except DamagedError as error:
         return _said(error)
-    if sha256(rows.tobytes()) != digest:
+    if (checksum, sha256(rows.tobytes())) != (entry.crc32c, entry.sha256):
         return "the features are not those that were published"
     return None if np.isfinite(rows).all() else "a value is not finite"
 

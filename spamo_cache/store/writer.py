@@ -67,7 +67,7 @@ class StoreWriter:
         self._stale = stale
         self.claims = Claims(self.work / "claims", stale)
         with files.writing(self.work):
-            self.work.mkdir(parents=True, exist_ok=True)
+            files.make_parents(self.work)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (StoreWriter.at, (self.path, self._stale))
@@ -152,7 +152,7 @@ class StoreWriter:
 
         if not (path / "zarr.json").exists():
             with files.writing(path):
-                work.mkdir(parents=True, exist_ok=True)
+                files.make_parents(work)
                 files.make_folder(path, fill, work)
         writer = cls(path)
         writer._join(attributes, columns, splits)
@@ -214,6 +214,8 @@ class StoreWriter:
         failures: Mapping[str, str],
         provenance: Mapping[str, Any],
         sources: Mapping[str, str] = MappingProxyType({}),
+        *,
+        replace: bool = False,
     ) -> bool:
         """Make one partition's features durable, then vouch for them; the first to do so wins.
 
@@ -223,6 +225,7 @@ class StoreWriter:
             failures: clip id -> why it has no features; with ``features``, the whole partition.
             provenance: whatever tells how these bytes came about (times, device, versions).
             sources: clip id -> SHA-256 of the source's contents.
+            replace: take the place of what the partition holds; only under its claim.
 
         Returns:
             False where the partition had been finished by somebody else.
@@ -232,20 +235,24 @@ class StoreWriter:
         """
         slots = self.slots(partition)
         kept = checked(slots, features, failures, self.geometry)
-        if self.receipts.valid(partition) is not None:
+        if not replace and self.receipts.valid(partition) is not None:
             return False
         with files.writing(self.path), files.aside(self.work) as folder:
             record = None
             if kept:
                 rows = rows_of_shard(slots, kept, self.geometry)
                 file, record = shard.write(folder, self.geometry, rows)
-                if not self.receipts.place(partition, file):
-                    return False
+            if replace:
+                # As late as can be: a crash from here on costs this partition, and no more.
+                self.receipts.withdraw(partition)
+            if kept and not self.receipts.place(partition, file):
+                return False
             done = receipt(
                 self.fingerprint,
                 partition,
                 kept,
                 record,
+                geometry=self.geometry,
                 failures=failures,
                 sources=sources,
                 provenance=provenance,
@@ -297,3 +304,4 @@ class StoreWriter:
     def sweep(self) -> None:
         """Remove what dead processes left beside the store."""
         files.sweep(self.work)
+        self.claims.sweep()

@@ -11,8 +11,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
+from spamo_cache.config import Pipeline
 from spamo_cache.errors import StoreError
 from spamo_cache.model.rows import Packed
+from spamo_cache.store.remote import Location
 
 
 class Features(Protocol):
@@ -25,7 +27,7 @@ class Features(Protocol):
     @property
     def fingerprint(self) -> str: ...
     @property
-    def path(self) -> Path | None: ...
+    def path(self) -> Location | None: ...
     def state(self, clip: str) -> Literal["ok", "failed", "absent"]: ...
     def reason(self, clip: str) -> str | None: ...
     def rows(self, clip: str) -> int: ...
@@ -88,6 +90,8 @@ class Bank:
         max_frames: the longest stream of a clip is thinned out evenly to this many rows, the
             others in proportion, so that streams stay in step.
         memory: bytes.
+        crop: a seed: instead, every stream that is longer is cropped to a random range of
+            ``max_frames`` rows, on its own, as the official release does.
     """
 
     def __init__(
@@ -98,6 +102,7 @@ class Bank:
         donors: Mapping[str, str] | None = None,
         max_frames: int,
         memory: int,
+        crop: str | None = None,
     ) -> None:
         self._stores = stores
         self._ids = [(donors or {}).get(clip, clip) for clip in clips]
@@ -105,9 +110,11 @@ class Bank:
             name: np.array([store.rows(clip) for clip in self._ids], dtype=np.int64)
             for name, store in stores.items()
         }
+        self._crop, self._most = crop, max_frames
         longest = np.maximum.reduce(list(self._rows.values()))
+        thin = (longest > max_frames) & (crop is None)
         self._kept = {
-            name: np.where(longest > max_frames, -(-rows * max_frames // longest), rows)
+            name: np.where(thin, -(-rows * max_frames // longest), rows)
             for name, rows in self._rows.items()
         }
         size = sum(
@@ -123,24 +130,37 @@ class Bank:
     @property
     def lengths(self) -> np.ndarray:
         """(clips,) rows of all streams together."""
-        total: np.ndarray = np.stack(list(self._kept.values())).sum(0)
-        return total
+        total: np.ndarray = np.stack(list(self._kept.values()))
+        if self._crop is not None:
+            total = np.minimum(total, self._most)
+        summed: np.ndarray = total.sum(0)
+        return summed
 
-    def packed(self, numbers: Sequence[int]) -> dict[str, Packed]:
-        """The clips with these numbers, float32."""
-        return {name: self._pack(name, numbers) for name in self._stores}
+    def packed(self, numbers: Sequence[int], draw: int = 0) -> dict[str, Packed]:
+        """The clips with these numbers, float32; random ranges differ with ``draw``."""
+        return {name: self._pack(name, numbers, draw) for name in self._stores}
 
     def _held_names(self) -> Iterable[str]:
         return self._stores if self.in_memory else ()
 
-    def _pack(self, name: str, numbers: Sequence[int]) -> Packed:
-        lengths = torch.from_numpy(self._kept[name][list(numbers)])
+    def _pack(self, name: str, numbers: Sequence[int], draw: int) -> Packed:
+        lengths = self._kept[name][list(numbers)]
         if name not in self._held:
             rows = self._read(name, numbers)
         else:
             starts = self._starts[name]
             rows = np.concatenate([self._held[name][starts[i] : starts[i + 1]] for i in numbers])
-        return Packed(torch.from_numpy(rows).float(), lengths)
+        if self._crop is not None and lengths.max() > self._most:
+            firsts = [self._first(i, int(n), draw) for i, n in zip(numbers, lengths, strict=True)]
+            kept = np.minimum(lengths, self._most)
+            rows = rows[np.concatenate(list(map(np.arange, *_ranges(lengths, firsts, kept))))]
+            lengths = kept
+        return Packed(torch.from_numpy(rows).float(), torch.from_numpy(lengths))
+
+    def _first(self, number: int, rows: int, draw: int) -> int:
+        """First row of the range that a clip is cropped to."""
+        chance = random.Random(f"{self._crop} crop {self._ids[number]} {draw}")  # noqa: S311
+        return chance.randint(0, max(0, rows - self._most))
 
     def _read(self, name: str, numbers: Sequence[int]) -> np.ndarray:
         """(rows, width) of these clips as stored, thinned out."""
@@ -156,6 +176,19 @@ class Bank:
         places = [start + evenly(int(n), int(k)) for start, n, k in pairs]
         thinned: np.ndarray = buffer[np.concatenate(places)]
         return thinned
+
+
+def crop_of(pipeline: Pipeline) -> str | None:
+    """What :class:`Bank` crops by under this pipeline's protocol."""
+    return str(pipeline.seed) if pipeline.protocol.crop_at_random else None
+
+
+def _ranges(
+    lengths: np.ndarray, firsts: Sequence[int], kept: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """First and last + 1 of the rows kept of each clip, where clips lie end to end."""
+    starts = np.cumsum(lengths) - lengths + np.array(firsts)
+    return starts, starts + kept
 
 
 def evenly(rows: int, kept: int) -> np.ndarray:
@@ -178,9 +211,13 @@ def donors(clips: Sequence[str], seed: int) -> dict[str, str]:
 
 
 def usable(
-    stores: Mapping[str, Features], clips: Iterable[str], what: str
+    stores: Mapping[str, Features], clips: Iterable[str], what: str, *, drop_missing: bool = False
 ) -> tuple[list[str], dict[str, str]]:
     """Clips with features in every stream, and the failed ones with their reason.
+
+    Args:
+        what: where the clips are from.
+        drop_missing: clips that were never extracted are failed ones.
 
     Raises:
         StoreError: clips that were never extracted: leaving them out would change the experiment.
@@ -192,13 +229,14 @@ def usable(
         states = {name: store.state(clip) for name, store in stores.items()}
         if "absent" in states.values():
             absent.append(clip)
+            failed |= {clip: "never extracted"} if drop_missing else {}
             continue
         broken = [name for name, state in states.items() if state == "failed"]
         if broken:
             failed[clip] = f"{broken[0]}: {stores[broken[0]].reason(clip)}"
         else:
             good.append(clip)
-    if absent:
+    if absent and not drop_missing:
         raise StoreError(
             f"{len(absent)} clips have no features yet, first {absent[0]!r}",
             where=what,

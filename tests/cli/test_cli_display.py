@@ -49,8 +49,10 @@ def test_progress_is_quiet_where_stderr_is_no_terminal(capsys: pytest.CaptureFix
 
 
 def test_failures_are_listed_up_to_a_bound(capsys: pytest.CaptureFixture[str]) -> None:
-    display.failures([(f"clip{k}", "broken") for k in range(25)])
+    failed = [(f"clip{k}", "gone" if k % 5 else "broken") for k in range(25)]
+    display.failures(failed, rest="see there")
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "failed: clip0: broken"
-    assert lines[-1] == "... and 5 more"
-    assert len(lines) == 21
+    assert lines[20:] == ["... and 5 more: see there", "20 times: gone", "5 times: broken"]
+    display.failures(failed[:20])
+    assert len(capsys.readouterr().err.splitlines()) == 20

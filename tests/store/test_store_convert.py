@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -12,6 +16,7 @@ import pytest
 from spamo_cache.errors import SpamoError, StoreError, UsageError
 from spamo_cache.store.convert import import_hdf5, import_npy
 from spamo_cache.store.export import MARKER, export_hdf5, export_npy
+from spamo_cache.store.foreign import UNREADABLE, arrays
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.verify import verify
 
@@ -28,15 +33,15 @@ def same(first: Path, second: Path) -> bool:
 def test_npy_round_trip_is_exact(sealed, tmp_path):
     assert export_npy(sealed.path, tmp_path / "npy") == len(FeatureStore.open(sealed.path)) - 2
     back = import_npy(tmp_path / "npy", tmp_path / "b", stream="spatial", **SMALL)
-    assert same(sealed.path, back)
-    assert verify(back, deep=True).sound
+    assert same(sealed.path, back.path)
+    assert verify(back.path, deep=True).sound
     assert import_npy(tmp_path / "npy", tmp_path / "b", stream="spatial", **SMALL) == back
 
 
 def test_hdf5_round_trip_is_exact(sealed, tmp_path):
     file = tmp_path / "features.h5"
     export_hdf5(sealed.path, file)
-    assert same(sealed.path, import_hdf5(file, tmp_path / "b", stream="spatial", **SMALL))
+    assert same(sealed.path, import_hdf5(file, tmp_path / "b", stream="spatial", **SMALL).path)
     with h5py.File(file) as opened:
         provenance = json.loads(opened.attrs["spamo_cache"])
         assert provenance["fingerprint"] == sealed.fingerprint
@@ -51,8 +56,9 @@ def test_official_layout(material, sealed, tmp_path):
     assert array.dtype == np.float32
     np.testing.assert_array_equal(array, material.features["clip 000"])
     (tmp_path / "npy" / MARKER).unlink()
-    options = {**SMALL, "stream": "spatial", "naming": "official", "dtype": "float16"}
-    back = FeatureStore.open(import_npy(tmp_path / "npy", tmp_path / "b", **options))
+    options = {**SMALL, "stream": "spatial", "naming": "official"}
+    back = FeatureStore.open(import_npy(tmp_path / "npy", tmp_path / "b", **options).path)
+    assert back.dtype == np.float16, "every value of the float32 files is one of float16"
     np.testing.assert_array_equal(back.read(["clip 000"])[0], material.features["clip 000"])
     assert "clip 000" in back.select(split="test")
 
@@ -67,7 +73,7 @@ def test_all_official_names_of_motion(tmp_path, ending):
     motion = import_npy(tmp_path / "feat", tmp_path / "r", stream="motion", **options)
     spatial = import_npy(tmp_path / "feat", tmp_path / "r", stream="spatial", **options)
     for path, shape in ((motion, (5, 3)), (spatial, (40, 6))):
-        assert FeatureStore.open(path).read(["a_b"])[0].shape == shape
+        assert FeatureStore.open(path.path).read(["a_b"])[0].shape == shape
     with pytest.raises(UsageError, match="no stream 'hands'"):
         import_npy(tmp_path / "feat", tmp_path / "r", stream="hands", **options)
 
@@ -78,7 +84,7 @@ def test_identity_of_imports_is_their_content(tmp_path):
     found = []
     for value in (1, 2, 1):
         np.save(folder / "a.npy", np.full((5, 3), value, np.float32))
-        found.append(import_npy(folder, tmp_path / "r", stream="spatial", **SMALL).name)
+        found.append(import_npy(folder, tmp_path / "r", stream="spatial", **SMALL).path.name)
     assert found[0] == found[2] != found[1]
 
 
@@ -97,10 +103,20 @@ def test_bad_files_are_failed_clips_with_a_reason(tmp_path):
     header = b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False, 'shape': (10**15, 3)}"
     header = header.replace(b"10**15", b"%d" % 10**15)
     (folder / "huge.npy").write_bytes(header.ljust(127) + b"\n")
-    store = FeatureStore.open(import_npy(folder, tmp_path / "r", stream="spatial", **SMALL))
+    os.mkfifo(folder / "pipe.npy")
+    whole = (folder / "good.npz").read_bytes()
+    (folder / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    np.save(folder / "cut.npy", np.ones((5, 3)))
+    os.truncate(folder / "cut.npy", 200)
+    (folder / "cut.npz").rename(folder / "cut2.npz")
+    made = import_npy(folder, tmp_path / "r", stream="spatial", **SMALL)
+    store = FeatureStore.open(made.path)
     assert store.select(state="ok") == ["good"]
-    assert store.counts()["failed"] == 9
-    assert all(store.reason(clip) for clip in store.select(state="failed"))
+    assert store.counts()["failed"] == len(made.failures) == 12
+    assert made.failures == {c: store.reason(c) for c in store.select(state="failed")}
+    assert "not finite" in made.failures["nan"]
+    assert "Python objects" in made.failures["pickled"]
+    assert "no regular file" in made.failures["pipe"]
     assert verify(store.path, deep=True).sound
 
 
@@ -122,10 +138,142 @@ def test_hdf5_data_in_other_files_is_not_read(tmp_path):
         external = [(str(tmp_path / "secret"), 0, 60)]
         opened.create_dataset("secret", (5, 3), "f4", external=external)
         opened["link"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/x")
-    store = FeatureStore.open(import_hdf5(tmp_path / "a.h5", tmp_path, stream="s", **SMALL))
+    made = import_hdf5(tmp_path / "a.h5", tmp_path, stream="s", **SMALL)
+    store = FeatureStore.open(made.path)
     assert store.select(state="ok") == ["good"]
     assert "other files" in str(store.reason("secret"))
     assert len(store) == 2
+
+
+def release(folder: Path, **changes: np.ndarray) -> Path:
+    """What the official scripts write, with a second name of the motion files, as labs add it."""
+    for split, clip in (("train", "01April_x-1"), ("dev", "überall 手語"), ("test", "b")):
+        spatial = folder / "clip-vit-large-patch14_feat_Phoenix14T" / split
+        motion = folder / "mae_feat_Phoenix14T" / split
+        for place, name, shape in (
+            (spatial, f"{clip}_s2wrapping", (40, 6)),
+            (motion, f"{clip}_overlap-8", (5, 3)),
+            (motion, f"{clip}_overlap-8-pretrained", (5, 3)),
+        ):
+            place.mkdir(parents=True, exist_ok=True)
+            np.save(place / f"{name}.npy", changes.get(name, np.ones(shape, np.float32)))
+    return folder
+
+
+@pytest.mark.parametrize(("stream", "shape"), [("spatial", (40, 6)), ("motion", (5, 3))])
+def test_the_whole_tree_of_the_release_is_taken(tmp_path, stream, shape):
+    options = {**SMALL, "naming": "official", "stream": stream}
+    made = import_npy(release(tmp_path / "features"), tmp_path / "r", **options)
+    store = FeatureStore.open(made.path)
+    assert (made.clips, made.failures) == (3, {})
+    assert store.splits == ("dev", "test", "train")
+    assert store.select(split="dev") == ["überall 手語"]
+    assert store.read(["b"])[0].shape == shape
+
+
+def test_two_names_for_different_features_are_refused(tmp_path):
+    other = {"b_overlap-8-pretrained": np.zeros((5, 3), np.float32)}
+    folder = release(tmp_path / "features", **other)
+    with pytest.raises(UsageError, match="two arrays for one clip: b") as refused:
+        import_npy(folder, tmp_path / "r", **SMALL, naming="official", stream="motion")
+    assert "b_overlap-8.npy" in str(refused.value.where)
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_manifest_tells_what_is_missing_or_too_much(tmp_path):
+    folder = tmp_path / "feat"
+    folder.mkdir()
+    for clip in ("a", "b", "stray"):
+        np.save(folder / f"{clip}.npy", np.ones((5, 3), np.float32))
+    known = {"a": "train", "b": "dev", "c": "dev"}
+    made = import_npy(folder, tmp_path / "r", stream="s", known=known, **SMALL)
+    assert (made.failures, made.unknown) == ({"c": "has no file"}, ["stray.npy"])
+    store = FeatureStore.open(made.path)
+    assert store.select(split="dev") == ["b", "c"]
+    assert list(store.ids) == ["a", "b", "c"]
+
+
+def test_the_usual_width_counts(tmp_path):
+    folder = tmp_path / "feat"
+    folder.mkdir()
+    for clip, width in (("a", 4), ("b", 3), ("c", 3)):
+        np.save(folder / f"{clip}.npy", np.ones((5, width), np.float32))
+    made = import_npy(folder, tmp_path / "r", stream="s", **SMALL)
+    assert made.failures == {"a": "features are (5, 4), not (5, 3)"}
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_values_are_kept_or_cast_as_asked(tmp_path, dtype):
+    folder = tmp_path / "feat"
+    folder.mkdir()
+    array = np.random.default_rng(0).normal(size=(7, 5)).astype(dtype)
+    np.save(folder / "a.npy", array)
+    kept = FeatureStore.open(import_npy(folder, tmp_path / "r", stream="s", **SMALL).path)
+    assert kept.dtype == (np.float16 if dtype == np.float16 else np.float32)
+    np.testing.assert_array_equal(kept.read(["a"])[0], array.astype(kept.dtype))
+    options = {**SMALL, "stream": "s", "dtype": "float16"}
+    half = FeatureStore.open(import_npy(folder, tmp_path / "r", **options).path)
+    np.testing.assert_array_equal(half.read(["a"])[0], array.astype(np.float16))
+
+
+def test_archives_that_unpack_without_end_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("spamo_cache.store.foreign._MAX_ARRAY_BYTES", 1 << 16)
+    folder = tmp_path / "feat"
+    folder.mkdir()
+    np.save(folder / "a.npy", np.ones((5, 3), np.float32))
+    np.savez_compressed(folder / "bomb.npz", np.zeros((1 << 12, 8), np.float32))
+    with h5py.File(tmp_path / "b.h5", "w") as opened:
+        opened["a"] = np.ones((5, 3), np.float32)
+        opened.create_dataset("bomb", (1 << 30, 8), "f4", compression="gzip", chunks=(1024, 8))
+    npy = import_npy(folder, tmp_path / "r", stream="s", **SMALL)
+    hdf5 = import_hdf5(tmp_path / "b.h5", tmp_path / "r", stream="s", **SMALL)
+    for made in (npy, hdf5):
+        assert list(made.failures) == ["bomb"]
+        assert "holds more than" in made.failures["bomb"]
+
+
+def test_flipped_bits_in_numpy_files_are_failures_or_nothing(tmp_path):
+    """Headers and archives are read with suspicion; npy has no checksum for its values."""
+    folder = tmp_path / "feat"
+    folder.mkdir()
+    np.save(folder / "a.npy", np.ones((5, 3), np.float32))
+    np.savez_compressed(folder / "b.npz", np.ones((50, 3), np.float32))
+    chance = random.Random(0)
+    whole = {name: (folder / name).read_bytes() for name in ("a.npy", "b.npz")}
+    for name, data in whole.items():
+        for _ in range(500):
+            broken = bytearray(data)
+            for _ in range(chance.choice((1, 3))):
+                broken[chance.randrange(len(data) - 1)] ^= 1 << chance.randrange(8)
+            (folder / name).write_bytes(broken)
+            with suppress(UsageError, *UNREADABLE):
+                for item in arrays(folder, "s", "ids"):
+                    assert item.load().nbytes < 1 << 20
+        (folder / name).write_bytes(data)
+
+
+def test_a_cut_hdf5_file_is_one_clear_error(sealed, tmp_path):
+    export_hdf5(sealed.path, tmp_path / "whole.h5")
+    whole = (tmp_path / "whole.h5").read_bytes()
+    chance = random.Random(0)
+    for _ in range(20):
+        (tmp_path / "b.h5").write_bytes(whole[: chance.randrange(len(whole))])
+        with pytest.raises(SpamoError):
+            import_hdf5(tmp_path / "b.h5", tmp_path / "r", stream="s", **SMALL)
+
+
+def test_ids_that_no_file_can_have_come_back(make, tmp_path):
+    material = make()
+    ids = {"Ärger/über:_%41": "../" + "x" * 300, "手語": " . "}
+    for name in ("keys", "slots"):
+        entries = [replace(e, id=ids.get(e.id, e.id)) for e in getattr(material, name)]
+        setattr(material, name, entries)
+    material.features = {ids.get(c, c): rows for c, rows in material.features.items()}
+    path = material.write(tmp_path / "root").path
+    export_npy(path, tmp_path / "npy", naming="official")
+    export_hdf5(path, tmp_path / "all.h5")
+    assert same(path, import_npy(tmp_path / "npy", tmp_path / "b", stream="spatial", **SMALL).path)
+    assert same(path, import_hdf5(tmp_path / "all.h5", tmp_path, stream="spatial", **SMALL).path)
 
 
 def test_nothing_to_import_is_one_clear_error(tmp_path):

@@ -143,7 +143,8 @@ def rewrite(path: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"format": 2},
+        {"format": 1},
+        {"format": 3},
         {"corpus": "../../etc"},
         {"stream": "a/b"},
         {"width": 2**62},

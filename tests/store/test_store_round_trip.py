@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import zarr
 
-from spamo_cache.errors import StoreError
-from spamo_cache.store.reader import FeatureStore, find
+from spamo_cache.errors import DamagedError, StoreError
+from spamo_cache.store.find import find
+from spamo_cache.store.reader import FeatureStore
 
 
 def test_every_clip_comes_back(material, sealed):
@@ -77,16 +78,48 @@ def test_a_buffer_that_does_not_fit_is_refused(sealed, buffer):
         store.read_into(store.select(state="ok")[:4], buffer)
 
 
+PLAIN_ZARR = """
+import zarr
+
+group = zarr.open_group(path, mode="r")
+index = group["clips"][group["clips"].attrs["spamo_cache"]["generation"][:16]]
+clip = [bytes(name).rstrip(b"\\0").decode() for name in index["id"][:]].index("手語")
+assert index["state"][clip] == 1  # 0: not extracted yet (its rows read as zeros), 2: failed
+features = group["features"][index["row"][clip] : index["row"][clip] + index["rows"][clip]]
+"""
+
+
 def test_plain_zarr_reads_a_clip(material, sealed):
+    """The script of the README: it knows nothing of this package."""
+    found = {"path": str(sealed.path)}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        group = zarr.open_group(sealed.path, mode="r")
-        assert sorted(name for name, _ in group.members()) == ["clips", "features", "receipts"]
-        index = group["clips"][group["clips"].attrs["spamo_cache"]["generation"][:16]]
-    ids = [bytes(row).rstrip(b"\0").decode() for row in index["id"][:]]
-    clip = ids.index("手語")
-    row, rows = int(index["row"][clip]), int(index["rows"][clip])
-    np.testing.assert_array_equal(group["features"][row : row + rows], material.features["手語"])
+        exec(PLAIN_ZARR, found)  # noqa: S102
+        assert sorted(found["group"]) == ["clips", "features", "receipts"]
+    np.testing.assert_array_equal(found["features"], material.features["手語"])
+
+
+def test_dask_blocks_are_clips(material, sealed, tmp_path):
+    store = FeatureStore.open(sealed.path)
+    ids = store.select(state="ok")
+    lazy = store.to_dask()
+    assert lazy.dtype == np.float16
+    assert lazy.chunks == (tuple(store.lengths(ids).tolist()), (store.width,))
+    np.testing.assert_array_equal(lazy.blocks[3].compute(), material.features[ids[3]])
+    chosen = store.to_dask([ids[5], ids[0]])
+    expected = np.concatenate([material.features[ids[5]], material.features[ids[0]]])
+    np.testing.assert_array_equal(chosen.compute(), expected)
+    with pytest.raises(StoreError, match="decoder gave up"):
+        store.to_dask(list(material.failures))
+
+
+def test_dask_verifies_what_it_reads(sealed):
+    store = FeatureStore.open(sealed.path)
+    lazy = store.to_dask()
+    for shard in (sealed.path / "features").glob("c.*"):
+        shard.write_bytes(bytes(shard.stat().st_size))
+    with pytest.raises(DamagedError):
+        lazy.compute()
 
 
 def test_the_index_is_what_zarr_would_have_written(sealed, tmp_path):

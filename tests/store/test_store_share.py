@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,44 +13,47 @@ import numpy as np
 import pytest
 
 from spamo_cache.errors import DamagedError, StoreError, UsageError
-from spamo_cache.store.catalogue import diff, info, locate, remove, stores
-from spamo_cache.store.layout import StreamIdentity
+from spamo_cache.store.catalogue import info, locate, remove, stores
+from spamo_cache.store.compare import diff
+from spamo_cache.store.index import ClipIndex
+from spamo_cache.store.layout import StreamIdentity, canonical, sha256
 from spamo_cache.store.reader import FeatureStore
-from spamo_cache.store.records import receipt_path, shard_path
-from spamo_cache.store.share import pull, push
+from spamo_cache.store.records import load_attributes, receipt_path, shard_path
+from spamo_cache.store.remote import location
+from spamo_cache.store.share import copy
 from spamo_cache.store.verify import verify
 
 
 def test_push_makes_the_same_store_and_then_has_nothing_to_do(material, sealed, tmp_path):
-    first = push(sealed.path, tmp_path / "b")
+    first = copy(sealed.path, tmp_path / "b")
     assert first.path.relative_to(tmp_path / "b") == sealed.path.relative_to(tmp_path / "root")
     assert first.partitions == {"copied": len(material.partitions)}
     assert diff(sealed.path, first.path) == []
     assert verify(first.path, deep=True).sound
-    again = pull(sealed.path, str(tmp_path / "b"))
+    again = copy(sealed.path, str(tmp_path / "b"))
     assert (again.partitions, again.bytes) == ({"there": len(material.partitions)}, 0)
 
 
 def test_a_cut_copy_goes_on(material, sealed, tmp_path):
-    path = push(sealed.path, tmp_path / "b").path
+    path = copy(sealed.path, tmp_path / "b").path
     receipt_path(path, 0).unlink()
     os.truncate(shard_path(path, 1), 100)
     shutil.rmtree(path / "clips")
     (path / "clips").mkdir()
-    assert push(sealed.path, tmp_path / "b").partitions["copied"] == 2
+    assert copy(sealed.path, tmp_path / "b").partitions["copied"] == 2
     assert verify(path, deep=True).sound
     assert FeatureStore.open(path).counts()["ok"] == len(material.keys) - 2
 
 
 def test_part_of_a_store(sealed, tmp_path):
-    store = FeatureStore.open(push(sealed.path, tmp_path / "b", splits=["test"]).path)
+    store = FeatureStore.open(copy(sealed.path, tmp_path / "b", splits=["test"]).path)
     assert store.select(state="absent") == store.select(split="train")
-    store = FeatureStore.open(push(sealed.path, tmp_path / "c", ids=["手語"]).path)
+    store = FeatureStore.open(copy(sealed.path, tmp_path / "c", ids=["手語"]).path)
     assert store.state("手語") == "ok"
     assert store.counts()["absent"] > 0
     for wrong in ({"splits": ["tset"]}, {"ids": ["nobody"]}):
         with pytest.raises(UsageError, match="not in the store"):
-            push(sealed.path, tmp_path / "d", **wrong)
+            copy(sealed.path, tmp_path / "d", **wrong)
 
 
 def test_different_features_are_never_overwritten(material, sealed, tmp_path):
@@ -56,7 +61,7 @@ def test_different_features_are_never_overwritten(material, sealed, tmp_path):
     other = material.write(tmp_path / "b")
     before = {f: f.read_bytes() for f in other.path.rglob("*") if f.is_file()}
     with pytest.raises(StoreError, match="other features under the same name"):
-        push(sealed.path, tmp_path / "b")
+        copy(sealed.path, tmp_path / "b")
     assert {f: f.read_bytes() for f in other.path.rglob("*") if f.is_file()} == before
     assert diff(sealed.path, other.path) == ["1 clips have other features: 手語"]
 
@@ -67,37 +72,295 @@ def test_damaged_shards_are_not_copied(sealed, tmp_path):
     data[10] ^= 1
     shard.write_bytes(data)
     with pytest.raises(DamagedError, match="disagrees with its receipt"):
-        push(sealed.path, tmp_path / "b")
+        copy(sealed.path, tmp_path / "b")
     assert not shard_path(next((tmp_path / "b").glob("*/*.zarr")), 0).exists()
 
 
-def test_remote_roots_and_the_own_root_are_refused(sealed):
-    with pytest.raises(UsageError, match="remote roots"):
-        push(sealed.path, "s3://bucket/features")
+def test_roots_that_cannot_be_written_and_the_own_root_are_refused(sealed):
+    with pytest.raises(UsageError, match="for reading"):
+        copy(sealed.path, "https://host/features")
     with pytest.raises(UsageError, match="in that root already"):
-        push(sealed.path, sealed.path.parents[1])
+        copy(sealed.path, sealed.path.parents[1])
+
+
+# --- remote roots -------------------------------------------------------------------------------
+
+
+def files_of(path) -> dict[str, bytes]:
+    """All files of a store, local or remote."""
+    if isinstance(path, Path):
+        found = [file for file in path.rglob("*") if file.is_file()]
+        return {file.relative_to(path).as_posix(): file.read_bytes() for file in found}
+    return {name: (path / name).read(size) for name, size in path.files().items()}
+
+
+def test_a_store_goes_to_s3_and_back_byte_for_byte(material, sealed, s3, tmp_path):
+    there = copy(sealed.path, s3.root)
+    assert str(there.path).startswith(f"{s3.root}/weather/spatial-")
+    assert there.partitions == {"copied": len(material.partitions)}
+    assert files_of(there.path) == files_of(sealed.path)
+    back = copy(there.path, tmp_path / "b")
+    assert files_of(back.path) == files_of(sealed.path)
+    assert verify(back.path, deep=True).sound
+    s3.requests.clear()
+    assert copy(sealed.path, s3.root).partitions == {"there": len(material.partitions)}
+    assert not [
+        asked for asked in s3.requests if asked.startswith("PUT") and "zarr.json" not in asked
+    ]
+
+
+def test_a_store_is_pulled_from_a_web_server(sealed, serve, tmp_path):
+    server = serve(tmp_path / "root", pages=False)
+    remote = location(f"{server.root}/weather/{sealed.path.name}")
+    assert files_of(copy(remote, tmp_path / "b").path) == files_of(sealed.path)
+
+
+def test_part_of_a_store_in_s3_grows(sealed, s3, tmp_path):
+    partial = copy(sealed.path, s3.root, splits=["test"])
+    here = copy(partial.path, tmp_path / "b")
+    store = FeatureStore.open(here.path)
+    assert store.select(state="absent") == store.select(split="train")
+    assert copy(sealed.path, s3.root).partitions["there"] == partial.partitions["copied"]
+    assert files_of(partial.path) == files_of(sealed.path)
+    one = copy(partial.path, tmp_path / "c", ids=["手語"])
+    assert sum(one.partitions.values()) == 1
+    assert one.clips == sum(
+        FeatureStore.open(one.path).counts()[state] for state in ("ok", "failed")
+    )
+
+
+def test_terms_must_be_accepted_before_a_store_leaves(make, s3, tmp_path):
+    material = make()
+    writer = material.open(tmp_path / "root", terms="research only")
+    for partition in material.partitions:
+        material.publish(writer, partition)
+    writer.seal()
+    with pytest.raises(UsageError, match="research only"):
+        copy(writer.path, s3.root)
+    assert location(s3.root).files() == {}
+    copy(writer.path, tmp_path / "b")
+    there = copy(writer.path, s3.root, accept_terms=True)
+    assert copy(there.path, tmp_path / "c").partitions
+
+
+def test_different_features_in_s3_are_never_overwritten(make, s3, tmp_path):
+    ours, other = make(), make()
+    there = copy(ours.write(tmp_path / "a").path, s3.root).path
+    before = files_of(there)
+    other.features["手語"] = other.features["手語"] * 2
+    changed = other.write(tmp_path / "b")
+    with pytest.raises(StoreError, match="1 partitions hold other features"):
+        copy(changed.path, s3.root)
+    assert files_of(there) == before
+
+
+def test_another_plan_under_the_same_name_is_refused(make, s3, tmp_path):
+    ours, other = make(), make()
+    there = copy(ours.write(tmp_path / "a").path, s3.root).path
+    before = files_of(there)
+    other.slots = [replace(slot, split="all", partition=slot.partition) for slot in other.slots]
+    with pytest.raises(StoreError, match="other partitions"):
+        copy(other.write(tmp_path / "b").path, s3.root)
+    assert files_of(there) == before
+
+
+def test_what_a_cut_push_left_is_used_or_left_alone(sealed, s3):
+    copied = copy(sealed.path, s3.root).path
+    whole = files_of(copied)
+    for name in ("zarr.json", "clips/zarr.json", "receipts/0.json", "receipts/1.json"):
+        (copied / name).delete()
+    (copied / "features/c.1.0").delete()
+    # Of somebody else, without a receipt: neither trusted nor overwritten.
+    (copied / "features/c.1.0").create(b"x" * len(whole["features/c.1.0"]))
+    with pytest.raises(StoreError, match="1 partitions are being written by somebody else"):
+        copy(sealed.path, s3.root)
+    (copied / "features/c.1.0").delete()
+    assert copy(sealed.path, s3.root).partitions["copied"] == 1
+    assert files_of(copied) == whole
+
+
+@pytest.mark.parametrize("lost", ["id/c.0.0", "zarr.json", "../zarr.json"])
+def test_an_index_that_a_server_has_lost_is_made_again(sealed, s3, lost):
+    there = copy(sealed.path, s3.root).path
+    whole = files_of(there)
+    (generation,) = {name.split("/")[1] for name in whole if name.count("/") == 3}
+    place = "clips/zarr.json" if lost.startswith("..") else f"clips/{generation}/{lost}"
+    (there / place).delete()
+    with pytest.raises(DamagedError):
+        FeatureStore.open(there)
+    assert "copied" not in copy(sealed.path, s3.root).partitions
+    assert files_of(there) == whole
+
+
+def test_damaged_shards_do_not_travel(sealed, s3, tmp_path):
+    there = copy(sealed.path, s3.root).path
+    shard = there / "features/c.0.0"
+    data = bytearray(shard.read(1 << 20))
+    data[10] ^= 1
+    shard.delete()
+    shard.create(data)
+    with pytest.raises(DamagedError, match="disagrees with its receipt"):
+        copy(there, tmp_path / "b")
+    assert not list((tmp_path / "b").glob("*/*.zarr/features/c.0.0"))
+
+
+@pytest.mark.parametrize("size", [0, 100, 1 << 22])
+def test_a_server_that_sends_other_sizes_is_not_believed(sealed, s3, tmp_path, size):
+    there = copy(sealed.path, s3.root).path
+    (there / "features/c.0.0").delete()
+    (there / "features/c.0.0").create(b"x" * size)
+    with pytest.raises(DamagedError, match="disagrees with its receipt"):
+        copy(there, tmp_path / "b")
+    (copied,) = (tmp_path / "b").glob("*/*.zarr")
+    assert not (copied / "features/c.0.0").exists()
+    assert not list((tmp_path / "b").rglob("shard"))
+    store, every = FeatureStore.open(copied), FeatureStore.open(sealed.path)
+    assert {slot.partition for slot in store.slots() if store.state(slot.id) == "absent"} == {0}
+    assert store.read(["手語"])[0].shape == every.read(["手語"])[0].shape
+    assert not [path for path in tmp_path.iterdir() if path.name not in {"root", "b"}]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("corpus", "../../etc"), ("stream", "a/b"), ("clips", 10**12), ("shard_rows", 2**40)],
+)
+def test_a_store_that_lies_about_itself_is_refused(sealed, s3, tmp_path, key, value):
+    there = copy(sealed.path, s3.root).path
+    known = json.loads((there / "zarr.json").read(1 << 20))
+    about = {**known["attributes"]["spamo_cache"], key: value}
+    del about["sha256"]
+    about["sha256"] = sha256(canonical(about))
+    known["attributes"]["spamo_cache"] = about
+    (there / "zarr.json").delete()
+    (there / "zarr.json").create(canonical(known))
+    with pytest.raises(DamagedError, match=key):
+        copy(there, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_two_pushes_at_once_leave_an_index_of_all(sealed, s3, monkeypatch):
+    """While one is about to move the pointer, the other finishes: nothing of it is forgotten."""
+    first, swap = copy(sealed.path, s3.root, splits=["test"]), type(location(s3.root)).swap
+    ids = FeatureStore.open(sealed.path).select(split="train")
+
+    def late(path, tag, data):
+        monkeypatch.setattr(type(path), "swap", swap)
+        copy(sealed.path, s3.root, ids=ids[:1])
+        return swap(path, tag, data)
+
+    monkeypatch.setattr(type(first.path), "swap", late)
+    copy(sealed.path, s3.root, ids=ids[-1:])
+    assert s3.requests
+    back = ids[:1] + ids[-1:]
+    index = ClipIndex.open(first.path, load_attributes(first.path))
+    assert (index.state[index.ids.positions(back)] > 0).all()
+
+
+def test_a_root_of_a_group_stays_the_groups(material, tmp_path):
+    shared, own = tmp_path / "shared", tmp_path / "own"
+    for folder, mode in ((shared, 0o2775), (own, 0o755)):
+        folder.mkdir()
+        folder.chmod(mode)
+        material.write(folder)
+        copied = copy(next(folder.glob("*/*.zarr")), tmp_path / f"{folder.name}-copy")
+        assert copied.partitions
+    wrong = [p for p in shared.rglob("*") if not p.stat().st_mode & 0o020]
+    assert wrong == []
+    assert not [p for p in own.rglob("*") if p.stat().st_mode & 0o020]
 
 
 # --- catalogue ----------------------------------------------------------------------------------
 
 
 def test_list_locate_info_remove(material, sealed, tmp_path):
-    roots = [str(tmp_path / "none"), "s3://bucket", str(tmp_path / "root")]
+    roots = [str(tmp_path / "none"), str(tmp_path / "root")]
     (entry,) = stores(roots)
     assert (entry.corpus, entry.stream, entry.path) == ("weather", "spatial", sealed.path)
     assert entry.clips["failed"] == 2
     for name in ("weather/spatial", f"weather/{sealed.path.stem}", str(sealed.path)):
         assert locate(name, roots) == sealed.path
-    with pytest.raises(UsageError, match="no store"):
-        locate("weather/motion", roots)
+    for name in ("weather/motion", "../root/weather/spatial", "weather", ""):
+        with pytest.raises(UsageError, match="no store"):
+            locate(name, roots)
     known = info(sealed.path)
     assert known["states"]["ok"] == len(material.keys) - 2
     assert known["failures"] == material.failures
     assert known["partitions_done"] == len(material.partitions)
+    (made,) = known["made_by"]
+    assert f"{len(material.partitions)} partitions" in made
     remove(sealed.path)
     assert list((tmp_path / "root" / "weather").rglob("*.zarr")) == []
     with pytest.raises(UsageError):
         remove(sealed.path)
+
+
+def test_remote_stores_are_listed_found_and_told_of(material, sealed, s3, serve, tmp_path):
+    there = copy(sealed.path, s3.root).path
+    web = serve(tmp_path / "root").root
+    elsewhere = serve(tmp_path, pages=False).root
+    first, second, third = stores([s3.root, web, elsewhere])
+    assert first.path == there
+    assert str(second.path) == f"{web}/weather/{sealed.path.name}"
+    assert (first.clips, first.owner) == (second.clips, second.owner)
+    assert (first.bytes, second.bytes) == (sum(map(len, files_of(there).values())), None)
+    assert "no list of its folders" in str(third.damaged)
+    assert locate("weather/spatial", [str(tmp_path / "none"), s3.root]) == there
+    assert locate("weather/spatial", [s3.root, str(tmp_path / "root")]) == sealed.path
+    assert locate(str(there), []) == there
+    here = info(sealed.path)
+    for path in (there, location(f"{elsewhere}/root/weather/{sealed.path.name}")):
+        assert {**info(path), "path": here["path"]} == here
+    assert diff(there, sealed.path) == []
+    with pytest.raises(UsageError, match="not removed from here"):
+        remove(there)
+
+
+def test_foreign_names_in_a_root_are_passed_over(sealed, s3, tmp_path):
+    there = copy(sealed.path, s3.root).path
+    root = location(s3.root)
+    for name in (
+        "weather/../../etc/spatial-0123456789ab.zarr/zarr.json",
+        "weather/notes.txt",
+        "weather/spatial.zarr/zarr.json",
+        "weather/spatial-0123456789ab.zarr.bak/zarr.json",
+        f"{'w' * 80}/spatial-0123456789ab.zarr/zarr.json",
+        "we ather/spatial-0123456789ab.zarr/zarr.json",
+        "weather/spa\ntial-0123456789ab.zarr/zarr.json",
+    ):
+        with suppress(StoreError):
+            (root / name).create(b"{}")
+    assert [entry.path for entry in stores([s3.root])] == [there]
+
+
+def test_keys_that_are_no_paths_are_one_clear_error(sealed, s3):
+    import boto3
+
+    copy(sealed.path, s3.root)
+    bucket = location(s3.root).parent.name
+    evil = "shared features/weather/../../etc/spatial-0123456789ab.zarr/zarr.json"
+    boto3.client("s3").put_object(Bucket=bucket, Key=evil, Body=b"{}")
+    (entry,) = stores([s3.root])
+    assert "invalid path" in str(entry.damaged)
+
+
+def test_a_cut_push_is_listed_as_such_and_never_read(sealed, s3):
+    there = copy(sealed.path, s3.root).path
+    (there / "zarr.json").delete()
+    (entry,) = stores([s3.root])
+    assert "no feature store" in str(entry.damaged)
+    with pytest.raises(StoreError, match="no feature store"):
+        FeatureStore.open(there)
+
+
+def test_stores_behind_links_are_not_removed(sealed, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "weather").symlink_to(sealed.path.parent)
+    (tmp_path / "third" / "weather").mkdir(parents=True)
+    (tmp_path / "third" / "weather" / sealed.path.name).symlink_to(sealed.path)
+    for folder in ("other", "third"):
+        with pytest.raises(UsageError, match="through a link"):
+            remove(tmp_path / folder / "weather" / sealed.path.name)
+    assert FeatureStore.open(sealed.path)
 
 
 def test_damaged_stores_are_listed_as_such(sealed, tmp_path):
@@ -124,8 +387,8 @@ def test_diff_says_why_in_words(make, tmp_path):
     said = "\n".join(diff(a, b))
     for words in (
         "stride 8 against 4",
-        "other weights: random against other contents under the same name",
-        "mean different things",
+        "other weights: random (abababababab) against random (babababababa)",
+        "mean different things by the same spec: semantics 1 against 2",
         "4 clips only in the second: clip 018, clip 019, clip 020, ...",
         "3 clips come from another file: clip 004, Ärger",
         "3 clips have a source of another size: clip 003, Ärger",
@@ -136,9 +399,44 @@ def test_diff_says_why_in_words(make, tmp_path):
     assert diff(a, a) == []
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"start": 0.25}, "1 clips start at another time: clip 000"),
+        ({"end": None}, "1 clips end at another time: clip 000"),
+        ({"crop": None}, "1 clips are cropped otherwise: clip 000"),
+        ({"size": 1}, "1 clips have a source of another size: clip 000"),
+    ],
+)
+def test_one_changed_clip_is_named_and_nothing_else(make, tmp_path, change, words):
+    first, second = make(), make()
+    second.keys[0] = replace(second.keys[0], **change)
+    assert diff(first.write(tmp_path).path, second.write(tmp_path).path) == [words]
+
+
+def test_dtype_manifest_and_split_are_reasons(make, tmp_path):
+    first, second = make(), make()
+    for version in ("one", "two"):
+        (tmp_path / version).write_text(version)
+    single = StreamIdentity({**first.identity.spec, "dtype": "float32"}, "ab" * 32, 1)
+    second.identity = single
+    a = first.open(tmp_path, manifest=tmp_path / "one")
+    b = second.open(tmp_path, manifest=tmp_path / "two", dtype="float32")
+    assert diff(a.path, b.path) == [
+        "dtype float16 against float32",
+        "made from different versions of the manifest: its sentences may differ, too",
+    ]
+    third = make()
+    third.slots = [replace(slot, split=slot.split.upper()) for slot in third.slots]
+    c = third.open(tmp_path / "other")
+    assert diff(a.path, c.path) == [
+        "24 clips are in another split: clip 000, clip 001, clip 002, ..."
+    ]
+
+
 def test_checksums_are_those_of_the_features(sealed, tmp_path):
     store = FeatureStore.open(sealed.path)
     assert store.checksums().keys() == set(store.select(state="ok"))
-    copy = FeatureStore.open(push(sealed.path, Path(tmp_path / "b")).path)
-    for clip in copy.checksums():
-        np.testing.assert_array_equal(copy.read([clip])[0], store.read([clip])[0])
+    other = FeatureStore.open(copy(sealed.path, tmp_path / "b").path)
+    for clip in other.checksums():
+        np.testing.assert_array_equal(other.read([clip])[0], store.read([clip])[0])

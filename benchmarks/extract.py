@@ -1,0 +1,306 @@
+"""What extraction costs: against the official way, and against the limit.
+
+Usage: python benchmarks/extract.py [--rounds 5] [--only input tiny small large]
+
+    input   decoding and preparing frames for both encoders, without the networks
+    tiny    both streams from PNG folders, by networks so small that everything else shows
+    small   the same by ViT-S/14 and VideoMAE-S: as large as a CPU bears
+    large   the same by ViT-L/14 and VideoMAE-L in float16, and the limit compiled; needs a GPU
+
+Everything runs in turn in one process; on a CPU on one core, in one thread. Weights are random and
+loaded before the clock starts. CPU figures are ratios of CPU time (of wall time in brackets).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from argparse import RawTextHelpFormatter
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import cast
+
+import torch
+from reference import footage, networks
+from reference.aims import Aim
+from reference.official import Official
+from reference.turns import Times, measure, ratio
+
+from spamo_cache import video
+from spamo_cache.config import CacheSpec, parse
+from spamo_cache.datasets.manifest import Clip, Manifest
+from spamo_cache.encoders import registry
+from spamo_cache.encoders.clip import stacked, window
+from spamo_cache.encoders.preprocess import Normalise, prepare
+from spamo_cache.encoders.registry import Encoder
+from spamo_cache.extract.decoding import decoded
+from spamo_cache.extract.job import Item, Job
+from spamo_cache.extract.run import extract
+from spamo_cache.extract.summary import Summary
+
+BIT_RATES = (250_000, 2_000_000, 9_000_000)
+CLIPS = {"input": [75, 43, 110], "tiny": [75, 43, 110, 60], "small": [24], "large": [120] * 64}
+"""Frames of the clips of each section."""
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Bench:
+    """One corpus and one pair of networks, and the contestants on them."""
+
+    def __init__(self, place: Path, size: str, sources: Sequence[str], device: str) -> None:
+        self.place, self.device = place, device
+        self.corpus = place / "corpus"
+        streams = networks.write(place, size)
+        self.spec = parse({"name": size, "streams": streams}, CacheSpec, where=size)
+        clips = [
+            Clip(id=s, split="train", source=s, text="-", language="-", extra={}) for s in sources
+        ]
+        self.manifest = Manifest.from_clips("bench", clips)
+        self.probes = video.probe_all(self.corpus, clips)
+        self.official = Official(place, device)
+        self.encoders = {
+            name: registry.build(stream, place, device=device)
+            for name, stream in self.spec.streams.items()
+        }
+        self.sources = [self.corpus / source for source in sources]
+
+    # --- the input side -------------------------------------------------------------------------
+
+    def official_input(self) -> None:
+        for source in self.sources:
+            for batches in (self.official.spatial_input, self.official.motion_input):
+                for _ in batches(source):
+                    pass
+
+    def our_input(self, *, normalise: bool = False) -> None:
+        """What the device is given; ``normalise``, which is the device's work, on top."""
+        encoders = list(self.encoders.values())
+        items = [
+            Item(clip.id, clip.source, None, None, None, probe)
+            for clip, probe in zip(self.manifest.clips(), self.probes, strict=True)
+        ]
+        geometries = {encoder.preprocess.geometry for encoder in encoders}
+        job = Job(self.corpus, self.place, {}, self.spec.frames.resize, "float32", "cpu", "float16",
+                  threads=1, decoders=1)  # fmt: skip
+        for _, clip in decoded(job, items, geometries):
+            for encoder in encoders if normalise else []:
+                prepared = clip.prepared[encoder.preprocess.geometry]
+                for start in encoder.starts(len(prepared)):
+                    Normalise(encoder.preprocess)(window(prepared, start, encoder.span))
+
+    # --- the whole ------------------------------------------------------------------------------
+
+    def official_way(self) -> None:
+        out = fresh(self.place / "official")
+        for source in self.sources:
+            self.official.extract(source, out)
+
+    def ours(self) -> Summary:
+        return extract(
+            self.manifest,
+            self.corpus,
+            self.spec,
+            self.place,
+            store_root=fresh(self.place / "features"),
+            executor="serial",
+            device=self.device,
+        )
+
+    def limit(self, batches: dict[str, list[torch.Tensor]]) -> None:
+        """The forward passes alone, on prepared frames in memory."""
+        for name, encoder in self.encoders.items():
+            rows = [encoder.encode(pixels.to(self.device)) for pixels in batches[name]]
+            torch.cat(rows).cpu()
+
+    def batches(self) -> dict[str, list[torch.Tensor]]:
+        """All rows in batches of whatever size is the fastest."""
+        found = {}
+        for name, encoder in self.encoders.items():
+            rows = self._rows(encoder)
+            sizes = [k for k in BATCHES if k <= len(rows)]
+            cost = {k: per_row(encoder, rows, k, self.device) for k in sizes}
+            best = min(sizes, key=cost.__getitem__)
+            found[name] = [
+                stacked(rows[k : k + best], encoder.span) for k in range(0, len(rows), best)
+            ]
+        return found
+
+    def _rows(self, encoder: Encoder) -> list[torch.Tensor]:
+        rows = []
+        for clip, probe in zip(self.manifest.clips(), self.probes, strict=True):
+            frames, _ = video.read(self.corpus, clip, probe)
+            prepared = prepare(frames, encoder.preprocess.geometry, self.spec.frames.resize)
+            rows += [window(prepared, k, encoder.span) for k in encoder.starts(len(prepared))]
+        return rows
+
+
+def per_row(encoder: Encoder, rows: list[torch.Tensor], batch: int, device: str) -> float:
+    """Seconds a row, the faster of two."""
+    pixels = stacked(rows[:batch], encoder.span).to(device)
+    encoder.encode(pixels).cpu()
+    taken = []
+    for _ in range(2):
+        began = time.perf_counter()
+        encoder.encode(pixels).cpu()
+        taken.append(time.perf_counter() - began)
+    return min(taken) / batch
+
+
+def fresh(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
+
+# --- sections -------------------------------------------------------------------------------------
+
+
+def show_input(place: Path, rounds: int) -> None:
+    """The input side: PNG folders, then 720p H.264 at several bit rates."""
+    sources = footage.png_folders(place / "png" / "corpus", CLIPS["input"])
+    one_input("PNG 210x260", Bench(place / "png", "tiny", sources, "cpu"), rounds, aim=3.5)
+    for rate in BIT_RATES:
+        folder = place / f"mp4-{rate}"
+        sources = footage.mp4_files(folder / "corpus", CLIPS["input"], rate)
+        bench = Bench(folder, "tiny", sources, "cpu")
+        one_input(f"H.264 1280x720, {rate / 1e6:g} Mb/s", bench, rounds, aim=2.5)
+
+
+def one_input(title: str, bench: Bench, rounds: int, *, aim: float) -> None:
+    times = measure(
+        {
+            "official": bench.official_input,
+            "ours": bench.our_input,
+            "ours, normalised too": partial(bench.our_input, normalise=True),
+        },
+        rounds,
+    )
+    print(f"\ninput side, {title}")
+    tell("official / ours", times["official"], times["ours"], least=aim)
+    tell("official / ours, normalised too", times["official"], times["ours, normalised too"])
+
+
+def show_networks(
+    size: str,
+    place: Path,
+    rounds: int,
+    *,
+    against_official: float,
+    against_limit: float | None = None,
+) -> None:
+    """Both streams from PNG folders on one core: the official way, ours, the limit."""
+    sources = footage.png_folders(place / "corpus", CLIPS[size])
+    bench = Bench(place, size, sources, "cpu")
+    batches = bench.batches()
+    summaries: list[Summary] = []
+    contestants: dict[str, Callable[[], object]] = {
+        "official": bench.official_way,
+        "ours": lambda: summaries.append(bench.ours()),
+        "limit": partial(bench.limit, batches),
+    }
+    times = measure(contestants, rounds)
+    print(f"\nboth streams, {size} networks, float32, {sum(CLIPS[size])} frames of PNG")
+    tell("official / ours", times["official"], times["ours"], least=against_official)
+    tell("pure forward / ours", times["limit"], times["ours"], least=against_limit)
+    show_shares(summaries)
+
+
+def show_large(place: Path, rounds: int, device: str) -> None:
+    """Full size on a GPU; absolute figures, and the share of what the chip can do."""
+    sources = footage.png_folders(place / "corpus", CLIPS["large"])
+    bench = Bench(place, "large", sources, device)
+    batches = bench.batches()
+    summaries: list[Summary] = []
+    contestants: dict[str, Callable[[], object]] = {
+        "ours": lambda: summaries.append(bench.ours()),
+        "limit": partial(bench.limit, batches),
+    }
+    times = measure(contestants, rounds)
+    frames = sum(CLIPS["large"])
+    print(f"\nboth streams, ViT-L/14 (scales 1, 2) and VideoMAE-L, float16, {frames} frames of PNG")
+    print(f"  {torch.cuda.get_device_name(device)}")
+    for encoder in bench.encoders.values():
+        cast("torch.nn.Module", encoder).compile()
+    times["compiled"] = measure({"compiled": contestants["limit"]}, rounds)["compiled"]
+    rates = {name: frames / statistics.median(t.wall) for name, t in times.items()}
+    work = sum(
+        encoder.flops_per_row * sum(encoder.rows(n) for n in CLIPS["large"])
+        for encoder in bench.encoders.values()
+    )
+    peak = matrix_peak(device)
+    for name, rate in rates.items():
+        share = work * rate / frames / peak
+        print(f"  {name:8} {rate:8,.1f} frames/s, {share:.2f} of {peak / 1e12:,.0f} TFLOP/s")
+    few = place / "few"
+    slow = Bench(few, "large", footage.png_folders(few / "corpus", CLIPS["large"][:4]), device)
+    official = measure({"official": slow.official_way}, 1)["official"]
+    rate = sum(probe.frames for probe in slow.probes) / official.wall[0]
+    print(f"  official {rate:8,.1f} frames/s")
+    print(Aim("frames/s", rates["ours"], 500))
+    print(Aim("share of pure forward", rates["ours"] / rates["limit"], 0.90))
+    print(Aim("ours / official", rates["ours"] / rate, 10))
+    show_shares(summaries)
+
+
+def matrix_peak(device: str, side: int = 8192) -> float:
+    """Operations per second of a plain half-precision product."""
+    left = torch.randn(side, side, device=device, dtype=torch.float16)
+    taken = []
+    for _ in range(20):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        left @ left
+        torch.cuda.synchronize()
+        taken.append(time.perf_counter() - began)
+    return float(2 * side**3 / statistics.median(taken[5:]))
+
+
+def show_shares(summaries: Sequence[Summary]) -> None:
+    shares = summaries[-1].shares
+    whole = sum(shares.values())
+    print("  where ours spends it: " + ", ".join(f"{k} {v / whole:.3f}" for k, v in shares.items()))
+
+
+def tell(what: str, slow: Times, fast: Times, least: float | None = None) -> None:
+    """A ratio of CPU time, the wall clock's beside it."""
+    cpu, text = (
+        ratio(slow.cpu, fast.cpu),
+        f"{what} (by the clock {ratio(slow.wall, fast.wall):.2f})",
+    )
+    print(f"{text:<58} {cpu:8.2f}" if least is None else Aim(text, cpu, least), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=RawTextHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    sections = ["input", "tiny", "small", "large"]
+    parser.add_argument("--only", nargs="+", choices=sections, default=sections)
+    arguments = parser.parse_args()
+    rounds: int = arguments.rounds
+    cuda = torch.cuda.is_available()
+    # Loading and hashing the weights is the same few seconds for a clip and for a corpus.
+    vars(registry)["build"] = lru_cache(registry.build)
+    with tempfile.TemporaryDirectory(prefix="spamo-bench-") as folder:
+        os.environ["SPAMO_HOME"] = folder
+        if "large" in arguments.only and cuda:
+            show_large(Path(folder) / "large", rounds, "cuda")
+        elif "large" in arguments.only:
+            print("large: no GPU at hand, left out")
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        torch.set_num_threads(1)
+        if "input" in arguments.only:
+            show_input(Path(folder), rounds)
+        if "tiny" in arguments.only:
+            show_networks("tiny", Path(folder) / "tiny", rounds, against_official=1.6)
+        if "small" in arguments.only:
+            place = Path(folder) / "small"
+            show_networks("small", place, rounds, against_official=1.08, against_limit=0.95)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,284 @@
+"""Files of remote roots: S3 and what speaks its language, and HTTP for reading only.
+
+A :class:`RemotePath` is a value like a path: it holds an address and no connection, so it can be
+pickled and shared. Clients are made on first use, one per server and process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from spamo_cache.errors import DamagedError, StoreError, UsageError
+from spamo_cache.store import webindex
+from spamo_cache.store.client import connected, missing, obstore, told
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_NEAR_BYTES = 1 << 16
+"""Bytes between two parts that are sooner read than asked for apart."""
+_LISTED = 1000
+_MAX_LISTS = 1000
+"""Requests for lists, of up to a thousand names each, that one question may cost."""
+
+Result = TypeVar("Result")
+
+
+class RemotePath:
+    """The address of a file or folder in a remote root; see :func:`location`.
+
+    Attributes:
+        url: ``s3://bucket/key`` or ``https://host/path``, without a slash at its end.
+    """
+
+    __slots__ = ("url",)
+
+    # No dataclass: those that hold one are turned into JSON, where it is to be one text.
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __repr__(self) -> str:
+        return f"RemotePath({self.url!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RemotePath) and self.url == other.url
+
+    def __hash__(self) -> int:
+        return hash(self.url)
+
+    def __truediv__(self, name: str) -> RemotePath:
+        return RemotePath(f"{self.url}/{name}")
+
+    @property
+    def parent(self) -> RemotePath:
+        return RemotePath(self.url.rpartition("/")[0])
+
+    @property
+    def name(self) -> str:
+        return self.url.rpartition("/")[2]
+
+    @property
+    def stem(self) -> str:
+        return PurePosixPath(self.name).stem
+
+    @property
+    def suffix(self) -> str:
+        return PurePosixPath(self.name).suffix
+
+    @property
+    def writable(self) -> bool:
+        """Whether files can be put there at all; HTTP is for reading."""
+        return self.url.startswith("s3:")
+
+    @property
+    def key(self) -> str:
+        """The name of the file for its server."""
+        parts = urlsplit(self.url)
+        return (self.url.split("/", 3)[3:] or [""])[0] if self.writable else unquote(parts.path[1:])
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def exists(self) -> bool:
+        """Whether there is such a file; a folder is not one."""
+        return self._head() is not None
+
+    def is_symlink(self) -> bool:
+        """Never: asked of local paths, too."""
+        return False
+
+    def size(self) -> int:
+        """Bytes of the file.
+
+        Raises:
+            DamagedError: there is none.
+        """
+        head = self._head()
+        if head is None:
+            raise missing(self)
+        return int(head["size"])
+
+    def read(self, limit: int) -> bytes:
+        """The whole file of at most ``limit`` bytes, by one request.
+
+        Raises:
+            DamagedError: it is missing or larger.
+            StoreError: the server cannot be reached or refuses.
+        """
+
+        def load(client: Any, key: str) -> bytes:
+            found = obstore().get(client, key)
+            if found.meta["size"] > limit:
+                raise DamagedError(f"is larger than the {limit} bytes it may have", where=self)
+            return bytes(found.bytes())
+
+        return self._ask(load)
+
+    def ranges(self, starts: Sequence[int], ends: Sequence[int]) -> list[Buffer]:
+        """Parts of the file from each start to its end; neighbours come by one request.
+
+        Raises:
+            DamagedError: the file is missing or ends before.
+            StoreError: the server cannot be reached, refuses, or has no ranges.
+        """
+
+        def load(client: Any, key: str) -> list[Buffer]:
+            ranges = {"starts": starts, "ends": ends, "coalesce": _NEAR_BYTES}
+            return list(obstore().get_ranges(client, key, **ranges))
+
+        parts = self._ask(load) if starts else []
+        for part, start, end in zip(parts, starts, ends, strict=True):
+            if memoryview(part).nbytes != end - start:
+                raise DamagedError(f"ends before byte {end}", where=self)
+        return parts
+
+    def blocks(self) -> Iterator[Buffer]:
+        """The whole file as a stream, by one request.
+
+        Raises:
+            DamagedError: it is missing.
+            StoreError: the server cannot be reached or refuses, also halfway.
+        """
+        stream = iter(self._ask(lambda client, key: obstore().get(client, key).stream()))
+        while True:
+            with told(self):
+                block = next(stream, None)
+            if block is None:
+                return
+            yield block
+
+    def folders(self) -> list[str]:
+        """Names of the folders right below, sorted.
+
+        Raises:
+            StoreError: the server cannot be reached, gives no list, or one without end.
+        """
+        if not self.writable:
+            return webindex.folders(self.url)
+        found: list[str] = []
+        offset: str | None = None
+        prefix = f"{self.key}/" if self.key else ""
+        for _ in range(_MAX_LISTS):
+            names = self._page(offset)
+            if not names:
+                return sorted(found)
+            found += [n.split("/")[0] for n in names if "/" in n]
+            last, slash, _ = names[-1].partition("/")
+            # What comes next outside this folder: "0" is the character after "/".
+            offset = prefix + (f"{last}0" if slash else last)
+            found = list(dict.fromkeys(found))
+        raise StoreError(
+            f"holds more than {_MAX_LISTS * _LISTED} foreign files",
+            where=self,
+            remedy="give the stores a prefix of their own",
+        )
+
+    def files(self) -> dict[str, int]:
+        """Names, relative to this folder, and sizes of all the files below it.
+
+        Raises:
+            StoreError: the server cannot be reached, or gives no list.
+        """
+        start = len(self.key) + 1 if self.key else 0
+
+        def load(client: Any, key: str) -> dict[str, int]:
+            pages = islice(obstore().list(client, prefix=key, chunk_size=_LISTED), _MAX_LISTS)
+            return {item["path"][start:]: item["size"] for page in pages for item in page}
+
+        return self._ask(load)
+
+    def _page(self, offset: str | None) -> list[str]:
+        start = len(self.key) + 1 if self.key else 0
+
+        def load(client: Any, key: str) -> list[str]:
+            pages = obstore().list(client, prefix=key or None, offset=offset, chunk_size=_LISTED)
+            return [item["path"][start:] for item in next(iter(pages), [])]
+
+        return self._ask(load)
+
+    # --- writing --------------------------------------------------------------------------------
+
+    def tag(self) -> str | None:
+        """What names these contents of the file; None where there is no file."""
+        head = self._head()
+        return None if head is None else str(head["e_tag"])
+
+    def create(self, data: bytes | bytearray) -> bool:
+        """Make the file, whole or not at all; False where there is one."""
+
+        def store(client: Any, key: str) -> bool:
+            try:
+                obstore().put(client, key, data, mode="create", use_multipart=False)
+            except obstore().exceptions.AlreadyExistsError:
+                return False
+            except NotImplementedError:
+                # Told to do without conditions (AWS_CONDITIONAL_PUT=disabled).
+                return not self.exists() and self._put(data)
+            return True
+
+        return self._ask(store)
+
+    def swap(self, tag: str, data: bytes | bytearray) -> bool:
+        """Replace the contents that ``tag`` names; False where the file holds others by now."""
+
+        def store(client: Any, key: str) -> bool:
+            try:
+                obstore().put(client, key, data, mode={"e_tag": tag}, use_multipart=False)
+            except obstore().exceptions.PreconditionError:
+                return False
+            except NotImplementedError:
+                return self._put(data)
+            return True
+
+        return self._ask(store)
+
+    def delete(self) -> None:
+        """Remove the file; somebody else may have been first."""
+        self._ask(lambda client, key: obstore().delete(client, key))
+
+    def _put(self, data: bytes | bytearray) -> bool:
+        self._ask(lambda client, key: obstore().put(client, key, data, use_multipart=False))
+        return True
+
+    def _head(self) -> Any:
+        def look(client: Any, key: str) -> Any:
+            try:
+                return obstore().head(client, key)
+            except FileNotFoundError:
+                return None
+
+        return self._ask(look)
+
+    def _ask(self, question: Callable[[Any, str], Result]) -> Result:
+        with told(self):
+            return question(connected(self.url), self.key)
+
+
+Location = Path | RemotePath
+"""Where a root, a store or a file of one lies."""
+
+
+def location(text: str | Location) -> Location:
+    """A place as the user wrote it: a local path, or ``s3://``, ``https://`` or ``http://``.
+
+    Raises:
+        UsageError: another kind of address, or one with more in it than a place.
+    """
+    if isinstance(text, RemotePath) or "://" not in str(text):
+        return text if isinstance(text, RemotePath) else Path(text).expanduser()
+    parts = urlsplit(str(text))
+    if parts.scheme not in {"s3", "http", "https"} or not parts.netloc:
+        raise UsageError("no root can lie there", where=text, remedy="s3://, https:// or a folder")
+    if parts.query or parts.fragment or "@" in parts.netloc:
+        raise UsageError(
+            "an address of a root holds no password, query or fragment",
+            where=parts.hostname,
+            remedy="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment",
+        )
+    return RemotePath(str(text).rstrip("/"))

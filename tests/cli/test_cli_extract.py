@@ -1,0 +1,61 @@
+"""What ``extract`` says: before, during and after the work."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from spamo_cache.extract import calibrate
+
+Call = Callable[..., Result]
+
+EXTRACT = "extract --manifest manifest.csv --dataset frames --spec spec.yaml --executor serial"
+
+
+def events(result: Result) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_the_log_tells_progress_failures_and_last_the_summary(lab: Path, call: Call) -> None:
+    (lab / "frames" / "test-1" / "0003.png").write_bytes(b"\x89PNG and nothing more")
+    result = call(EXTRACT, "--json", code=1)
+    *log, summary = events(result)
+    assert {line["event"] for line in log} == {"progress", "failure"}
+    (failure,) = (line for line in log if line["event"] == "failure")
+    assert failure["clip"] == "test-1"
+    assert summary["event"] == "summary"
+    assert summary["failed"] == [["test-1", failure["reason"]]]
+    last = [line for line in log if line["event"] == "progress"][-1]
+    assert (last["clips"], last["clips_total"], last["failures"]) == (10, 10, 1)
+    assert last["frames"] == last["frames_total"] == summary["frames"]
+    assert last["seconds_left"] == 0
+    assert result.stderr.splitlines()[-1].endswith("--retry-failed computes just those")
+
+
+def test_a_dry_run_says_what_would_be_done(
+    lab: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibrate, "SECONDS", 0.0)
+    told = call(EXTRACT, "--dry-run --calibrate").stdout
+    assert "spatial rows   158 (one per frame)" in told
+    assert "(one per window)" in told
+    assert "to compute     10" in told
+    assert "frames/s measured" in told
+    assert "you, now" in told
+    assert not (lab.parent / "home" / "features").exists()
+    call(EXTRACT, "--dry-run --calibrate", "--split train", "--limit 2")
+    call(EXTRACT, "--calibrate", code=2)
+
+
+def test_a_sample_is_copied_into_the_whole(lab: Path, call: Call) -> None:
+    call(EXTRACT, "--limit 1")
+    told = call(EXTRACT, "--dry-run").stdout
+    assert "to copy        3" in told
+    assert "to compute     7" in told
+    assert told.count("clips held by") == 2
+    done = call(EXTRACT).stdout
+    assert "copied         3" in done
+    assert "computed       7" in done

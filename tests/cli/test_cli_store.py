@@ -1,0 +1,131 @@
+"""``spamo-cache store`` between a local root and servers, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from spamo_cache.cli import display
+from spamo_cache.cli.main import app
+
+Call = Callable[..., Result]
+CLIPS = {"train": ["a", "b", "überall 手語"], "test": ["c"]}
+EXTRACT = "extract --manifest manifest.csv --dataset frames --spec spec.yaml --executor serial"
+
+
+@pytest.fixture
+def features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the official layout, and an own root."""
+    folder = tmp_path / "features"
+    for split, clips in CLIPS.items():
+        (folder / split).mkdir(parents=True)
+        for number, clip in enumerate(clips):
+            rows = np.full((20 + number, 8), number, np.float32)
+            np.save(folder / split / f"{clip}_s2wrapping.npy", rows)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPAMO_CACHE", str(tmp_path / "own"))
+    return folder
+
+
+IMPORT = "store import features -d phoenix14t --stream spatial --official"
+
+
+def test_a_store_travels_by_way_of_a_server(features, call, s3, tmp_path, monkeypatch):
+    call(IMPORT)
+    refused = call(f"store push phoenix14t/spatial '{s3.root}'", code=2)
+    assert "terms of use" in refused.stderr
+    assert "--accept-terms" in refused.stderr
+    assert not any(asked.startswith("PUT") for asked in s3.requests)
+    (tmp_path / "ids").write_text("c\n", encoding="utf-8")
+    pushed = call(f"store push phoenix14t/spatial '{s3.root}' --ids ids --accept-terms")
+    assert "clips asked for" in pushed.stdout
+    assert "partitions copied" in pushed.stdout
+    call(f"store push phoenix14t/spatial '{s3.root}' --accept-terms")
+    monkeypatch.setenv("SPAMO_CACHE", f"{tmp_path}/mine:{tmp_path}/own:{s3.root}")
+    listed = json.loads(call("store ls --json").stdout)
+    assert [entry["root"] for entry in listed] == [f"{tmp_path}/own", s3.root]
+    assert {entry["clips"]["ok"] for entry in listed} == {4}
+    assert "4 of 4" in call("store ls").stdout
+    assert "no difference" in call(f"store diff phoenix14t/spatial '{listed[1]['path']}'").stdout
+    pulled = call(f"store pull phoenix14t/spatial --from '{s3.root}'")
+    assert "terms of use" in pulled.stderr
+    known = json.loads(call(f"store info '{listed[1]['path']}' --json").stdout)
+    assert known["terms"]
+    assert known["states"]["ok"] == 4
+    for command in ("verify", "rm --yes"):
+        assert "remote root" in call(f"store {command} '{listed[1]['path']}'", code=2).stderr
+
+
+def test_rm_asks(features, call):
+    call(IMPORT)
+    asked = CliRunner().invoke(app, ["store", "rm", "phoenix14t/spatial"], input="n\n")
+    assert asked.exit_code == 1
+    assert "4 of 4" in call("store ls").stdout
+    call("store rm phoenix14t/spatial --yes")
+    assert call("store ls --json").stdout.strip() == "[]"
+
+
+def test_import_lists_what_it_cannot_use(features, call, tmp_path):
+    (features / "test" / "c_s2wrapping.npy").write_bytes(b"nothing")
+    rows = "".join(f"{c},{s},x,wort,German\n" for s in CLIPS for c in [*CLIPS[s], f"{s} more"])
+    header = "id,split,source,text,language\n"
+    (tmp_path / "clips.csv").write_text(header + rows, encoding="utf-8")
+    np.save(features / "train" / "stray_s2wrapping.npy", np.ones((4, 8), np.float32))
+    told = call(IMPORT, "--manifest clips.csv", code=1)
+    for words in (
+        "failed: c: cannot be read",
+        "failed: train more: has no file",
+        "left out, not in the manifest: train/stray_s2wrapping.npy",
+    ):
+        assert words in told.stderr
+    assert "clips     6" in told.stdout
+
+
+def test_export_is_what_the_official_code_trains_from(features, call, tmp_path):
+    call(IMPORT)
+    rows = "".join(f"{c},{s},x,Wort .,German,word\n" for s in CLIPS for c in [*CLIPS[s], f"{s}+"])
+    header = "id,split,source,text,language,text_en\n"
+    (tmp_path / "clips.csv").write_text(header + rows, encoding="utf-8")
+    told = call("store export phoenix14t/spatial out --official --manifest clips.csv")
+    assert "4 clips in annotations" in told.stdout
+    for split, clips in CLIPS.items():
+        # As the release's data set class does.
+        loaded = np.load(tmp_path / "out" / f"{split}_info_ml.npy", allow_pickle=True).item()
+        assert [loaded[n]["fileid"] for n in range(len(loaded) - 1)] == sorted(clips)
+        assert {loaded[n]["en_text"] for n in range(len(loaded) - 1)} == {"word"}
+        for clip in clips:
+            name = f"{clip}_s2wrapping.npy"
+            given, made = (np.load(tmp_path / f / split / name) for f in ("features", "out"))
+            assert made.dtype == given.dtype
+            np.testing.assert_array_equal(made, given)
+
+
+@pytest.mark.slow
+def test_train_copies_what_only_a_server_holds(lab: Path, call: Call, s3, monkeypatch):
+    call(EXTRACT)
+    for stream in ("spatial", "motion"):
+        call(f"store push frames/{stream} '{s3.root}'")
+    shutil.rmtree(lab.parent / "home" / "features")
+    monkeypatch.setenv("SPAMO_CACHE", f"{lab}/new:{s3.root}")
+    assert "there already  10" in call(EXTRACT).stdout
+    assert not (lab / "new").exists()
+    told = call("train pipeline.yaml")
+    assert f"copying {s3.root}/frames/spatial-" in told.stderr
+    assert len(list((lab / "new" / "frames").glob("*.zarr"))) == 2
+    assert "copying" not in call("train pipeline.yaml").stderr
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(5, "5.0 s"), (7200, "2 h 00 min"), (3 * 86_400, "3 days")]
+)
+def test_ages_are_told_in_words(seconds, words):
+    then = datetime.now(UTC) - timedelta(seconds=seconds)
+    assert display.age(then.isoformat()) == words
+    assert display.age("yesterday") == ""
