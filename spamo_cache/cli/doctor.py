@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from spamo_cache.cli import display, inputs, options
+from spamo_cache.errors import UsageError
 
 if TYPE_CHECKING:
     from spamo_cache.datasets.doctor import Diagnosis
@@ -19,9 +21,13 @@ def doctor(
     dataset: options.Dataset = None,
     root: options.Root = None,
     manifest: options.ManifestFile = None,
-    probe: Annotated[
-        int, typer.Option("--probe", metavar="N", min=0, help="Clips whose video is opened.")
-    ] = 64,
+    sample: Annotated[
+        int | None,
+        typer.Option("--sample", metavar="N", min=0, help="Clips to decode [default: 64]"),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Decode every clip; takes as long as extracting them.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Check this machine; with a corpus, check the corpus as a careful colleague would.
@@ -33,11 +39,11 @@ def doctor(
         spamo-cache doctor --dataset phoenix14t --root /data/PHOENIX-2014-T
     """
     if dataset is None and root is None and manifest is None:
-        from spamo_cache.datasets import environment
+        from spamo_cache.datasets.doctor import environment
 
         found = environment.examine()
     else:
-        found = _corpus(dataset, root, manifest, probe)
+        found = _corpus(dataset, root, manifest, _number(sample, everything=everything))
     if json:
         display.as_json(found.as_dict())
     else:
@@ -46,36 +52,34 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _corpus(dataset: str | None, root: Path | None, manifest: Path | None, probe: int) -> Diagnosis:
-    from spamo_cache.datasets import doctor, registry
-    from spamo_cache.datasets.manifest import Clip, Manifest
-    from spamo_cache.errors import VideoError
-    from spamo_cache.video import probe as look
+def _number(sample: int | None, *, everything: bool) -> int | None:
+    from spamo_cache.datasets.doctor import SAMPLE
 
-    known: registry.Corpus | None
-    table: Manifest | None
+    if not everything:
+        return SAMPLE if sample is None else sample
+    if sample is not None:
+        raise UsageError("--all and --sample exclude each other", remedy="leave one of them out")
+    return None
+
+
+def _corpus(
+    dataset: str | None, root: Path | None, manifest: Path | None, sample: int | None
+) -> Diagnosis:
+    from spamo_cache.datasets import registry
+    from spamo_cache.datasets.doctor import lint
+    from spamo_cache.datasets.manifest import Manifest
+
     if manifest is not None:
-        table = Manifest.read(manifest, corpus=dataset)
-        where = inputs.folder(root or manifest.parent)
-        known = registry.CORPORA.get(table.corpus)
+        known, where = None, inputs.folder(root or manifest.parent)
+        load = partial(Manifest.read, manifest, corpus=dataset)
+        if not manifest.exists():
+            load()  # a slip of the user's is an error, not a finding
     else:
-        table = None
         name = dataset or options.EMBEDDED
         known, where = registry.corpus(name), inputs.corpus_root(name, root)
-
-    def frames(base: Path, clip: Clip) -> int:
-        seen = look(base, clip)
-        if seen.reason is not None:
-            raise VideoError(seen.reason, where=clip.source)
-        return seen.frames
-
-    return doctor.lint(
-        where,
-        corpus=known,
-        manifest=table,
-        probe=frames if probe else None,
-        sample=probe,
-    )
+        load = partial(known.manifest, where)
+    with display.progress("decoding a sample", "clips") as advance:
+        return lint(where, load, corpus=known, sample=sample, progress=advance)
 
 
 def _print(document: Mapping[str, Any]) -> None:

@@ -43,8 +43,9 @@ def manifest(
     (found.write if path.suffix == ".parquet" else found.write_csv)(path)
     clips = dict(Counter(found.table["split"].to_pylist()))
     if json:
-        document = {"corpus": found.corpus, "path": path, "clips": clips, "notes": found.notes}
-        display.as_json(document)
+        text = None if found.text is None else {"kept": "raw", **found.text.model_dump()}
+        document = {"corpus": found.corpus, "path": path, "clips": clips, "text": text}
+        display.as_json({**document, "notes": found.notes})
         return
     for note in found.notes:
         display.say(f"note: {note}")

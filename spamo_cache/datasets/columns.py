@@ -6,7 +6,7 @@ Vectorised throughout: a manifest of a million rows is checked in about a second
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,12 +41,12 @@ Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Fault:
-    """Row ``row`` (0-based) of column ``column`` breaks a rule."""
+class Faults:
+    """Rows (0-based, ascending) whose ``column`` breaks one rule; ``tell`` says how one does."""
 
-    row: int
     column: str
-    what: str
+    rows: npt.NDArray[np.int64]
+    tell: Callable[[int], str]
 
 
 def checked(table: pa.Table, *, where: object) -> pa.Table:
@@ -61,7 +61,7 @@ def checked(table: pa.Table, *, where: object) -> pa.Table:
             named with row (1 is the first clip), id and column, the others counted.
     """
     _require_columns(table, where)
-    faults: list[Fault] = []
+    faults: list[Faults] = []
     data: dict[str, pa.Array] = {}
     for name, kind in KINDS.items():
         if name in table.column_names:
@@ -72,8 +72,7 @@ def checked(table: pa.Table, *, where: object) -> pa.Table:
     for name in table.column_names:
         if name not in KINDS:
             data[name] = table[name]
-    for fault in _faults(data):
-        faults.append(fault)
+    faults = [each for each in (*faults, *_faults(data)) if len(each.rows)]
     if faults:
         raise _error(faults, data["id"], where)
     return pa.table(data)
@@ -102,7 +101,7 @@ def _require_columns(table: pa.Table, where: object) -> None:
         raise CorpusError("the manifest has no rows", where=where)
 
 
-def _convert(array: pa.Array, name: str, kind: pa.DataType) -> tuple[pa.Array, list[Fault]]:
+def _convert(array: pa.Array, name: str, kind: pa.DataType) -> tuple[pa.Array, list[Faults]]:
     if pa.types.is_null(array.type):
         return pa.nulls(len(array), kind), []
     is_text = pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
@@ -113,19 +112,20 @@ def _convert(array: pa.Array, name: str, kind: pa.DataType) -> tuple[pa.Array, l
     try:
         return array.cast(kind), []
     except pa.ArrowException:
-        return pa.nulls(len(array), kind), [Fault(0, name, f"holds {array.type}, not {kind}")]
+        whole = np.ones(1, dtype=bool)
+        return pa.nulls(len(array), kind), [_rows(whole, name, f"holds {array.type}, not {kind}")]
 
 
-def _numbers(array: pa.Array, name: str) -> tuple[pa.Array, list[Fault]]:
+def _numbers(array: pa.Array, name: str) -> tuple[pa.Array, list[Faults]]:
     trimmed = pc.utf8_trim_whitespace(array)
     empty = pc.equal(trimmed, "")
     number = pc.match_substring_regex(trimmed, _NUMBER)
     bad = _mask(pc.invert(pc.or_(number, empty)))
     values = pc.cast(pc.if_else(number, trimmed, None), pa.float64())
-    return values, list(_rows(bad, name, "is not a finite number", array))
+    return values, [_rows(bad, name, "is not a finite number", array)]
 
 
-def _crops(array: pa.Array) -> tuple[pa.Array, list[Fault]]:
+def _crops(array: pa.Array) -> tuple[pa.Array, list[Faults]]:
     # "0.1,0,0.9,1", "0.1 0 0.9 1" and "[0.1, 0, 0.9, 1]" all occur.
     bare = pc.utf8_trim(array, characters="[]() \t")
     parts = pc.split_pattern_regex(bare, r"[,;\s]+")
@@ -136,42 +136,42 @@ def _crops(array: pa.Array) -> tuple[pa.Array, list[Fault]]:
     bad = np.zeros(len(array), dtype=bool)
     bad[owner[~_mask(numeric)]] = True
     kept = pc.if_else(pa.array(~bad), parts, None)
-    faults = list(_rows(bad, "crop", "is not x0,y0,x1,y1", array))
+    faults = [_rows(bad, "crop", "is not x0,y0,x1,y1", array)]
     return kept.cast(pa.list_(pa.float64())), faults
 
 
-def _faults(data: dict[str, pa.Array]) -> Iterator[Fault]:
+def _faults(data: dict[str, pa.Array]) -> Iterator[Faults]:
     for name in REQUIRED:
         blank = pc.equal(pc.utf8_trim_whitespace(data[name]), "")
         missing = _mask(pc.fill_null(blank, fill_value=True))
-        yield from _rows(missing, name, "is empty")
-    yield from _repeated_ids(data["id"])
+        yield _rows(missing, name, "is empty")
+    yield _repeated_ids(data["id"])
     split = pc.match_substring_regex(data["split"], r"^[\pL\pN][\pL\pN_.-]*$")
-    yield from _rows(_mask(pc.invert(split)), "split", "is not a plain name", data["split"])
+    yield _rows(_mask(pc.invert(split)), "split", "is not a plain name", data["split"])
     yield from _source_faults(data["source"])
     yield from _range_faults(data["start"], data["end"])
     yield from _crop_faults(data["crop"])
 
 
-def _source_faults(source: pa.Array) -> Iterator[Fault]:
+def _source_faults(source: pa.Array) -> Iterator[Faults]:
     outside = pc.match_substring_regex(source, r"^/|^[A-Za-z]:[/\\]|(^|/)\.\.(/|$)|^[a-z0-9]+://")
-    yield from _rows(_mask(outside), "source", "leaves the corpus root", source)
+    yield _rows(_mask(outside), "source", "leaves the corpus root", source)
     odd = pc.match_substring_regex(source, r"\\|[\x00-\x1f]")
-    yield from _rows(_mask(odd), "source", "is not a path with forward slashes", source)
+    yield _rows(_mask(odd), "source", "is not a path with forward slashes", source)
 
 
-def _range_faults(start: pa.Array, end: pa.Array) -> Iterator[Fault]:
+def _range_faults(start: pa.Array, end: pa.Array) -> Iterator[Faults]:
     for name, column in (("start", start), ("end", end)):
         sound = pc.and_(pc.is_finite(column), pc.greater_equal(column, 0))
         bad = _mask(pc.invert(sound))
-        yield from _rows(bad, name, "is not a finite number of seconds from 0 on", column)
-    yield from _rows(_mask(pc.less_equal(end, start)), "end", "is not after start", end)
+        yield _rows(bad, name, "is not a finite number of seconds from 0 on", column)
+    yield _rows(_mask(pc.less_equal(end, start)), "end", "is not after start", end)
 
 
-def _crop_faults(crop: pa.Array) -> Iterator[Fault]:
+def _crop_faults(crop: pa.Array) -> Iterator[Faults]:
     lengths = pc.fill_null(pc.list_value_length(crop), 4)
     wrong = _mask(pc.not_equal(lengths, 4))
-    yield from _rows(wrong, "crop", "is not x0,y0,x1,y1", crop)
+    yield _rows(wrong, "crop", "is not x0,y0,x1,y1", crop)
     whole = np.flatnonzero(~wrong & _mask(pc.is_valid(crop)))
     if not len(whole):
         return
@@ -181,17 +181,22 @@ def _crop_faults(crop: pa.Array) -> Iterator[Fault]:
     good = (x0 >= 0) & (y0 >= 0) & (x1 <= 1) & (y1 <= 1) & (x0 < x1) & (y0 < y1)
     bad = np.zeros(len(crop), dtype=bool)
     bad[whole[~good]] = True
-    yield from _rows(bad, "crop", "is not a box within 0..1 with x0 < x1 and y0 < y1", crop)
+    yield _rows(bad, "crop", "is not a box within 0..1 with x0 < x1 and y0 < y1", crop)
 
 
-def _repeated_ids(ids: pa.Array) -> Iterator[Fault]:
-    known = ids.drop_null()
-    if pc.count_distinct(known).as_py() == len(known):
-        return
-    first: dict[str, int] = {}
-    for row, clip in enumerate(ids.to_pylist()):
-        if clip is not None and first.setdefault(clip, row) != row:
-            yield Fault(row, "id", f"stands in row {first[clip] + 1} too")
+def _repeated_ids(ids: pa.Array) -> Faults:
+    present = np.flatnonzero(_mask(pc.is_valid(ids)))
+    codes = ids.drop_null().dictionary_encode().indices.to_numpy()
+    # Codes count the distinct values in order of appearance: a new value is a new maximum.
+    before = np.maximum.accumulate(np.concatenate(([-1], codes)))[:-1]
+    repeated = codes <= before
+    first = present[~repeated]
+    rows, known = present[repeated], first[codes[repeated]]
+
+    def tell(row: int) -> str:
+        return f"stands in row {known[np.searchsorted(rows, row)] + 1} too"
+
+    return Faults("id", rows, tell)
 
 
 def _mask(condition: pa.Array) -> Mask:
@@ -200,10 +205,11 @@ def _mask(condition: pa.Array) -> Mask:
     return np.asarray(filled.to_numpy(zero_copy_only=False), dtype=bool)
 
 
-def _rows(bad: Mask, column: str, what: str, shown: pa.Array | None = None) -> Iterator[Fault]:
-    for row in np.flatnonzero(bad):
-        value = "" if shown is None else f"{_short(shown[int(row)].as_py())} "
-        yield Fault(int(row), column, f"{value}{what}")
+def _rows(bad: Mask, column: str, what: str, shown: pa.Array | None = None) -> Faults:
+    def tell(row: int) -> str:
+        return what if shown is None else f"{_short(shown[row].as_py())} {what}"
+
+    return Faults(column, np.flatnonzero(bad), tell)
 
 
 def _short(value: object) -> str:
@@ -211,19 +217,20 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _error(faults: list[Fault], ids: pa.Array, where: object) -> CorpusError:
-    faults = sorted(set(faults), key=lambda fault: (fault.row, fault.column, fault.what))
+def _error(faults: list[Faults], ids: pa.Array, where: object) -> CorpusError:
+    firsts = [(int(row), each) for each in faults for row in each.rows[:SHOWN]]
+    firsts.sort(key=lambda first: (first[0], first[1].column))
     lines = []
-    for fault in faults[:SHOWN]:
-        clip = ids[fault.row].as_py()
+    for row, each in firsts[:SHOWN]:
+        clip = ids[row].as_py()
         name = "" if clip is None else f" (id {_short(clip)})"
-        lines.append(f"row {fault.row + 1}{name}, column {fault.column!r}: {fault.what}")
-    more = len(faults) - SHOWN
-    if more > 0:
-        lines.append(f"and {more:,} more")
+        lines.append(f"row {row + 1}{name}, column {each.column!r}: {each.tell(row)}")
+    count = sum(len(each.rows) for each in faults)
+    if count > SHOWN:
+        lines.append(f"and {count - SHOWN:,} more")
     told = "\n    ".join(lines)
     return CorpusError(
-        f"the manifest has {len(faults):,} fault{'s' if len(faults) > 1 else ''}:\n    {told}",
+        f"the manifest has {count:,} fault{'s' if count > 1 else ''}:\n    {told}",
         where=where,
         remedy="correct these rows; row 1 is the first clip",
     )

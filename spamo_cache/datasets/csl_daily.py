@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from spamo_cache.config import TextConfig
 from spamo_cache.datasets import layout, restricted
+from spamo_cache.datasets.corpus import Corpus
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.errors import CorpusError
 
@@ -36,22 +38,18 @@ def read(root: Path) -> Manifest:
     pickles, splits = _label_files(layout.require_root(root))
     entries = _entries(pickles[-1])
     rows = layout.rows_of(splits, "|", ("name", "split"))
+    split = [(row["name"].strip(), row["split"].strip()) for row in rows]
     place, suffix = _place(root)
-    present = layout.names_in(root / place)
-    clips, unlabelled, absent = [], [], []
-    for row in rows:
-        name = row["name"].strip()
-        if name not in entries:
-            unlabelled.append(name)
-            continue
-        if (name + suffix if suffix == ".mp4" else name) not in present:
-            absent.append(name)
-        clips.append(_clip(entries[name], row["split"].strip(), f"{place}/{name}{suffix}"))
-    unsplit = entries.keys() - {row["name"].strip() for row in rows}
+    present = {name.removesuffix(".mp4") for name in layout.names_in(root / place)}
+    clips = [
+        _clip(entries[name], part, f"{place}/{name}{suffix}")
+        for name, part in split
+        if name in entries
+    ]
     notes = [
-        *layout.tally(f"in {splits.name} but not in {pickles[-1].name}", unlabelled),
-        *layout.tally(f"in {pickles[-1].name} but not in {splits.name}", unsplit),
-        *layout.tally("clips without a file", absent),
+        *layout.tally(f"not read, {pickles[-1].name} is newer", (p.name for p in pickles[:-1])),
+        *layout.one_sided(splits.name, dict(split), pickles[-1].name, entries),
+        *layout.tally(layout.ABSENT, {clip.id for clip in clips} - present),
     ]
     return Manifest.from_clips("csl-daily", clips, notes)
 
@@ -67,9 +65,7 @@ def _label_files(root: Path) -> tuple[list[Path], Path]:
     splits = layout.first_files(root, _SPLITS)
     if not pickles or not splits:
         missing = "csl2020ct_v2.pkl" if not pickles else "split_1.txt"
-        raise CorpusError(
-            f"no {missing}", where=root, remedy="expected sentence_label/ below the corpus root"
-        )
+        raise layout.no_such_file(root, f"sentence_label/{missing}")
     return pickles, splits[0]
 
 
@@ -80,17 +76,8 @@ def _version(path: Path) -> int:
 
 def _place(root: Path) -> tuple[str, str]:
     """Folder of the clips, and what follows a clip's name in its source."""
-    videos = layout.first_folder(root, _VIDEOS)
-    frames = layout.first_folder(root, _FRAMES)
-    if frames is not None:
-        return frames, "/*.jpg"
-    if videos is not None:
-        return videos, ".mp4"
-    raise CorpusError(
-        "no clips found",
-        where=root,
-        remedy=f"expected {_FRAMES[0]} or {_VIDEOS[0]} below the corpus root",
-    )
+    place = layout.require_folder(root, (*_FRAMES, *_VIDEOS))
+    return place, ".mp4" if place in _VIDEOS else "/*.jpg"
 
 
 def _entries(path: Path) -> dict[str, Mapping[str, Any]]:
@@ -101,7 +88,10 @@ def _entries(path: Path) -> dict[str, Mapping[str, Any]]:
     for number, entry in enumerate(info):
         if not isinstance(entry, dict) or any(key not in entry for key in _NEEDED):
             raise CorpusError(f"entry {number} lacks one of {', '.join(_NEEDED)}", where=path)
-    return {str(entry["name"]): entry for entry in info}
+    found = {str(entry["name"]): entry for entry in info}
+    if len(found) < len(info):
+        raise CorpusError("names a clip twice", where=path, remedy="fetch the file again")
+    return found
 
 
 def _clip(entry: Mapping[str, Any], split: str, source: str) -> Clip:
@@ -116,3 +106,27 @@ def _clip(entry: Mapping[str, Any], split: str, source: str) -> Clip:
         signer=None if signer is None else str(signer),
         extra={},
     )
+
+
+CORPUS = Corpus(
+    name="csl-daily",
+    title="CSL-Daily",
+    language="Chinese",
+    sign_language="Chinese Sign Language (CSL)",
+    terms=(
+        "Given out by the University of Science and Technology of China for research, to those "
+        "who sign its agreement (members of staff, not students). Full terms: "
+        "https://ustc-slr.github.io/datasets/2021_csl_daily/"
+    ),
+    fps=30.0,
+    text=TextConfig(language="Chinese", tokenize="zh"),
+    read=read,
+    labels=labels,
+    expected={"train": 18_401, "dev": 1_077, "test": 1_176},
+    frame_size=(512, 512),
+    caveats=(
+        "two label versions circulate, in which 1,289/41/49 sentences of train/dev/test differ: "
+        "report the hash of the pickle",
+        "BLEU counts characters (zh); leaving out the final punctuation costs 0.75",
+    ),
+)

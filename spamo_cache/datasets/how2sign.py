@@ -6,13 +6,13 @@ fit the re-aligned times, so the raw videos are read. Its split ``val`` is calle
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from math import isfinite
 from pathlib import Path
 
+from spamo_cache.config import TextConfig
 from spamo_cache.datasets import layout
-from spamo_cache.datasets.manifest import Clip, Manifest
-from spamo_cache.errors import CorpusError
+from spamo_cache.datasets.corpus import Corpus
+from spamo_cache.datasets.manifest import Manifest
+from spamo_cache.datasets.timed import Folder, TimedClips, unquoted
 
 SPLITS = {"train": "train", "val": "dev", "test": "test"}
 _COLUMNS = (
@@ -45,31 +45,23 @@ def read(root: Path) -> Manifest:
     Raises:
         CorpusError: no label file or no folder of videos, or a broken row.
     """
-    clips: list[Clip] = []
-    absent: list[str] = []
-    unusable: list[str] = []
+    found = TimedClips()
     for split, path in _label_files(layout.require_root(root)).items():
-        place = layout.first_folder(root, (name.format(split=split) for name in _VIDEOS))
-        if place is None:
-            raise CorpusError(
-                f"no raw videos of split {split!r}",
-                where=root,
-                remedy=f"expected {_VIDEOS[0].format(split=split)} below the corpus root",
-            )
-        present = layout.names_in(root / place)
+        place = layout.require_folder(root, [name.format(split=split) for name in _VIDEOS])
+        folder = Folder(root, place)
         for row in layout.rows_of(path, "\t", _COLUMNS):
-            times = _times(row)
-            if times is None:
-                unusable.append(row["SENTENCE_NAME"])
-                continue
-            clips.append(_clip(row, SPLITS[split], place, times))
-            if f"{row['VIDEO_NAME']}.mp4" not in present:
-                absent.append(row["SENTENCE_NAME"])
-    notes = [
-        *layout.tally("clips whose video is missing", absent),
-        *layout.tally("rows left out for an empty or broken time range", unusable),
-    ]
-    return Manifest.from_clips("how2sign", clips, notes)
+            found.add(
+                row["SENTENCE_NAME"],
+                folder=folder,
+                video=row["VIDEO_NAME"],
+                start=row["START_REALIGNED"],
+                end=row["END_REALIGNED"],
+                text=unquoted(row["SENTENCE"]),
+                split=SPLITS[split],
+                language="English",
+                extra={"video": row["VIDEO_ID"], "sentence": row["SENTENCE_ID"]},
+            )
+    return Manifest.from_clips("how2sign", found.clips, found.notes())
 
 
 def labels(root: Path) -> list[Path]:
@@ -83,37 +75,28 @@ def _label_files(root: Path) -> dict[str, Path]:
         for split in SPLITS
     }
     if not any(found.values()):
-        raise CorpusError(
-            "no how2sign_realigned_{train,val,test}.csv",
-            where=root,
-            remedy="fetch the re-aligned English translations of How2Sign",
-        )
+        raise layout.no_such_file(root, "how2sign_realigned_{train,val,test}.csv")
     return {split: paths[0] for split, paths in found.items() if paths}
 
 
-def _times(row: Mapping[str, str]) -> tuple[float, float] | None:
-    try:
-        start, end = float(row["START_REALIGNED"]), float(row["END_REALIGNED"])
-    except ValueError:
-        return None
-    return (start, end) if isfinite(end) and 0 <= start < end else None
-
-
-def _clip(row: Mapping[str, str], split: str, place: str, times: tuple[float, float]) -> Clip:
-    return Clip(
-        id=row["SENTENCE_NAME"],
-        split=split,
-        source=f"{place}/{row['VIDEO_NAME']}.mp4",
-        start=times[0],
-        end=times[1],
-        text=_unquoted(row["SENTENCE"]).strip(),
-        language="English",
-        extra={"video": row["VIDEO_ID"], "sentence": row["SENTENCE_ID"]},
-    )
-
-
-def _unquoted(cell: str) -> str:
-    """Copies rewritten by spreadsheet tools quote sentences; a quote inside is doubled there."""
-    if len(cell) >= 2 and cell[0] == cell[-1] == '"' and '"' not in cell[1:-1].replace('""', ""):
-        return cell[1:-1].replace('""', '"')
-    return cell
+CORPUS = Corpus(
+    name="how2sign",
+    title="How2Sign",
+    language="English",
+    sign_language="American Sign Language (ASL)",
+    terms=(
+        "Licensed CC BY-NC 4.0: research without commercial use, with attribution. Full terms: "
+        "https://how2sign.github.io/"
+    ),
+    fps=24.0,
+    text=TextConfig(language="English"),
+    read=read,
+    labels=labels,
+    expected={"train": 31_165, "dev": 1_741, "test": 2_357},
+    missing={"train": 117, "dev": 2, "test": 14},
+    frame_size=(1280, 720),
+    caveats=(
+        "papers score different numbers of test clips: always report n",
+        "BLEURT-20 is usual beside BLEU",
+    ),
+)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from spamo_cache.errors import CorpusError
 
 SHOWN = 3
+
+ABSENT = "clips whose video is missing"
+"""Begins the note of a reader that found labels without their video."""
 
 
 def require_root(root: Path) -> Path:
@@ -36,6 +39,22 @@ def first_folder(root: Path, candidates: Iterable[str]) -> str | None:
     return None
 
 
+def require_folder(root: Path, candidates: Sequence[str]) -> str:
+    """As :func:`first_folder`.
+
+    Raises:
+        CorpusError: there is none; the likeliest candidate is named.
+    """
+    found = first_folder(root, candidates)
+    if found is None:
+        raise CorpusError(
+            "no folder of clips found",
+            where=root,
+            remedy=f"expected {candidates[0]} below the corpus root",
+        )
+    return found
+
+
 def first_files(root: Path, candidates: Iterable[str]) -> list[Path]:
     """All files of the first candidate pattern that has any, sorted."""
     for candidate in candidates:
@@ -43,6 +62,13 @@ def first_files(root: Path, candidates: Iterable[str]) -> list[Path]:
         if found:
             return found
     return []
+
+
+def no_such_file(root: Path, name: str) -> CorpusError:
+    """The error of a root that lacks the file that makes it this corpus."""
+    return CorpusError(
+        f"no {name}", where=root, remedy=f"the root is the folder of the corpus that holds {name}"
+    )
 
 
 def names_in(folder: Path) -> set[str]:
@@ -96,6 +122,14 @@ def rows_of(path: Path, delimiter: str, required: Sequence[str]) -> list[dict[st
             )
         rows.append(dict(zip(header, cells, strict=True)))
     return rows
+
+
+def one_sided(one: str, names: Collection[str], other: str, others: Collection[str]) -> list[str]:
+    """Notes on names that only one of two files has, called ``one`` and ``other``."""
+    return [
+        *tally(f"in {one} but not in {other}", set(names).difference(others)),
+        *tally(f"in {other} but not in {one}", set(others).difference(names)),
+    ]
 
 
 def tally(what: str, names: Iterable[str]) -> list[str]:

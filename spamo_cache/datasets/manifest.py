@@ -10,8 +10,9 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import repeat
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,12 +22,16 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
+from spamo_cache.config import TextConfig
 from spamo_cache.datasets import columns
 from spamo_cache.errors import CorpusError, UsageError
 from spamo_cache.store import files
 
 _CORPUS_KEY = b"spamo_cache.corpus"
 _NOTES_KEY = b"spamo_cache.notes"
+_TEXT_KEY = b"spamo_cache.text"
+_REPEATED = ("split", "source", "language", "gloss", "signer")
+"""Columns whose values are often equal."""
 _NAME = re.compile(r"[^\W_][\w.-]*")
 
 
@@ -48,7 +53,7 @@ class Clip:
     language: str
     gloss: str | None = None
     signer: str | None = None
-    extra: Mapping[str, Any]
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,14 @@ class Manifest:
     """Clips of one corpus as a table whose columns are checked.
 
     Build one with :meth:`from_clips` or :meth:`read`. ``notes`` says what a reader could not use
-    or found odd; it travels with the Parquet file.
+    or found odd; ``text`` is the convention that is applied to the raw text at training and
+    scoring, None where nobody said. Both travel with the Parquet file.
     """
 
     corpus: str
     table: pa.Table
     notes: tuple[str, ...] = ()
+    text: TextConfig | None = None
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.corpus):
@@ -90,8 +97,11 @@ class Manifest:
                 f"corpus {self.corpus} has no split {unknown[0]!r}",
                 remedy=f"choose among {', '.join(self.splits)}",
             )
-        mask = pc.is_in(self.table["split"], value_set=pa.array(wanted, pa.string()))
-        return Manifest(self.corpus, self.table.filter(mask), self.notes)
+        return self.keep(pc.is_in(self.table["split"], value_set=pa.array(wanted, pa.string())))
+
+    def keep(self, mask: Sequence[bool]) -> Manifest:
+        """Only the clips that ``mask``, one value each, says True of."""
+        return replace(self, table=self.table.filter(mask))
 
     def clips(self, split: str | None = None) -> list[Clip]:
         """All clips, or those of one split, in the order of the table.
@@ -100,16 +110,16 @@ class Manifest:
             UsageError: a split that the manifest does not have.
         """
         table = self.table if split is None else self.select([split]).table
-        names = [field.name for field in fields(Clip) if field.name != "extra"]
-        known = [table[name].to_pylist() for name in names]
-        others = [name for name in table.column_names if name not in names]
-        rest = zip(*(table[name].to_pylist() for name in others), strict=True)
-        extras: Iterable[Mapping[str, Any]] = (
-            ({key: value for key, value in zip(others, row, strict=True) if value is not None})
-            for row in rest
-        )
-        rows = zip(*known, extras if others else ({} for _ in range(len(table))), strict=True)
-        return [_clip(row) for row in rows]
+        others = [name for name in table.column_names if name not in columns.KINDS]
+        known = [_values(name, table[name]) for name in columns.KINDS]
+        rest: Iterable[Mapping[str, Any]] = repeat({})
+        if others:
+            cells = zip(*(table[name].to_pylist() for name in others), strict=True)
+            rest = (
+                {key: value for key, value in zip(others, row, strict=True) if value is not None}
+                for row in cells
+            )
+        return list(map(_clip, *known, rest))
 
     def limit(self, count: int) -> Manifest:
         """A sample of at most ``count`` clips of each split, the same on every machine.
@@ -125,7 +135,7 @@ class Manifest:
             rank = hashlib.sha256(clip.encode("utf-8", "surrogatepass")).digest()
             groups.setdefault(split, []).append((rank, row))
         rows = sorted(row for group in groups.values() for _, row in sorted(group)[:count])
-        return Manifest(self.corpus, self.table.take(pa.array(rows, pa.int64())), self.notes)
+        return replace(self, table=self.table.take(pa.array(rows, pa.int64())))
 
     @classmethod
     def from_clips(cls, corpus: str, clips: Iterable[Clip], notes: Iterable[str] = ()) -> Manifest:
@@ -135,7 +145,7 @@ class Manifest:
             CorpusError: naming the first faulty rows and columns.
         """
         listed = list(clips)
-        known = [field.name for field in fields(Clip) if field.name != "extra"]
+        known = list(columns.KINDS)
         others = sorted({key for clip in listed for key in clip.extra})
         data: dict[str, list[Any]] = {name: [getattr(c, name) for c in listed] for name in known}
         data |= {key: [clip.extra.get(key) for clip in listed] for key in others}
@@ -162,19 +172,23 @@ class Manifest:
             )
         try:
             raw = reader(path)
+            metadata = raw.schema.metadata or {}
+            notes = tuple(json.loads(metadata.get(_NOTES_KEY, b"[]")))
+            said = metadata.get(_TEXT_KEY)
+            text = None if said is None else TextConfig.model_validate_json(said)
         except FileNotFoundError:
             raise CorpusError("no such manifest", where=path, remedy="check the path") from None
         except (OSError, ValueError, pa.ArrowException) as error:
             told = " ".join(str(error).split())
             raise CorpusError(f"the manifest cannot be read: {told}", where=path) from None
-        metadata = raw.schema.metadata or {}
         name = corpus or metadata.get(_CORPUS_KEY, path.stem.encode()).decode()
-        notes = json.loads(metadata.get(_NOTES_KEY, b"[]"))
-        return cls(name, columns.checked(raw, where=path), tuple(notes))
+        return cls(name, columns.checked(raw, where=path), notes, text)
 
     def write(self, path: Path) -> Path:
-        """Write Parquet, whole or not at all; corpus name and notes stand in its metadata."""
+        """Write Parquet, whole or not at all; name, notes and convention stand in its metadata."""
         metadata = {_CORPUS_KEY: self.corpus, _NOTES_KEY: json.dumps(self.notes)}
+        if self.text is not None:
+            metadata[_TEXT_KEY] = self.text.model_dump_json()
         table = self.table.replace_schema_metadata(metadata)
         return _atomically(path, lambda file: pq.write_table(table, file, compression="zstd"))
 
@@ -186,21 +200,52 @@ class Manifest:
         return _atomically(path, lambda file: pa.csv.write_csv(table, file))
 
 
-def _clip(row: tuple[Any, ...]) -> Clip:
-    identity, split, source, start, end, crop, text, language, gloss, signer, extra = row
+def _clip(  # noqa: PLR0917 - in the order of the columns
+    clip: str,
+    split: str,
+    source: str,
+    start: float | None,
+    end: float | None,
+    crop: tuple[float, float, float, float] | None,
+    text: str,
+    language: str,
+    gloss: str | None,
+    signer: str | None,
+    extra: Mapping[str, Any],
+) -> Clip:
     return Clip(
-        id=identity,
+        id=clip,
         split=split,
         source=source,
         start=start,
         end=end,
-        crop=None if crop is None else tuple(crop),
+        crop=crop,
         text=text,
         language=language,
         gloss=gloss,
         signer=signer,
         extra=extra,
     )
+
+
+def _values(name: str, column: pa.ChunkedArray) -> list[Any]:
+    """A column's values; what repeats is one object, so that a million clips stay small."""
+    array = column.combine_chunks()
+    if name == "crop":
+        return _boxes(array)
+    if name not in _REPEATED:
+        return list(array.to_pylist())
+    encoded = array.dictionary_encode()
+    words = [*encoded.dictionary.to_pylist(), None]
+    indices = pc.fill_null(encoded.indices, len(words) - 1).to_pylist()
+    return [words[index] for index in indices]
+
+
+def _boxes(array: pa.ListArray) -> list[Any]:
+    edges = iter(array.flatten().to_pylist())
+    known: dict[Any, Any] = {}
+    boxes = (known.setdefault(box, box) for box in zip(edges, edges, edges, edges, strict=True))
+    return [next(boxes) if present else None for present in array.is_valid().to_pylist()]
 
 
 def _column(name: str, values: list[Any]) -> pa.Array:

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from spamo_cache.config import TextConfig
 from spamo_cache.datasets import layout, restricted
+from spamo_cache.datasets.corpus import Corpus
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.errors import CorpusError
 
@@ -25,28 +27,30 @@ def read(root: Path) -> Manifest:
     """Manifest of the three splits.
 
     Machine translations for in-context pairs are taken from the official release's
-    ``{split}_info_ml.npy`` where these lie below the root (columns ``text_en`` and so on).
+    ``{split}_info_ml.npy`` or ``{split}_info.npy`` where one lies below the root (columns
+    ``text_en`` and so on).
 
     Raises:
         CorpusError: no such layout below ``root``, or a broken label file.
     """
     base = _base(layout.require_root(root))
-    frames = layout.first_folder(root, (f"{base}/{name}" for name in _FRAMES))
-    if frames is None:
-        raise CorpusError(
-            "no folder of frames", where=root / base, remedy=f"expected {_FRAMES[0]} below it"
-        )
+    frames = layout.require_folder(root, [f"{base}/{name}" for name in _FRAMES])
     clips: list[Clip] = []
     absent: list[str] = []
+    notes: list[str] = []
     for path in labels(root):
         split = path.name.split(".")[-3]
         present = layout.names_in(root / frames / split)
-        translations = _translations(root, base, split)
-        for row in layout.rows_of(path, "|", _COLUMNS):
-            clips.append(_clip(row, split, frames, translations))
-            if row["name"] not in present:
-                absent.append(row["name"])
-    return Manifest.from_clips("phoenix14t", clips, layout.tally("folders without frames", absent))
+        rows = layout.rows_of(path, "|", _COLUMNS)
+        names = {row["name"] for row in rows}
+        absent += names - present
+        info: Mapping[str, Mapping[str, Any]] = {}
+        if (file := _info_file(root, base, split)) is not None:
+            info = read_info(file)
+            notes += layout.one_sided(path.name, names, file.name, info)
+        clips += [_clip(row, split, frames, info.get(row["name"], {})) for row in rows]
+    notes += layout.tally(layout.ABSENT, absent)
+    return Manifest.from_clips("phoenix14t", clips, notes)
 
 
 def labels(root: Path) -> list[Path]:
@@ -85,21 +89,15 @@ def _base(root: Path) -> str:
     )
 
 
-def _translations(root: Path, base: str, split: str) -> Mapping[str, Mapping[str, Any]]:
-    name = f"{split}_info_ml.npy"
+def _info_file(root: Path, base: str, split: str) -> Path | None:
     folders = (".", base, "preprocess/Phoenix14T")
-    found = layout.first_files(root, (f"{folder}/{name}" for folder in folders))
-    return read_info(found[0]) if found else {}
+    names = (f"{split}_info_ml.npy", f"{split}_info.npy")
+    found = layout.first_files(root, (f"{place}/{name}" for name in names for place in folders))
+    return found[0] if found else None
 
 
-def _clip(
-    row: Mapping[str, str],
-    split: str,
-    frames: str,
-    translations: Mapping[str, Mapping[str, Any]],
-) -> Clip:
+def _clip(row: Mapping[str, str], split: str, frames: str, info: Mapping[str, Any]) -> Clip:
     name = row["name"]
-    info = translations.get(name, {})
     return Clip(
         id=name,
         split=split,
@@ -112,3 +110,25 @@ def _clip(
             f"text_{code}": info[f"{code}_text"] for code in _LANGUAGES if f"{code}_text" in info
         },
     )
+
+
+CORPUS = Corpus(
+    name="phoenix14t",
+    title="RWTH-PHOENIX-Weather 2014 T",
+    language="German",
+    sign_language="German Sign Language (DGS)",
+    terms=(
+        "Distributed by RWTH Aachen for non-commercial research, to be cited when used. Full "
+        "terms: https://www-i6.informatik.rwth-aachen.de/~koller/RWTH-PHOENIX-2014-T/"
+    ),
+    fps=25.0,
+    text=TextConfig(language="German", lower=True, final_dot=True),
+    read=read,
+    labels=labels,
+    expected={"train": 7_096, "dev": 519, "test": 642},
+    frames={"train": 827_354, "dev": 55_775, "test": 64_627},
+    frame_size=(210, 260),
+    caveats=(
+        'scores are published with " ." after every sentence, worth a point of BLEU-4, and without',
+    ),
+)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,7 +30,9 @@ def test_phoenix_reads_every_split_and_notes_what_is_missing(phoenix: Path) -> N
     assert {split: len(manifest.clips(split)) for split in manifest.splits} == {
         "train": 2, "dev": 1, "test": 1,
     }  # fmt: skip
-    assert manifest.notes == ("folders without frames: 1 (11August_2010_Wednesday_tagesschau-1)",)
+    assert manifest.notes == (
+        "clips whose video is missing: 1 (11August_2010_Wednesday_tagesschau-1)",
+    )
 
 
 def test_phoenix_is_found_below_the_archive_and_in_a_256_copy(phoenix: Path) -> None:
@@ -74,11 +77,26 @@ def test_csl_daily_is_read_in_every_layout(
     assert (first.text, first.gloss, first.signer) == ("你是小张？", "你 小 张", "0")
     assert list(root.glob(first.source))
     assert manifest.notes == (
+        "not read, csl2020ct_v2.pkl is newer: 1 (csl2020ct_v1.pkl)",
         "in split_1.txt but not in csl2020ct_v2.pkl: 1 (S000005_P0004_T00)",
         "in csl2020ct_v2.pkl but not in split_1.txt: 1 (S000007_P0003_T00)",
-        "clips without a file: 1 (S000022_P0001_T00)",
+        "clips whose video is missing: 1 (S000022_P0001_T00)",
     )
     assert [path.name for path in csl_daily.labels(root)] == ["csl2020ct_v2.pkl", "split_1.txt"]
+
+
+def test_csl_daily_clips_that_stand_twice_are_refused(csl: Callable[[str], Path]) -> None:
+    root = csl("sentence-crop")
+    splits, labels = root / "sentence_label/split_1.txt", root / "sentence_label/csl2020ct_v2.pkl"
+    once = splits.read_text()
+    splits.write_text(f"{once}S000020_P0004_T00|test\n")
+    with pytest.raises(CorpusError, match="column 'id': stands in row 1 too"):
+        csl_daily.read(root)
+    splits.write_text(once)
+    document = pickle.loads(labels.read_bytes())  # noqa: S301 - written by this test
+    labels.write_bytes(pickle.dumps({"info": document["info"][:1] * 2}))
+    with pytest.raises(CorpusError, match="names a clip twice"):
+        csl_daily.read(root)
 
 
 def test_how2sign_reads_tabs_times_and_quotes(how2sign_root: Path) -> None:
@@ -134,13 +152,40 @@ def test_manifests_of_corpora_survive_parquet(phoenix: Path, tmp_path: Path) -> 
 
 
 def test_the_registry_knows_each_corpus_by_its_own_name() -> None:
-    assert set(CORPORA) == {"signed-weather", "phoenix14t", "csl-daily", "how2sign"}
+    real = {"phoenix14t", "csl-daily", "how2sign", "openasl", "youtube-asl"}
+    assert set(CORPORA) == {"signed-weather", *real}
     for name, known in CORPORA.items():
         assert known.name == name
         assert known.text.language == known.language
         assert known.terms.endswith((".", "/"))
         assert set(known.expected) in (set(), {"train", "dev", "test"})
     assert [name for name, known in CORPORA.items() if known.synthetic] == ["signed-weather"]
+
+
+@pytest.mark.parametrize(
+    ("name", "clips", "missing", "tokenizer", "fps"),
+    [
+        ("phoenix14t", (7_096, 519, 642), (), "13a", 25),
+        ("csl-daily", (18_401, 1_077, 1_176), (), "zh", 30),
+        ("how2sign", (31_165, 1_741, 2_357), (31_048, 1_739, 2_343), "13a", 24),
+    ],
+)
+def test_published_numbers_and_conventions_are_those_of_the_papers(
+    name: str, clips: tuple[int, ...], missing: tuple[int, ...], tokenizer: str, fps: float
+) -> None:
+    known = corpus(name)
+    assert tuple(known.expected.values()) == clips
+    found = tuple(known.expected[split] - count for split, count in known.missing.items())
+    assert found == missing
+    assert (known.text.tokenize, known.fps) == (tokenizer, fps)
+
+
+def test_the_text_convention_is_recorded_with_the_raw_text(phoenix: Path, tmp_path: Path) -> None:
+    made = corpus("phoenix14t").manifest(phoenix)
+    back = Manifest.read(made.write(tmp_path / "m.parquet"))
+    assert back.text == corpus("phoenix14t").text
+    assert back.select(["dev"]).text == back.limit(1).text == back.text
+    assert back.clips("dev")[0].text == "und nun die wettervorhersage"
 
 
 def test_an_unknown_corpus_names_the_nearest() -> None:

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from spamo_cache import config
-from spamo_cache.datasets.doctor import Diagnosis, Finding, diagnosis, file_sha256
+from spamo_cache.datasets.doctor.findings import Diagnosis, Finding, diagnosis
+from spamo_cache.datasets.doctor.lint import file_sha256
+from spamo_cache.errors import SpamoError
+from spamo_cache.store.roots import stores
 
 PACKAGES = ("torch", "transformers", "peft", "zarr", "numpy", "pyarrow", "sacrebleu")
 STAGE_ONE = {
@@ -33,11 +36,12 @@ def examine(roots: Sequence[str] | None = None) -> Diagnosis:
 
     Returns:
         Findings, and the facts ``python``, ``packages``, ``devices``, ``cpus``, ``weights`` (each
-        with its SHA-256) and ``roots`` (each with its free bytes).
+        with its SHA-256) and ``roots`` (each with its free bytes; remote ones with their number of
+        stores).
     """
     packages = {name: _version(name) for name in (*PACKAGES, *STAGE_ONE.values())}
     devices, trouble = _devices()
-    places = {root: _place(root) for root in (roots if roots is not None else config.roots())}
+    places = {root: _place(root) for root in (config.roots() if roots is None else roots)}
     facts = {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -116,7 +120,7 @@ def _weights() -> dict[str, str]:
 
 def _place(root: str) -> dict[str, Any]:
     if "://" in root:
-        return {"kind": "remote"}
+        return _remote(root)
     path = Path(root).expanduser()
     nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     return {
@@ -127,7 +131,19 @@ def _place(root: str) -> dict[str, Any]:
     }
 
 
+def _remote(root: str) -> dict[str, Any]:
+    try:
+        found = stores(root)
+    except SpamoError as error:
+        return {"kind": "remote", "reachable": False, "reason": error.what}
+    return {"kind": "remote", "reachable": True, "stores": len(found)}
+
+
 def _root_findings(places: dict[str, dict[str, Any]]) -> Iterator[Finding]:
+    for root, place in places.items():
+        if place["kind"] == "remote" and not place["reachable"]:
+            told = f"cannot be reached: {place['reason']}"
+            yield Finding("warning", told, root, "what it holds will be computed again")
     local = {root: place for root, place in places.items() if place["kind"] == "local"}
     if local and not any(place["writable"] for place in local.values()):
         told = "no root of feature stores can be written"
