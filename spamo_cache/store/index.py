@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import google_crc32c
 import numpy as np
+from awscrt.checksums import crc32c
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -132,7 +132,7 @@ def pointer(digest: str) -> bytes:
 
 def _chunk(column: NDArray[Any]) -> bytes:
     data = column.tobytes()
-    return data + google_crc32c.value(data).to_bytes(CHECKSUM_BYTES, "little") if data else b""
+    return data + crc32c(data).to_bytes(CHECKSUM_BYTES, "little") if data else b""
 
 
 def _key(record: ColumnRecord) -> str:

@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import google_crc32c
 import numpy as np
 import zarr
+from awscrt.checksums import crc32c
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec
 
@@ -93,7 +93,7 @@ def clip_checksum(rows: NDArray[Any], geometry: Geometry) -> int:
     """
     zeros = np.zeros(geometry.chunk_bytes, np.uint8)
     place = Destination(as_bytes(rows), zeros, geometry.chunk_bytes)
-    return int(google_crc32c.value(place.checksums()))
+    return int(crc32c(place.checksums()))
 
 
 class Destination:
@@ -140,10 +140,10 @@ class Destination:
     def checksums(self) -> bytes:
         """The crc32c of each chunk, as shards keep them."""
         out, size = self._out, self._size
-        # numpy arrays are hashed in place, memoryviews are not accepted.
-        found = [google_crc32c.value(out[at : at + size]) for at in range(0, len(out), size)]
+        # numpy arrays are hashed in place, memoryviews of them are not accepted.
+        found = [crc32c(out[at : at + size]) for at in range(0, len(out), size)]
         if len(self._padding):
-            found[-1] = google_crc32c.extend(found[-1], self._padding)
+            found[-1] = crc32c(self._padding, found[-1])
         return struct.pack(f"<{len(found)}I", *found)
 
     def checksum(self, where: object) -> int:
@@ -155,7 +155,7 @@ class Destination:
         found = self.checksums()
         if found != self._sums:
             raise DamagedError("features disagree with their checksum", where=where, remedy=_MEND)
-        return int(google_crc32c.value(found))
+        return int(crc32c(found))
 
 
 class Shard:
@@ -232,7 +232,7 @@ class Shard:
         raw = np.empty(geometry.index_bytes, np.uint8)
         self._scatter([raw.data], len(raw), place)
         entries = raw[:-CHECKSUM_BYTES]
-        if google_crc32c.value(entries) != int(raw[-CHECKSUM_BYTES:].view("<u4")[0]):
+        if crc32c(entries) != int(raw[-CHECKSUM_BYTES:].view("<u4")[0]):
             raise DamagedError("the shard's index disagrees with its checksum", where=self.path)
         expected = np.full((geometry.chunks, 2), ABSENT_CHUNK, "<u8")
         count, rest = divmod(place, self._stored_bytes)
