@@ -44,7 +44,8 @@ class Scale:
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
     """Round values (1, 2 or 5 times a power of ten apart) that enclose ``low..high``."""
-    span = (high - low) or abs(high) or 1.0
+    # Ticks have ten decimals: what is nearer together is one value.
+    span = next(size for size in (high - low, abs(high), 1.0) if size > 1e-9)
     raw = span / count
     power = 10.0 ** floor(log10(raw))
     step = next(power * factor for factor in (1, 2, 5, 10) if raw <= power * factor * 1.0001)

@@ -53,7 +53,7 @@ def test_full_memory_stops_cleanly_and_goes_on(
     said: str,
 ) -> None:
     owner, name = {
-        "decode": (decoding, "prepare"),
+        "decode": (decoding, "squares"),
         "encode": (worker.Batches, "_gathered"),
     }[part]
     plain, calls = getattr(owner, name), []
