@@ -23,7 +23,6 @@ from argparse import RawTextHelpFormatter
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import cast
 
 import torch
 from reference import footage, networks
@@ -36,8 +35,8 @@ from spamo_cache.config import CacheSpec, parse
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.encoders import registry
 from spamo_cache.encoders.clip import stacked, window
+from spamo_cache.encoders.encoder import Encoder
 from spamo_cache.encoders.preprocess import Normalise, prepare
-from spamo_cache.encoders.registry import Encoder
 from spamo_cache.extract.decoding import decoded
 from spamo_cache.extract.job import Item, Job
 from spamo_cache.extract.run import extract
@@ -225,7 +224,7 @@ def show_large(place: Path, rounds: int, device: str) -> None:
     print(f"\nboth streams, ViT-L/14 (scales 1, 2) and VideoMAE-L, float16, {frames} frames of PNG")
     print(f"  {torch.cuda.get_device_name(device)}")
     for encoder in bench.encoders.values():
-        cast("torch.nn.Module", encoder).compile()
+        encoder.compile()
     times["compiled"] = measure({"compiled": contestants["limit"]}, rounds)["compiled"]
     rates = {name: frames / statistics.median(t.wall) for name, t in times.items()}
     work = sum(

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from spamo_cache.encoders.encoder import Encoder
 from spamo_cache.encoders.preprocess import Resize, prepare
-from spamo_cache.encoders.registry import Encoder, batch_rows
+from spamo_cache.encoders.registry import batch_rows
 
 
 def window(prepared: torch.Tensor, start: int, span: int) -> torch.Tensor:

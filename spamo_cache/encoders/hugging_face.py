@@ -6,7 +6,7 @@ TimeSformer, ViViT, V-JEPA 2) a row per window.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from torch import nn
 
 from spamo_cache.config import TransformersStream
 from spamo_cache.encoders import hollow, pretrained, weights
+from spamo_cache.encoders.encoder import Encoder
 from spamo_cache.encoders.preprocess import Normalise
-from spamo_cache.encoders.windows import starts
 from spamo_cache.errors import ConfigError
 
 _POOLERS = ("pooler", "head")
@@ -26,7 +26,7 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {"vjepa2": {"skip_predictor": True}}
 """What a network has to be told so as to stop at its last hidden state."""
 
 
-class TransformersEncoder(nn.Module):
+class TransformersEncoder(Encoder):
     """One row per frame or window, of the network's width."""
 
     def __init__(self, stream: TransformersStream, base: Path) -> None:
@@ -50,32 +50,6 @@ class TransformersEncoder(nn.Module):
         self.width = self.network.width
         self.tokens_per_row = self.network.tokens
         self.flops_per_row = self.network.flops
-
-    def rows(self, frames: int) -> int:
-        """Rows of a clip; one shorter than a window is padded to it."""
-        return len(self.starts(frames))
-
-    def starts(self, frames: int) -> Sequence[int]:
-        """First frame of each row."""
-        return starts(frames, span=self.span, stride=self.stride, tail=self.tail)
-
-    @torch.inference_mode()
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Encode prepared frames.
-
-        Args:
-            pixels: uint8 (rows, 3, size, size), or (rows, window, 3, size, size) where the stream
-                has a window, on the encoder's device.
-
-        Returns:
-            float32 (rows, width).
-        """
-        features: torch.Tensor = self(pixels)
-        return features
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        features: torch.Tensor = self.network(self.normalise(pixels))
-        return features.float()
 
 
 class VisionNetwork(nn.Module):

@@ -6,9 +6,8 @@ token 0 is the corner patch of the first two frames (which has seen all others b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,18 +16,18 @@ from torch.nn import functional
 from spamo_cache.config import MotionStream
 from spamo_cache.encoders import hollow, pretrained, weights
 from spamo_cache.encoders.blocks import Block, BlockWeights, run
+from spamo_cache.encoders.encoder import Encoder
 from spamo_cache.encoders.preprocess import Normalise, Preprocess
-from spamo_cache.encoders.windows import starts
 from spamo_cache.errors import ConfigError, WeightsError
 
 _UNUSED = ("layernorm",)
 """Behind every output offered here, and not in every checkpoint."""
 
 
-class MotionEncoder(nn.Module):
+class MotionEncoder(Encoder):
     """One row per window of frames, of the network's width."""
 
-    per: Literal["window"] = "window"
+    per = "window"
 
     def __init__(self, stream: MotionStream, base: Path) -> None:
         """Load the weights.
@@ -56,33 +55,8 @@ class MotionEncoder(nn.Module):
         self.network = VideoTower(model, stream)
         side = self.preprocess.geometry.size
         row, self.flops_per_row = hollow.run(self.network, (1, self.span, 3, side, side))
-        self.width: int = row.shape[1]
-        self.tokens_per_row: int = model.embeddings.num_patches
-
-    def rows(self, frames: int) -> int:
-        """Windows of a clip; a clip shorter than one window is padded to one."""
-        return len(self.starts(frames))
-
-    def starts(self, frames: int) -> Sequence[int]:
-        """First frame of each window. Only full ones count, unless the tail is padded."""
-        return starts(frames, span=self.span, stride=self.stride, tail=self.tail)
-
-    @torch.inference_mode()
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Encode windows of prepared frames.
-
-        Args:
-            pixels: uint8 (rows, window, 3, size, size) on the encoder's device.
-
-        Returns:
-            float32 (rows, width).
-        """
-        features: torch.Tensor = self(pixels)
-        return features
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        features: torch.Tensor = self.network(self.normalise(pixels))
-        return features.float()
+        self.width = row.shape[1]
+        self.tokens_per_row = model.embeddings.num_patches
 
 
 class VideoTower(nn.Module):

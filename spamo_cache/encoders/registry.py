@@ -1,21 +1,21 @@
 """The encoders there are, and how a stream of a cache spec becomes one of them.
 
-A further kind of stream is one config model (``config.py``), one class with the protocol below and
-one line in :data:`_KINDS`.
+A further kind of stream is one config model (``config.py``), one subclass of ``Encoder`` and one
+line in :func:`_kinds`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import torch
 
 from spamo_cache.config import StreamSpec
 from spamo_cache.encoders import weights
-from spamo_cache.encoders.preprocess import Preprocess
+from spamo_cache.encoders.encoder import Encoder
 from spamo_cache.errors import SpamoError, UsageError, WeightsError
 
 Compute = Literal["auto", "float32", "bfloat16", "float16"]
@@ -25,32 +25,6 @@ SEMANTICS = 1
 
 _TOKENS = {"cpu": 3200, "cuda": 65_536}
 """Tokens per batch. Part of what decides a feature's last bit, so never a user's setting."""
-
-
-class Encoder(Protocol):
-    """What extraction needs to know of an encoder."""
-
-    per: Literal["frame", "window"]
-    span: int
-    """Frames under one row; a shorter clip is padded to it with its last frame."""
-    width: int
-    """Values per row."""
-    tokens_per_row: int
-    flops_per_row: int
-    """Of the network, one row; multiplications and additions of matrix products."""
-    weights_sha256: str
-    preprocess: Preprocess
-    network: torch.nn.Module
-    """The part that computes in the arithmetic asked for."""
-
-    def rows(self, frames: int) -> int:
-        """Rows of a clip of ``frames`` frames."""
-
-    def starts(self, frames: int) -> Sequence[int]:
-        """First frame of each row."""
-
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 (rows, 3, s, s) or (rows, span, 3, s, s) on its device -> float32 (rows, width)."""
 
 
 def build(
@@ -75,8 +49,7 @@ def build(
     encoder.to(device)
     # Pixels are normalised and enlarged in float32, whatever the network computes in.
     encoder.network.to(_dtype(compute, device))
-    ready: Encoder = encoder
-    return ready
+    return encoder
 
 
 def batch_rows(encoder: Encoder, device: str) -> int:
@@ -138,7 +111,7 @@ def _pin_name(stream: StreamSpec) -> str:
     return f"{stream.encoder}:{model or ''}:{stream.weights}"
 
 
-def _kinds() -> dict[str, Callable[..., Any]]:
+def _kinds() -> dict[str, Callable[..., Encoder]]:
     # Imported here: choosing an encoder must not import the other's libraries.
     from spamo_cache.encoders.hugging_face import TransformersEncoder
     from spamo_cache.encoders.motion import MotionEncoder

@@ -7,9 +7,7 @@ are interpolated from the normalised base image, as the official release does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import nn
@@ -17,16 +15,15 @@ from torch.nn import functional
 
 from spamo_cache.config import SpatialStream
 from spamo_cache.encoders import hollow, towers
+from spamo_cache.encoders.encoder import Encoder
 from spamo_cache.encoders.preprocess import Normalise
 from spamo_cache.encoders.vit import PlainTower, WholeTower, is_plain
-from spamo_cache.encoders.windows import starts
 
 
-class SpatialEncoder(nn.Module):
+class SpatialEncoder(Encoder):
     """One row per ``stride`` frames, of ``len(scales) * tower width`` values."""
 
-    per: Literal["frame"] = "frame"
-    span: int = 1
+    per = "frame"
 
     def __init__(self, stream: SpatialStream, base: Path) -> None:
         """Load the weights; raises ConfigError or WeightsError as :func:`towers.load` does."""
@@ -40,34 +37,13 @@ class SpatialEncoder(nn.Module):
         side = tower.preprocess.geometry.size
         row, flops = hollow.run(self.network, (1, 3, side, side))
         crops = sum(scale * scale for scale in self.scales)
-        self.width: int = row.shape[1] * len(self.scales)
+        self.width = row.shape[1] * len(self.scales)
         self.tokens_per_row = self.network.tokens * crops
         self.flops_per_row = flops * crops
         self.normalise = Normalise(tower.preprocess)
         self.enlarge = nn.ParameterList(
             nn.Parameter(_bicubic(side, scale), requires_grad=False) for scale in self.scales
         )
-
-    def rows(self, frames: int) -> int:
-        """Rows of a clip of ``frames`` frames."""
-        return len(self.starts(frames))
-
-    def starts(self, frames: int) -> Sequence[int]:
-        """Frame of each row."""
-        return starts(frames, span=1, stride=self.stride)
-
-    @torch.inference_mode()
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Encode prepared frames.
-
-        Args:
-            pixels: uint8 (rows, 3, size, size) on the encoder's device.
-
-        Returns:
-            float32 (rows, width).
-        """
-        features: torch.Tensor = self(pixels)
-        return features
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         base = self.normalise(pixels)

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from spamo_cache.encoders.clip import stacked, window
-from spamo_cache.encoders.registry import Encoder, batch_rows
+from spamo_cache.encoders.encoder import Encoder
+from spamo_cache.encoders.registry import batch_rows
 
 Row = tuple[str, int, torch.Tensor, int]
 """Clip, number of the row in it, the clip's prepared frames, the row's first frame."""

@@ -12,7 +12,7 @@ import numpy as np
 from spamo_cache import config
 from spamo_cache.config import CacheSpec
 from spamo_cache.encoders import registry
-from spamo_cache.encoders.registry import Encoder
+from spamo_cache.encoders.encoder import Encoder
 from spamo_cache.errors import UsageError
 from spamo_cache.extract.plan import Ints, Plan, SplitClip, StreamPlan, plan, rows_of
 from spamo_cache.store.find import find
@@ -123,7 +123,8 @@ def survey(
         for name, encoder in encoders.items()
     }
     frames = np.array([probed.frames for probed in probes], np.int64)
-    planned = plan(clips, frames, layouts, spec.store)
+    begins = [0 if probed.span is None else probed.span.first for probed in probes]
+    planned = plan(clips, frames, layouts, spec.store, begins)
     corpus = corpus_hash(keys)
     surveyed = {
         name: _stream(

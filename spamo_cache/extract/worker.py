@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from spamo_cache.compat import cpu_threads
 from spamo_cache.config import StreamSpec
 from spamo_cache.encoders import registry
-from spamo_cache.encoders.registry import Compute, Encoder
+from spamo_cache.encoders.encoder import Encoder
+from spamo_cache.encoders.registry import Compute
 from spamo_cache.errors import WeightsError
 from spamo_cache.extract import memory, reuse
 from spamo_cache.extract.batches import Batches

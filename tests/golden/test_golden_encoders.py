@@ -21,8 +21,9 @@ from spamo_cache.compat import declare_torchvision_ops
 from spamo_cache.config import MotionStream, SpatialStream
 from spamo_cache.encoders import registry
 from spamo_cache.encoders.clip import encode_clip
+from spamo_cache.encoders.encoder import Encoder
 from spamo_cache.encoders.preprocess import Normalise, Resize, from_processor, prepare
-from spamo_cache.encoders.registry import Compute, Encoder
+from spamo_cache.encoders.registry import Compute
 
 GOLDEN = Path(__file__).parent / "encoders"
 EXPECTED = json.loads((GOLDEN / "expected.json").read_text())
