@@ -51,7 +51,7 @@ class SpatialStream(StrictModel):
     """open_clip model name; None where the weights' own shape says it (a folder)."""
     scales: tuple[Annotated[int, Field(ge=1, le=8)], ...] = Field((1, 2), min_length=1)
     """Multiples of the encoder's input size; scale s is cut into s x s crops."""
-    stride: Annotated[int, Field(ge=1)] = 1
+    stride: Annotated[int, Field(ge=1, le=1 << 20)] = 1
     """Frames between two rows; SpaMo takes every frame."""
     layer: int = -1
     """Transformer block whose output is kept; -1 is the last."""
@@ -68,9 +68,9 @@ class MotionStream(StrictModel):
 
     encoder: Literal["videomae"]
     weights: str
-    window: Annotated[int, Field(ge=1)] = 16
+    window: Annotated[int, Field(ge=1, le=1 << 12)] = 16
     """Frames per window."""
-    stride: Annotated[int, Field(ge=1)] = 8
+    stride: Annotated[int, Field(ge=1, le=1 << 20)] = 8
     """Frames between the starts of two windows."""
     layer: int = -1
     """Index into the hidden states; -1 is the last one, before the final layer norm."""
@@ -92,9 +92,9 @@ class TransformersStream(StrictModel):
     """``org/name[@revision]`` of a hub, or a folder beside the spec."""
     output: Literal["cls", "mean", "pooler"]
     """Class token, mean of the patch tokens, or what the network's own pooler makes of them."""
-    window: Annotated[int, Field(ge=1)] | None = None
+    window: Annotated[int, Field(ge=1, le=1 << 12)] | None = None
     """Frames per window of a video network; None for an image network, a row per frame."""
-    stride: Annotated[int, Field(ge=1)] = 1
+    stride: Annotated[int, Field(ge=1, le=1 << 20)] = 1
     """Frames between two rows."""
     layer: int | None = None
     """Index into the hidden states; None is the network's last, after its final layer norm."""
@@ -127,8 +127,8 @@ class FramesSpec(StrictModel):
 class RowsSpec(StrictModel):
     """Row counts: for streams with a row per frame, and for those with a row per window."""
 
-    frame: Annotated[int, Field(ge=1)]
-    window: Annotated[int, Field(ge=1)]
+    frame: Annotated[int, Field(ge=1, le=1 << 28)]
+    window: Annotated[int, Field(ge=1, le=1 << 28)]
 
 
 class StoreSpec(StrictModel):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import repeat
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -172,6 +172,7 @@ class Manifest:
             )
         try:
             raw = reader(path)
+            raw.validate(full=True)  # texts that are no UTF-8
             metadata = raw.schema.metadata or {}
             notes = tuple(json.loads(metadata.get(_NOTES_KEY, b"[]")))
             said = metadata.get(_TEXT_KEY)
@@ -184,20 +185,29 @@ class Manifest:
         name = corpus or metadata.get(_CORPUS_KEY, path.stem.encode()).decode()
         return cls(name, columns.checked(raw, where=path), notes, text)
 
-    def write(self, path: Path) -> Path:
-        """Write Parquet, whole or not at all; name, notes and convention stand in its metadata."""
+    def to_bytes(self) -> bytes:
+        """As Parquet, name, notes and convention in its metadata; of equal manifests the same."""
         metadata = {_CORPUS_KEY: self.corpus, _NOTES_KEY: json.dumps(self.notes)}
         if self.text is not None:
             metadata[_TEXT_KEY] = self.text.model_dump_json()
-        table = self.table.replace_schema_metadata(metadata)
-        return _atomically(path, lambda file: pq.write_table(table, file, compression="zstd"))
+        # In one piece: how a table came to be must not show.
+        table = self.table.replace_schema_metadata(metadata).combine_chunks()
+        memory = io.BytesIO()
+        pq.write_table(table, memory, compression="zstd")
+        return memory.getvalue()
+
+    def write(self, path: Path) -> Path:
+        """Write Parquet, whole or not at all; see :meth:`to_bytes`."""
+        return _atomically(path, self.to_bytes())
 
     def write_csv(self, path: Path) -> Path:
         """Write CSV that :meth:`read` takes back; a crop box is ``x0,y0,x1,y1`` in one cell."""
         crop = [columns.crop_text(box) for box in self.table["crop"].to_pylist()]
         position = self.table.schema.get_field_index("crop")
         table = self.table.set_column(position, "crop", pa.array(crop, pa.string()))
-        return _atomically(path, lambda file: pa.csv.write_csv(table, file))
+        memory = io.BytesIO()
+        pa.csv.write_csv(table, memory)
+        return _atomically(path, memory.getvalue())
 
 
 def _clip(  # noqa: PLR0917 - in the order of the columns
@@ -284,13 +294,11 @@ _READERS: dict[str, Callable[[Path], pa.Table]] = {
 }
 
 
-def _atomically(path: Path, write: Callable[[IO[bytes]], None]) -> Path:
-    memory = io.BytesIO()
-    write(memory)
+def _atomically(path: Path, data: bytes) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.aside(path.parent) as work:
-            files.replace(path, memory.getvalue(), work)
+            files.replace(path, data, work)
     except OSError as error:
         told = error.strerror or str(error)
         raise CorpusError(
