@@ -64,6 +64,16 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def checkpoint_activations(model: Any) -> None:
+    """Let a transformers model, LoRA or not, compute its activations anew on the way back."""
+    plain = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(plain)
+    else:
+        # Its name in older releases; newer ones warn of it.
+        model.gradient_checkpointing_enable(plain)
+
+
 @contextmanager
 def cpu_threads(count: int | None) -> Iterator[None]:
     """Compute with ``count`` threads inside the block; None leaves torch's own choice.

@@ -30,6 +30,8 @@ class Material:
     """Clips of which every value is drawn from its number: written in pieces, never held whole."""
 
     rows: list[int]
+    width: int = WIDTH
+    stream: str = "spatial"
 
     @property
     def ids(self) -> list[str]:
@@ -38,7 +40,7 @@ class Material:
     def features(self, number: int) -> Array:
         """(rows, width) of a clip."""
         random = np.random.default_rng(number)
-        drawn = random.standard_normal((self.rows[number], WIDTH), np.float32)
+        drawn = random.standard_normal((self.rows[number], self.width), np.float32)
         return drawn.astype(np.float16)
 
     def __iter__(self) -> Iterator[tuple[str, Array]]:
@@ -54,12 +56,12 @@ class Material:
         writer = StoreWriter.open(
             root,
             corpus="benchmark",
-            stream="spatial",
+            stream=self.stream,
             identity=StreamIdentity({"chunk": chunk_rows, "shard": shard_rows}, "", 0),
             weights="random",
             keys=[ClipKey(clip, clip, 0) for clip in ids],
             slots=slots,
-            width=WIDTH,
+            width=self.width,
             dtype="float16",
             chunk_rows=chunk_rows,
             shard_rows=shard_rows,

@@ -90,7 +90,7 @@ def pooled(
     translator: Translator, data: Examples
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """(clips, width) unit vectors of clips and of their sentences, in the order of ``data``."""
-    device = translator.prompt.device
+    device = translator.device
     order: list[int] = []
     sign, text = [], []
     for numbers in data.sorted_batches(_BATCH):

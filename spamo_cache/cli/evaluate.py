@@ -52,6 +52,8 @@ def run(folder: Path, split: str, *, shuffle: bool = False, device: str = "auto"
 def show(card: Scorecard) -> None:
     """The scorecard as a table."""
     note = " (features shuffled between clips)" if card.shuffled else ""
+    if card.protocol != "default":
+        note += f", protocol {card.protocol}"
     display.table(
         ("metric", "score", "95 % interval", "n"),
         [

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from spamo_cache.cli import display, features, inputs, options
+from spamo_cache.errors import SpamoError, UsageError
 
 if TYPE_CHECKING:
-    from spamo_cache.train import RunSummary
+    from spamo_cache.config import Pipeline
+    from spamo_cache.datasets.manifest import Manifest
+    from spamo_cache.store.reader import FeatureStore
+    from spamo_cache.train import RunSummary, Spread
 
 
 def train(
@@ -41,29 +46,122 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run.")
     ] = False,
+    import_official: Annotated[
+        Path | None,
+        typer.Option(
+            "--import-official",
+            metavar="FILE",
+            help="Train nothing: take the weights of this checkpoint of the official release.",
+        ),
+    ] = None,
+    export_official: Annotated[
+        Path | None,
+        typer.Option(
+            "--export-official",
+            metavar="FILE",
+            help="Train nothing: write the run's weights as the official release names them.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option("--seeds", metavar="N", min=1, help="A run for each of N seeds."),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Train a translator from the features that were extracted last; VT-Align, then translation.
+
+    A pipeline with a sweep, or with --seeds, is several runs; finished ones are reused.
 
     Example:
 
         spamo-cache train pipelines/phoenix14t/default.yaml --set translate.lr=1e-4 -o runs/lr
     """
-    summary, out = run(
-        pipeline,
-        overrides or [],
-        store,
-        output,
-        resume=resume,
-        manifest=manifest,
-        given=stores or (),
-    )
+    if export_official is not None:
+        _export(pipeline, overrides or [], output, export_official)
+        return
+    loaded, path = inputs.load_pipeline(pipeline, overrides or [])
+    needs = Needs(path.parent, store, manifest, stores or ())
+    if import_official is None and (loaded.sweep or seeds is not None):
+        _show_all(loaded, needs, seeds, output, resume=resume, json=json)
+        return
+    out = output or _folder(loaded)
+    summary = train_one(loaded, needs, out, resume=resume, checkpoint=import_official)
+    if not _leads():
+        return
     if json:
         display.as_json(asdict(summary))
     else:
         _show(summary, out)
     for failed in summary.failed.values():
         display.failures(list(failed.items()))
+
+
+def _export(name: str, overrides: list[str], output: Path | None, file: Path) -> None:
+    from spamo_cache.train.official import export_checkpoint
+
+    out = output or _folder(inputs.load_pipeline(name, overrides)[0])
+    count = export_checkpoint(out, file)
+    display.pairs({"run": out, "tensors": count, "written to": file})
+
+
+def _folder(pipeline: Pipeline) -> Path:
+    return Path("runs") / pipeline.corpus / pipeline.name
+
+
+def _leads() -> bool:
+    """Whether this is the process that speaks, of those that a launcher started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _show_all(
+    pipeline: Pipeline,
+    needs: Needs,
+    seeds: int | None,
+    parent: Path | None,
+    *,
+    resume: bool,
+    json: bool,
+) -> None:
+    """Train every variant under every seed; a failed one does not keep the others from it."""
+    from spamo_cache.train import seeded, spread, variants
+
+    failed: list[tuple[str, str]] = []
+    spreads, runs = [], []
+    for variant in variants(pipeline):
+        scores = []
+        for single in [variant] if seeds is None else seeded(variant, seeds):
+            out = _folder(single) if parent is None else parent / single.name
+            try:
+                summary = train_one(single, needs, out, resume=resume)
+            except UsageError:
+                raise
+            except SpamoError as error:
+                failed.append((single.name, error.what))
+                continue
+            runs.append(summary)
+            scores += [] if summary.best_bleu is None else [summary.best_bleu]
+        spreads += [spread(variant.name, scores)] if scores else []
+    if _leads():
+        _print_all(spreads, runs, json=json)
+        display.failures(failed)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _print_all(spreads: Sequence[Spread], runs: Sequence[RunSummary], *, json: bool) -> None:
+    if json:
+        display.as_json(
+            {"experiments": list(map(asdict, spreads)), "runs": list(map(asdict, runs))}
+        )
+        return
+    display.table(
+        ["run", "best BLEU-4 on dev", "at step"],
+        [(str(run.path), run.best_bleu, run.best_step) for run in runs],
+    )
+    display.table(
+        ["experiment", "runs", "mean", "deviation"],
+        [(one.name, one.runs, one.mean, one.deviation) for one in spreads],
+    )
 
 
 def _show(summary: RunSummary, out: Path) -> None:
@@ -91,26 +189,55 @@ def run(
     given: Sequence[str] = (),
 ) -> tuple[RunSummary, Path]:
     """Find what the pipeline needs and train it; the run's summary and folder."""
-    from spamo_cache.train import train as train_pipeline
-
     pipeline, path = inputs.load_pipeline(name, overrides)
-    table, stores = features.load(
-        pipeline, path.parent, manifest=manifest, store=store, given=given
-    )
-    out = output or Path("runs") / pipeline.corpus / pipeline.name
+    out = output or _folder(pipeline)
+    needs = Needs(path.parent, store, manifest, given)
+    return train_one(pipeline, needs, out, resume=resume), out
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Where the features and sentences of a pipeline are looked for, see ``features.load``."""
+
+    base: Path
+    store: str | None
+    manifest: Path | None
+    given: Sequence[str]
+
+    def found(self, pipeline: Pipeline) -> tuple[Manifest, dict[str, FeatureStore]]:
+        return features.load(
+            pipeline, self.base, manifest=self.manifest, store=self.store, given=self.given
+        )
+
+
+def train_one(
+    pipeline: Pipeline, needs: Needs, out: Path, *, resume: bool, checkpoint: Path | None = None
+) -> RunSummary:
+    """Train one experiment into ``out``, with a bar that tells how it goes.
+
+    Args:
+        checkpoint: one of the official release, imported in place of training.
+    """
+    from spamo_cache.train import train as train_pipeline
+    from spamo_cache.train.official import import_checkpoint
+
+    table, stores = needs.found(pipeline)
+    if checkpoint is not None:
+        return import_checkpoint(
+            checkpoint, pipeline, base=needs.base, manifest=table, stores=stores, out=out
+        )
     with display.progress(f"training {pipeline.name}", "steps") as advance:
 
         def step(stage: str, done: int, total: int, numbers: Mapping[str, float]) -> None:
             shown = ", ".join(f"{name} {value:.3g}" for name, value in numbers.items())
             advance(done, total, f"{stage}: {shown}" if shown else stage)
 
-        summary = train_pipeline(
+        return train_pipeline(
             pipeline,
-            base=path.parent,
+            base=needs.base,
             manifest=table,
             stores=stores,
             out=out,
             resume=resume,
             progress=step,
         )
-    return summary, out

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from spamo_cache.cli import display, inputs, options
-from spamo_cache.errors import UsageError
+from spamo_cache.errors import UsageError, VideoError
 
 
 def translate(
@@ -22,53 +24,113 @@ def translate(
     *,
     start: Annotated[float | None, typer.Option("--start", help="Seconds; from here on.")] = None,
     end: Annotated[float | None, typer.Option("--end", help="Seconds; up to here.")] = None,
+    window: Annotated[
+        float | None,
+        typer.Option("--window", metavar="SECONDS", min=0.1, help="Translate piece by piece."),
+    ] = None,
+    overlap: Annotated[
+        float, typer.Option("--overlap", metavar="SECONDS", min=0, help="Of two windows.")
+    ] = 0.0,
     device: options.Device = "auto",
     json: options.Json = False,
 ) -> None:
     """Translate new videos by the same decoder, encoders and translator that the run was made with.
 
+    Long videos are cut by --window; each window is a line of its own, with its times.
+
     Example:
 
         spamo-cache translate runs/signed-weather/default clip.mp4 --start 1.5 --end 4
     """
-    said = dict(sentences(run, videos, start, end, device))
-    document = [{"video": path, "text": said.get(str(path))} for path in videos]
+    for video in videos:
+        if not video.exists():
+            raise UsageError("no such video", where=video, remedy="check the path")
+    pieces = [Piece(video, start, end) for video in dict.fromkeys(videos)]
+    if window is not None:
+        pieces = [one for piece in pieces for one in windows(piece, window, overlap)]
+    said = dict(sentences(run, pieces, device))
     if json:
-        display.as_json(document)
+        display.as_json([_document(piece, said.get(piece), window) for piece in pieces])
     else:
-        for path in videos:
-            typer.echo(f"{path}\t{said.get(str(path), '')}")
-    if len(said) < len({str(path) for path in videos}):
+        for piece in pieces:
+            times = "" if window is None else f"{_time(piece.start)}-{_time(piece.end)}\t"
+            typer.echo(f"{piece.video}\t{times}{said.get(piece, '')}")
+    if len(said) < len(pieces):
         raise typer.Exit(1)
 
 
-def sentences(
-    run: Path, videos: Sequence[Path], start: float | None, end: float | None, device: str
-) -> Iterator[tuple[str, str]]:
-    """Each video that could be read with its translation; the others are named on stderr."""
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A video, or a range of it in seconds."""
+
+    video: Path
+    start: float | None
+    end: float | None
+
+    @property
+    def id(self) -> str:
+        times = [f"{time:.3f}" for time in (self.start, self.end) if time is not None]
+        return " ".join([str(self.video), *times])
+
+
+def windows(piece: Piece, window: float, overlap: float) -> list[Piece]:
+    """A piece cut into windows of equal length; the last one ends where the piece does.
+
+    Raises:
+        UsageError: windows that do not move on, or a folder of frames, which has no times.
+    """
+    from spamo_cache.video.kept import timeline
+
+    if overlap >= window:
+        raise UsageError(f"windows of {window:g} s cannot overlap by {overlap:g} s")
+    if piece.video.is_dir():
+        raise UsageError(
+            "frames without times cannot be cut into windows",
+            where=piece.video,
+            remedy="give a video file, or leave --window out",
+        )
+    try:
+        whole = timeline(piece.video, piece.video.stat()).duration
+    except VideoError:
+        return [piece]  # reading it will say what is wrong
+    start, end = piece.start or 0.0, min(piece.end or whole, whole)
+    count = max(1, ceil((end - start - overlap) / (window - overlap)))
+    last = max(start, end - window)
+    starts = [min(start + number * (window - overlap), last) for number in range(count)]
+    return [Piece(piece.video, first, min(first + window, end)) for first in starts]
+
+
+def _time(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.2f}"
+
+
+def _document(piece: Piece, text: str | None, window: float | None) -> dict[str, object]:
+    times = {} if window is None else {"start": piece.start, "end": piece.end}
+    return {"video": piece.video, **times, "text": text}
+
+
+def sentences(run: Path, pieces: Sequence[Piece], device: str) -> Iterator[tuple[Piece, str]]:
+    """Each piece that could be read with its translation; the others are named on stderr."""
     from spamo_cache.datasets.manifest import Clip, Manifest
     from spamo_cache.evaluate import load_run, translate_features
     from spamo_cache.extract.run import extract
     from spamo_cache.store.reader import FeatureStore
 
-    for video in videos:
-        if not video.exists():
-            raise UsageError("no such video", where=video, remedy="check the path")
     loaded = load_run(run, device=device)
     spec, spec_path = inputs.load_spec(loaded.pipeline.spec, _base(run))
-    root = Path(os.path.commonpath([video.resolve().parent for video in videos]))
+    root = Path(os.path.commonpath([piece.video.resolve().parent for piece in pieces]))
     clips = [
         Clip(
-            id=str(video),
+            id=piece.id,
             split="new",
-            source=video.resolve().relative_to(root).as_posix(),
-            start=start,
-            end=end,
+            source=piece.video.resolve().relative_to(root).as_posix(),
+            start=piece.start,
+            end=piece.end,
             text="?",
             language=loaded.pipeline.text.language,
             extra={},
         )
-        for video in dict.fromkeys(videos)
+        for piece in pieces
     ]
     with tempfile.TemporaryDirectory(prefix="spamo-cache-") as scratch:
         summary = extract(
@@ -83,10 +145,10 @@ def sentences(
         )
         display.failures(summary.failed)
         stores = {name: FeatureStore.open(path) for name, path in summary.stores.items()}
-        for clip in clips:
-            if all(store.state(clip.id) == "ok" for store in stores.values()):
-                rows = {name: store.read([clip.id])[0] for name, store in stores.items()}
-                yield clip.id, translate_features(loaded, rows)
+        for piece in pieces:
+            if all(store.state(piece.id) == "ok" for store in stores.values()):
+                rows = {name: store.read([piece.id])[0] for name, store in stores.items()}
+                yield piece, translate_features(loaded, rows)
 
 
 def _base(run: Path) -> Path:

@@ -21,14 +21,14 @@ def decode(
 
     Clips of like length share a batch. The translator's mode is put back afterwards.
     """
-    device = translator.prompt.device
     hypotheses = [""] * len(data)
     done, training = 0, translator.training
     translator.eval()
     try:
         for numbers in data.sorted_batches(config.batch):
-            streams = {name: rows.to(device) for name, rows in data.bank.packed(numbers).items()}
-            for number, text in zip(numbers, translator.generate(streams, config), strict=True):
+            batch = data.batch(numbers).to(translator.device)
+            texts = translator.generate(batch.streams, config, batch.prompts)
+            for number, text in zip(numbers, texts, strict=True):
                 hypotheses[number] = text
             done += len(numbers)
             if progress is not None:
@@ -44,7 +44,7 @@ def recall_at_1(translator: Translator, data: Examples, *, batch: int = 64) -> f
 
     Equal sentences count as one.
     """
-    device, training = translator.prompt.device, translator.training
+    device, training = translator.device, translator.training
     translator.eval()
     sign, text = [], []
     for numbers in data.sorted_batches(batch):

@@ -10,12 +10,16 @@ import numpy as np
 import torch
 
 from spamo_cache.config import Pipeline
+from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import UsageError
-from spamo_cache.model.rows import Packed
+from spamo_cache.model.prompts import Prompts, Sentence
 from spamo_cache.model.translator import Translator
 from spamo_cache.model.weights import digest, locate
+from spamo_cache.train.batches import prompts_of
 from spamo_cache.train.checkpoint import RunFolder, read_tensors
-from spamo_cache.train.features import evenly
+from spamo_cache.train.features import Bank, MemoryFeatures, crop_of
+
+_CLIP = "new"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,7 @@ class LoadedRun:
     folder: RunFolder
     pipeline: Pipeline
     translator: Translator
+    prompts: Prompts
 
 
 def load_run(run: Path, *, device: str = "auto") -> LoadedRun:
@@ -39,16 +44,19 @@ def load_run(run: Path, *, device: str = "auto") -> LoadedRun:
     if not folder.done.exists():
         raise UsageError("holds an unfinished run", where=run, remedy="train it with --resume")
     about = folder.read_about()
-    llm = locate(pipeline.llm.weights, Path(about["base"]))
+    # An imported run may hold its own LLM.
+    inside = (run / pipeline.llm.weights / "config.json").is_file()
+    llm = locate(pipeline.llm.weights, run if inside else Path(about["base"]))
     if digest(llm) != about["parts"]["llm"]:
         raise UsageError(
             "the LLM is not the one this run was trained with", where=llm, remedy="train again"
         )
-    translator = Translator(pipeline, about["widths"], llm)
+    translator = Translator(pipeline, about["widths"], llm).to(pick_device(device))
     if pipeline.translate.steps:
         translator.attach()
     translator.restore(read_tensors(folder.model)[0])
-    return LoadedRun(folder, pipeline, translator.to(pick_device(device)).eval())
+    prompts = prompts_of(pipeline, Manifest.read(folder.manifest), translator.tokens)
+    return LoadedRun(folder, pipeline, translator.eval(), prompts)
 
 
 def pick_device(name: str) -> torch.device:
@@ -65,21 +73,27 @@ def translate_features(run: Path | LoadedRun, features: Mapping[str, np.ndarray]
         UsageError: a stream of the run is missing, empty or of another width.
     """
     loaded = run if isinstance(run, LoadedRun) else load_run(run)
-    device = loaded.translator.prompt.device
-    about = loaded.folder.read_about()["widths"]
-    longest = max((len(rows) for rows in features.values()), default=0)
-    streams = {}
-    for name in loaded.pipeline.streams:
-        rows = features.get(name)
-        if rows is None or rows.ndim != 2 or not len(rows) or rows.shape[1] != about[name]:
-            shape = None if rows is None else rows.shape
-            raise UsageError(
-                f"stream {name!r} must be (rows, {about[name]}), got {shape}",
-                remedy="extract the video with the run's cache spec",
-            )
-        if longest > loaded.pipeline.max_frames:
-            kept = -(-len(rows) * loaded.pipeline.max_frames // longest)
-            rows = rows[evenly(len(rows), kept)]
-        packed = torch.from_numpy(np.ascontiguousarray(rows)).float()
-        streams[name] = Packed(packed, torch.tensor([len(rows)])).to(device)
-    return loaded.translator.generate(streams, loaded.pipeline.decode)[0]
+    pipeline, translator = loaded.pipeline, loaded.translator
+    widths = loaded.folder.read_about()["widths"]
+    stores = {
+        name: MemoryFeatures({_CLIP: _checked(features.get(name), name, widths[name])})
+        for name in pipeline.streams
+    }
+    streams = Bank(
+        stores, [_CLIP], max_frames=pipeline.max_frames, memory=0, crop=crop_of(pipeline)
+    ).packed([0])
+    prompts = loaded.prompts.ids([Sentence(_CLIP, "", pipeline.text.language)])
+    return translator.generate(
+        {name: rows.to(translator.device) for name, rows in streams.items()},
+        pipeline.decode,
+        prompts.to(translator.device),
+    )[0]
+
+
+def _checked(rows: np.ndarray | None, name: str, width: int) -> np.ndarray:
+    if rows is None or rows.ndim != 2 or not len(rows) or rows.shape[1] != width:
+        raise UsageError(
+            f"stream {name!r} must be (rows, {width}), got {None if rows is None else rows.shape}",
+            remedy="extract the video with the run's cache spec",
+        )
+    return rows

@@ -27,7 +27,9 @@ class Scorecard:
     Attributes:
         run: the pipeline's name.
         split: the split decoded.
-        n: clips scored, the failed ones among them with an empty hypothesis.
+        protocol: ``default``, ``official``, or the switches of the protocol that are on.
+        n: clips scored, the failed ones among them with an empty hypothesis unless the protocol
+            drops them.
         metrics: ``bleu1`` .. ``bleu4`` and ``chrf`` in points of 100.
         intervals: 95 % bootstrap intervals of the metrics.
         signatures: sacrebleu's signatures.
@@ -40,6 +42,7 @@ class Scorecard:
 
     run: str
     split: str
+    protocol: str
     n: int
     metrics: Mapping[str, float]
     intervals: Mapping[str, tuple[float, float]]
@@ -91,7 +94,7 @@ def evaluate(
             "run": loaded.folder.read_about()["identity"],
             "weights": hashlib.sha256(loaded.folder.model.read_bytes()).hexdigest(),
             "references": [split, texts],
-            "settings": [shuffled, bootstrap],
+            "settings": [shuffled, bootstrap, loaded.pipeline.protocol.name],
         }
     )
     card = run / "evaluation" / f"{split if shuffled == usual else f'{split}-shuffled'}.json"
@@ -103,6 +106,8 @@ def evaluate(
     with cpu_threads(loaded.pipeline.threads):
         decoded = decode(loaded.translator, data, loaded.pipeline.decode, progress=progress)
     hypotheses = dict.fromkeys(texts, "") | dict(zip(data.ids, decoded, strict=True))
+    if loaded.pipeline.protocol.drop_missing:
+        texts = {clip: texts[clip] for clip in data.ids}
     convention = loaded.pipeline.text
     scores = score(
         [normalise(hypotheses[clip], convention) for clip in texts],
@@ -113,6 +118,7 @@ def evaluate(
     result = Scorecard(
         run=loaded.pipeline.name,
         split=split,
+        protocol=loaded.pipeline.protocol.name,
         n=scores.n,
         metrics=scores.values,
         intervals=scores.intervals,
@@ -142,7 +148,7 @@ def open_stores(folder: RunFolder) -> dict[str, Features]:
         )
     from spamo_cache.store.reader import FeatureStore  # noqa: PLC0415
 
-    return {name: FeatureStore.open(Path(place)) for name, place in places.items()}
+    return {name: FeatureStore.open(place) for name, place in places.items()}
 
 
 def check_stores(folder: RunFolder, stores: Mapping[str, Features]) -> None:

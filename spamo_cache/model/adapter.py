@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from spamo_cache.config import AdapterConfig
 from spamo_cache.errors import ConfigError
-from spamo_cache.model.rows import Packed, Padded, join, mask
+from spamo_cache.model.rows import Packed, Padded, beside, join, mask
 
 
 def parse_tcn(text: str) -> list[tuple[str, int]]:
@@ -38,14 +38,19 @@ class TemporalConv(nn.Module):
     With unpadded steps a row inside a clip never sees padding. Batch norm in training does,
     through its statistics: ``norm="batch"`` counts the padding of the batch as the official
     release does, ``norm="masked"`` leaves it out. In evaluation both are the same.
+
+    Args:
+        given: width of the rows that come in; ``width`` is that of the convolutions.
     """
 
-    def __init__(self, width: int, tcn: str, norm: str) -> None:
+    def __init__(self, given: int, width: int, tcn: str, norm: str) -> None:
         super().__init__()
         self.steps = parse_tcn(tcn)
         kernels = [size for kind, size in self.steps if kind == "k"]
-        self.convs = nn.ModuleList(nn.Conv1d(width, width, size) for size in kernels)
+        widths = [given, *(width for _ in kernels)]
+        self.convs = nn.ModuleList(map(nn.Conv1d, widths, widths[1:], kernels))
         self.norms = nn.ModuleList(nn.BatchNorm1d(width) for _ in kernels)
+        self.out = widths[-1]
         self.masked = norm == "masked"
 
     @property
@@ -57,7 +62,7 @@ class TemporalConv(nn.Module):
         return rows
 
     def forward(self, clips: Padded) -> Padded:
-        """(clips, longest, width) -> (clips, shorter, width); needs at least :attr:`needs` rows."""
+        """(clips, longest, given) -> (clips, shorter, out); needs at least :attr:`needs` rows."""
         x, lengths = clips.rows.transpose(1, 2), clips.lengths
         layers = iter(zip(self.convs, self.norms, strict=True))
         for kind, size in self.steps:
@@ -79,11 +84,14 @@ class TemporalConv(nn.Module):
 
 
 class SignAdapter(nn.Module):
-    """One linear per stream -> joined along time -> TCN -> MLP to the LLM's width.
+    """One linear per stream -> joined -> TCN -> MLP to the LLM's width.
+
+    Joined along time, the streams' rows stand one after the other; along features, those of the
+    other streams are resampled to the rows of the first and stand beside them.
 
     Args:
         streams: name -> width of its rows; rows are joined in this order.
-        config: hidden width, TCN, norm, dropout, scale.
+        config: hidden width, fusion, TCN, norm, dropout, scale.
         out: the LLM's embedding width.
         rms: root mean square of the LLM's token embeddings; used when ``config.scale`` asks for
             sign rows of that size.
@@ -98,8 +106,10 @@ class SignAdapter(nn.Module):
         self.projections = nn.ModuleDict(
             {name: nn.Linear(width, config.width) for name, width in streams.items()}
         )
-        self.tcn = TemporalConv(config.width, config.tcn, config.norm)
-        self.mlp = nn.Sequential(nn.Linear(config.width, out), nn.GELU(), nn.Linear(out, out))
+        self.along_time = config.fusion == "time"
+        given = config.width if self.along_time else config.width * len(streams)
+        self.tcn = TemporalConv(given, config.width, config.tcn, config.norm)
+        self.mlp = nn.Sequential(nn.Linear(self.tcn.out, out), nn.GELU(), nn.Linear(out, out))
         self.dropout = nn.Dropout(config.dropout)
         self.scaled = config.scale == "embeddings"
         self.register_buffer("rms", rms.detach().float().clone())
@@ -110,7 +120,8 @@ class SignAdapter(nn.Module):
             Packed(self.dropout(project(streams[name].rows)), streams[name].lengths)
             for name, project in self.projections.items()
         ]
-        encoded = self.tcn(join(parts, minimum=self.tcn.needs))
+        joined = parts if self.along_time else [beside(parts)]
+        encoded = self.tcn(join(joined, minimum=self.tcn.needs))
         rows = self.mlp(encoded.rows)
         if self.scaled:
             rows = F.rms_norm(rows, rows.shape[-1:], eps=1e-6) * self.rms

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from spamo_cache.config import AlignConfig
+from spamo_cache.model.gather import gathered
 from spamo_cache.model.rows import Padded
 
 LOG_SCALE = 2.6592
@@ -16,24 +16,26 @@ LOG_SCALE = 2.6592
 class VTAlign(nn.Module):
     """Symmetric softmax contrastive loss between pooled sign rows and pooled input embeddings.
 
+    In training on several devices every clip is told apart from the clips of all of them: loss
+    and gradients are those of one batch on one device.
+
     Args:
-        config: ``pooling`` (masked means, or means over the padding too as the official release
-            has them) and ``center``.
         width: the LLM's embedding width.
+        padded: means run over the batch's padding too, as the official release has them.
     """
 
     center: Tensor
 
-    def __init__(self, config: AlignConfig, width: int) -> None:
+    def __init__(self, width: int, *, padded: bool = False) -> None:
         super().__init__()
         self.log_scale = nn.Parameter(torch.tensor(LOG_SCALE))
-        self.masked = config.pooling == "masked"
+        self.padded = padded
         # Zero until the mean of the training sentences is known, and for good without centring.
         self.register_buffer("center", torch.zeros(width))
 
     def pool(self, rows: Padded) -> Tensor:
         """(clips, width) means."""
-        return rows.mean() if self.masked else rows.rows.mean(1)
+        return rows.rows.mean(1) if self.padded else rows.mean()
 
     def pool_sign(self, rows: Padded) -> Tensor:
         """(clips, width) unit vectors."""
@@ -45,6 +47,9 @@ class VTAlign(nn.Module):
 
     def forward(self, sign: Padded, text: Padded) -> Tensor:
         """Scalar loss; clip i of ``sign`` belongs to sentence i of ``text``."""
-        logits = self.log_scale.exp() * self.pool_sign(sign) @ self.pool_text(text).T
+        signs, texts = self.pool_sign(sign), self.pool_text(text)
+        if self.training:
+            signs, texts = gathered(signs), gathered(texts)
+        logits = self.log_scale.exp() * signs @ texts.T
         target = torch.arange(len(logits), device=logits.device)
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2

@@ -38,6 +38,14 @@ class Padded:
     def packed(self) -> Packed:
         return Packed(self.rows[self.mask], self.lengths)
 
+    def aligned_right(self) -> tuple[Tensor, Tensor]:
+        """The rows with their padding in front, and the mask that belongs to them."""
+        longest = self.rows.shape[1]
+        places = torch.arange(longest, device=self.rows.device) - (longest - self.lengths)[:, None]
+        clips = torch.arange(len(self.lengths), device=self.rows.device)[:, None]
+        inside = places >= 0
+        return self.rows[clips, places.clamp(min=0)] * inside[..., None], inside
+
     def mean(self) -> Tensor:
         """(clips, width) mean over the true rows."""
         total = (self.rows * self.mask[..., None]).sum(1)
@@ -66,6 +74,33 @@ def join(parts: Sequence[Packed], minimum: int = 0) -> Padded:
     flat = rows.new_zeros(clips * longest, rows.shape[1])
     flat = flat.index_copy(0, clip * longest + places, rows)
     return Padded(flat.view(clips, longest, -1), lengths)
+
+
+def beside(parts: Sequence[Packed]) -> Packed:
+    """Join the sequences of each clip along features, at the rows of the first part."""
+    first, *others = parts
+    rows = [first.rows, *(_resampled(part, first) for part in others)]
+    return Packed(torch.cat(rows, dim=1), first.lengths)
+
+
+def _resampled(part: Packed, to: Packed) -> Tensor:
+    """(rows of ``to``, width): each clip stretched linearly to its length there, edges held.
+
+    Rows are points in the middle of equal shares of the clip; a clip without rows gives zeros.
+    """
+    clip, zeros = _owners(to), to.lengths * 0
+    place = _places(to, zeros)
+    rows = part.lengths[clip]
+    point = ((place + 0.5) * rows / to.lengths[clip] - 0.5).clamp(min=0)
+    before = point.floor().long()
+    after = (before + 1).minimum((rows - 1).clamp(min=0))
+    # One row more, for clips without any.
+    held = torch.cat([part.rows, part.rows.new_zeros(1, part.rows.shape[1])])
+    start = (part.lengths.cumsum(0) - part.lengths)[clip]
+    early, late = (
+        held[torch.where(rows > 0, start + index, len(part.rows))] for index in (before, after)
+    )
+    return torch.lerp(early, late, (point - before).to(held.dtype)[:, None])
 
 
 def _owners(part: Packed) -> Tensor:

@@ -12,9 +12,11 @@ def normalise(text: str, config: TextConfig) -> str:
     text = " ".join(text.split())
     if config.lower:
         text = text.lower()
-    if config.final_dot and text and not _ends_sentence(text[-1]):
-        text += " ."
-    return text
+    if not text:
+        return text
+    if config.final_dot == "attached":
+        return text if text.endswith(".") else f"{text}."
+    return f"{text} ." if config.final_dot and not _ends_sentence(text[-1]) else text
 
 
 def _ends_sentence(character: str) -> bool:

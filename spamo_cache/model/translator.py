@@ -14,8 +14,11 @@ from spamo_cache.config import DecodeConfig, Pipeline
 from spamo_cache.errors import WeightsError
 from spamo_cache.model.adapter import SignAdapter
 from spamo_cache.model.align import VTAlign
-from spamo_cache.model.llm import IGNORED, Seq2SeqLLM, Tokens
+from spamo_cache.model.llm import LLM
+from spamo_cache.model.loading import load_llm
+from spamo_cache.model.prompts import instruction
 from spamo_cache.model.rows import Packed, Padded, join
+from spamo_cache.model.tokens import IGNORED, Tokens
 from spamo_cache.model.weights import embedding_table
 
 Stage = Literal["align", "translate"]
@@ -28,14 +31,18 @@ class Batch:
     Attributes:
         streams: per stream the clips' rows, packed, float32.
         labels: (clips, longest sentence) token ids, padded with -100.
+        prompts: (clips, longest prompt) token ids, padded with -100; None is the pipeline's one
+            prompt for all.
     """
 
     streams: Mapping[str, Packed]
     labels: Tensor
+    prompts: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         streams = {name: packed.to(device) for name, packed in self.streams.items()}
-        return Batch(streams, self.labels.to(device, non_blocking=True))
+        prompts = None if self.prompts is None else self.prompts.to(device, non_blocking=True)
+        return Batch(streams, self.labels.to(device, non_blocking=True), prompts)
 
 
 class Translator(nn.Module):
@@ -44,16 +51,19 @@ class Translator(nn.Module):
     Until then only the LLM's embedding table is held: that is all the align stage needs.
 
     Args:
-        pipeline: adapter, align and llm settings, streams.
+        pipeline: adapter, align and llm settings, protocol, streams.
         widths: stream -> width of its rows.
         folder: the LLM's Hugging Face folder.
     """
 
+    opening: Tensor
     prompt: Tensor
 
     def __init__(self, pipeline: Pipeline, widths: Mapping[str, int], folder: Path) -> None:
         super().__init__()
         self.config = pipeline.llm
+        self.seed = pipeline.seed
+        self.sampled = pipeline.protocol.sampled_beams
         self.folder = folder
         self.tokens = Tokens(folder)
         table = embedding_table(folder)
@@ -67,20 +77,35 @@ class Translator(nn.Module):
             out=width,
             rms=table.square().mean().sqrt(),
         )
-        self.align = VTAlign(pipeline.align, width)
-        self.llm: Seq2SeqLLM | None = None
-        prompt = pipeline.llm.prompt.replace("{language}", pipeline.text.language)
-        ids = torch.tensor(self.tokens.encode([prompt])[0])
-        self.register_buffer("prompt", ids, persistent=False)
+        self.align = VTAlign(width, padded=pipeline.protocol.pool_padding)
+        self.llm: LLM | None = None
+        prompt = self.tokens.prompts([instruction(pipeline.llm, pipeline.text.language)])[0]
+        self.register_buffer("prompt", torch.tensor(prompt), persistent=False)
+        opening = torch.tensor(self.tokens.opening, dtype=torch.long)
+        self.register_buffer("opening", opening, persistent=False)
 
-    def attach(self) -> Seq2SeqLLM:
+    @property
+    def device(self) -> torch.device:
+        return self.prompt.device
+
+    def attach(self) -> LLM:
         """Load the LLM with its tuning; from here on its own embedding table is used."""
         if self.llm is None:
-            self.llm = Seq2SeqLLM(self.folder, self.config).to(self.prompt.device)
+            self.llm = load_llm(self.folder, self.config, self.tokens, self.device)
             # A fresh LoRA would drop out in a model that is being evaluated.
             self.llm.train(self.training)
+            self._check_table(self.llm.embeddings)
             self.embeddings = self.llm.embeddings
         return self.llm
+
+    @torch.no_grad()
+    def _check_table(self, embeddings: nn.Module) -> None:
+        """VT-Align has met the embeddings by their table alone: it must be what the LLM reads."""
+        table, read = self.embeddings(self.prompt), embeddings(self.prompt).float()
+        if not torch.allclose(table, read, rtol=0.02, atol=0.02 * table.abs().max().item()):
+            raise WeightsError(
+                "the LLM does more to its embeddings than to look them up", where=self.folder
+            )
 
     def forward(
         self, batch: Batch, *, stage: Stage, alpha: float = 1.0, smoothing: float = 0.0
@@ -90,7 +115,7 @@ class Translator(nn.Module):
         if stage == "align":
             align = self.align(sign, self.sentences(batch.labels))
             return {"loss": align, "align": align}
-        lm = self.attach().loss(self.inputs(sign), batch.labels, smoothing)
+        lm = self.attach().loss(self.inputs(sign, batch.prompts), batch.labels, smoothing)
         if alpha == 0:
             return {"loss": lm, "lm": lm}
         align = self.align(sign, self.sentences(batch.labels))
@@ -103,17 +128,35 @@ class Translator(nn.Module):
         ids = labels.masked_fill(~inside, self.tokens.padding)
         return Padded(self.embeddings(ids).float(), inside.sum(1))
 
-    def inputs(self, sign: Padded) -> Padded:
-        """What the LLM reads: each clip's sign rows and right behind them the prompt."""
+    def inputs(self, sign: Padded, prompts: Tensor | None = None) -> Padded:
+        """What the LLM reads: each clip's sign rows and right behind them its prompt.
+
+        Args:
+            prompts: as in :class:`Batch`.
+        """
         clips = len(sign.lengths)
-        prompt = self.embeddings(self.prompt).to(sign.rows.dtype).repeat(clips, 1)
-        lengths = torch.full_like(sign.lengths, len(self.prompt))
-        return join([sign.packed(), Packed(prompt, lengths)])
+        ids = self.prompt.expand(clips, -1) if prompts is None else prompts
+        parts = [sign.packed(), self._embedded(ids)]
+        if len(self.opening):
+            parts.insert(0, self._embedded(self.opening.expand(clips, -1)))
+        return join([Packed(part.rows.to(sign.rows.dtype), part.lengths) for part in parts])
+
+    def _embedded(self, ids: Tensor) -> Packed:
+        """(clips, longest) padded ids -> their input embeddings."""
+        inside = ids != IGNORED
+        return Packed(self.embeddings(ids[inside]), inside.sum(1))
 
     @torch.inference_mode()
-    def generate(self, streams: Mapping[str, Packed], decode: DecodeConfig) -> list[str]:
+    def generate(
+        self, streams: Mapping[str, Packed], decode: DecodeConfig, prompts: Tensor | None = None
+    ) -> list[str]:
         """One sentence per clip. The caller has put the model into evaluation mode."""
-        ids = self.attach().generate(self.inputs(self.adapter(streams)), decode)
+        rows = self.inputs(self.adapter(streams), prompts)
+        llm = self.attach()
+        with torch.random.fork_rng(enabled=self.sampled):
+            if self.sampled:
+                torch.manual_seed(self.seed)
+            ids = llm.generate(rows, decode, sampled=self.sampled)
         return self.tokens.decode(ids.tolist())
 
     def trained(self) -> dict[str, Tensor]:

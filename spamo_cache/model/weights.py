@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from pathlib import Path
 
@@ -16,10 +17,13 @@ from spamo_cache.errors import WeightsError
 _TABLES = (
     "shared.weight",
     "encoder.embed_tokens.weight",
+    "model.shared.weight",
     "model.embed_tokens.weight",
+    "model.decoder.embed_tokens.weight",
     "transformer.wte.weight",
+    "wte.weight",
 )
-"""Names under which models keep their input embeddings: T5 and mT5, decoder-only models."""
+"""Names under which models keep their input embeddings: T5 and mT5, BART, decoder-only models."""
 
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _INDEX = "model.safetensors.index.json"
@@ -78,6 +82,8 @@ def digest(folder: Path) -> str:
 def embedding_table(folder: Path) -> Tensor:
     """The input embeddings (tokens, width) in float32, and nothing else of the model.
 
+    Scaled where the model scales them on reading, as BART's kin may and Gemma does.
+
     Raises:
         WeightsError: no safetensors, or none of the known names in them.
     """
@@ -91,12 +97,18 @@ def embedding_table(folder: Path) -> Tensor:
         if path.is_file():
             table = _tensor(path, name)
             if table is not None:
-                return table.to(torch.float32)
+                return table.to(torch.float32) * _scale(folder, table.shape[1])
     raise WeightsError(
         "holds no input embeddings in safetensors",
         where=folder,
         remedy=f"expected one of {', '.join(_TABLES)} in model.safetensors",
     )
+
+
+def _scale(folder: Path, width: int) -> float:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    gemma = str(config.get("model_type", "")).startswith("gemma")
+    return math.sqrt(width) if gemma or config.get("scale_embedding") else 1.0
 
 
 def _tensor(path: Path, name: str) -> Tensor | None:

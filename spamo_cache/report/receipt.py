@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from spamo_cache.config import Pipeline
 from spamo_cache.datasets.registry import CORPORA
 from spamo_cache.report.runs import Run, StoreFacts
 
@@ -50,14 +51,17 @@ def _features(run: Run) -> Iterator[Point]:
         yield _stream(stream, stores.get(stream))
     streams = " + ".join(pipeline.streams)
     both = set(pipeline.streams) == {"spatial", "motion"}
+    cropped = pipeline.protocol.crop_at_random
     yield Point("Streams", "spatial + motion", streams, both)
     if pipeline.shuffle_features:
         yield Point("Features", "each clip's own", "another clip's: a floor, not a result", False)
     yield Point(
         "Long clips",
         "512 frames cropped at random, at test time too; motion uncropped (release)",
-        f"thinned evenly to {pipeline.max_frames} rows, motion with them",
-        False,
+        f"cropped at random to {pipeline.max_frames} rows, motion left whole"
+        if cropped
+        else f"thinned evenly to {pipeline.max_frames} rows, motion with them",
+        cropped and pipeline.max_frames == 512,
         "the same clip gives the same rows every time",
     )
 
@@ -99,6 +103,9 @@ def _model(run: Run) -> Iterator[Point]:
     yield Point(
         "Sign adapter", "768 wide; k5 p2 k5 p2", f"{adapter.width} wide; {adapter.tcn}", same
     )
+    if adapter.fusion != "time":
+        here = "side by side, resampled to the first"
+        yield Point("Fusion of streams", "one after the other in time", here, False)
     if adapter.scale != "none":
         here = "normalised to the scale of the LLM's embeddings"
         yield Point("Sign rows", "as the adapter gives them", here, False)
@@ -110,21 +117,29 @@ def _model(run: Run) -> Iterator[Point]:
     )
     paper = _lora(16, 32, 0.1, ("q", "v"))
     yield Point("LLM tuning", paper, here, here == paper)
-    yield Point(
+    yield _prompt(pipeline)
+
+
+def _prompt(pipeline: Pipeline) -> Point:
+    llm, leaky = pipeline.llm, pipeline.protocol.pairs_from_batch
+    place = "the batch" if leaky else "the training split"
+    pairs = f"{len(llm.pairs)} pairs from {place}" if llm.pairs else "no pairs"
+    return Point(
         "Prompt",
         "the instruction and up to 3 in-context pairs",
-        "the instruction, no pairs" if llm.prompt == _PROMPT else f"“{llm.prompt}”, no pairs",
-        False,
+        f"{'the instruction' if llm.prompt == _PROMPT else f'“{llm.prompt}”'}, {pairs}",
+        llm.prompt == _PROMPT and leaky and bool(llm.pairs),
         "the release takes pairs from the batch, so test references stand in its test prompts",
     )
 
 
 def _lora(r: int, alpha: int, dropout: float, targets: tuple[str, ...]) -> str:
-    return f"LoRA on {', '.join(targets)}, r {r}, alpha {alpha}, dropout {dropout:g}"
+    return f"LoRA on {', '.join(targets or ('q', 'v'))}, r {r}, alpha {alpha}, dropout {dropout:g}"
 
 
 def _training(run: Run) -> Iterator[Point]:
     align, translate = run.pipeline.align, run.pipeline.translate
+    padded, on_test = run.pipeline.protocol.pool_padding, run.pipeline.protocol.select_on_test
     steps = 15_000 if run.pipeline.corpus == "how2sign" else 4_000
     here = f"{align.steps:,} steps of {align.batch} clips" if align.steps else "none"
     paper = f"{steps:,} steps (the release ships none)"
@@ -138,8 +153,8 @@ def _training(run: Run) -> Iterator[Point]:
     yield Point(
         "VT-Align pooling",
         "over the padding too (release)",
-        "over true rows only" if align.pooling == "masked" else "over the padding too",
-        align.pooling == "padded",
+        "over the padding too" if padded else "over true rows only",
+        padded,
         "a clip's score does not hang on its neighbours in the batch",
     )
     here = f"AdamW {translate.lr:g}, batch {translate.batch}, {translate.steps:,} steps"
@@ -149,26 +164,26 @@ def _training(run: Run) -> Iterator[Point]:
     yield Point(
         "Weights kept",
         "best on test (release)",
-        "best BLEU-4 on dev",
-        False,
+        f"best BLEU-4 on {'test' if on_test else 'dev'}",
+        on_test,
         "test is looked at once, at the end",
     )
 
 
 def _scoring(run: Run) -> Iterator[Point]:
-    decode, text = run.pipeline.decode, run.pipeline.text
+    decode, text, protocol = run.pipeline.decode, run.pipeline.text, run.pipeline.protocol
     yield Point(
         "Decoding",
         "5 beams with sampling, top-p 0.9 (release)",
-        f"{decode.beams} beams, deterministic",
-        False,
+        f"{decode.beams} beams, {'sampled' if protocol.sampled_beams else 'deterministic'}",
+        decode.beams == 5 and protocol.sampled_beams,
         "the same run gives the same sentences",
     )
     yield Point("BLEU tokenizer", "13a, always (release)", text.tokenize, text.tokenize == "13a")
     yield Point(
         "Clips without features",
         "left out (release)",
-        "scored as empty sentences",
-        False,
+        "left out" if protocol.drop_missing else "scored as empty sentences",
+        protocol.drop_missing,
         "n stays the published one",
     )

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import starmap
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from spamo_cache.config import Pipeline
-from spamo_cache.datasets.manifest import Manifest
+from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.errors import StoreError
-from spamo_cache.model.llm import Tokens, labels_of
+from spamo_cache.model.prompts import Prompts, Sentence
 from spamo_cache.model.text import normalise
+from spamo_cache.model.tokens import Tokens, padded_ids
 from spamo_cache.model.translator import Batch
-from spamo_cache.train.features import Bank, Features, donors, usable
+from spamo_cache.train.features import Bank, Features, crop_of, donors, usable
 
 MEMORY = 2 << 30
 """Bytes of features of one split that are kept in memory by default."""
 
+_CPU = torch.device("cpu")
 _POOL = 16
 """Batches whose clips are sorted by length together: much order saved, little chance lost."""
 
@@ -38,20 +42,32 @@ class Examples:
     tokens: Sequence[Sequence[int]]
     bank: Bank
     failed: Mapping[str, str]
+    sentences: Sequence[Sentence]
+    prompts: Prompts
+    turn: tuple[int, int] = (0, 1)
+    """Which batches :meth:`sorted_batches` gives: of so many (second) every one from the first."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def batch(self, numbers: Sequence[int]) -> Batch:
-        return Batch(self.bank.packed(numbers), self.labels(numbers))
+    def batch(self, numbers: Sequence[int], draw: int = 0) -> Batch:
+        """The clips with these numbers.
+
+        Args:
+            draw: what is left to chance differs with it: in training the number of the step.
+        """
+        chosen = [self.sentences[number] for number in numbers]
+        prompts = self.prompts.ids(chosen, draw)
+        return Batch(self.bank.packed(numbers, draw), self.labels(numbers), prompts)
 
     def labels(self, numbers: Sequence[int]) -> Tensor:
-        return labels_of([self.tokens[number] for number in numbers])
+        return padded_ids([self.tokens[number] for number in numbers])
 
     def sorted_batches(self, size: int) -> list[list[int]]:
         """All clips, longest first, cut by ``size``: for decoding."""
         order = np.argsort(-self.bank.lengths, kind="stable").tolist()
-        return [order[start : start + size] for start in range(0, len(order), size)]
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        return batches[self.turn[0] :: self.turn[1]]
 
 
 def examples(
@@ -75,8 +91,13 @@ def examples(
         StoreError: clips that were never extracted, or no clip that can be used.
     """
     stores = {name: stores[name] for name in pipeline.streams}
-    texts = {clip.id: normalise(clip.text, pipeline.text) for clip in manifest.clips(split)}
-    ids, failed = usable(stores, texts, f"split {split} of {manifest.corpus}")
+    spoken = {clip.id: _sentence(clip, pipeline) for clip in manifest.clips(split)}
+    ids, failed = usable(
+        stores,
+        spoken,
+        f"split {split} of {manifest.corpus}",
+        drop_missing=pipeline.protocol.drop_missing,
+    )
     if not ids:
         raise StoreError(f"no clip of split {split!r} has features", where=manifest.corpus)
     shuffled = pipeline.shuffle_features if shuffle is None else shuffle
@@ -86,10 +107,35 @@ def examples(
         donors=donors(ids, pipeline.seed) if shuffled else None,
         max_frames=pipeline.max_frames,
         memory=memory,
+        crop=crop_of(pipeline),
     )
-    sentences = [texts[clip] for clip in ids]
-    targets = [_cut(line, pipeline.decode.max_tokens) for line in tokens.encode(sentences)]
-    return Examples(split, ids, sentences, targets, bank, failed)
+    sentences = [spoken[clip] for clip in ids]
+    texts = [sentence.text for sentence in sentences]
+    targets = [_cut(line, pipeline.decode.max_tokens) for line in tokens.encode(texts)]
+    prompts = prompts_of(pipeline, manifest, tokens)
+    return Examples(split, ids, texts, targets, bank, failed, sentences, prompts)
+
+
+def prompts_of(pipeline: Pipeline, manifest: Manifest, tokens: Tokens) -> Prompts:
+    """The prompts of a corpus: pairs from its training split only.
+
+    Raises:
+        UsageError: pairs are asked for and the manifest has no training split.
+        ConfigError: no training sentence is translated into the languages asked for.
+    """
+    if not pipeline.llm.pairs:
+        return Prompts(pipeline, tokens)
+    training = [_sentence(clip, pipeline) for clip in manifest.clips("train")]
+    held_out = [
+        normalise(clip.text, pipeline.text) for clip in manifest.clips() if clip.split != "train"
+    ]
+    return Prompts(pipeline, tokens, training, held_out)
+
+
+def _sentence(clip: Clip, pipeline: Pipeline) -> Sentence:
+    found = {name: clip.extra.get(f"text_{name}") for name in pipeline.llm.pairs}
+    translations = {name: " ".join(str(text).split()) for name, text in found.items() if text}
+    return Sentence(clip.id, normalise(clip.text, pipeline.text), clip.language, translations)
 
 
 def _cut(tokens: Sequence[int], limit: int) -> list[int]:
@@ -110,6 +156,11 @@ class Schedule:
         self._batch = min(batch, len(lengths))
         self._seed = seed
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
+
+    @property
+    def batch(self) -> int:
+        """Clips per batch: those asked for, or all there are."""
+        return self._batch
 
     @property
     def per_epoch(self) -> int:
@@ -136,15 +187,25 @@ class Schedule:
         return batches
 
 
-def stream_batches(data: Examples, numbers: Iterator[Sequence[int]]) -> Iterator[Batch]:
-    """Batches in the given order; the next one is read while the current one is worked on."""
-    if data.bank.in_memory:
-        yield from map(data.batch, numbers)
+def stream_batches(
+    data: Examples, wanted: Iterable[tuple[Sequence[int], int]], device: torch.device = _CPU
+) -> Iterator[Batch]:
+    """Batches on ``device``; the next one is brought there while the current one is worked on.
+
+    Args:
+        wanted: what :meth:`Examples.batch` is asked for.
+    """
+
+    def made(numbers: Sequence[int], draw: int) -> Batch:
+        return data.batch(numbers, draw).to(device)
+
+    if data.bank.in_memory and device.type == "cpu":
+        yield from starmap(made, wanted)
         return
     with ThreadPoolExecutor(1) as reader:
         upcoming = None
-        for chosen in numbers:
-            current, upcoming = upcoming, reader.submit(data.batch, chosen)
+        for numbers, draw in wanted:
+            current, upcoming = upcoming, reader.submit(made, numbers, draw)
             if current is not None:
                 yield current.result()
         if upcoming is not None:

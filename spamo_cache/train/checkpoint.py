@@ -4,6 +4,7 @@
     run.json             identity, fingerprints and paths of the stores, versions
     manifest.parquet     the sentences it was trained and selected on
     metrics.jsonl        one line per logged step
+    tensorboard/         the same as curves
     model.safetensors    adapter, VT-Align and tuned LLM weights of the best dev BLEU
     resume.safetensors   latest weights and optimiser state, its place in the header; gone when done
     done.json            the summary; a run without it is unfinished
@@ -41,6 +42,7 @@ class RunFolder:
         self.about = path / "run.json"
         self.manifest = path / "manifest.parquet"
         self.metrics = path / "metrics.jsonl"
+        self.curves = path / "tensorboard"
         self.model = path / "model.safetensors"
         self.state = path / "resume.safetensors"
         self.done = path / "done.json"

@@ -6,8 +6,10 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +17,21 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from spamo_cache.compat import checkpoint_activations
 from spamo_cache.config import Pipeline, StageConfig
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import SpamoError, UsageError
 from spamo_cache.evaluate.decoding import decode, recall_at_1
 from spamo_cache.evaluate.metrics import bleu4
 from spamo_cache.model.text import normalise
-from spamo_cache.model.translator import Stage, Translator
+from spamo_cache.model.translator import Batch, Stage, Translator
 from spamo_cache.train import optim
 from spamo_cache.train.batches import MEMORY, Schedule, examples, stream_batches
 from spamo_cache.train.checkpoint import RunFolder, write_tensors
+from spamo_cache.train.crew import merged, share_norms
+from spamo_cache.train.curves import Curves, curves
 from spamo_cache.train.features import Features
+from spamo_cache.train.parts import Meter, Part, Parts
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
 """Called with the stage, its finished steps, its steps in all, and the latest numbers."""
@@ -53,30 +59,14 @@ class Place:
     metrics_bytes: int = 0
 
 
-class Meter:
-    """Means of what was measured since the last look, without waiting for the device."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor | float] = {}
-        self._count = 0
-
-    def add(self, values: Mapping[str, Tensor]) -> None:
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value.detach()
-        self._count += 1
-
-    def take(self) -> dict[str, float]:
-        means = {name: float(total) / self._count for name, total in self._sums.items()}
-        self._sums, self._count = {}, 0
-        return means
-
-
 class Trainer:
     """One training: model, data, place, and the run folder it is written to.
 
+    Several processes compute the same steps, each a share of every batch; the first one writes.
+
     Args:
+        crew: the processes.
         llm: folder of the LLM.
-        device: ``auto``, ``cpu`` or ``cuda``.
         memory: bytes of features of one split to keep in memory.
         save_seconds: least time between two states to resume from.
     """
@@ -84,30 +74,32 @@ class Trainer:
     def __init__(
         self,
         pipeline: Pipeline,
+        crew: Accelerator,
         folder: RunFolder,
+        *,
         llm: Path,
         manifest: Manifest,
         stores: Mapping[str, Features],
-        *,
-        device: str = "auto",
         memory: int = MEMORY,
         save_seconds: float = SAVE_SECONDS,
         progress: Progress | None = None,
     ) -> None:
-        self.pipeline, self.folder, self.progress = pipeline, folder, progress
-        precision = "bf16" if pipeline.llm.dtype == "bfloat16" else "no"
-        self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
+        self.pipeline, self.crew, self.folder = pipeline, crew, folder
+        self.progress = progress if crew.is_main_process else None
         torch.manual_seed(pipeline.seed)
         widths = {name: stores[name].width for name in pipeline.streams}
-        self.translator = Translator(pipeline, widths, llm).to(self.accelerator.device)
+        self.translator = Translator(pipeline, widths, llm).to(crew.device)
+        if crew.num_processes > 1:
+            share_norms(self.translator)
         tokens = self.translator.tokens
         self.data = examples(pipeline, manifest, stores, "train", tokens, memory=memory)
-        dev = dev_split(manifest)
+        dev = "test" if pipeline.protocol.select_on_test else dev_split(manifest)
         self.dev = examples(pipeline, manifest, stores, dev, tokens, memory=memory)
         self.place = Place()
         self.moments: dict[str, Tensor] = {}
         self.save_seconds, self.saved = save_seconds, time.monotonic()
         self.meter = Meter()
+        self.curves: list[Curves] = []
 
     def start(self, *, resume: bool) -> None:
         """From the saved state, or from the beginning."""
@@ -118,61 +110,97 @@ class Trainer:
             self.moments = _below("optimiser.", tensors)
         elif self.pipeline.align.center:
             self._center()
-        self.folder.metrics.touch()
-        # Lines past the saved state belong to steps that are about to be repeated.
-        with self.folder.metrics.open("r+b") as file:
-            file.truncate(self.place.metrics_bytes)
+        if self.crew.is_main_process:
+            self.folder.metrics.touch()
+            # Lines past the saved state belong to steps that are about to be repeated.
+            with self.folder.metrics.open("r+b") as file:
+                file.truncate(self.place.metrics_bytes)
+            self.curves = curves(self.pipeline, self.folder)
+        # Nobody may write a new state before all have read the old one.
+        self.crew.wait_for_everyone()
 
     def run(self) -> Place:
         """All that is left of both stages; the best weights lie in the run folder then."""
-        if self.place.stage == "align":
-            self._stage("align", self.pipeline.align)
-            self._end_align()
-        if self.pipeline.translate.steps:
-            torch.manual_seed(self.pipeline.seed)
-            self.translator.attach()
-            self._stage("translate", self.pipeline.translate)
-        else:
-            write_tensors(self.folder.model, self.translator.trained())
+        try:
+            if self.place.stage == "align":
+                self._stage("align", self.pipeline.align)
+                self._end_align()
+            if self.pipeline.translate.steps:
+                self._attach()
+                self._stage("translate", self.pipeline.translate)
+            else:
+                self._keep()
+        finally:
+            for drawn in self.curves:
+                drawn.close()
         return self.place
+
+    def _attach(self) -> None:
+        torch.manual_seed(self.pipeline.seed)
+        llm = self.translator.attach()
+        if self.pipeline.translate.checkpointing:
+            checkpoint_activations(llm.model)
 
     def _stage(self, stage: Stage, config: StageConfig) -> None:
         """Steps from the place reached to the end of the stage, or until patience is over."""
+        # Of the stage before, accelerate would keep the optimiser and its moments.
+        self.crew.free_memory()
         self.translator.train()
         optimiser: Any = optim.make(self.translator, config)
         optim.restore(optimiser, self.translator, self.moments)
-        module, optimiser = self.accelerator.prepare(self.translator, optimiser)
+        module, optimiser = self.crew.prepare(self.translator, optimiser)
         trained = [value for value in self.translator.parameters() if value.requires_grad]
-        options = self._options(stage)
-        schedule = Schedule(self.data.bank.lengths, config.batch, f"{self.pipeline.seed} {stage}")
-        steps = range(self.place.step, config.steps)
-        batches = stream_batches(self.data, map(schedule.__getitem__, steps))
-        for step, batch in zip(steps, batches, strict=True):
-            # Chance depends on the step alone: a resumed run needs no generator's state.
-            torch.manual_seed(_seed(self.pipeline.seed, stage, step))
+        parts, batches = self._planned(stage, config)
+        for step in range(self.place.step, config.steps):
             optim.set_rate(optimiser, optim.learning_rate(config, step))
-            losses = module(batch.to(self.accelerator.device), stage=stage, **options)
-            self.accelerator.backward(losses["loss"])
-            norm = self.accelerator.clip_grad_norm_(trained, config.clip)
+            for number in range(config.accumulate):
+                # Chance depends on the place alone: a resumed run needs no generator's state.
+                torch.manual_seed(self._chance(stage, step, number))
+                last = number == config.accumulate - 1
+                with nullcontext() if last else self.crew.no_sync(module):
+                    self._descend(module, stage, next(parts), next(batches))
+            norm = self.crew.clip_grad_norm_(trained, config.clip)
             optimiser.step()
             optimiser.zero_grad()
-            self.meter.add(losses | {"gradient_norm": norm})
+            self.meter.add({"gradient_norm": norm / self.crew.num_processes})
+            self.meter.step()
             self.place.step = step + 1
             if self._after(stage, config, optimiser):
                 return
 
-    def _options(self, stage: Stage) -> dict[str, float]:
+    def _planned(self, stage: Stage, config: StageConfig) -> tuple[Iterator[Part], Iterator[Batch]]:
+        """This process's parts of all batches to come, and their clips."""
+        schedule = Schedule(self.data.bank.lengths, config.batch, f"{self.pipeline.seed} {stage}")
+        lengths = [len(ids) for ids in self.data.tokens]
+        parts = Parts(stage, config, schedule.batch, lengths, self.crew)
+        steps = range(self.place.step, config.steps)
+        planned, wanted = tee((part, step) for step in steps for part in parts(schedule[step]))
+        asked = ((part.numbers, step) for part, step in wanted)
+        batches = stream_batches(self.data, asked, self.crew.device)
+        return (part for part, _ in planned), batches
+
+    def _descend(self, module: Any, stage: Stage, part: Part, batch: Batch) -> None:
+        """Add the gradients of a part to those of its step."""
         config = self.pipeline.translate
-        if stage == "align":
-            return {}
-        return {"alpha": config.alpha, "smoothing": config.label_smoothing}
+        options = {"alpha": config.alpha, "smoothing": config.label_smoothing}
+        losses = module(batch, stage=stage, **options if stage == "translate" else {})
+        shares = part.weigh(losses, config.alpha if stage == "translate" else 1.0)
+        # DDP gives the mean of the processes' gradients; shares want their sum.
+        self.crew.backward(shares["loss"] * self.crew.num_processes)
+        self.meter.add(shares)
+
+    def _chance(self, stage: Stage, step: int, part: int) -> int:
+        """Seed of what is random in a part of a step; every process has its own."""
+        place = part * self.crew.num_processes + self.crew.process_index
+        text = f"{self.pipeline.seed} {stage} {step}" + (f" {place}" if place else "")
+        return random.Random(text).getrandbits(63)  # noqa: S311
 
     def _after(self, stage: Stage, config: StageConfig, optimiser: Any) -> bool:
         """Log, select and save what is due after a step; True once patience is over."""
         step, last = self.place.step, self.place.step == config.steps
         if step % LOG_EVERY == 0 or last:
             rate = optim.learning_rate(config, step - 1)
-            self._log(stage, config, self.meter.take() | {"lr": rate})
+            self._log(stage, config, self.meter.take(self.crew) | {"lr": rate})
         every = self.pipeline.translate.eval_every
         if stage == "translate" and (step % every == 0 or last):
             self._select(config)
@@ -187,13 +215,14 @@ class Trainer:
         bleu = bleu4(hypotheses, self.dev.texts, tokenize=text.tokenize)
         if place.best_bleu is None or bleu > place.best_bleu:
             place.best_bleu, place.best_step, place.stale = bleu, place.step, 0
-            write_tensors(self.folder.model, self.translator.trained())
+            self._keep()
         else:
             place.stale += 1
         self._log("translate", config, {"dev_bleu": bleu, "best_bleu": place.best_bleu})
 
     def _decode_dev(self) -> list[str]:
-        return decode(self.translator, self.dev, self.pipeline.decode)
+        own = replace(self.dev, turn=(self.crew.process_index, self.crew.num_processes))
+        return merged(self.crew, decode(self.translator, own, self.pipeline.decode))
 
     def _end_align(self) -> None:
         config = self.pipeline.align
@@ -210,14 +239,26 @@ class Trainer:
                 where=self.folder.path,
                 remedy=f"lower {stage}.lr (now {config.lr}) or lengthen {stage}.warmup",
             )
+        if not self.crew.is_main_process:
+            return
         line = {"stage": stage, "step": self.place.step, **fields}
         with self.folder.metrics.open("ab") as file:
             file.write((json.dumps(line) + "\n").encode())
             self.place.metrics_bytes = file.tell()
+        for drawn in self.curves:
+            drawn.add(line)
         if self.progress is not None:
             self.progress(stage, self.place.step, config.steps, fields)
 
+    def _keep(self) -> None:
+        """Make the present weights those of the run."""
+        if self.crew.is_main_process:
+            write_tensors(self.folder.model, self.translator.trained())
+
     def _save(self, moments: Mapping[str, Tensor]) -> None:
+        """Write a state to resume from."""
+        if not self.crew.is_main_process:
+            return
         tensors = {f"model.{name}": value for name, value in self.translator.trained().items()}
         tensors |= {f"optimiser.{name}": value for name, value in moments.items()}
         self.folder.save_state(tensors, asdict(self.place))
@@ -229,7 +270,7 @@ class Trainer:
         align = self.translator.align
         total = torch.zeros_like(align.center)
         for numbers in self.data.sorted_batches(256):
-            labels = self.data.labels(numbers).to(self.accelerator.device)
+            labels = self.data.labels(numbers).to(self.crew.device)
             total = total + align.pool(self.translator.sentences(labels)).sum(0)
         align.center.copy_(total / len(self.data))
 
@@ -252,7 +293,3 @@ def dev_split(manifest: Manifest) -> str:
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-
-
-def _seed(seed: int, stage: str, step: int) -> int:
-    return random.Random(f"{seed} {stage} {step}").getrandbits(63)  # noqa: S311

@@ -40,7 +40,8 @@ def make(module: nn.Module, stage: StageConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         groups,
         lr=stage.lr,
-        betas=(0.9, 0.98),
+        betas=stage.betas,
+        eps=stage.eps,
         weight_decay=stage.weight_decay,
         # One kernel for all tensors: on tiny models a loop over tensors costs as much as the model.
         fused=True,

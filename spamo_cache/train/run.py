@@ -14,11 +14,12 @@ import spamo_cache
 from spamo_cache.compat import cpu_threads
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Manifest
-from spamo_cache.errors import StoreError
+from spamo_cache.errors import StoreError, UsageError
 from spamo_cache.model.text import normalise
 from spamo_cache.model.weights import digest, locate
 from spamo_cache.train.batches import MEMORY
 from spamo_cache.train.checkpoint import RunFolder, identity, read_json, write_json
+from spamo_cache.train.crew import agreed, gather_crew
 from spamo_cache.train.features import Features
 from spamo_cache.train.loop import SAVE_SECONDS, Progress, Trainer
 
@@ -65,6 +66,7 @@ def train(
 
     The align stage holds only the LLM's embedding table. After a kill, ``resume`` goes on to the
     same weights as an uninterrupted run, bit for bit on CPU with an equal number of threads.
+    Under torchrun or ``accelerate launch`` several processes share the work and the folder.
 
     Args:
         base: folder of the pipeline's file, which a relative ``llm.weights`` refers to.
@@ -74,27 +76,31 @@ def train(
 
     Raises:
         UsageError: ``out`` holds something else, or this run unfinished and ``resume`` is off;
-            the manifest has no dev split.
+            the manifest has no dev split; the pipeline is a sweep.
         StoreError: a stream is missing, or clips have not been extracted.
         WeightsError: the LLM cannot be found.
     """
     started = time.monotonic()
+    if pipeline.sweep:
+        raise UsageError(
+            f"sweeps over {', '.join(pipeline.sweep)}: several experiments",
+            where=pipeline.name,
+            remedy="train each of spamo_cache.train.variants(pipeline)",
+        )
     folder = RunFolder(out)
     llm = locate(pipeline.llm.weights, base)
-    about = _about(pipeline, base, manifest, stores, digest(llm))
-    unfinished = folder.begin(pipeline, about, resume=resume)
-    if folder.done.exists():
-        folder.state.unlink(missing_ok=True)
-        known = read_json(folder.done)
+    about = describe(pipeline, base, manifest, stores, digest(llm))
+    crew = gather_crew(pipeline, device)
+    unfinished, known = agreed(crew, lambda: _begin(folder, pipeline, about, manifest, resume))
+    if known is not None:
         return RunSummary(**(known | {"path": out, "reused": True, "seconds": 0.0}))
-    manifest.write(folder.manifest)
     trainer = Trainer(
         pipeline,
+        crew,
         folder,
-        llm,
-        manifest,
-        stores,
-        device=device,
+        llm=llm,
+        manifest=manifest,
+        stores=stores,
         memory=memory,
         save_seconds=save_seconds,
         progress=progress,
@@ -112,14 +118,43 @@ def train(
         trained=sum(p.numel() for p in trainer.translator.parameters() if p.requires_grad),
         failed={data.split: dict(data.failed) for data in (trainer.data, trainer.dev)},
     )
-    write_json(folder.done, asdict(summary) | {"path": str(out)})
-    folder.state.unlink(missing_ok=True)
+    if crew.is_main_process:
+        write_json(folder.done, asdict(summary) | {"path": str(out)})
+        folder.state.unlink(missing_ok=True)
     return summary
 
 
-def _about(
+def _begin(
+    folder: RunFolder,
+    pipeline: Pipeline,
+    about: Mapping[str, Any],
+    manifest: Manifest,
+    resume: bool,
+) -> tuple[bool, dict[str, Any] | None]:
+    """Whether there is a state to go on from, and the summary of a run that is finished."""
+    unfinished = folder.begin(pipeline, about, resume=resume)
+    imported = unfinished and "imported" in folder.read_about()
+    if imported and resume:
+        folder.done.unlink(missing_ok=True)
+    if folder.done.exists():
+        if not imported:
+            folder.state.unlink(missing_ok=True)
+        return unfinished, read_json(folder.done)
+    manifest.write(folder.manifest)
+    return unfinished, None
+
+
+def describe(
     pipeline: Pipeline, base: Path, manifest: Manifest, stores: Mapping[str, Features], llm: str
 ) -> dict[str, Any]:
+    """What ``run.json`` says: the experiment's identity, and where its parts lie.
+
+    Args:
+        llm: digest of the LLM's folder.
+
+    Raises:
+        StoreError: a stream is missing.
+    """
     if missing := [name for name in pipeline.streams if name not in stores]:
         raise StoreError(
             f"no features of stream {missing[0]!r}",

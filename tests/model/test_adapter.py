@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from spamo_cache.config import AdapterConfig, AlignConfig
+from spamo_cache.config import AdapterConfig
 from spamo_cache.errors import ConfigError
 from spamo_cache.model.adapter import SignAdapter, TemporalConv, parse_tcn
 from spamo_cache.model.align import VTAlign
-from spamo_cache.model.rows import Packed, Padded, join
+from spamo_cache.model.rows import Packed, Padded, beside, join
 
 RMS = torch.tensor(3.0)
 
@@ -79,10 +79,10 @@ def test_short_clips_are_padded_not_dropped():
 
 
 def test_counts_the_rows_a_tcn_needs():
-    assert TemporalConv(4, "k5 p2 k5 p2", "batch").needs == 16
-    assert TemporalConv(4, "", "batch").needs == 1
+    assert TemporalConv(4, 4, "k5 p2 k5 p2", "batch").needs == 16
+    assert TemporalConv(4, 4, "", "batch").needs == 1
     for tcn in ("k5 p2 k5 p2", "k3 k3 p4", "p2 k2"):
-        layer = TemporalConv(4, tcn, "batch").eval()
+        layer = TemporalConv(4, 4, tcn, "batch").eval()
         for rows, expected in ((layer.needs, 1), (layer.needs - 1, 0)):
             padded = Padded(torch.randn(2, 64, 4), torch.tensor([rows, 64]))
             assert layer(padded).lengths[0] == expected
@@ -91,7 +91,7 @@ def test_counts_the_rows_a_tcn_needs():
 @pytest.mark.parametrize(("norm", "same"), [("masked", True), ("batch", False)])
 def test_masked_norm_ignores_padding_in_training(norm, same):
     torch.manual_seed(0)
-    layer = TemporalConv(4, "k3 p2", norm).train()
+    layer = TemporalConv(4, 4, "k3 p2", norm).train()
     rows = torch.randn(2, 20, 4)
     wider = torch.cat([rows, torch.full((2, 30, 4), 50.0)], dim=1)
     lengths = torch.tensor([20, 13])
@@ -111,28 +111,115 @@ def test_refuses_a_malformed_tcn(text):
         parse_tcn(text)
 
 
-def align(**config):
-    return VTAlign(AlignConfig(steps=1, batch=2, lr=1e-3, **config), 4)
-
-
 def test_alignment_is_low_for_matching_pairs_only():
     rows = Padded(nn.functional.one_hot(torch.arange(4)).float()[:, None], torch.ones(4))
     turned = Padded(rows.rows.roll(1, 0), rows.lengths)
-    assert align()(rows, rows) < 1e-4
-    assert align()(rows, turned) > 10
+    assert VTAlign(4)(rows, rows) < 1e-4
+    assert VTAlign(4)(rows, turned) > 10
 
 
-@pytest.mark.parametrize(("pooling", "same"), [("masked", True), ("padded", False)])
-def test_masked_pooling_ignores_padding(pooling, same):
+@pytest.mark.parametrize(("padded", "same"), [(False, True), (True, False)])
+def test_masked_pooling_ignores_padding(padded, same):
     text = packed([2, 3], 4)
     sign = join([packed([2, 3], 4, seed=1)])
     wider = Padded(nn.functional.pad(sign.rows, (0, 0, 0, 5), value=9.0), sign.lengths)
-    loss = align(pooling=pooling)
+    loss = VTAlign(4, padded=padded)
     assert torch.allclose(loss(sign, join([text])), loss(wider, join([text]))) is same
 
 
 def test_centre_is_taken_from_the_text():
-    loss, text = align(center=True), join([packed([3, 3], 4)])
+    loss, text = VTAlign(4), join([packed([3, 3], 4)])
     loss.center.copy_(text.mean().mean(0))
     centred = text.mean() - loss.center
     torch.testing.assert_close(loss.pool_text(text), nn.functional.normalize(centred, dim=-1))
+
+
+# --- fusion -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lengths", [([7, 3, 1], [2, 3, 4]), ([5, 1], [1, 1]), ([4, 6], [9, 12])])
+def test_streams_side_by_side_are_interpolated_within_each_clip(lengths):
+    first, second = packed(lengths[0], 5), packed(lengths[1], 3, seed=1)
+    both = beside([first, second])
+    assert torch.equal(both.rows[:, :5], first.rows)
+    stretched = both.rows[:, 5:].split(lengths[0])
+    for clip, rows in enumerate(second.rows.split(lengths[1])):
+        expected = nn.functional.interpolate(rows.T[None], lengths[0][clip], mode="linear")
+        torch.testing.assert_close(stretched[clip], expected[0].T)
+
+
+def test_a_clip_without_motion_gets_zeros():
+    both = beside([packed([2, 3], 5), packed([0, 2], 3, seed=1)])
+    assert not both.rows[:2, 5:].any()
+    assert both.rows[2:, 5:].all()
+
+
+def test_side_by_side_passes_gradients_to_every_row():
+    motion = Packed(torch.randn(5, 4, requires_grad=True), torch.tensor([2, 3]))
+    beside([packed([9, 13], 6), motion]).rows.sum().backward()
+    assert motion.rows.grad.all()
+
+
+def three_streams(fusion, norm="batch", order=("spatial", "motion", "face")):
+    torch.manual_seed(0)
+    widths = {"spatial": 6, "motion": 4, "face": 3}
+    config = AdapterConfig(width=8, fusion=fusion, norm=norm)
+    model = SignAdapter({name: widths[name] for name in order}, config, out=12, rms=RMS)
+    return model, {name: packed([20, 61, 1], width) for name, width in widths.items()} | {
+        "motion": packed([2, 7, 1], 4, seed=1)
+    }
+
+
+@pytest.mark.parametrize("fusion", ["time", "features"])
+@pytest.mark.parametrize(
+    "order", [("spatial", "motion", "face"), ("motion", "spatial"), ("motion",)], ids=" ".join
+)
+def test_any_streams_in_any_order_whatever_the_batch(fusion, order):
+    model, streams = three_streams(fusion, order=order)
+    together = model.eval()(streams)
+    for clip in range(3):
+        alone = model(only(streams, clip))
+        length = int(alone.lengths[0])
+        assert length == together.lengths[clip]
+        torch.testing.assert_close(alone.rows[0], together.rows[clip, :length])
+    assert together.rows.isfinite().all()
+
+
+def test_one_stream_is_the_same_however_it_is_fused():
+    rows = [three_streams(fusion, order=("spatial",)) for fusion in ("time", "features")]
+    one, other = (model.eval()(streams) for model, streams in rows)
+    assert torch.equal(one.rows, other.rows)
+
+
+def test_side_by_side_has_the_rows_of_the_first_stream():
+    model, streams = three_streams("features")
+    assert model.eval()(streams).lengths.tolist() == [2, 12, 1]
+
+
+@pytest.mark.parametrize("fusion", ["time", "features"])
+def test_more_padding_changes_nothing_in_masked_training(fusion):
+    """Clips 0 and 1 keep their rows when the batch is padded to a longer clip's length."""
+    model, streams = three_streams(fusion, norm="masked")
+    joined = model.train().tcn
+    seen = []
+    joined.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    model(streams)
+    wider = Padded(nn.functional.pad(seen[0].rows, (0, 0, 0, 40), value=7.0), seen[0].lengths)
+    short, long = joined(seen[0]), joined(wider)
+    torch.testing.assert_close(short.packed().rows, long.packed().rows)
+
+
+def test_nothing_is_done_clip_by_clip():
+    """As many operations for sixty clips as for two."""
+    model, _ = three_streams("features")
+
+    def operations(clips):
+        lengths = [20 + i % 3 for i in range(clips)]
+        streams = {
+            name: packed(lengths, layer.in_features) for name, layer in model.projections.items()
+        }
+        with torch.profiler.profile() as profile:
+            model(streams)
+        return sum(event.count for event in profile.key_averages())
+
+    assert operations(60) == operations(2)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from spamo_cache.config import Pipeline
 from spamo_cache.errors import WeightsError
-from spamo_cache.model.llm import Tokens, labels_of
 from spamo_cache.model.official import our_name, read_state
 from spamo_cache.model.rows import Packed
+from spamo_cache.model.tokens import Tokens, padded_ids
 from spamo_cache.model.translator import Batch, Translator
 
 PIPELINE = Pipeline.model_validate(
@@ -22,9 +27,10 @@ PIPELINE = Pipeline.model_validate(
         "text": {"language": "German"},
         "adapter": {"width": 24},
         "llm": {"weights": "llm", "tuning": {"dropout": 0}},
-        "align": {"steps": 1, "batch": 4, "lr": 1e-3, "pooling": "padded"},
+        "align": {"steps": 1, "batch": 4, "lr": 1e-3},
         "translate": {"steps": 1, "batch": 4, "lr": 1e-3},
         "decode": {"max_tokens": 23},
+        "protocol": {"pool_padding": True},
     }
 )
 
@@ -47,7 +53,7 @@ def batch(golden_folder, golden_expected):
     for stream in ("spatial", "motion"):
         clips = [features[f"{stream}.{i}"] for i in range(4)]
         streams[stream] = Packed(torch.cat(clips), torch.tensor([len(clip) for clip in clips]))
-    labels = labels_of(Tokens(golden_folder / "llm").encode(golden_expected["texts"]))
+    labels = padded_ids(Tokens(golden_folder / "llm").encode(golden_expected["texts"]))
     return Batch(streams, labels)
 
 
@@ -96,12 +102,57 @@ def test_refuses_what_is_no_official_checkpoint(tmp_path):
         read_state(other)
 
 
-def test_never_runs_code_in_a_checkpoint(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return (print, ("ran",))
+class Evil:
+    """Makes a file when it is unpickled."""
 
+    def __init__(self, how, file):
+        self.how, self.file = how, str(file)
+
+    def __reduce__(self):
+        return self.how, (self.file,)
+
+
+class Settings(dict):
+    """As Lightning and omegaconf keep hyper-parameters: a class of their own, with a state."""
+
+    def __init__(self, **values):
+        super().__init__(values)
+        self.flags = {"allow": True}
+
+
+@pytest.mark.parametrize("how", [os.mkdir, shutil.rmtree, eval, Path.touch], ids=str)
+@pytest.mark.parametrize("place", ["state_dict", "callbacks"])
+def test_never_runs_code_in_a_checkpoint(golden_folder, tmp_path, how, place):
+    target = tmp_path / "target"
+    if how is shutil.rmtree:
+        target.mkdir()
+    before = target.exists()
+    content = torch.load(golden_folder / "official.ckpt", weights_only=True)
     bad = tmp_path / "bad.ckpt"
-    torch.save({"state_dict": Evil()}, bad)
-    with pytest.raises(WeightsError, match="plain tensors"):
+    torch.save(content | {place: Evil(how, target)}, bad)
+    with contextlib.suppress(WeightsError):
         read_state(bad)
+    assert target.exists() is before
+
+
+def test_what_lightning_keeps_beside_the_weights_is_skipped(golden_folder, tmp_path):
+    content = torch.load(golden_folder / "official.ckpt", weights_only=True)
+    content |= {
+        "hyper_parameters": Settings(lr=6e-4, paths=[Path("/data")], nested=Settings(beams=5)),
+        "callbacks": {"ModelCheckpoint": {"best_model_score": torch.tensor(0.2), "kind": int}},
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(3)}}}],
+        "epoch": 7,
+    }
+    torch.save(content, tmp_path / "lightning.ckpt")
+    plain, found = (
+        read_state(path) for path in (golden_folder / "official.ckpt", tmp_path / "lightning.ckpt")
+    )
+    assert plain.keys() == found.keys()
+    assert all(torch.equal(value, found[name]) for name, value in plain.items())
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04torn"])
+def test_refuses_what_is_no_checkpoint_at_all(tmp_path, content):
+    (tmp_path / "odd.ckpt").write_bytes(content)
+    with pytest.raises(WeightsError, match="checkpoint"):
+        read_state(tmp_path / "odd.ckpt")

@@ -5,15 +5,21 @@ import shutil
 import pytest
 import torch
 
-from spamo_cache.config import DecodeConfig, LLMConfig, Pipeline, TextConfig, TuningConfig
+from spamo_cache.config import DecodeConfig, LLMConfig, Pipeline, TextConfig
 from spamo_cache.errors import ConfigError, WeightsError
-from spamo_cache.model.llm import Seq2SeqLLM, Tokens, labels_of
+from spamo_cache.model.loading import load_llm
 from spamo_cache.model.rows import Packed
 from spamo_cache.model.text import normalise
+from spamo_cache.model.tokens import Tokens, padded_ids
 from spamo_cache.model.translator import Batch, Translator
 from spamo_cache.model.weights import digest, embedding_table, locate
 
 TEXTS = ["heute regen", "im norden scheint die sonne", "schnee"]
+
+
+def loaded(folder, **config):
+    config = LLMConfig(weights="llm", **config)
+    return load_llm(folder / "llm", config, Tokens(folder / "llm"), torch.device("cpu"))
 
 
 def make(folder, **changes):
@@ -30,7 +36,9 @@ def make(folder, **changes):
         "translate": {"steps": 1, "batch": 4, "lr": 1e-3},
     }
     torch.manual_seed(0)
-    return Translator(Pipeline.model_validate(plain | changes), {"spatial": 8}, folder / "llm")
+    return Translator(
+        Pipeline.model_validate(plain | changes), {"spatial": 8, "motion": 6}, folder / "llm"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +46,7 @@ def batch(golden_folder):
     lengths = torch.tensor([20, 64, 33])
     chance = torch.Generator().manual_seed(1)
     rows = torch.randn(int(lengths.sum()), 8, generator=chance)
-    labels = labels_of(Tokens(golden_folder / "llm").encode(TEXTS))
+    labels = padded_ids(Tokens(golden_folder / "llm").encode(TEXTS))
     return Batch({"spatial": Packed(rows, lengths)}, labels)
 
 
@@ -66,6 +74,47 @@ def test_loss_of_a_clip_is_the_same_alone_and_in_a_batch(golden_folder, batch):
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+ORDERS = [("spatial", "motion"), ("motion", "spatial"), ("motion",)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fusion", ["time", "features"])
+@pytest.mark.parametrize("norm", ["batch", "masked"])
+@pytest.mark.parametrize("order", ORDERS, ids=" ".join)
+def test_padding_does_not_matter_whatever_the_streams(golden_folder, order, fusion, norm):
+    """Every clip alone and in every batch of two or three, clips of a single frame among them."""
+    adapter = {"width": 16, "fusion": fusion, "norm": norm}
+    model = make(golden_folder, streams=list(order), adapter=adapter).eval()
+    model.attach()
+    chance = torch.Generator().manual_seed(2)
+    lengths = {"spatial": [1, 64, 17], "motion": [1, 7, 2]}
+    rows = {
+        name: [torch.randn(count, model.adapter.projections[name].in_features, generator=chance)
+               for count in lengths[name]]
+        for name in order
+    }  # fmt: skip
+    tokens = model.tokens.encode(TEXTS)
+
+    def losses(clips):
+        streams = {
+            name: Packed(
+                torch.cat([rows[name][clip] for clip in clips]),
+                torch.tensor([lengths[name][clip] for clip in clips]),
+            )
+            for name in order
+        }
+        labels = padded_ids([tokens[clip] for clip in clips])
+        logits = model.llm.logits(model.inputs(model.adapter(streams)), labels)
+        found = torch.nn.functional.cross_entropy(
+            logits.transpose(1, 2), labels, ignore_index=-100, reduction="none"
+        )
+        return found.sum(1)
+
+    alone = torch.cat([losses([clip]) for clip in range(3)])
+    for clips in ([0, 1], [1, 2], [2, 0], [0, 1, 2]):
+        torch.testing.assert_close(losses(clips), alone[clips], rtol=1e-5, atol=1e-5)
+
+
 def test_beams_are_the_same_alone_and_in_a_batch(golden_folder, batch):
     model = make(golden_folder).eval()
     decode = DecodeConfig(beams=3, max_tokens=8)
@@ -90,7 +139,7 @@ def test_prompt_stands_right_behind_the_sign_rows(golden_folder, batch):
     ("mode", "share"), [("freeze", 0.0), ("lora", 0.3), ("full", 1.0)], ids=str
 )
 def test_tuning_trains_what_it_says(golden_folder, mode, share):
-    llm = Seq2SeqLLM(golden_folder / "llm", LLMConfig(weights="llm", tuning={"mode": mode}))
+    llm = loaded(golden_folder, tuning={"mode": mode})
     sizes = [(value.numel(), value.requires_grad) for value in llm.parameters()]
     trained = sum(size for size, wanted in sizes if wanted) / sum(size for size, _ in sizes)
     assert trained == share or 0 < trained < share < 1
@@ -121,15 +170,70 @@ def test_refuses_weights_of_another_pipeline(golden_folder):
 
 
 def test_unknown_lora_target_is_a_config_error(golden_folder):
-    tuning = TuningConfig(targets=("no_such_layer",))
     with pytest.raises(ConfigError, match="no_such_layer"):
-        Seq2SeqLLM(golden_folder / "llm", LLMConfig(weights="llm", tuning=tuning))
+        loaded(golden_folder, tuning={"targets": ["no_such_layer"]})
 
 
 def test_reads_only_the_embedding_table(golden_folder):
     table = embedding_table(golden_folder / "llm")
-    llm = Seq2SeqLLM(golden_folder / "llm", LLMConfig(weights="llm"))
+    llm = loaded(golden_folder)
     assert torch.equal(table, llm.embeddings.weight)
+
+
+@pytest.fixture(scope="module", params=["MT5", "MBart"])
+def relative(request, golden_folder, tmp_path_factory):
+    """Another encoder-decoder, in its own format; MBart scales its embeddings."""
+    import transformers
+
+    folder = tmp_path_factory.mktemp("relatives") / "llm"
+    sizes = {
+        "MT5": {"d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4},
+        "MBart": {
+            "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48,
+            "encoder_attention_heads": 4, "decoder_attention_heads": 4, "scale_embedding": True,
+            "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "forced_eos_token_id": 1,
+        },
+    }  # fmt: skip
+    config = getattr(transformers, f"{request.param}Config")(
+        vocab_size=53, d_model=32, decoder_start_token_id=0, **sizes[request.param]
+    )
+    torch.manual_seed(0)
+    kind = f"{request.param}ForConditionalGeneration"
+    getattr(transformers, kind)(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(golden_folder / "llm" / name, folder / name)
+    return folder.parent
+
+
+@torch.no_grad()
+def test_other_encoder_decoders_compute_what_they_do_by_themselves(relative, batch):
+    model = make(relative, llm={"weights": "llm", "tuning": {"mode": "freeze"}}).eval()
+    table = model.embeddings.weight
+    own = model.attach().eval().model
+    torch.testing.assert_close(table, model.embeddings(torch.arange(53)))
+    for clip in range(3):
+        single = alone(batch, clip)
+        rows = model.inputs(model.adapter(single.streams)).rows
+        expected = own(inputs_embeds=rows, labels=single.labels)
+        found = model(single, stage="translate")["lm"]
+        torch.testing.assert_close(found, expected.loss, rtol=1e-5, atol=1e-5)
+    decode = DecodeConfig(beams=3, max_tokens=8)
+    together = model.generate(batch.streams, decode)
+    assert together == [model.generate(alone(batch, i).streams, decode)[0] for i in range(3)]
+
+
+def test_lora_finds_query_and_value(relative):
+    names = [name for name, _ in loaded(relative).named_parameters() if "lora_A" in name]
+    found = {name.split(".lora_A")[0].rpartition(".")[2] for name in names}
+    assert found in ({"q", "v"}, {"q_proj", "v_proj"})
+
+
+def test_embeddings_that_are_more_than_a_table_are_refused(golden_folder, monkeypatch):
+    model = make(golden_folder)
+    monkeypatch.setattr(torch.nn.Embedding, "forward", lambda self, ids: self.weight[ids] * 3)
+    model.embeddings.forward = lambda ids: model.embeddings.weight[ids]
+    with pytest.raises(WeightsError, match="more to its embeddings"):
+        model.attach()
 
 
 def test_digest_follows_the_contents(golden_folder, tmp_path):

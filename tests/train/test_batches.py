@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from spamo_cache.errors import StoreError
-from spamo_cache.model.llm import Tokens
+from spamo_cache.model.tokens import Tokens
 from spamo_cache.train.batches import Schedule, examples, stream_batches
 from spamo_cache.train.features import Bank, MemoryFeatures, donors
 
@@ -103,7 +103,8 @@ def test_reading_ahead_changes_nothing(toy):
         for memory in (1 << 30, 0)
     )
     order = [[0, 3], [5, 1], [2, 2]]
-    pairs = zip(stream_batches(held, iter(order)), stream_batches(read, iter(order)), strict=True)
+    wanted = [(numbers, 0) for numbers in order]
+    pairs = zip(stream_batches(held, wanted), stream_batches(read, wanted), strict=True)
     for one, other in pairs:
         assert torch.equal(one.labels, other.labels)
         assert torch.equal(one.streams["motion"].rows, other.streams["motion"].rows)
@@ -114,7 +115,7 @@ def test_reading_ahead_passes_errors_on(toy):
     data = examples(toy.pipeline(), manifest, stores, "train", Tokens(toy.GOLDEN / "llm"), memory=0)
     stores["motion"]._arrays.clear()
     with pytest.raises(KeyError):
-        list(stream_batches(data, iter([[0]])))
+        list(stream_batches(data, [([0], 0)]))
 
 
 def test_long_sentences_keep_their_end_token(toy):

@@ -17,8 +17,8 @@ class KilledError(Exception):
     pass
 
 
-def results(run: Path) -> dict[str, bytes]:
-    names = ("model.safetensors", "metrics.jsonl", "config.yaml", "run.json")
+def results(run: Path, *names: str) -> dict[str, bytes]:
+    names = names or ("model.safetensors", "metrics.jsonl", "config.yaml", "run.json")
     return {name: (run / name).read_bytes() for name in names}
 
 
@@ -60,6 +60,20 @@ def test_resumes_after_sigkill(toy, finished, tmp_path):
         toy.run(tmp_path / "run")
     toy.run(tmp_path / "run", resume=True)
     assert results(tmp_path / "run") == results(finished[0])
+
+
+def test_refuses_to_go_on_with_other_features(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, "_end_align", lambda _: (_ for _ in ()).throw(KilledError))
+    with pytest.raises(KilledError):
+        toy.run(tmp_path / "run")
+    monkeypatch.undo()
+    assert (tmp_path / "run" / "resume.safetensors").exists()
+    _, stores = toy.corpus()
+    stores["spatial"]._arrays["dev/0"] = stores["spatial"]._arrays["dev/0"] + 1
+    before = results(tmp_path / "run", "metrics.jsonl", "run.json", "resume.safetensors")
+    with pytest.raises(UsageError, match=r"stores\.spatial"):
+        toy.run(tmp_path / "run", stores=stores, resume=True)
+    assert before == results(tmp_path / "run", *before)
 
 
 def test_kill_while_writing_leaves_the_old_state(tmp_path, monkeypatch):

@@ -115,7 +115,7 @@ def test_failed_clips_are_left_out_and_listed(toy, tmp_path):
 def test_align_never_loads_the_llm(toy, tmp_path, monkeypatch):
     from spamo_cache.model import translator
 
-    monkeypatch.setattr(translator, "Seq2SeqLLM", lambda *_: pytest.fail("loaded the LLM"))
+    monkeypatch.setattr(translator, "load_llm", lambda *_: pytest.fail("loaded the LLM"))
     config = toy.pipeline(translate={"steps": 0, "batch": 4, "lr": 1e-3})
     assert toy.run(tmp_path / "run", config).recall is not None
 

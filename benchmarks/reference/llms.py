@@ -1,0 +1,37 @@
+"""Language models of any size with random weights, as Hugging Face folders."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spamo_cache.compat import declare_torchvision_ops, quiet
+from spamo_cache.config import shipped
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "small": {"d_model": 256, "d_kv": 64, "d_ff": 512, "num_layers": 4, "num_heads": 4},
+    "large": {"d_model": 2048, "d_kv": 64, "d_ff": 5120, "num_layers": 24, "num_heads": 32},
+}
+"""As small as shows anything, and Flan-T5-XL."""
+
+
+def write_llm(folder: Path, shape: str, dtype: str) -> None:
+    """A T5 with random weights, under the tokenizer of the embedded corpus."""
+    declare_torchvision_ops()
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    config: Any = T5Config(
+        **SHAPES[shape],
+        vocab_size=32_128,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+    )
+    config.decoder_start_token_id = 0
+    with quiet():
+        T5ForConditionalGeneration(config).to(getattr(torch, dtype)).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(shipped("pipelines") / "signed-weather" / "llm" / name, folder)

@@ -1,0 +1,80 @@
+"""Sentences and prompts as the LLM's token ids, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spamo_cache.compat import declare_torchvision_ops
+from spamo_cache.errors import WeightsError
+
+IGNORED = -100
+"""Stands where a sequence of ids is padded; as a label it costs nothing."""
+
+
+class Tokens:
+    """The LLM's tokenizer, reduced to what translation needs.
+
+    An encoder-decoder gets sentences and prompts as its tokenizer makes them, end token and all.
+    A decoder-only model reads one sequence: ``opening``, sign rows, prompt, sentence, ``end``.
+
+    Raises:
+        WeightsError: the folder holds no tokenizer that transformers can read, or one without an
+            end token.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        declare_torchvision_ops()
+        from transformers import AutoConfig, AutoTokenizer  # noqa: PLC0415
+
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise WeightsError(f"holds no usable tokenizer: {error}", where=folder) from error
+        if self._tokenizer.eos_token_id is None:
+            raise WeightsError("its tokenizer has no end token", where=folder)
+        self.decoder_only = not config.is_encoder_decoder
+
+    @property
+    def end(self) -> int:
+        return int(self._tokenizer.eos_token_id)
+
+    @property
+    def padding(self) -> int:
+        """Id of the padding token; of the end token where a tokenizer has none."""
+        own = self._tokenizer.pad_token_id
+        return self.end if own is None else int(own)
+
+    @property
+    def opening(self) -> list[int]:
+        """Ids in front of the sign rows: what the tokenizer begins a decoder-only sequence with."""
+        own = self._tokenizer("").input_ids if self.decoder_only else []
+        return [token for token in own if token == self._tokenizer.bos_token_id]
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of target sentences, the end token behind them."""
+        if self.decoder_only:
+            return [[*ids, self.end] for ids in self.prompts(texts)]
+        return self.prompts(texts)
+
+    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of what stands behind the sign rows."""
+        own = not self.decoder_only
+        return [list(ids) for ids in self._tokenizer(list(texts), add_special_tokens=own).input_ids]
+
+    def decode(self, sequences: Sequence[Sequence[int]]) -> list[str]:
+        texts = self._tokenizer.batch_decode(
+            [list(ids) for ids in sequences], skip_special_tokens=True
+        )
+        return [" ".join(text.split()) for text in texts]
+
+
+def padded_ids(sequences: Sequence[Sequence[int]]) -> Tensor:
+    """(sequences, longest) ids, padded with -100."""
+    rows = [torch.tensor(ids, dtype=torch.long) for ids in sequences]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED)

@@ -1,0 +1,103 @@
+"""The processes that train together: precision, agreement, and batch norm over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import Tensor, nn
+
+from spamo_cache.config import Pipeline
+from spamo_cache.model.gather import gathered
+
+T = TypeVar("T")
+
+
+def gather_crew(pipeline: Pipeline, device: str) -> Accelerator:
+    """The processes that a launcher (torchrun, ``accelerate launch``) started, or this one alone.
+
+    Args:
+        device: ``auto``, ``cpu`` or ``cuda``.
+    """
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    half = on_gpu or pipeline.llm.dtype == "bfloat16"
+    if pipeline.precision != "auto":
+        half = pipeline.precision == "bfloat16"
+    # Kept by accelerate from one training to the next, which may ask for another precision.
+    AcceleratorState._reset_state()
+    # Without VT-Align its temperature is trained by nothing, which DDP has to be told.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=pipeline.translate.alpha == 0)
+    return Accelerator(
+        cpu=device == "cpu",
+        mixed_precision="bf16" if half else "no",
+        kwargs_handlers=[unused],
+    )
+
+
+def agreed(crew: Accelerator, work: Callable[[], T]) -> T:
+    """What ``work`` gives in the first process, in all of them; only that one does it."""
+    found: list[Any] = broadcast_object_list([work() if crew.is_main_process else None])
+    result: T = found[0]
+    return result
+
+
+def merged(crew: Accelerator, texts: list[str]) -> list[str]:
+    """Lists of texts in which each process filled places of its own -> the full list."""
+    if crew.num_processes == 1:
+        return texts
+    return ["".join(said) for said in zip(*gather_object([texts]), strict=True)]
+
+
+def share_norms(module: nn.Module) -> None:
+    """Let the batch norms of ``module`` normalise by the statistics of all processes."""
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if type(child) is nn.BatchNorm1d:
+                shared = SharedBatchNorm(child.num_features, child.eps, child.momentum)
+                shared.load_state_dict(child.state_dict())
+                setattr(parent, name, shared.to(child.weight.device))
+
+
+class SharedBatchNorm(nn.BatchNorm1d):
+    """Batch norm over the rows of all processes, on any device: torch's own is for GPUs alone."""
+
+    # Always there: nobody here asks torch to leave them out.
+    momentum: float
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """(rows, width) or (clips, width, rows)."""
+        if not self.training:
+            return super().forward(rows)
+        axes = [axis for axis in range(rows.ndim) if axis != 1]
+        with torch.autocast(rows.device.type, enabled=False):
+            mean, variance, count = self._statistics(rows.float(), axes)
+            self._remember(mean, variance, count)
+            shape = [1, -1] + [1] * (rows.ndim - 2)
+            scale = self.weight * torch.rsqrt(variance + self.eps)
+            shift = self.bias - mean * scale
+            return (rows * scale.view(shape) + shift.view(shape)).to(rows.dtype)
+
+    def _statistics(self, rows: Tensor, axes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """(width,) mean and variance, and the number of rows, of all processes."""
+        sums = rows.sum(axes)
+        count = sums.new_full((1,), rows.numel() / self.num_features)
+        counts, totals = gathered(torch.cat([count, sums])[None]).sum(0).split([1, len(sums)])
+        mean = totals / counts
+        shape = [1, -1] + [1] * (rows.ndim - 2)
+        # From the mean that is known by now: a difference of big squares would lose digits.
+        spread = (rows - mean.view(shape)).square().sum(axes)
+        return mean, gathered(spread[None]).sum(0) / counts, counts
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        self.num_batches_tracked.add_(1)
+        unbiased = variance * count / (count - 1)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(unbiased, self.momentum)

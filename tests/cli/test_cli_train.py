@@ -1,0 +1,143 @@
+"""Several runs by one command, and long videos in windows."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from typer.testing import Result
+
+from spamo_cache.cli.translate import Piece, windows
+from spamo_cache.errors import SpamoError, UsageError
+
+Call = Callable[..., Result]
+
+EXTRACT = "extract --manifest manifest.csv --dataset frames --spec spec.yaml --executor serial"
+
+
+@pytest.fixture(scope="module")
+def done(made: Path, call: Call, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lab with its features."""
+    folder = tmp_path_factory.mktemp("done")
+    shutil.copytree(made, folder, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        enter(folder, patch)
+        call(EXTRACT)
+    return folder
+
+
+@pytest.fixture
+def extracted(done: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    enter(done, monkeypatch)
+    return done
+
+
+def enter(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.chdir(folder)
+    patch.setenv("SPAMO_HOME", str(folder / "home"))
+    patch.delenv("SPAMO_CACHE", raising=False)
+
+
+def test_seeds_are_runs_side_by_side_and_are_reused(extracted: Path, call: Call) -> None:
+    found = json.loads(call("train pipeline.yaml --seeds 2 --json").stdout)
+    assert [run["path"] for run in found["runs"]] == [f"runs/frames/tiny-{n}" for n in (0, 1)]
+    (experiment,) = found["experiments"]
+    assert (experiment["name"], experiment["runs"]) == ("tiny", 2)
+    first, second = (
+        (extracted / "runs/frames" / f"tiny-{n}" / "model.safetensors").read_bytes() for n in (0, 1)
+    )
+    assert first != second
+    again = json.loads(call("train pipeline.yaml --seeds 3 --json").stdout)
+    assert [run["reused"] for run in again["runs"]] == [True, True, False]
+    table = call("train pipeline.yaml --seeds 3").stdout
+    assert "deviation" in table
+    assert "runs/frames/tiny-2" in table
+
+
+def test_a_sweep_trains_each_combination(extracted: Path, call: Call) -> None:
+    text = (extracted / "pipeline.yaml").read_text(encoding="utf-8")
+    (extracted / "swept.yaml").write_text(
+        text + "sweep:\n  translate.lr: [1e-4, 1e-3]\n  streams: [[spatial], [spatial, motion]]\n"
+    )
+    found = json.loads(call("train swept.yaml -o sweep --json").stdout)
+    names = [Path(run["path"]).name for run in found["runs"]]
+    assert names == [
+        "tiny-lr-0.0001-streams-spatial",
+        "tiny-lr-0.0001-streams-spatial-motion",
+        "tiny-lr-0.001-streams-spatial",
+        "tiny-lr-0.001-streams-spatial-motion",
+    ]
+    assert {run["path"] for run in found["runs"]} == {f"sweep/{name}" for name in names}
+    assert "lr: 0.0001" in (extracted / "sweep" / names[0] / "config.yaml").read_text()
+
+
+def test_a_run_that_fails_leaves_the_others(
+    extracted: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spamo_cache import train
+
+    plain = train.train
+
+    def failing(pipeline, **options):
+        if pipeline.seed == 0:
+            raise SpamoError("translate diverged")
+        return plain(pipeline, **options)
+
+    monkeypatch.setattr(train, "train", failing)
+    result = call("train pipeline.yaml --seeds 2 -o failing --json", code=1)
+    assert [run["path"] for run in json.loads(result.stdout)["runs"]] == ["failing/tiny-1"]
+    assert "failed: tiny-0: translate diverged" in result.stderr
+
+
+def film(path: Path, frames: int = 25, rate: int = 10) -> None:
+    """A video of noise."""
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(frames):
+            picture = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        container.mux(stream.encode())
+
+
+def test_windows_cover_a_video_to_its_end(tmp_path: Path) -> None:
+    film(tmp_path / "long.mp4")
+    whole = Piece(tmp_path / "long.mp4", None, None)
+
+    def times(found: list[Piece]) -> list[tuple[float, float]]:
+        return [(round(one.start or 0, 3), round(one.end or 0, 3)) for one in found]
+
+    assert times(windows(whole, 1.0, 0.5)) == [(0, 1), (0.5, 1.5), (1, 2), (1.5, 2.5)]
+    # The last one is as long as the others, for which it begins earlier.
+    assert times(windows(whole, 1.0, 0.0)) == [(0, 1), (1, 2), (1.5, 2.5)]
+    assert times(windows(whole, 9.0, 1.0)) == [(0, 2.5)]
+    part = Piece(whole.video, 0.4, 2.0)
+    assert times(windows(part, 1.0, 0.0)) == [(0.4, 1.4), (1.0, 2.0)]
+
+
+def test_windows_that_make_no_sense_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="overlap"):
+        windows(Piece(tmp_path / "any.mp4", None, None), 1.0, 1.0)
+    with pytest.raises(UsageError, match="without times"):
+        windows(Piece(tmp_path, None, None), 1.0, 0.0)
+
+
+def test_a_window_is_translated_like_that_range(extracted: Path, call: Call) -> None:
+    film(extracted / "long.mp4")
+    call("train pipeline.yaml")
+    run = "translate runs/frames/tiny long.mp4"
+    found = json.loads(call(f"{run} --window 1 --json").stdout)
+    assert [(one["start"], one["end"]) for one in found] == [(0, 1), (1, 2), (1.5, 2.5)]
+    alone = json.loads(call(f"{run} --start 1 --end 2 --json").stdout)
+    assert alone == [{"video": "long.mp4", "text": found[1]["text"]}]
+    (extracted / "broken.mp4").write_bytes(b"no video")
+    lines = call(f"{run} broken.mp4 --window 1", code=1).stdout.splitlines()
+    assert [line.split("\t")[:2] for line in lines][:2] == [
+        ["long.mp4", "0.00-1.00"],
+        ["long.mp4", "1.00-2.00"],
+    ]
+    assert lines[3:] == ["broken.mp4\t-\t"]

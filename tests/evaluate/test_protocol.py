@@ -1,0 +1,221 @@
+"""Every switch of the official protocol changes what it says, and nothing else."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from spamo_cache.config import Pipeline, ProtocolConfig
+from spamo_cache.errors import ConfigError, StoreError
+from spamo_cache.evaluate import evaluate, load_run
+from spamo_cache.evaluate.decoding import decode
+from spamo_cache.model.text import normalise
+from spamo_cache.model.tokens import Tokens
+from spamo_cache.model.translator import Translator
+from spamo_cache.train import MemoryFeatures
+from spamo_cache.train.batches import examples
+from spamo_cache.train.features import Bank
+
+SWITCHES = list(ProtocolConfig.model_fields)
+
+
+def flat(value, key=""):
+    if not isinstance(value, dict):
+        return {key: value}
+    return {
+        name: found
+        for part, inner in value.items()
+        for name, found in flat(inner, f"{key}.{part}" if key else part).items()
+    }
+
+
+def changed(one: Pipeline, other: Pipeline) -> dict:
+    """Keys in which two pipelines differ, and what the second has there."""
+    before, after = (flat(config.model_dump(mode="json")) for config in (one, other))
+    assert before.keys() == after.keys()
+    return {key: value for key, value in after.items() if value != before[key]}
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_a_switch_sets_no_other_key_than_it_names(toy, switch):
+    chinese = {"language": "Chinese", "tokenize": "zh"}
+    plain = toy.pipeline(text=chinese)
+    implied = {
+        "bleu_13a": {"text.tokenize": "13a"},
+        "no_warm_up": {"align.steps": 0},
+        "lower_and_dot": {"text.lower": True, "text.final_dot": "attached"},
+    }
+    switched = toy.pipeline(text=chinese, protocol={switch: True})
+    assert changed(plain, switched) == {f"protocol.{switch}": True} | implied.get(switch, {})
+    assert switched.protocol.name == switch
+    off = toy.pipeline(text=chinese, protocol={switch: False})
+    assert off == plain
+    assert off.protocol.name == "default"
+
+
+def test_one_word_turns_all_of_them_on(toy):
+    config = toy.pipeline(protocol="official")
+    assert all(value for _, value in config.protocol)
+    assert config == toy.pipeline(protocol=dict.fromkeys(SWITCHES, True))
+    assert config.protocol.name == "official"
+    assert (config.align.steps, config.text.tokenize, config.text.lower) == (0, "13a", True)
+    # As kept in a run's folder.
+    assert Pipeline.model_validate(config.model_dump(mode="json")) == config
+    with pytest.raises(ValueError, match="protocol"):
+        toy.pipeline(protocol="offical")
+
+
+def test_text_is_lowered_and_ends_with_a_dot(toy):
+    text = toy.pipeline(protocol={"lower_and_dot": True}).text
+    found = [normalise(line, text) for line in ("Regen", "Regen.", "Regen .", "Regen!", "")]
+    assert found == ["regen.", "regen.", "regen .", "regen!.", ""]
+
+
+def data_of(toy, split="dev", stores=None, **protocol):
+    config = toy.pipeline(protocol=protocol)
+    manifest, features = toy.corpus()
+    tokens = Tokens(toy.GOLDEN / "llm")
+    return config, examples(config, manifest, stores or features, split, tokens)
+
+
+def translator_of(config, toy):
+    torch.manual_seed(0)
+    made = Translator(config, {"spatial": 8, "motion": 6}, toy.GOLDEN / "llm")
+    torch.manual_seed(0)
+    made.attach()
+    return made.eval()
+
+
+def test_padding_is_pooled_by_alignment_alone(toy):
+    losses = []
+    for padded in (False, True):
+        config, data = data_of(toy, pool_padding=padded)
+        with torch.no_grad():
+            losses.append(translator_of(config, toy)(data.batch(range(5)), stage="translate"))
+    assert losses[0]["lm"] == losses[1]["lm"]
+    assert losses[0]["align"] != losses[1]["align"]
+
+
+def test_sampled_beams_are_drawn_from_the_seed(toy):
+    said, seeds = {}, {}
+    for sampled in (False, True):
+        config, data = data_of(toy, sampled_beams=sampled)
+        model = translator_of(config, toy)
+        with torch.no_grad():
+            # Less sure of itself, so that there is something to draw from.
+            model.embeddings.weight.mul_(0.1)
+        before = torch.get_rng_state()
+        said[sampled] = [decode(model, data, config.decode) for _ in range(2)]
+        seeds[sampled] = torch.equal(before, torch.get_rng_state())
+        with torch.no_grad():
+            said[sampled].append(model(data.batch([0, 1]), stage="translate")["loss"].item())
+    for first, second, _ in said.values():
+        assert first == second
+    assert said[True][0] != said[False][0]
+    assert said[True][2] == said[False][2]
+    assert seeds == {False: True, True: True}
+
+
+def test_weights_are_selected_on_test(toy, tmp_path):
+    default, leaky = (tmp_path / name for name in ("default", "leaky"))
+    summary = toy.run(default)
+    leaked = toy.run(leaky, toy.pipeline(protocol={"select_on_test": True}))
+    _, stores = toy.corpus()
+    for out, found, split in ((default, summary, "dev"), (leaky, leaked, "test")):
+        card = evaluate(out, split, stores=stores, device="cpu")
+        assert card.metrics["bleu4"] == pytest.approx(found.best_bleu)
+    # What is learnt up to a step is the same: test only chooses among the steps.
+    curves = [
+        [json.loads(line).get("lm") for line in (out / "metrics.jsonl").read_text().splitlines()]
+        for out in (default, leaky)
+    ]
+    assert curves[0] == curves[1]
+
+
+@pytest.mark.parametrize("absent", [False, True], ids=["failed", "absent"])
+def test_missing_clips_are_dropped(toy, tmp_path, absent):
+    manifest, stores = toy.corpus(failed=("test/2",))
+    dropping = toy.pipeline(
+        protocol={"drop_missing": True}, translate={"steps": 2, "batch": 4, "lr": 1e-3}
+    )
+    if absent:
+        stores = {name: MemoryFeatures(store._arrays) for name, store in stores.items()}
+    toy.run(tmp_path, dropping, manifest=manifest, stores=stores)
+    card = evaluate(tmp_path, "test", stores=stores, device="cpu")
+    assert (card.n, card.protocol) == (5, "drop_missing")
+    reason = "never extracted" if absent else "spatial: cannot be decoded"
+    assert card.failed == {"test/2": reason}
+    lines = (tmp_path / "evaluation" / "test.hypotheses.jsonl").read_text().splitlines()
+    assert "test/2" not in [json.loads(line)["id"] for line in lines]
+    written = json.loads((tmp_path / "evaluation" / "test.json").read_text())
+    assert written["protocol"] == "drop_missing"
+
+
+def test_clips_never_extracted_are_an_error_otherwise(toy):
+    _, stores = toy.corpus(failed=("dev/2",))
+    stores = {name: MemoryFeatures(store._arrays) for name, store in stores.items()}
+    with pytest.raises(StoreError, match="no features yet"):
+        data_of(toy, stores=stores)
+
+
+def test_there_is_no_warm_up(toy, tmp_path):
+    config = toy.pipeline(
+        protocol={"no_warm_up": True}, translate={"steps": 2, "batch": 4, "lr": 1e-3}
+    )
+    assert toy.run(tmp_path, config).recall is None
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert {json.loads(line)["stage"] for line in lines} == {"translate"}
+
+
+@pytest.mark.parametrize("memory", [0, 1 << 20])
+def test_long_clips_are_cropped_at_random(memory):
+    rows = {"long": np.arange(100.0)[:, None], "short": np.arange(900.0, 908.0)[:, None]}
+    motion = {"long": np.arange(12.0)[:, None], "short": np.arange(1.0)[:, None]}
+    stores = {"spatial": MemoryFeatures(rows), "motion": MemoryFeatures(motion)}
+    bank = Bank(stores, ["short", "long"], max_frames=50, memory=memory, crop="0")
+    assert bank.lengths.tolist() == [9, 62]
+    starts = set()
+    for draw in range(12):
+        packed = bank.packed([0, 1], draw)
+        assert packed["spatial"].lengths.tolist() == [8, 50]
+        assert packed["motion"].lengths.tolist() == [1, 12]
+        spatial = packed["spatial"].rows[:, 0]
+        assert spatial[:8].tolist() == rows["short"][:, 0].tolist()
+        assert spatial[8:].diff().eq(1).all()
+        assert packed["motion"].rows[1:, 0].tolist() == motion["long"][:, 0].tolist()
+        starts.add(int(spatial[8]))
+        assert torch.equal(spatial[8:], bank.packed([1], draw)["spatial"].rows[:, 0])
+    assert len(starts) > 6
+    assert starts <= set(range(51))
+
+
+def test_cropping_leaves_short_clips_alone(toy):
+    batches = [data_of(toy, crop_at_random=crop)[1].batch([0, 1, 2]) for crop in (False, True)]
+    for stream, part in batches[0].streams.items():
+        assert torch.equal(part.rows, batches[1].streams[stream].rows)
+
+
+def test_official_pairs_need_translations_in_no_manifest_column(toy):
+    """The leaky pairs are of the batch; the default ones of the training split."""
+    manifest, stores = toy.corpus()
+    tokens = Tokens(toy.GOLDEN / "llm")
+    llm = {"weights": "llm", "pairs": ["en"]}
+    with pytest.raises(ConfigError, match="text_en"):
+        examples(toy.pipeline(llm=llm), manifest, stores, "dev", tokens)
+    leaky = toy.pipeline(llm=llm, protocol={"pairs_from_batch": True})
+    assert examples(leaky, manifest, stores, "dev", tokens).batch([0, 1]).prompts.shape[0] == 2
+
+
+def test_a_run_keeps_to_its_protocol(toy, tmp_path):
+    config = toy.pipeline(protocol="official", translate={"steps": 2, "batch": 4, "lr": 1e-3})
+    toy.run(tmp_path, config)
+    _, stores = toy.corpus()
+    card = evaluate(tmp_path, "test", stores=stores, device="cpu")
+    assert card.protocol == "official"
+    assert "tok:13a" in card.signatures["bleu4"]
+    loaded = load_run(tmp_path, device="cpu")
+    assert loaded.translator.sampled
+    assert loaded.translator.align.padded

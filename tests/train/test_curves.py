@@ -1,0 +1,95 @@
+"""TensorBoard and W&B show what stands in ``metrics.jsonl``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import ModuleType
+
+import pytest
+
+from spamo_cache.errors import ConfigError
+from spamo_cache.train.loop import Trainer
+
+SMALL = {"steps": 20, "batch": 4, "lr": 1e-3}
+
+
+def lines(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def drawn(run):
+    """Tag -> [(step, value)] of a run's event files."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    return {
+        tag: [(event.step, event.value) for event in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
+    }
+
+
+def test_tensorboard_shows_every_line_once_even_after_a_kill(toy, tmp_path, monkeypatch):
+    config = toy.pipeline(align=SMALL, translate=SMALL, log=["tensorboard"])
+    after = Trainer._after
+
+    def killed(self, stage, *rest):
+        if (stage, self.place.step) == ("translate", 15):
+            raise KeyboardInterrupt
+        return after(self, stage, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_after", killed)
+        with pytest.raises(KeyboardInterrupt):
+            toy.run(tmp_path / "run", config)
+    toy.run(tmp_path / "run", config, resume=True)
+    found = drawn(tmp_path / "run")
+    for tag, points in found.items():
+        stage, _, name = tag.partition("/")
+        wanted = [
+            (line["step"], pytest.approx(line[name]))
+            for line in lines(tmp_path / "run")
+            if line["stage"] == stage and name in line
+        ]
+        assert points == wanted, tag
+    assert {"align/loss", "align/dev_recall", "translate/lm", "translate/dev_bleu"} <= found.keys()
+
+
+class StubRun:
+    def __init__(self, asked):
+        self.asked, self.logged, self.metrics, self.finished = asked, [], [], False
+
+    def define_metric(self, name, *, step_metric):
+        self.metrics.append((name, step_metric))
+
+    def log(self, values):
+        self.logged.append(values)
+
+    def finish(self):
+        self.finished = True
+
+
+def test_wandb_gets_the_lines_and_the_config(toy, tmp_path, monkeypatch):
+    runs = []
+    stub = ModuleType("wandb")
+    stub.init = lambda **asked: runs.append(StubRun(asked)) or runs[-1]
+    monkeypatch.setitem(sys.modules, "wandb", stub)
+    config = toy.pipeline(align=SMALL, translate=SMALL, log=["wandb"])
+    toy.run(tmp_path / "run", config)
+    (run,) = runs
+    assert run.asked["name"] == "toy"
+    assert run.asked["config"]["align"]["lr"] == 1e-3
+    assert run.finished
+    assert ("align/*", "align/step") in run.metrics
+    expected = [
+        {f"{line['stage']}/{name}": value for name, value in line.items() if name != "stage"}
+        for line in lines(tmp_path / "run")
+    ]
+    assert run.logged == expected
+
+
+def test_a_missing_wandb_is_named(toy, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ConfigError, match="pip install wandb"):
+        toy.run(tmp_path / "run", toy.pipeline(align=SMALL, translate=SMALL, log=["wandb"]))

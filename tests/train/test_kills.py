@@ -1,0 +1,69 @@
+"""Kill -9 at random points of both stages: the resumed run ends as the uninterrupted one."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+KILLS = 20
+PROGRAM = Path(__file__).with_name("nursery.py")
+
+
+@pytest.fixture(scope="module")
+def nursery():
+    """Send an order, get the child's exit status and what it said."""
+    process = subprocess.Popen(
+        [sys.executable, PROGRAM],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def order(out: Path, fatal: int | None = None, *, resume: bool = False) -> tuple[int, dict]:
+        said: dict = {}
+        process.stdin.write(json.dumps({"out": str(out), "fatal": fatal, "resume": resume}) + "\n")
+        process.stdin.flush()
+        while "status" not in said:
+            said |= json.loads(process.stdout.readline())
+        return said["status"], said
+
+    yield order
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture(scope="module")
+def whole(nursery, tmp_path_factory):
+    """An uninterrupted run and how many events it has."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    status, said = nursery(out)
+    assert status == 0, said
+    return out, said["events"]
+
+
+def results(run: Path) -> dict[str, object]:
+    """Everything but times and places."""
+    done = json.loads((run / "done.json").read_text())
+    files = {path.name: path.read_bytes() for path in run.iterdir() if path.name != "done.json"}
+    return files | {"done": done | {"seconds": 0, "path": ""}}
+
+
+@pytest.mark.parametrize("number", range(KILLS))
+def test_killed_anywhere_the_run_ends_the_same(nursery, whole, tmp_path, number):
+    uninterrupted, events = whole
+    # One kill in each twentieth of the run, wherever chance puts it there.
+    first, last = number * events // KILLS + 1, (number + 1) * events // KILLS
+    fatal = random.Random(number).randint(first, last)
+    status, said = nursery(tmp_path / "run", fatal)
+    assert status == -signal.SIGKILL, said
+    status, said = nursery(tmp_path / "run", resume=True)
+    assert status == 0, said
+    assert results(tmp_path / "run") == results(uninterrupted)
