@@ -145,6 +145,7 @@ def run(
             path.parent,
             store_root=inputs.store_root(store),
             terms="" if known is None else known.terms,
+            snapshot=manifest.to_bytes(),
             progress=report,
             **options,
         )

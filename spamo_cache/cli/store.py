@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spamo_cache import config
-from spamo_cache.cli import display, inputs, options
+from spamo_cache.cli import display, inputs, options, tracing
 from spamo_cache.cli.exchange import export, import_
 from spamo_cache.cli.sharing import pull, push
 from spamo_cache.errors import UsageError
@@ -70,16 +70,36 @@ def _row(entry: Entry) -> Sequence[object]:
     )
 
 
-def info(name: options.StoreName, *, json: options.Json = False) -> None:
+def info(
+    name: options.StoreName,
+    *,
+    clip: Annotated[
+        str | None, typer.Option("--clip", metavar="ID", help="Trace a row of this clip instead.")
+    ] = None,
+    row: Annotated[
+        int | None, typer.Option("--row", metavar="N", help="The row, counted from 0.")
+    ] = None,
+    root: options.Root = None,
+    json: options.Json = False,
+) -> None:
     """Tell all that is known of one store: how it was computed, by whom, what failed.
+
+    Or of one row: which frames of which source it stands for; with --root, which image files, or
+    when in the video they are shown.
 
     Example:
 
-        spamo-cache store info phoenix14t/spatial
+        spamo-cache store info phoenix14t/motion --clip ID --row 3 --root /data/PHOENIX-2014-T
     """
     from spamo_cache.store import catalogue
 
-    known = catalogue.info(inputs.located(name))
+    store = inputs.located(name)
+    if clip is not None and row is not None:
+        tracing.show(store, clip, row, root, json=json)
+        return
+    if any(given is not None for given in (clip, row, root)):
+        raise UsageError("one row is named by --clip ID and --row N together")
+    known = catalogue.info(store)
     if json:
         display.as_json(known)
     else:

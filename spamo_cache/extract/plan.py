@@ -58,15 +58,20 @@ class Plan:
     splits: Sequence[str]
     """By number: the partition's split."""
     places: Mapping[str, Places]
+    begins: Ints
+    """(clips,) number of each clip's first frame within its source."""
+    frames: Ints
+    """(clips,) frames of each."""
     too_long: Mapping[int, str] = field(default_factory=dict)
     """Position -> why this clip cannot be stored."""
 
     def slots(self, stream: str) -> list[Slot]:
         """A stream's places as the store takes them, partition by partition."""
         places = self.places[stream]
-        first, rows = places.first.tolist(), places.rows.tolist()
+        columns = (places.first, places.rows, self.begins, self.frames)
+        numbers = list(zip(*(column.tolist() for column in columns), strict=True))
         return [
-            Slot(self.clips[k].id, split, number, first[k], rows[k])
+            Slot(self.clips[k].id, split, number, *numbers[k])
             for number, (split, members) in enumerate(
                 zip(self.splits, self.partitions, strict=True)
             )
@@ -79,6 +84,7 @@ def plan(
     frames: Sequence[int] | Ints,
     streams: Mapping[str, StreamPlan],
     store: StoreSpec,
+    begins: Sequence[int] | Ints | None = None,
 ) -> Plan:
     """Assign every clip to a partition and to rows of each stream.
 
@@ -87,11 +93,13 @@ def plan(
         frames: per clip its frames; 0 for one that cannot be read.
         streams: the streams to place rows for.
         store: sizes of chunks and shards.
+        begins: per clip the number of its first frame within its source; None is 0 for all.
 
     Raises:
         ConfigError: a partition's windows do not fit into a shard of them.
     """
-    counts = np.array(frames, np.int64)
+    given = np.array(frames, np.int64)
+    counts = given.copy()
     chunk, shard = store.chunk_rows.frame, store.shard_rows.frame
     long = np.flatnonzero(_aligned(counts, chunk) > shard)
     too_long = {
@@ -107,7 +115,15 @@ def plan(
         for name, stream in streams.items()
     }
     partitions = np.split(order, starts[1:]) if len(starts) else []
-    return Plan(clips, partitions, [splits[k] for k in starts], places, too_long)
+    return Plan(
+        clips,
+        partitions,
+        [splits[k] for k in starts],
+        places,
+        np.zeros_like(given) if begins is None else np.array(begins, np.int64),
+        given,
+        too_long,
+    )
 
 
 def rows_of(spec: RowsSpec, per: str) -> int:

@@ -47,6 +47,7 @@ def extract(
     calibrate: bool = False,
     retry_failed: bool = False,
     terms: str = "",
+    snapshot: bytes = b"",
     progress: Callable[[Progress], None] | None = None,
 ) -> Summary:
     """Compute the features that no root holds yet.
@@ -68,6 +69,7 @@ def extract(
         calibrate: measure for 20 seconds, in a dry run, what its estimate of hours rests on.
         retry_failed: compute failed clips again; the others of their partitions are kept.
         terms: terms of use of the corpus, kept with the stores.
+        snapshot: the manifest as Parquet, kept in the stores that are made.
         progress: called with the state so far, a few times a second at most per worker.
 
     Returns:
@@ -113,7 +115,7 @@ def extract(
         work = left(found, before, roots=roots, retry=retry_failed)
         rate = measure(job, work) if calibrate else usual_rate(device)
         return planned(work, before, device, rate)
-    writers = _writers(found, store_root, spec, terms)
+    writers = _writers(found, store_root, spec, terms, snapshot)
     if retry_failed:
         for writer in writers.values():
             writer.seal()  # what is kept of a partition is read by way of the index
@@ -161,7 +163,7 @@ def _work(
 
 
 def _writers(
-    found: Survey, store_root: Path, spec: CacheSpec, terms: str
+    found: Survey, store_root: Path, spec: CacheSpec, terms: str, snapshot: bytes
 ) -> dict[str, StoreWriter]:
     writers = {
         name: StoreWriter.open(
@@ -177,6 +179,7 @@ def _writers(
             chunk_rows=stream.chunk_rows,
             shard_rows=stream.shard_rows,
             terms=terms,
+            manifest=snapshot,
         )
         for name, stream in found.streams.items()
         if not stream.foreign

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,13 +20,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from spamo_cache.config import StrictModel
-from spamo_cache.errors import DamagedError, StoreError
+from spamo_cache.errors import DamagedError
 from spamo_cache.store import files
 from spamo_cache.store.layout import CHECKSUM_BYTES, FORMAT, ClipKey, Slot, canonical, sha256
 from spamo_cache.store.metadata import column_metadata, group_metadata
 from spamo_cache.store.plan import OK, STATES, Columns, State
 from spamo_cache.store.records import (
-    MAX_ATTRIBUTES_BYTES,
     Attributes,
     Sha256,
     load_group,
@@ -47,6 +46,8 @@ _SCHEMA: dict[str, tuple[DType, int]] = {
     "row": ("int64", 1),
     "rows": ("int32", 1),
     "split": ("int16", 1),
+    "first": ("int32", 1),
+    "frames": ("int32", 1),
     "state": ("uint8", 1),
     "checksum": ("uint32", 1),
     "source": ("uint8", 2),
@@ -59,6 +60,11 @@ _SCHEMA: dict[str, tuple[DType, int]] = {
 }
 _PER_FAILURE = {"failed", "reason"}
 _SOURCE = {"source", "size", "start", "end", "crop"}
+
+
+Chosen = slice | NDArray[np.int64]
+"""Positions of clips, in order of ids."""
+EVERY = slice(None)
 
 
 class ColumnRecord(StrictModel):
@@ -164,6 +170,7 @@ class ClipIndex:
         self.ids = Texts(self.columns["id"])
         self.partition, self.split = self.columns["partition"], self.columns["split"]
         self.row, self.rows = self.columns["row"], self.columns["rows"]
+        self.first, self.frames = self.columns["first"], self.columns["frames"]
         self.state, self.checksum = self.columns["state"], self.columns["checksum"]
         self._check(attributes)
         failed, reasons = self.columns["failed"].tolist(), Texts(self.columns["reason"])
@@ -185,23 +192,26 @@ class ClipIndex:
     def splits(self) -> tuple[str, ...]:
         return self.generation.splits
 
-    def clip_keys(self) -> list[ClipKey]:
+    def clip_keys(self, chosen: Chosen = EVERY) -> list[ClipKey]:
         """The corpus part of the fingerprint, in order of ids; needs every column."""
-        start, end = (_optional(self.columns[name]) for name in ("start", "end"))
-        crop, size = self.columns["crop"].tolist(), self.columns["size"].tolist()
+        start, end = (_optional(self.columns[name][chosen]) for name in ("start", "end"))
+        crop, size = (self.columns[name][chosen].tolist() for name in ("crop", "size"))
         crops = [None if math.isnan(box[0]) else tuple(box) for box in crop]
-        source = Texts(self.columns["source"])
-        return [
-            ClipKey(*key) for key in zip(self.ids, source, size, start, end, crops, strict=True)
-        ]
+        names = (Texts(self.columns[name][chosen]) for name in ("id", "source"))
+        return [ClipKey(*key) for key in zip(*names, size, start, end, crops, strict=True)]
 
     def slots(self, partition: int | None = None) -> list[Slot]:
         """The plan, of one partition or all, in order of ids."""
-        every = slice(None) if partition is None else np.flatnonzero(self.partition == partition)
-        numbers = (self.partition, self.row, self.rows)
-        places = zip(*(column[every].tolist() for column in numbers), strict=True)
-        splits = [self.splits[code] for code in self.split[every].tolist()]
-        named = zip(map(text, self.ids.raw[every]), splits, places, strict=True)
+        return self.places(
+            EVERY if partition is None else np.flatnonzero(self.partition == partition)
+        )
+
+    def places(self, chosen: Chosen) -> list[Slot]:
+        """The plan of chosen clips."""
+        numbers = (self.partition, self.row, self.rows, self.first, self.frames)
+        places = zip(*(column[chosen].tolist() for column in numbers), strict=True)
+        splits = [self.splits[code] for code in self.split[chosen].tolist()]
+        named = zip(map(text, self.ids.raw[chosen]), splits, places, strict=True)
         return [Slot(clip, split, *place) for clip, split, place in named]
 
     def states(self, partition: int) -> list[int]:
@@ -219,21 +229,9 @@ class ClipIndex:
         found = np.bincount(self.state, minlength=len(STATES)).tolist()
         return dict(zip(STATES, found, strict=True))
 
-    def metadata_problems(self) -> Iterator[str]:
-        """What is wrong with the files that reading does not need."""
-        for name, record in self.generation.columns.items():
-            where = self.folder / name / "zarr.json"
-            expected = canonical(column_metadata(record.shape, record.dtype))
-            try:
-                same = files.read(where, MAX_ATTRIBUTES_BYTES) == expected
-            except StoreError:
-                same = False
-            if not same:
-                yield f"{where}: is not what it was"
-
     def has_plan(self, columns: Columns, splits: tuple[str, ...]) -> bool:
         """Whether every clip has the same place as in another plan."""
-        plan = ("id", "partition", "row", "rows", "split")
+        plan = ("id", "partition", "row", "rows", "split", "first", "frames")
         same = all(np.array_equal(self.columns[name], columns[name]) for name in plan)
         return same and self.splits == splits
 
@@ -254,6 +252,8 @@ class ClipIndex:
         sound = bool(
             (raw[1:] > raw[:-1]).all()
             and (rows >= 0).all()
+            and (self.first >= 0).all()
+            and (self.frames >= 0).all()
             and (self.state < len(STATES)).all()
             and 0 <= self.split.min() <= self.split.max() < len(self.splits)
             and planned[self.state == OK].all()

@@ -57,6 +57,10 @@ class Slot:
     """First row in ``features``, a multiple of the chunk's rows."""
     rows: int
     """Exact number of rows expected; 0 where the clip is known to be unreadable."""
+    first: int = 0
+    """Number of the clip's first frame within its source."""
+    frames: int = 0
+    """Of the clip; 0 where nobody has counted them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,8 @@ def plan(
         "row": np.array([slot.row for slot in slots], "<i8"),
         "rows": np.array([slot.rows for slot in slots], "<i4"),
         "split": np.array([splits.index(slot.split) for slot in slots], "<i2"),
+        "first": np.array([slot.first for slot in slots], "<i4"),
+        "frames": np.array([slot.frames for slot in slots], "<i4"),
         **identities(ordered),
     }
     return with_receipts(columns, ()), splits

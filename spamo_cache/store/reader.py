@@ -115,9 +115,18 @@ class FeatureStore:
         """The place of each clip, in order of ids."""
         return self._index.slots()
 
+    def slot(self, clip: str) -> Slot:
+        """The place of one clip."""
+        return self._index.places(self._positions([clip]))[0]
+
     def clip_keys(self) -> list[ClipKey]:
         """What identified each clip's source, in order of ids."""
         return ClipIndex.open(self.path, self._about, everything=True).clip_keys()
+
+    def clip_key(self, clip: str) -> ClipKey:
+        """What identified one clip's source."""
+        chosen = self._positions([clip])
+        return ClipIndex.open(self.path, self._about, everything=True).clip_keys(chosen)[0]
 
     def receipt(self, partition: int) -> Receipt:
         """The receipt of a finished partition."""

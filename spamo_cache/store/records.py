@@ -27,6 +27,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 MAX_ATTRIBUTES_BYTES = 1 << 20
 MAX_RECEIPT_BYTES = 1 << 24
+MAX_MANIFEST_BYTES = 1 << 30
 MAX_CHUNK_BYTES = 1 << 28
 MAX_SHARD_BYTES = 1 << 32
 _PACKAGES = ("spamo-cache", "zarr", "numpy")
@@ -53,7 +54,9 @@ class Attributes(StrictModel):
     shard_rows: Annotated[int, Field(ge=1, le=1 << 28)]
     terms: str = ""
     """Terms of use of the corpus."""
-    manifest_sha256: str = ""
+    manifest_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    """Of the snapshot; empty where the store was made without a manifest."""
+    manifest_bytes: Annotated[int, Field(ge=0, le=MAX_MANIFEST_BYTES)] = 0
     created: str = ""
     created_by: str = ""
     versions: Mapping[str, str] = {}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from spamo_cache.errors import DamagedError, StoreError, UsageError
-from spamo_cache.store import files
+from spamo_cache.store import files, snapshot
 from spamo_cache.store.index import ClipIndex
 from spamo_cache.store.layout import store_path
 from spamo_cache.store.plan import with_receipts
@@ -95,7 +95,8 @@ def copy(
     _allow(store, target, about, accept_terms)
     wanted = _partitions(index, splits, ids)
     receipts = list(finished(store, about, index, wanted))
-    writer = _writer(target, about, index)
+    manifest = _snapshot(store, about)
+    writer = _writer(target, about, index, b"" if isinstance(manifest, StoreError) else manifest)
     outcomes: list[tuple[Outcome | DamagedError, int]] = []
     with ThreadPoolExecutor(workers) as pool:
         for outcome in pool.map(lambda entry: _copy(store, writer, entry), receipts):
@@ -107,6 +108,8 @@ def copy(
     for kind, _ in outcomes:
         if isinstance(kind, DamagedError):
             raise kind
+    if isinstance(manifest, StoreError):
+        raise manifest
     _check(target, counts)
     clips = sum(len(entry.clips) + len(entry.failures) for entry in receipts)
     return Copied(target, dict(counts), clips, sum(n for _, n in outcomes), about.terms)
@@ -152,11 +155,19 @@ def _partitions(
     return wanted
 
 
-def _writer(target: Location, attributes: Attributes, index: ClipIndex) -> Target:
+def _snapshot(store: Location, attributes: Attributes) -> bytes | StoreError:
+    """The manifest, or why there is none to be copied: that is no reason to copy nothing."""
+    try:
+        return snapshot.load(store, attributes)
+    except StoreError as error:
+        return error
+
+
+def _writer(target: Location, attributes: Attributes, index: ClipIndex, manifest: bytes) -> Target:
     columns = with_receipts(index.columns, ())
     if isinstance(target, RemotePath):
-        return Upload(target, attributes, columns, index.splits)
-    return _Folder(StoreWriter.create(target, attributes, columns, index.splits))
+        return Upload(target, attributes, columns, index.splits, manifest)
+    return _Folder(StoreWriter.create(target, attributes, columns, index.splits, manifest))
 
 
 class _Folder:

@@ -15,13 +15,14 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from spamo_cache.errors import DamagedError, StoreError
-from spamo_cache.store import index
+from spamo_cache.store import index, snapshot
 from spamo_cache.store.index import ClipIndex
 from spamo_cache.store.layout import canonical, sha256
 from spamo_cache.store.plan import Columns, with_receipts
 from spamo_cache.store.receipts import load_receipt
 from spamo_cache.store.records import (
     MAX_ATTRIBUTES_BYTES,
+    MAX_MANIFEST_BYTES,
     Attributes,
     Receipt,
     documents,
@@ -49,16 +50,23 @@ class Upload:
         attributes: what it says about itself.
         columns: its plan.
         splits: names of the splits in the plan.
+        manifest: the snapshot to go with it.
 
     Raises:
         StoreError: another store stands in this place, or one with another plan.
     """
 
     def __init__(
-        self, path: RemotePath, attributes: Attributes, columns: Columns, splits: tuple[str, ...]
+        self,
+        path: RemotePath,
+        attributes: Attributes,
+        columns: Columns,
+        splits: tuple[str, ...],
+        manifest: bytes,
     ) -> None:
         self.path = path
         self.attributes, self._columns, self._splits = attributes, columns, splits
+        self._manifest = manifest
         self._there = (path / "receipts").files()
         self._shards = (path / "features").files()
         self._known: dict[int, Receipt] = {}
@@ -70,6 +78,9 @@ class Upload:
         wanted = self.attributes
         if (have.fingerprint, have.geometry) != (wanted.fingerprint, wanted.geometry):
             raise StoreError("another store stands in this place", where=self.path)
+        if have.manifest_sha256 != wanted.manifest_sha256 or (self.path / snapshot.NAME).exists():
+            self._manifest = b""  # it keeps the one that it was made with
+        self.attributes = have
         try:
             same = ClipIndex.open(self.path, have).has_plan(self._columns, self._splits)
         except DamagedError:
@@ -133,8 +144,16 @@ class Upload:
             raise StoreError(
                 "others are writing the index", where=self.path, remedy="run it again later"
             )
+        self._place_manifest()
         for name, document in documents(self.attributes).items():
             (self.path / name).create(canonical(document))
+
+    def _place_manifest(self) -> None:
+        file = self.path / snapshot.NAME
+        if self._manifest and not file.create(self._manifest):
+            # Of two that put the same store, or from a push that was cut: the first one counts.
+            told = snapshot.describe(file.read(MAX_MANIFEST_BYTES))
+            self.attributes = self.attributes.model_copy(update=dict(told))
 
     def _move_pointer(self) -> bool:
         """Point to an index of all that is there; False where somebody else has moved it."""

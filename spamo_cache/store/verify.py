@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from spamo_cache.errors import DamagedError, StoreError
-from spamo_cache.store import files
+from spamo_cache.store import files, snapshot
 from spamo_cache.store.index import ClipIndex
 from spamo_cache.store.layout import (
     Geometry,
@@ -21,6 +21,7 @@ from spamo_cache.store.layout import (
     sha256,
     work_path,
 )
+from spamo_cache.store.metadata import column_metadata
 from spamo_cache.store.plan import ABSENT, FAILED, OK, State
 from spamo_cache.store.receipts import Receipts
 from spamo_cache.store.records import (
@@ -91,6 +92,7 @@ def verify(path: Path, *, deep: bool = False, progress: Progress | None = None) 
         report.problems.append(_said(error))
         return report
     report.problems += _metadata_problems(path, attributes)
+    report.problems += _snapshot_problems(path, attributes, deep=deep)
     try:
         index = ClipIndex.open(path, attributes, everything=deep)
         report.problems += _index_problems(index, attributes) if deep else []
@@ -137,8 +139,24 @@ def _metadata_problems(path: Path, attributes: Attributes) -> Iterator[str]:
             yield f"{path / name}: is not what it was"
 
 
+def _snapshot_problems(path: Path, attributes: Attributes, *, deep: bool) -> Iterator[str]:
+    try:
+        snapshot.check(path, attributes, deep=deep)
+    except StoreError as error:
+        # Nothing here can make it again, unlike all the rest.
+        yield f"{_said(error)}; to do: {error.remedy}"
+
+
 def _index_problems(index: ClipIndex, attributes: Attributes) -> Iterator[str]:
-    yield from index.metadata_problems()
+    for name, record in index.generation.columns.items():
+        where = index.folder / name / "zarr.json"
+        expected = canonical(column_metadata(record.shape, record.dtype))
+        try:
+            same = files.read(where, MAX_ATTRIBUTES_BYTES) == expected
+        except StoreError:
+            same = False
+        if not same:
+            yield f"{where}: is not what it was"
     if corpus_hash(index.clip_keys()) != attributes.corpus_sha256:
         yield "the index lists other clips than the fingerprint was made of"
 

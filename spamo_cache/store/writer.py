@@ -13,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from spamo_cache.errors import DamagedError, StoreError
-from spamo_cache.store import files, index, shard
+from spamo_cache.store import files, index, shard, snapshot
 from spamo_cache.store.claims import STALE_SECONDS, Claims
 from spamo_cache.store.index import ClipIndex
 from spamo_cache.store.layout import (
@@ -24,7 +24,6 @@ from spamo_cache.store.layout import (
     canonical,
     corpus_hash,
     fingerprint,
-    sha256,
     store_path,
     work_path,
 )
@@ -93,7 +92,7 @@ class StoreWriter:
         chunk_rows: int,
         shard_rows: int,
         terms: str = "",
-        manifest: Path | None = None,
+        manifest: bytes = b"",
     ) -> StoreWriter:
         """Create the store below ``root``, or join whoever did; any number of processes may try.
 
@@ -101,7 +100,7 @@ class StoreWriter:
             keys: every clip of the corpus, in any order.
             slots: the place of each of them, in any order; see :func:`layout.pack`.
             terms: terms of use of the corpus, shown wherever the store is shared.
-            manifest: the manifest's file, to record its checksum.
+            manifest: the corpus's manifest as Parquet, kept in a store that is created.
 
         Raises:
             StoreError: an unwritable root, an impossible plan, or a store of the same identity with
@@ -127,16 +126,24 @@ class StoreWriter:
             chunk_rows=chunk_rows,
             shard_rows=shard_rows,
             terms=terms,
-            manifest_sha256="" if manifest is None else sha256(manifest.read_bytes()),
+            **snapshot.describe(manifest),
         )
         columns, splits = plan(keys, slots, attributes.geometry)
-        return cls.create(path, attributes, columns, splits)
+        return cls.create(path, attributes, columns, splits, manifest)
 
     @classmethod
     def create(
-        cls, path: Path, attributes: Attributes, columns: Columns, splits: tuple[str, ...]
+        cls,
+        path: Path,
+        attributes: Attributes,
+        columns: Columns,
+        splits: tuple[str, ...],
+        manifest: bytes = b"",
     ) -> StoreWriter:
         """Create the store at ``path`` with this plan, or join it if it has the same one.
+
+        One that exists keeps the snapshot that it was made with; a lost one is put back if
+        ``manifest`` is the same.
 
         Raises:
             StoreError: an unwritable root, or a store with another plan in this place.
@@ -146,6 +153,8 @@ class StoreWriter:
         def fill(folder: Path) -> None:
             (folder / "clips").mkdir()
             index.write(folder, work, columns, splits)
+            if manifest:
+                (folder / snapshot.NAME).write_bytes(manifest)
             for name, document in documents(attributes).items():
                 (folder / name).parent.mkdir(exist_ok=True)
                 (folder / name).write_bytes(canonical(document))
@@ -156,6 +165,7 @@ class StoreWriter:
                 files.make_folder(path, fill, work)
         writer = cls(path)
         writer._join(attributes, columns, splits)
+        snapshot.keep(path, writer.attributes, manifest, work)
         return writer
 
     def _join(self, wanted: Attributes, columns: Columns, splits: tuple[str, ...]) -> None:

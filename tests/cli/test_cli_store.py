@@ -107,6 +107,30 @@ def test_export_is_what_the_official_code_trains_from(features, call, tmp_path):
             np.testing.assert_array_equal(made, given)
 
 
+def test_a_store_is_complete_by_itself(lab: Path, call: Call):
+    call(EXTRACT, "--streams motion")
+    kept = next((lab.parent / "home").glob("features/frames/*.zarr/manifest.parquet"))
+    (lab / "manifest.csv").unlink()
+    again = call(f"extract --manifest '{kept}' --root . --spec spec.yaml --streams motion")
+    assert "there already  10" in again.stdout
+    traced = "store info frames/motion --clip train-1 --row 0"
+    files = json.loads(call(traced, "--root . --json").stdout)["files"]
+    assert files == [f"frames/train-1/{number:04}.png" for number in range(13)]
+    assert "the last frame, 3 times more" in call(traced).stdout
+    assert (
+        "nearest is 'train-1'"
+        in call("store info frames/motion --clip tain-1 --row 0", code=2).stderr
+    )
+    assert json.loads(call("store info frames/motion --json").stdout)["manifest_bytes"]
+    kept.unlink()
+    assert "manifest.parquet: is missing" in call("store verify frames/motion", code=1).stdout
+
+
+def test_rows_of_an_import_have_no_frames(features, call):
+    call(IMPORT)
+    assert "not recorded" in call("store info phoenix14t/spatial --clip a --row 0").stdout
+
+
 @pytest.mark.slow
 def test_train_copies_what_only_a_server_holds(lab: Path, call: Call, s3, monkeypatch):
     call(EXTRACT)

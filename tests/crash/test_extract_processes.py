@@ -159,7 +159,7 @@ def test_a_full_disk_is_one_clear_error(site: Path, tmp_path: Path) -> None:
     store.mkdir()
     command = f"{sys.executable} -m spamo_cache extract --manifest manifest.csv --spec spec.yaml"
     script = f"""
-        mount -t tmpfs -o size=300k none {store} || exit 77
+        mount -t tmpfs -o size=380k none {store} || exit 77
         {command} --store {store} --executor serial > /dev/null
         echo "exit code $?" >&2
         mount -o remount,size=50M {store} || exit 77

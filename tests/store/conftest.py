@@ -15,6 +15,7 @@ from spamo_cache.store.layout import ClipKey, Slot, StreamIdentity, pack
 from spamo_cache.store.writer import StoreWriter
 
 CHUNK, SHARD, WIDTH = 4, 64, 12
+MANIFEST = b"PAR1, as far as a store is concerned"
 IDENTITY = StreamIdentity({"encoder": "random", "stride": 8}, "ab" * 32, 1)
 
 
@@ -44,6 +45,7 @@ class Material:
             "dtype": "float16",
             "chunk_rows": CHUNK,
             "shard_rows": SHARD,
+            "manifest": MANIFEST,
         }
         return StoreWriter.open(root, **{**arguments, **changes})
 
@@ -94,7 +96,7 @@ def make() -> Callable[..., Material]:
             shard_rows=[SHARD],
         )
         slots = [
-            Slot(ids[n], splits[n], int(partition[i]), int(row[i, 0]), rows[n])
+            Slot(ids[n], splits[n], int(partition[i]), int(row[i, 0]), rows[n], 5 * n, 8 * rows[n])
             for i, n in enumerate(order)
         ]
         keys = [ClipKey(clip, f"videos/{n}.mp4", 1000 + n) for n, clip in enumerate(ids)]

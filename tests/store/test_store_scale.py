@@ -49,6 +49,8 @@ def columns() -> Columns:
         "row": (number * ROWS).astype("<i8"),
         "rows": np.full(CLIPS, ROWS, "<i4"),
         "split": np.zeros(CLIPS, "<i2"),
+        "first": np.zeros(CLIPS, "<i4"),
+        "frames": np.full(CLIPS, ROWS, "<i4"),
         "source": ids,
         "size": number.astype("<i8"),
         "start": nan,

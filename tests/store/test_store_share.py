@@ -416,19 +416,17 @@ def test_one_changed_clip_is_named_and_nothing_else(make, tmp_path, change, word
 
 def test_dtype_manifest_and_split_are_reasons(make, tmp_path):
     first, second = make(), make()
-    for version in ("one", "two"):
-        (tmp_path / version).write_text(version)
     single = StreamIdentity({**first.identity.spec, "dtype": "float32"}, "ab" * 32, 1)
     second.identity = single
-    a = first.open(tmp_path, manifest=tmp_path / "one")
-    b = second.open(tmp_path, manifest=tmp_path / "two", dtype="float32")
+    a = first.open(tmp_path, manifest=b"one")
+    b = second.open(tmp_path, manifest=b"two", dtype="float32")
     assert diff(a.path, b.path) == [
         "dtype float16 against float32",
         "made from different versions of the manifest: its sentences may differ, too",
     ]
     third = make()
     third.slots = [replace(slot, split=slot.split.upper()) for slot in third.slots]
-    c = third.open(tmp_path / "other")
+    c = third.open(tmp_path / "other", manifest=b"one")
     assert diff(a.path, c.path) == [
         "24 clips are in another split: clip 000, clip 001, clip 002, ..."
     ]
