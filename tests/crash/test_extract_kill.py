@@ -21,7 +21,7 @@ import pytest
 from spamo_cache.store.verify import verify
 
 ROOT = Path(__file__).parents[2]
-KILLS = int(os.environ.get("SPAMO_KILLS", "40"))
+KILLS = int(os.environ.get("SPAMO_KILLS", "25"))
 SEED = int(os.environ.get("SPAMO_SEED", "0"))
 KILLED = -9
 
