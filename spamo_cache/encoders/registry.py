@@ -23,7 +23,7 @@ Compute = Literal["auto", "float32", "bfloat16", "float16"]
 SEMANTICS = 1
 """Version of what the encoders compute; a change that moves features beyond rounding raises it."""
 
-_TOKENS = {"cpu": 3200, "cuda": 65_536}
+_TOKENS = {"cpu": 1024, "cuda": 65_536}
 """Tokens per batch. Part of what decides a feature's last bit, so never a user's setting."""
 
 

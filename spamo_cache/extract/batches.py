@@ -107,8 +107,10 @@ class Batches:
         pixels = stacked([window(prepared, start, span) for _, _, prepared, start in rows], span)
         if not self._on_gpu:
             return pixels
-        # From pinned memory the copy waits its turn on the device, not here.
-        return pixels.pin_memory().to(self.device, non_blocking=True)
+        # From pinned memory the copy waits its turn on the device, not here. Pinning belongs to the
+        # thread's current device, which else is the first one, for every worker.
+        with torch.cuda.device(self.device):
+            return pixels.pin_memory().to(self.device, non_blocking=True)
 
     def _collect(self, *, everything: bool) -> None:
         while self._running and (everything or self._running[0][1].done()):
