@@ -9,7 +9,7 @@ Usage: python benchmarks/read.py [--clips 400] [--rounds 9] [--folder DIR] [--ch
     size    bytes on disk
 
 Every contestant passes over all clips in each round, in a random order of its own; figures are
-ratios of medians within one run. LMDB takes part where it is installed (`pip install '.[bench]'`).
+ratios of medians within one run.
 """
 
 from __future__ import annotations

@@ -135,14 +135,16 @@ def test_workers_killed_again_and_again(
 ) -> None:
     store = tmp_path / "store"
     process = start(store, "--workers", "2")
-    kills, done = 0, 0
-    while kills < 3:
-        done = wait_for_clips(process, done + 8)
-        victims = [pid for pid in family(str(tmp_path / "home")) if is_worker(pid)]
-        assert victims
-        os.kill(max(victims), signal.SIGKILL)
-        kills += 1
-    summary, _ = finish(process)
+    kills, last = 0, dict[str, Any]()
+    for last in events(process):
+        at_work = last["event"] == "progress" and last["stage"] == "extract"
+        if at_work and 0 < last["clips"] < CLIPS and kills < 3:
+            victims = [pid for pid in family(str(tmp_path / "home")) if is_worker(pid)]
+            os.kill(max(victims), signal.SIGKILL)
+            kills += 1
+    assert kills, "it was over too soon"
+    assert process.wait(SECONDS) == 0
+    summary = last
     assert (summary["done"], summary["failed"]) == (CLIPS, [])
     assert contents(store) == expected
     assert_no_strays(tmp_path / "home")
