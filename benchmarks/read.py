@@ -75,8 +75,6 @@ def warm(formats: Formats, rounds: int) -> list[Aim]:
                 name, seconds / clips * 1e6, *ratios
             )
         )
-    if not formats.lmdb_there:
-        print("  LMDB is not installed: left out")
     ours = cpu[OURS]
     return [
         Aim("warm, verified: times the fp16 files", cpu[NPY16] / ours, least=1.5),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import h5py
+import lmdb
 import numpy as np
 import zarr
 from numpy.typing import NDArray
@@ -47,18 +47,13 @@ class Formats:
                 np.save(self.folder / "npy16" / f"{clip}.npy", rows)
                 np.save(self.folder / "npy32" / f"{clip}.npy", rows.astype(np.float32))
                 file.create_dataset(clip, data=rows)
-        if self.lmdb_there:
-            with self._lmdb(readonly=False) as database, database.begin(write=True) as change:
-                for clip, rows in material:
-                    change.put(clip.encode(), rows.tobytes())
-
-    @property
-    def lmdb_there(self) -> bool:
-        return find_spec("lmdb") is not None
+        with self._lmdb(readonly=False) as database, database.begin(write=True) as change:
+            for clip, rows in material:
+                change.put(clip.encode(), rows.tobytes())
 
     def readers(self) -> dict[str, Reader]:
         """By name; all verified ones are ours."""
-        found: dict[str, Reader] = {
+        return {
             "ours, verified": self.ours,
             "ours, unverified": self.unverified,
             "npy fp16 per clip": self.npy16,
@@ -68,8 +63,8 @@ class Formats:
             "zarr-python, same store": self.zarr,
             "limit: mmap of the ranges": self.mmap,
             "limit: memory copy": self.copy,
+            "LMDB": self.lmdb,
         }
-        return found | ({"LMDB": self.lmdb} if self.lmdb_there else {})
 
     # --- ours -----------------------------------------------------------------------------------
 
@@ -174,8 +169,6 @@ class Formats:
         return self._lmdb(readonly=True)
 
     def _lmdb(self, *, readonly: bool) -> Any:
-        import lmdb
-
         options = {"readonly": readonly, "lock": not readonly, "readahead": False}
         return lmdb.open(os.fspath(self.folder / "lmdb"), map_size=1 << 40, **options)
 

@@ -35,7 +35,6 @@ SHOWN = 5
 """Faults that an error spells out; the rest are counted."""
 
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
-_CROP = r"^(\[.*\]|\(.*\)|[^\[\]()]*)$"
 
 Mask = npt.NDArray[np.bool_]
 

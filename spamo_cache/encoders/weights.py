@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 
 from spamo_cache import config
 from spamo_cache.errors import WeightsError
+from spamo_cache.store import files
 
 _HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -77,9 +77,9 @@ def tensors(path: Path, pattern: str = "") -> dict[str, torch.Tensor]:
     """
     from safetensors import SafetensorError, safe_open
 
-    files = [_checked(path)] if path.is_file() else sorted(_files(path))
+    shards = [_checked(path)] if path.is_file() else sorted(_files(path))
     loaded: dict[str, torch.Tensor] = {}
-    for file in files:
+    for file in shards:
         try:
             with safe_open(file, framework="pt") as opened:
                 names = [name for name in opened.keys() if re.search(pattern, name)]  # noqa: SIM118
@@ -124,7 +124,9 @@ def pin(name: str, found: str) -> None:
     pins = read_json(path) if path.exists() else {}
     known = pins.get(name)
     if known is None:
-        _replace(path, json.dumps(pins | {name: found}, indent=1, sort_keys=True) + "\n")
+        text = json.dumps(pins | {name: found}, indent=1, sort_keys=True) + "\n"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.replace(path, text.encode(), path.parent)
     elif known != found:
         raise WeightsError(
             f"{name} is not what it was: {found[:12]} now, {known[:12]} on first use",
@@ -165,13 +167,6 @@ def _checked(file: Path) -> Path:
             '"model.safetensors")',
         )
     return file
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
 
 
 def _first_line(error: object) -> str:

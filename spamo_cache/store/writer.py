@@ -35,8 +35,6 @@ from spamo_cache.store.records import (
     describe,
     documents,
     load_attributes,
-    receipt_path,
-    shard_path,
 )
 
 _INDEX_CLAIM = "index"
@@ -299,9 +297,7 @@ class StoreWriter:
             _LOG.warning("the clip index is damaged: the next extract makes it again")
         with files.writing(self.path):
             for partition in wanted:
-                receipt_path(self.path, partition).unlink(missing_ok=True)
-                shard_path(self.path, partition).unlink(missing_ok=True)
-            files.sync(self.path / "receipts")
+                self.receipts.withdraw(partition)
 
     def _write_index(
         self, columns: Columns, splits: tuple[str, ...], without: Collection[int] = ()

@@ -37,6 +37,7 @@ decode: {beams: 2, max_tokens: 6}
 
 
 Call = Callable[..., Result]
+Enter = Callable[[Path, pytest.MonkeyPatch], None]
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +74,18 @@ def lab(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SPAMO_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("SPAMO_CACHE", raising=False)
     return folder
+
+
+@pytest.fixture(scope="session")
+def enter() -> Enter:
+    """Make a folder the working directory, with a home below it."""
+
+    def into(folder: Path, patch: pytest.MonkeyPatch) -> None:
+        patch.chdir(folder)
+        patch.setenv("SPAMO_HOME", str(folder / "home"))
+        patch.delenv("SPAMO_CACHE", raising=False)
+
+    return into
 
 
 @pytest.fixture(scope="session")

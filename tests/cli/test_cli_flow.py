@@ -13,6 +13,7 @@ from typer.testing import Result
 from spamo_cache.extract import worker
 
 Call = Callable[..., Result]
+Enter = Callable[[Path, pytest.MonkeyPatch], None]
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +32,7 @@ def document(result: Result) -> Any:
 
 
 @pytest.fixture(scope="module")
-def done(made: Path, call: Call, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(made: Path, call: Call, enter: Enter, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The lab after extract and train, for tests that only add to it."""
     folder = tmp_path_factory.mktemp("done")
     shutil.copytree(made, folder, dirs_exist_ok=True)
@@ -43,15 +44,9 @@ def done(made: Path, call: Call, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture
-def trained(done: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def trained(done: Path, enter: Enter, monkeypatch: pytest.MonkeyPatch) -> Path:
     enter(done, monkeypatch)
     return done
-
-
-def enter(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.chdir(folder)
-    patch.setenv("SPAMO_HOME", str(folder / "home"))
-    patch.delenv("SPAMO_CACHE", raising=False)
 
 
 def test_extract_computes_once(lab: Path, call: Call) -> None:

@@ -14,12 +14,13 @@ from spamo_cache.cli.translate import Piece, windows
 from spamo_cache.errors import SpamoError, UsageError
 
 Call = Callable[..., Result]
+Enter = Callable[[Path, pytest.MonkeyPatch], None]
 
 EXTRACT = "extract --manifest manifest.csv --dataset frames --spec spec.yaml --executor serial"
 
 
 @pytest.fixture(scope="module")
-def done(made: Path, call: Call, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(made: Path, call: Call, enter: Enter, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The lab with its features."""
     folder = tmp_path_factory.mktemp("done")
     shutil.copytree(made, folder, dirs_exist_ok=True)
@@ -30,15 +31,9 @@ def done(made: Path, call: Call, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture
-def extracted(done: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def extracted(done: Path, enter: Enter, monkeypatch: pytest.MonkeyPatch) -> Path:
     enter(done, monkeypatch)
     return done
-
-
-def enter(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.chdir(folder)
-    patch.setenv("SPAMO_HOME", str(folder / "home"))
-    patch.delenv("SPAMO_CACHE", raising=False)
 
 
 def test_seeds_are_runs_side_by_side_and_are_reused(extracted: Path, call: Call) -> None:
