@@ -131,6 +131,9 @@ def stream_spec(spec: CacheSpec, stream: str) -> dict[str, Any]:
         raise UsageError(f"no stream {stream!r} in spec {spec.name!r}", remedy=f"one of: {known}")
     config = spec.streams[stream]
     entries = config.model_dump(mode="json", exclude={"weights"})
+    if not entries.get("phase", True):
+        # Fingerprints of before there was such a key stay what they were.
+        del entries["phase"]
     per_frame = config.per == "frame"
     chunk, shard = spec.store.chunk_rows, spec.store.shard_rows
     return {

@@ -23,6 +23,9 @@ from spamo_cache.train.crew import agreed, gather_crew
 from spamo_cache.train.features import Features
 from spamo_cache.train.loop import SAVE_SECONDS, Progress, Trainer
 
+_WORDS = {"name", "question", "log", "sweep"}
+"""Keys of a pipeline that change no weight and no score."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
@@ -165,7 +168,7 @@ def describe(
         clip.id: [clip.split, normalise(clip.text, pipeline.text)] for clip in manifest.clips()
     }
     parts = {
-        "pipeline": pipeline.model_dump(mode="json"),
+        "pipeline": pipeline.model_dump(mode="json", exclude=_WORDS),
         "stores": {name: stores[name].fingerprint for name in pipeline.streams},
         "sentences": identity(texts),
         "llm": llm,

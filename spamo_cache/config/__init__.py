@@ -1,0 +1,61 @@
+"""YAML -> frozen pydantic models. An unknown key is an error that names the nearest known one."""
+
+from spamo_cache.config.experiment import Axis, Experiment, Variant
+from spamo_cache.config.loading import load, parse, read_yaml
+from spamo_cache.config.pipeline import (
+    AdapterConfig,
+    AlignConfig,
+    DecodeConfig,
+    LLMConfig,
+    Pipeline,
+    ProtocolConfig,
+    StageConfig,
+    TextConfig,
+    TranslateConfig,
+    TuningConfig,
+)
+from spamo_cache.config.places import home, named_file, roots, shipped
+from spamo_cache.config.spec import (
+    CacheSpec,
+    FramesSpec,
+    MotionStream,
+    RowsSpec,
+    SpatialStream,
+    StoreSpec,
+    StreamSpec,
+    TransformersStream,
+)
+from spamo_cache.config.strict import Name, StrictModel
+
+__all__ = [
+    "AdapterConfig",
+    "AlignConfig",
+    "Axis",
+    "CacheSpec",
+    "DecodeConfig",
+    "Experiment",
+    "FramesSpec",
+    "LLMConfig",
+    "MotionStream",
+    "Name",
+    "Pipeline",
+    "ProtocolConfig",
+    "RowsSpec",
+    "SpatialStream",
+    "StageConfig",
+    "StoreSpec",
+    "StreamSpec",
+    "StrictModel",
+    "TextConfig",
+    "TransformersStream",
+    "TranslateConfig",
+    "TuningConfig",
+    "Variant",
+    "home",
+    "load",
+    "named_file",
+    "parse",
+    "read_yaml",
+    "roots",
+    "shipped",
+]

@@ -1,0 +1,42 @@
+"""An experiment: one question, and the runs on one corpus that answer it together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from spamo_cache.config.strict import Name, StrictModel
+
+
+class Variant(StrictModel):
+    """One point of an experiment."""
+
+    tells: Annotated[str, Field(min_length=1)]
+    """What it is, in a few words: its line in a table."""
+    set: Mapping[str, Any] = {}
+    """Changes to the corpus's default pipeline, dotted key -> value as ``--set`` has them."""
+    test: Mapping[str, Any] = {}
+    """Changes to the cache spec for the test alone; the run is trained without them."""
+    at: float | None = None
+    """Its place on the experiment's axis."""
+
+
+class Axis(StrictModel):
+    """What a curve over the variants is drawn against."""
+
+    label: str
+    log: bool = False
+
+
+class Experiment(StrictModel):
+    """Runs that differ from a corpus's default pipeline, each in what its variant says."""
+
+    name: Name
+    question: Annotated[str, Field(min_length=1)]
+    paper: str = ""
+    """What the paper or its release says about it."""
+    axis: Axis | None = None
+    """None: the variants have no order, and a table will do."""
+    variants: Mapping[Name, Variant] = Field(min_length=1)

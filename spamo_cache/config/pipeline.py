@@ -1,0 +1,232 @@
+"""The pipeline: one experiment on one corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from spamo_cache.config.loading import merged
+from spamo_cache.config.strict import Name, StrictModel
+
+
+class TextConfig(StrictModel):
+    """Text convention, applied at training and scoring; the manifest keeps the raw text."""
+
+    language: str
+    """Language name as it stands in the prompt, for example ``German``."""
+    lower: bool = False
+    final_dot: bool | Literal["attached"] = False
+    """Append " ." where the sentence has no final punctuation; ``attached``: "." where no "."."""
+    tokenize: Literal["13a", "none", "zh", "char", "intl"] = "13a"
+    """sacrebleu's tokenizer of the headline BLEU."""
+
+
+class AdapterConfig(StrictModel):
+    """The sign adapter (paper section 3.2)."""
+
+    width: Annotated[int, Field(ge=1)] = 768
+    tcn: Annotated[str, Field(pattern=r"^[kp][1-9][0-9]*( [kp][1-9][0-9]*)*$")] = "k5 p2 k5 p2"
+    """kN: convolution of N rows, batch norm, ReLU; pN: max-pool by N."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    scale: Literal["none", "embeddings"] = "none"
+    """``embeddings``: sign rows are normalised to the RMS of the LLM's token embeddings."""
+    norm: Literal["batch", "masked"] = "batch"
+    """``batch``: the TCN's batch norm counts padding in training, as the official release does."""
+    fusion: Literal["time", "features"] = "time"
+    """Streams one after the other (SpaMo), or side by side, resampled to the rows of the first."""
+
+
+class TuningConfig(StrictModel):
+    """How the LLM is tuned."""
+
+    mode: Literal["lora", "full", "freeze"] = "lora"
+    r: Annotated[int, Field(ge=1)] = 16
+    alpha: Annotated[int, Field(ge=1)] = 32
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    targets: tuple[str, ...] = ()
+    """Names of the linear layers that get a LoRA; none given: the attention's query and value."""
+
+
+class LLMConfig(StrictModel):
+    """The language model that writes the translation."""
+
+    weights: str
+    """``org/name[@revision]`` of a hub, or a path beside the pipeline's file."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    quantise: Literal["none", "8bit", "4bit"] = "none"
+    """Bits of the frozen weights; needs bitsandbytes and a GPU."""
+    prompt: str | Mapping[str, str] = "Translate the given sentence into {language}."
+    """What stands behind the sign rows; where languages differ, language of the clip -> prompt."""
+    pairs: tuple[str, ...] = ()
+    """Languages of the in-context pairs: every prompt shows another training sentence in each of
+    them (columns ``text_<language>`` of the manifest) with its translation; none: no pairs."""
+    tuning: TuningConfig = TuningConfig()
+
+    @model_validator(mode="after")
+    def _quantised_weights_are_frozen(self) -> LLMConfig:
+        if self.quantise != "none" and self.tuning.mode == "full":
+            raise ValueError(f"{self.quantise} weights cannot be trained: set tuning.mode to lora")
+        return self
+
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+class StageConfig(StrictModel):
+    """One optimisation stage: AdamW, linear warm-up, cosine decay."""
+
+    steps: Annotated[int, Field(ge=0)]
+    batch: Annotated[int, Field(ge=1)]
+    """Clips per optimiser step."""
+    lr: Annotated[float, Field(gt=0)]
+    warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of the steps with a rising learning rate."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    """Gradient norm above which gradients are scaled down."""
+    betas: tuple[Decay, Decay] = (0.9, 0.98)
+    """AdamW's decay rates of the means of gradients and of their squares."""
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Equal parts that each process computes its share of ``batch`` in, one after the other, to
+    save memory. The translation loss stays that of the whole batch; VT-Align tells a clip apart
+    from those of its own part only, and batch norm sees one part at a time."""
+
+
+class AlignConfig(StageConfig):
+    """VT-Align as a warm-up before translation (paper section 3.3)."""
+
+    center: bool = False
+    """Subtract the mean over the training sentences from the text side before the cosine."""
+
+
+class TranslateConfig(StageConfig):
+    """Training to translate: cross-entropy + ``alpha`` x VT-Align."""
+
+    alpha: Annotated[float, Field(ge=0)] = 1.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    eval_every: Annotated[int, Field(ge=1)] = 500
+    """Steps between two scorings of dev; the best dev BLEU is what is kept."""
+    patience: Annotated[int, Field(ge=1)] = 50
+    """Scorings without a better dev BLEU after which training stops."""
+    checkpointing: bool = False
+    """Compute the LLM's activations anew on the way back: less memory, about a third more time."""
+
+
+class DecodeConfig(StrictModel):
+    """Beam search; deterministic."""
+
+    beams: Annotated[int, Field(ge=1)] = 5
+    max_tokens: Annotated[int, Field(ge=1)] = 64
+    length_penalty: float = 1.0
+    batch: Annotated[int, Field(ge=1)] = 16
+
+
+class ProtocolConfig(StrictModel):
+    """What the official release does otherwise, a switch for each so that it can be measured.
+
+    ``protocol: official`` turns all of them on.
+    """
+
+    select_on_test: bool = False
+    """Weights are kept by their BLEU on test, not on dev."""
+    pairs_from_batch: bool = False
+    """In-context pairs come from the other clips of the batch, so test references stand in the
+    prompts of the test split; a clip alone gets none."""
+    sampled_beams: bool = False
+    """Beam search draws its tokens at random (top-p 0.9); here seeded by ``seed``."""
+    bleu_13a: bool = False
+    """BLEU's tokenizer is 13a whatever the language: sets ``text.tokenize``."""
+    drop_missing: bool = False
+    """Clips without features are left out of the score, not scored as empty sentences."""
+    pool_padding: bool = False
+    """VT-Align's means run over the batch's padding too, on both sides."""
+    crop_at_random: bool = False
+    """A stream with more than ``max_frames`` rows is cropped to a random range of them, the
+    others left whole; otherwise all are thinned out together."""
+    no_warm_up: bool = False
+    """No VT-Align stage before translation: sets ``align.steps`` to 0."""
+    lower_and_dot: bool = False
+    """Text in lower case with a final ".": sets ``text.lower`` and ``text.final_dot``."""
+    english_rouge: bool = False
+    """The headline ROUGE keeps a-z and 0-9 alone and takes English endings off."""
+
+    @property
+    def name(self) -> str:
+        """``default``, ``official``, or the switches that are on."""
+        on = [switch for switch, value in self if value]
+        if len(on) == len(type(self).model_fields):
+            return "official"
+        return ", ".join(on) or "default"
+
+
+_IMPLIED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "bleu_13a": {"text": {"tokenize": "13a"}},
+    "no_warm_up": {"align": {"steps": 0}},
+    "lower_and_dot": {"text": {"lower": True, "final_dot": "attached"}},
+}
+"""Switches of the protocol that are values of other keys."""
+
+
+Values = Annotated[tuple[Any, ...], Field(strict=False, min_length=1)]
+
+
+class Pipeline(StrictModel):
+    """One experiment on one corpus."""
+
+    name: Name
+    question: Annotated[str, Field(min_length=1)]
+    """What this run is to find out."""
+    corpus: Name
+    spec: str
+    """Name of a file in ``cache_specs/``, or a path."""
+    spec_set: Mapping[str, Any] = {}
+    """Changes to the spec, dotted key -> value, as in ``streams.motion.stride: 4``."""
+    streams: tuple[Name, ...] = Field(("spatial", "motion"), min_length=1)
+    """Streams of the spec, in the order in which they are joined."""
+    max_frames: Annotated[int, Field(ge=1)] = 512
+    """Longer clips are subsampled evenly, motion rows with them."""
+    train_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the training clips that is used: a sample by ``seed``; smaller ones lie in larger
+    ones."""
+    shuffle_features: bool = False
+    """Give every clip the features of another one: the floor of any comparison."""
+    text: TextConfig
+    adapter: AdapterConfig = AdapterConfig()
+    llm: LLMConfig
+    align: AlignConfig
+    translate: TranslateConfig
+    decode: DecodeConfig = DecodeConfig()
+    protocol: ProtocolConfig = ProtocolConfig()
+    """``official``, or switches of :class:`ProtocolConfig`."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the products in training; auto: bfloat16 on a GPU and for an LLM kept in bfloat16."""
+    log: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    """Where curves go besides ``metrics.jsonl``."""
+    sweep: Mapping[str, Values] = {}
+    """Dotted key -> values: a run for each combination, as in ``translate.lr: [1e-4, 3e-4]``."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """Cores to train and decode with on a CPU, which change the last bits; None is all of them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _protocol_has_the_last_word(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        protocol = data.get("protocol")
+        if protocol == "official":
+            protocol = dict.fromkeys(ProtocolConfig.model_fields, True)
+            data = {**data, "protocol": protocol}
+        if isinstance(protocol, Mapping):
+            for switch, values in _IMPLIED.items():
+                data = merged(data, values) if protocol.get(switch) is True else data
+        return data
+
+    @model_validator(mode="after")
+    def _streams_differ(self) -> Pipeline:
+        if len(set(self.streams)) < len(self.streams):
+            raise ValueError(f"streams {', '.join(self.streams)} name one twice")
+        return self

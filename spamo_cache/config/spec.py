@@ -1,0 +1,134 @@
+"""The cache spec: exactly how the streams of a corpus are computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from spamo_cache.config.strict import Name, StrictModel
+
+Unit = Literal["frame", "window"]
+
+
+class SpatialStream(StrictModel):
+    """One row per ``stride`` frames: an image encoder with S2 scaling (paper section 3.1)."""
+
+    encoder: Literal["open_clip"]
+    weights: str
+    """open_clip pretrained tag, ``org/name[@revision]`` of a hub, or a path beside the spec."""
+    model: str | None = None
+    """open_clip model name; None where the weights' own shape says it (a folder)."""
+    scales: tuple[Annotated[int, Field(ge=1, le=8)], ...] = Field((1, 2), min_length=1)
+    """Multiples of the encoder's input size; scale s is cut into s x s crops."""
+    stride: Annotated[int, Field(ge=1, le=1 << 20)] = 1
+    """Frames between two rows; SpaMo takes every frame."""
+    layer: int = -1
+    """Transformer block whose output is kept; -1 is the last."""
+    output: Literal["cls-pre-norm", "cls", "mean", "embedding"] = "cls-pre-norm"
+
+    @property
+    def per(self) -> Unit:
+        """What a row stands for."""
+        return "frame"
+
+
+class MotionStream(StrictModel):
+    """One row per window of frames: a video encoder (paper section 3.1)."""
+
+    encoder: Literal["videomae"]
+    weights: str
+    window: Annotated[int, Field(ge=1, le=1 << 12)] = 16
+    """Frames per window."""
+    stride: Annotated[int, Field(ge=1, le=1 << 20)] = 8
+    """Frames between the starts of two windows."""
+    phase: Annotated[int, Field(ge=0, le=1 << 12)] = 0
+    """Frames before the first window; SpaMo begins with the clip."""
+    layer: int = -1
+    """Index into the hidden states; -1 is the last one, before the final layer norm."""
+    token: Literal[0, "mean"] = 0
+    tail: Literal["drop", "pad"] = "drop"
+    """What becomes of frames after the last full window: dropped, or padded with the last frame."""
+
+    @property
+    def per(self) -> Unit:
+        """What a row stands for."""
+        return "window"
+
+
+class TransformersStream(StrictModel):
+    """One row per frame or per window: any vision network of transformers' ``AutoModel``."""
+
+    encoder: Literal["transformers"]
+    weights: str
+    """``org/name[@revision]`` of a hub, or a folder beside the spec."""
+    output: Literal["cls", "mean", "pooler"]
+    """Class token, mean of the patch tokens, or what the network's own pooler makes of them."""
+    window: Annotated[int, Field(ge=1, le=1 << 12)] | None = None
+    """Frames per window of a video network; None for an image network, a row per frame."""
+    stride: Annotated[int, Field(ge=1, le=1 << 20)] = 1
+    """Frames between two rows."""
+    layer: int | None = None
+    """Index into the hidden states; None is the network's last, after its final layer norm."""
+    tail: Literal["drop", "pad"] = "drop"
+    """As in :class:`MotionStream`."""
+
+    @property
+    def per(self) -> Unit:
+        """What a row stands for."""
+        return "frame" if self.window is None else "window"
+
+    @model_validator(mode="after")
+    def _pooler_has_one_layer(self) -> TransformersStream:
+        if self.output == "pooler" and self.layer is not None:
+            raise ValueError("output: pooler is made of the last hidden state; leave `layer` out")
+        return self
+
+
+StreamSpec = Annotated[
+    SpatialStream | MotionStream | TransformersStream, Field(discriminator="encoder")
+]
+
+
+class FramesSpec(StrictModel):
+    """How a decoded frame becomes the encoder's input."""
+
+    resize: Literal["torchvision-uint8", "pil"] = "torchvision-uint8"
+
+
+class RowsSpec(StrictModel):
+    """Row counts: for streams with a row per frame, and for those with a row per window."""
+
+    frame: Annotated[int, Field(ge=1, le=1 << 28)]
+    window: Annotated[int, Field(ge=1, le=1 << 28)]
+
+
+class StoreSpec(StrictModel):
+    """How features lie in Zarr."""
+
+    dtype: Literal["float16", "float32"] = "float16"
+    chunk_rows: RowsSpec = RowsSpec(frame=32, window=8)
+    """Rows of an inner chunk: the unit of checksums; every clip starts on one."""
+    shard_rows: RowsSpec = RowsSpec(frame=16_384, window=4_096)
+    """Rows of a shard: one partition, one file; a multiple of ``chunk_rows``."""
+
+    @model_validator(mode="after")
+    def _shards_are_whole_chunks(self) -> StoreSpec:
+        for unit in ("frame", "window"):
+            shard, chunk = getattr(self.shard_rows, unit), getattr(self.chunk_rows, unit)
+            if shard % chunk:
+                raise ValueError(
+                    f"shard_rows.{unit} ({shard}) must be a multiple of chunk_rows.{unit} ({chunk})"
+                )
+        return self
+
+
+class CacheSpec(StrictModel):
+    """Exactly how streams are computed; ``cache_specs/README.md`` has every field and unit."""
+
+    name: Name
+    streams: Mapping[Name, StreamSpec] = Field(min_length=1)
+    frames: FramesSpec = FramesSpec()
+    compute: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    store: StoreSpec = StoreSpec()

@@ -1,0 +1,28 @@
+"""What every document becomes: a frozen model that knows its keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class StrictModel(BaseModel):
+    """A frozen model that refuses unknown keys, silent type conversions, infinities and NaN."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_are_tuples(cls, data: Any) -> Any:
+        """YAML and JSON have lists, the models have tuples: the one conversion that is wanted."""
+        if not isinstance(data, Mapping):
+            return data
+        return {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+"""Becomes part of a file name."""
