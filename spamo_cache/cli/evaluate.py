@@ -1,69 +1,165 @@
-"""``spamo-cache evaluate``: a run's scores on a split, with signatures."""
+"""``spamo-cache evaluate``: a run's scores on a split, and all that is needed to judge them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spamo_cache.cli import display, options
+from spamo_cache import config
+from spamo_cache.cli import display, features, frames, options, scores
+from spamo_cache.errors import UsageError
 
 if TYPE_CHECKING:
-    from spamo_cache.evaluate import Scorecard
+    from spamo_cache.evaluate import Difference, Scorecard
+    from spamo_cache.train import Features
 
 
 def evaluate(
-    folder: options.Run,
+    folders: options.Runs,
     *,
     split: Annotated[str, typer.Option("--split", help="Split to decode.")] = "test",
     shuffle: Annotated[
         bool, typer.Option("--shuffle", help="Give every clip another's features: the floor.")
     ] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", metavar="RUN", help="Test whether RUN differs by chance alone."),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--spec-set",
+            metavar="KEY=VALUE",
+            help="Read stores of another cache spec, as in streams.motion.stride=4.",
+        ),
+    ] = None,
+    store: options.Store = None,
+    root: options.Root = None,
+    table: Annotated[
+        Path | None,
+        typer.Option("--table", metavar="FILE", help="Write a row per clip, CSV or TSV."),
+    ] = None,
     device: options.Device = "auto",
     json: options.Json = False,
 ) -> None:
     """Decode a split and score it; every clip counts, the failed ones with an empty sentence.
 
+    Several runs, as of several seeds, are followed by the mean and deviation of each score.
+
     Example:
 
-        spamo-cache evaluate runs/phoenix14t/default --split test
+        spamo-cache evaluate runs/phoenix14t/default --against runs/phoenix14t/no-align
     """
-    card = run(folder, split, shuffle=shuffle, device=device)
+    if against is not None and len(folders) > 1:
+        raise UsageError("--against is for one run", remedy="compare them one by one")
+    changed = dict(config.assignment(text, "--spec-set") for text in changes or ())
+    wanted = [*folders, *([] if against is None else [against])]
+    found = [
+        run(
+            folder,
+            split,
+            shuffle=shuffle,
+            device=device,
+            changed=changed,
+            store=store,
+            root=root,
+        )
+        for folder in wanted
+    ]
+    cards = found[: len(folders)]
+    compared = {} if against is None else _compared(folders[0], against, cards[0].name)
+    if table is not None:
+        scores.export(table, folders, cards)
     if json:
-        display.as_json(display.as_dict(card))
+        display.as_json(_document(cards, compared))
     else:
-        show(card)
-        for name, signature in card.signatures.items():
-            typer.echo(f"  {name:<6} {signature}")
-    # They are scored, as empty sentences: what was asked is done.
-    display.failures(list(card.failed.items()))
+        _show(folders, cards, against, compared)
+    for card in cards:
+        # They are scored, as empty sentences: what was asked is done.
+        display.failures(list(card.failed.items()))
 
 
-def run(folder: Path, split: str, *, shuffle: bool = False, device: str = "auto") -> Scorecard:
-    """Decode and score a split of a run."""
+def run(
+    folder: Path,
+    split: str,
+    *,
+    shuffle: bool = False,
+    device: str = "auto",
+    changed: Mapping[str, Any] | None = None,
+    store: str | None = None,
+    root: Path | None = None,
+) -> Scorecard:
+    """Decode and score a split of a run.
+
+    Args:
+        changed: dotted keys of the cache spec -> value, at test time only.
+        store: root to look for such stores in before all others.
+        root: of the raw corpus, for a run that tuned its encoders.
+    """
     from spamo_cache.evaluate import evaluate as score
 
     with display.progress(f"translating {split}", "clips") as advance:
-        return score(folder, split, shuffle=shuffle or None, device=device, progress=advance)
+        return score(
+            folder,
+            split,
+            stores=_stores(folder, changed or {}, store, root),
+            shuffle=shuffle or None,
+            changed=changed,
+            device=device,
+            progress=advance,
+        )
 
 
-def show(card: Scorecard) -> None:
-    """The scorecard as a table."""
-    note = " (features shuffled between clips)" if card.shuffled else ""
-    if card.protocol != "default":
-        note += f", protocol {card.protocol}"
-    display.table(
-        ("metric", "score", "95 % interval", "n"),
-        [
-            (name, value, _interval(card.intervals, name), card.n)
-            for name, value in card.metrics.items()
-        ],
-        title=f"{card.run} on {card.split}{note}",
-    )
+def _stores(
+    folder: Path, changed: Mapping[str, Any], store: str | None, root: Path | None
+) -> Mapping[str, Features] | None:
+    """None where the run reads what it was trained from."""
+    from spamo_cache.evaluate.stores import open_stores
+    from spamo_cache.train.checkpoint import RunFolder
+
+    about = RunFolder(folder)
+    pipeline = about.pipeline()
+    if not changed and pipeline.encoders is None:
+        return None
+    base = Path(about.read_about()["base"])
+    if not changed:
+        return frames.streams(pipeline, open_stores(about), base, root)
+    other = pipeline.model_copy(update={"spec_set": {**pipeline.spec_set, **changed}})
+    _, stores = features.load(other, base, manifest=about.manifest, store=store)
+    return frames.streams(other, stores, base, root)
 
 
-def _interval(intervals: Mapping[str, tuple[float, float]], name: str) -> str:
-    low, high = intervals.get(name, (None, None))
-    return "" if low is None else f"{low:.2f} - {high:.2f}"
+def _compared(folder: Path, other: Path, name: str) -> dict[str, Difference]:
+    from spamo_cache.evaluate import compare
+
+    return compare(folder, other, name)
+
+
+def _document(cards: Sequence[Scorecard], compared: Mapping[str, Difference]) -> dict[str, Any]:
+    """One run's card as it is; otherwise the cards, and what they come to together."""
+    documents = list(map(asdict, cards))
+    if len(cards) == 1 and not compared:
+        return documents[0]
+    spreads = {name: asdict(one) for name, one in scores.spreads(cards).items()}
+    against = {name: asdict(one) for name, one in compared.items()}
+    return {"runs": documents, "spread": spreads, "against": against}
+
+
+def _show(
+    folders: Sequence[Path],
+    cards: Sequence[Scorecard],
+    against: Path | None,
+    compared: Mapping[str, Difference],
+) -> None:
+    for card in cards:
+        scores.show(card)
+        if len(cards) == 1:
+            scores.show_details(card)
+    if len(cards) > 1:
+        scores.show_spreads(cards)
+    if against is not None:
+        scores.show_differences(folders[0], against, compared)

@@ -49,7 +49,7 @@ def recall_at_1(translator: Translator, data: Examples, *, batch: int = 64) -> f
     sign, text = [], []
     for numbers in data.sorted_batches(batch):
         examples = data.batch(numbers).to(device)
-        sign.append(translator.align.pool_sign(translator.adapter(examples.streams)))
+        sign.append(translator.align.pool_sign(translator.sign(examples.streams)))
         text.append(translator.align.pool_text(translator.sentences(examples.labels)))
     translator.train(training)
     order = [number for numbers in data.sorted_batches(batch) for number in numbers]

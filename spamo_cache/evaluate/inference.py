@@ -17,7 +17,7 @@ from spamo_cache.model.translator import Translator
 from spamo_cache.model.weights import digest, locate
 from spamo_cache.train.batches import prompts_of
 from spamo_cache.train.checkpoint import RunFolder, read_tensors
-from spamo_cache.train.features import Bank, MemoryFeatures, crop_of
+from spamo_cache.train.features import Bank, Features, MemoryFeatures, crop_of, encoders_of
 
 _CLIP = "new"
 
@@ -32,11 +32,16 @@ class LoadedRun:
     prompts: Prompts
 
 
-def load_run(run: Path, *, device: str = "auto") -> LoadedRun:
+def load_run(
+    run: Path, *, device: str = "auto", stores: Mapping[str, Features] | None = None
+) -> LoadedRun:
     """Load the best weights of a finished run.
 
+    Args:
+        stores: what it is to read; needed where it tuned its encoders, which are theirs.
+
     Raises:
-        UsageError: no run there, or an unfinished one.
+        UsageError: no run there, an unfinished one, or one that reads frames and is given none.
         WeightsError: its LLM cannot be found or is no longer the one it was trained with.
     """
     folder = RunFolder(run)
@@ -51,7 +56,12 @@ def load_run(run: Path, *, device: str = "auto") -> LoadedRun:
         raise UsageError(
             "the LLM is not the one this run was trained with", where=llm, remedy="train again"
         )
-    translator = Translator(pipeline, about["widths"], llm).to(pick_device(device))
+    encoders = encoders_of(stores or {}, pipeline.streams)
+    if pipeline.encoders is not None and not encoders:
+        raise UsageError(
+            "tuned its encoders, and can only be evaluated, from the corpus's frames", where=run
+        )
+    translator = Translator(pipeline, about["widths"], llm, encoders).to(pick_device(device))
     if pipeline.translate.steps:
         translator.attach()
     translator.restore(read_tensors(folder.model)[0])

@@ -1,20 +1,19 @@
-"""sacrebleu's metrics with their signatures and bootstrap intervals."""
+"""Every metric of a scorecard, with signatures and bootstrap intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
+from sacrebleu.metrics.ter import TER
 
-BOOTSTRAP = 1000
-"""Resamples of the scored clips behind an interval."""
-
-SEED = 12345
-"""Seed of the resamples: the same clips are drawn for every metric and run of a split."""
+from spamo_cache.evaluate.measure import BOOTSTRAP, SEED, Measure, interval
+from spamo_cache.evaluate.rouge import rouge
+from spamo_cache.evaluate.words import unspaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +21,9 @@ class Scores:
     """Corpus scores in points of 100.
 
     Attributes:
-        values: ``bleu1`` to ``bleu4`` (n-gram order up to 1..4) and ``chrf``.
+        values: metric -> score.
         intervals: the 95 % bootstrap interval of each; empty for fewer than two clips.
-        signatures: sacrebleu's, with tokenizer and version.
+        signatures: all settings of each, with tokenizer and version.
         n: scored clips.
         bootstrap: ``resamples`` and ``seed`` behind the intervals.
     """
@@ -36,62 +35,68 @@ class Scores:
     bootstrap: dict[str, int]
 
 
-def score(
-    hypotheses: Sequence[str],
-    references: Sequence[str],
-    *,
-    tokenize: str,
-    bootstrap: int = BOOTSTRAP,
-) -> Scores:
-    """Score one reference per hypothesis; an empty hypothesis counts like any other.
+def measures(
+    hypotheses: Sequence[str], references: Sequence[str], *, tokenize: str
+) -> dict[str, Measure]:
+    """``bleu1`` to ``bleu4`` (n-gram order up to 1..4), ``chrf``, ``ter`` and the three ROUGE-L.
 
     Args:
         tokenize: sacrebleu's tokenizer for BLEU.
-        bootstrap: resamples; 0 leaves the intervals out.
 
     Raises:
         ValueError: the lists differ in length or are empty.
     """
     if len(hypotheses) != len(references) or not references:
         raise ValueError(f"{len(hypotheses)} hypotheses for {len(references)} references")
-    metrics: dict[str, Any] = {
-        f"bleu{order}": BLEU(tokenize=tokenize, max_ngram_order=order) for order in range(1, 5)
+    # TER counts words between spaces; where there are none, it has to be told of characters.
+    spaceless = unspaced(references)
+    found: dict[str, Any] = {
+        f"bleu{order}": _bleu(tokenize, max_ngram_order=order) for order in range(1, 5)
     }
-    metrics["chrf"] = CHRF()
-    results = {
-        name: metric.corpus_score(hypotheses, [references]) for name, metric in metrics.items()
-    }
-    resamples = bootstrap if len(references) > 1 else 0
+    found |= {"chrf": CHRF(), "ter": TER(normalized=spaceless, asian_support=spaceless)}
+    counted = {name: _counted(metric, hypotheses, references) for name, metric in found.items()}
+    return counted | rouge(hypotheses, references)
+
+
+def _counted(metric: Any, hypotheses: Sequence[str], references: Sequence[str]) -> Measure:
+    statistics = np.array(metric._extract_corpus_statistics(hypotheses, [references]))
+    return Measure(
+        statistics,
+        lambda row: float(metric._compute_score_from_stats(row).score),
+        str(metric.get_signature()),
+    )
+
+
+def score(found: Mapping[str, Measure], *, bootstrap: int = BOOTSTRAP) -> Scores:
+    """The scores of all metrics of one set of clips.
+
+    Args:
+        bootstrap: resamples; 0 leaves the intervals out.
+    """
+    clips = len(next(iter(found.values())).statistics)
+    resamples = bootstrap if clips > 1 else 0
     return Scores(
-        values={name: float(result.score) for name, result in results.items()},
+        values={name: measure.score for name, measure in found.items()},
         intervals={
-            name: interval(metric, hypotheses, references, resamples=resamples)
-            for name, metric in metrics.items()
-            if resamples
+            name: interval(measure, resamples) for name, measure in found.items() if resamples
         },
-        signatures={name: str(metric.get_signature()) for name, metric in metrics.items()},
-        n=len(references),
+        signatures={name: measure.signature for name, measure in found.items()},
+        n=clips,
         bootstrap={"resamples": resamples, "seed": SEED},
     )
 
 
 def bleu4(hypotheses: Sequence[str], references: Sequence[str], *, tokenize: str) -> float:
     """Corpus BLEU-4 in points of 100: what training selects on."""
-    return float(BLEU(tokenize=tokenize).corpus_score(hypotheses, [references]).score)
+    return float(_bleu(tokenize).corpus_score(hypotheses, [references]).score)
 
 
-def interval(
-    metric: Any, hypotheses: Sequence[str], references: Sequence[str], *, resamples: int
-) -> tuple[float, float]:
-    """The 2.5th and 97.5th percentile of a sacrebleu metric over resampled clips.
+def sentence_bleu(bleu: Measure) -> list[float]:
+    """Each clip's own BLEU, of the orders that it has n-grams of."""
+    metric: Any = BLEU(effective_order=True)
+    return [float(metric._compute_score_from_stats(row).score) for row in bleu.statistics.tolist()]
 
-    Not sacrebleu's own: version 2.6 fails as soon as one resample scores 0.
-    """
-    statistics = np.array(metric._extract_corpus_statistics(hypotheses, [references]))
-    clips = len(references)
-    # How often each clip is drawn says as much as the draws, in one product for all resamples.
-    drawn = np.random.default_rng(SEED).multinomial(clips, [1 / clips] * clips, size=resamples)
-    sums = (drawn @ statistics.astype(np.int64)).tolist()
-    scores = [metric._compute_score_from_stats(row).score for row in sums]
-    low, high = np.percentile(scores, [2.5, 97.5])
-    return float(low), float(high)
+
+def _bleu(tokenize: str, **settings: Any) -> Any:
+    # A final " ." is a convention of the field; `force` is silent about it, and changes no score.
+    return BLEU(tokenize=tokenize, force=True, **settings)

@@ -4,43 +4,66 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from spamo_cache.compat import cpu_threads
+from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Manifest
-from spamo_cache.errors import StoreError
+from spamo_cache.evaluate import bleurt, overlaps
+from spamo_cache.evaluate.answers import Answers, answers, table
+from spamo_cache.evaluate.cautions import Caution, Evidence, cautions
+from spamo_cache.evaluate.conventions import Convention, conventions
 from spamo_cache.evaluate.decoding import Decoded, decode
-from spamo_cache.evaluate.inference import load_run
-from spamo_cache.evaluate.metrics import BOOTSTRAP, score
-from spamo_cache.model.text import normalise
+from spamo_cache.evaluate.inference import LoadedRun, load_run
+from spamo_cache.evaluate.measure import BOOTSTRAP, Measure
+from spamo_cache.evaluate.metrics import measures, score
+from spamo_cache.evaluate.published import Published, published
+from spamo_cache.evaluate.stores import check_stores, open_stores
 from spamo_cache.train.batches import examples
-from spamo_cache.train.checkpoint import RunFolder, identity, read_json, write_atomic, write_json
+from spamo_cache.train.checkpoint import identity, read_json, write_atomic, write_json
 from spamo_cache.train.features import Features
+
+_VERSION = 2
+"""Of what a card holds; cards of other versions are made anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scorecard:
-    """One run on one split; ``<run>/evaluation/<split>.json`` holds the same.
+    """One run on one split; ``<run>/evaluation/<name>.json`` holds the same.
 
     Attributes:
         run: the pipeline's name.
+        name: of the evaluation: ``test``, ``test-shuffled``, ``test@motion.stride=4``.
         split: the split decoded.
         protocol: ``default``, ``official``, or the switches of the protocol that are on.
         n: clips scored, the failed ones among them with an empty hypothesis unless the protocol
             drops them.
-        metrics: ``bleu1`` .. ``bleu4`` and ``chrf`` in points of 100.
+        metrics: ``bleu1`` .. ``bleu4``, ``chrf``, ``ter``, ``rouge_l``, ``rouge_l_official``,
+            ``rouge_l_coco`` and, where its weights are at hand, ``bleurt``; in points of 100.
         intervals: 95 % bootstrap intervals of the metrics.
-        signatures: sacrebleu's signatures.
+        signatures: all settings of each metric.
         bootstrap: ``resamples`` and ``seed`` behind the intervals.
+        headline: the convention of ``metrics``: ``tokenize``, ``lower``, ``final_dot``, and which
+            ``rouge`` is the one to quote.
+        conventions: BLEU-4 under every convention that papers use, the headline's first.
+        warnings: where the scores would mislead, the grave reasons first.
+        published: what papers report, on test.
         failed: clips without features -> reason.
         shuffled: every clip was decoded from another clip's features.
+        changed: keys of the cache spec -> value at test time, where the run was trained on another.
         stores: stream -> fingerprint.
         identity: sha256 over weights, settings, stores and references: equal means same result.
     """
 
     run: str
+    name: str
     split: str
     protocol: str
     n: int
@@ -48,8 +71,13 @@ class Scorecard:
     intervals: Mapping[str, tuple[float, float]]
     signatures: Mapping[str, str]
     bootstrap: Mapping[str, int]
+    headline: Mapping[str, Any]
+    conventions: Sequence[Convention]
+    warnings: Sequence[Caution]
+    published: Sequence[Published]
     failed: Mapping[str, str]
     shuffled: bool
+    changed: Mapping[str, Any]
     stores: Mapping[str, str]
     identity: str
 
@@ -61,14 +89,16 @@ def evaluate(
     manifest: Manifest | None = None,
     stores: Mapping[str, Features] | None = None,
     shuffle: bool | None = None,
+    changed: Mapping[str, Any] | None = None,
     bootstrap: int = BOOTSTRAP,
     device: str = "auto",
     progress: Decoded | None = None,
 ) -> Scorecard:
     """Decode and score a split; an evaluation of the same things is read back, not repeated.
 
-    Writes ``evaluation/<split>.json`` and ``evaluation/<split>.hypotheses.jsonl`` (id,
-    hypothesis, reference, failed); with ``shuffle`` below ``<split>-shuffled``.
+    Writes ``evaluation/<name>.json`` and, a line per clip, ``evaluation/<name>.hypotheses.jsonl``:
+    id, hypothesis, reference, failed, its own bleu, chrf and rouge_l, and whether its reference
+    was seen in training.
 
     Args:
         run: folder of a finished run.
@@ -76,107 +106,158 @@ def evaluate(
         stores: stream -> features; None opens those the run was trained from.
         shuffle: give every clip another's features: how much a run reads from its video. None
             does what the run's pipeline says.
+        changed: dotted keys of the cache spec -> the value that ``stores`` were computed with
+            instead of the one that the run was trained on.
         bootstrap: resamples behind the intervals.
 
     Raises:
         UsageError: no finished run there, unknown split.
-        StoreError: a store is not the one trained from, or lacks clips of the split.
+        StoreError: a store differs from the one trained from in more than ``changed``, or lacks
+            clips of the split.
     """
-    loaded = load_run(run, device=device)
-    manifest = manifest or Manifest.read(loaded.folder.manifest)
+    loaded = load_run(run, device=device, stores=stores)
     stores = stores or open_stores(loaded.folder)
-    check_stores(loaded.folder, stores)
+    check_stores(loaded.folder, stores, changed)
     usual = loaded.pipeline.shuffle_features
-    shuffled = usual if shuffle is None else shuffle
-    texts = {clip.id: normalise(clip.text, loaded.pipeline.text) for clip in manifest.clips(split)}
-    key = identity(
-        {
-            "run": loaded.folder.read_about()["identity"],
-            "weights": hashlib.sha256(loaded.folder.model.read_bytes()).hexdigest(),
-            "references": [split, texts],
-            "settings": [shuffled, bootstrap, loaded.pipeline.protocol.name],
-        }
-    )
-    card = run / "evaluation" / f"{split if shuffled == usual else f'{split}-shuffled'}.json"
-    if card.exists() and (known := read_json(card)).get("identity") == key:
-        return Scorecard(**known)
-    data = examples(
-        loaded.pipeline, manifest, stores, split, loaded.translator.tokens, shuffle=shuffled
-    )
-    with cpu_threads(loaded.pipeline.threads):
-        decoded = decode(loaded.translator, data, loaded.pipeline.decode, progress=progress)
-    hypotheses = dict.fromkeys(texts, "") | dict(zip(data.ids, decoded, strict=True))
-    if loaded.pipeline.protocol.drop_missing:
-        texts = {clip: texts[clip] for clip in data.ids}
-    convention = loaded.pipeline.text
-    scores = score(
-        [normalise(hypotheses[clip], convention) for clip in texts],
-        list(texts.values()),
-        tokenize=convention.tokenize,
-        bootstrap=bootstrap,
-    )
-    result = Scorecard(
-        run=loaded.pipeline.name,
+    task = _Task(
+        loaded=loaded,
+        manifest=manifest or Manifest.read(loaded.folder.manifest),
+        stores={name: stores[name] for name in loaded.pipeline.streams},
         split=split,
-        protocol=loaded.pipeline.protocol.name,
-        n=scores.n,
-        metrics=scores.values,
-        intervals=scores.intervals,
-        signatures=scores.signatures,
-        bootstrap=scores.bootstrap,
-        failed=data.failed,
-        shuffled=shuffled,
-        stores={name: stores[name].fingerprint for name in loaded.pipeline.streams},
-        identity=key,
+        shuffled=usual if shuffle is None else shuffle,
+        changed=dict(changed or {}),
+        bootstrap=bootstrap,
+        judge=bleurt.find(),
     )
-    _write(result, card, hypotheses, texts)
+    card = run / "evaluation" / f"{task.name}.json"
+    if card.exists() and (known := read_json(card)).get("identity") == task.identity:
+        return _CARD.validate_python(known)
+    evidence = task.decoded(progress)
+    measured = task.measured(evidence.answers)
+    result = task.judged(evidence, measured)
+    found, failed = evidence.answers, evidence.data.failed
+    seen = overlaps.seen(task.manifest, "train", found.references)
+    _write(result, card, table(found, measured, seen, failed))
     return result
 
 
-def open_stores(folder: RunFolder) -> dict[str, Features]:
-    """The stores a run was trained from, where they lay then.
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """One evaluation that is asked for."""
 
-    Raises:
-        StoreError: they are no longer there, or never lay on a disk.
-    """
-    places = folder.read_about()["places"]
-    if lost := [name for name, place in places.items() if place is None]:
-        raise StoreError(
-            f"features of stream {lost[0]!r} were held in memory",
-            where=folder.path,
-            remedy="hand them to evaluate() again",
+    loaded: LoadedRun
+    manifest: Manifest
+    stores: Mapping[str, Features]
+    split: str
+    shuffled: bool
+    changed: Mapping[str, Any]
+    bootstrap: int
+    judge: Path | None
+    """Where BLEURT lies."""
+
+    @property
+    def pipeline(self) -> Pipeline:
+        return self.loaded.pipeline
+
+    @property
+    def name(self) -> str:
+        floor = self.shuffled != self.pipeline.shuffle_features
+        return self.split + ("-shuffled" if floor else "") + _label(self.changed)
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        return {name: store.fingerprint for name, store in self.stores.items()}
+
+    @cached_property
+    def identity(self) -> str:
+        folder, protocol = self.loaded.folder, self.pipeline.protocol.name
+        sentences = {clip.id: [clip.split, clip.text] for clip in self.manifest.clips()}
+        return identity(
+            {
+                "version": _VERSION,
+                "run": folder.read_about()["identity"],
+                "weights": hashlib.sha256(folder.model.read_bytes()).hexdigest(),
+                "sentences": [self.split, sentences],
+                "settings": [self.shuffled, self.bootstrap, protocol, dict(self.changed)],
+                "stores": self.fingerprints,
+                "bleurt": None if self.judge is None else self.judge.name,
+            }
         )
-    from spamo_cache.store.reader import FeatureStore  # noqa: PLC0415
 
-    return {name: FeatureStore.open(place) for name, place in places.items()}
+    def decoded(self, progress: Decoded | None) -> Evidence:
+        """Translate the split."""
+        pipeline, translator = self.pipeline, self.loaded.translator
+        data = examples(
+            pipeline,
+            self.manifest,
+            self.stores,
+            self.split,
+            translator.tokens,
+            shuffle=self.shuffled,
+        )
+        with cpu_threads(pipeline.threads):
+            said = decode(translator, data, pipeline.decode, progress=progress)
+        found = answers(pipeline, self.manifest.clips(self.split), data, said)
+        raw = [clip.text for clip in found.clips]
+        return Evidence(
+            pipeline=pipeline,
+            manifest=self.manifest,
+            data=data,
+            answers=found,
+            conventions=conventions(found.said, raw, pipeline.text),
+            judged=self.judge is not None,
+        )
+
+    def measured(self, found: Answers) -> dict[str, Measure]:
+        """Every metric of the answers."""
+        sides = found.hypotheses, found.references
+        metrics = measures(*sides, tokenize=self.pipeline.text.tokenize)
+        if self.judge is not None:
+            metrics["bleurt"] = bleurt.bleurt(self.judge, *sides, self.loaded.translator.device)
+        return metrics
+
+    def judged(self, evidence: Evidence, measured: Mapping[str, Measure]) -> Scorecard:
+        """The card of what was measured."""
+        pipeline, scores = self.pipeline, score(measured, bootstrap=self.bootstrap)
+        return Scorecard(
+            run=pipeline.name,
+            name=self.name,
+            split=self.split,
+            protocol=pipeline.protocol.name,
+            n=scores.n,
+            metrics=scores.values,
+            intervals=scores.intervals,
+            signatures=scores.signatures,
+            bootstrap=scores.bootstrap,
+            headline=_headline(pipeline),
+            conventions=evidence.conventions,
+            warnings=cautions(evidence),
+            published=published(pipeline.corpus) if self.split == "test" else [],
+            failed=evidence.data.failed,
+            shuffled=self.shuffled,
+            changed=self.changed,
+            stores=self.fingerprints,
+            identity=self.identity,
+        )
 
 
-def check_stores(folder: RunFolder, stores: Mapping[str, Features]) -> None:
-    """Raise StoreError unless these are the features the run was trained from."""
-    for name, expected in folder.read_about()["parts"]["stores"].items():
-        found = stores[name].fingerprint if name in stores else "none"
-        if found != expected:
-            raise StoreError(
-                f"stream {name!r} is {found[:12]}, the run was trained from {expected[:12]}",
-                where=folder.path,
-                remedy="give the stores the run was trained from, or train on these",
-            )
+def _label(changed: Mapping[str, Any]) -> str:
+    """Changes of the spec as part of a file's name."""
+    words = [f"{key.removeprefix('streams.')}={value}" for key, value in changed.items()]
+    return "@" + re.sub(r"[^\w.=,-]+", "-", ",".join(words)) if words else ""
 
 
-def _write(
-    result: Scorecard, card: Path, hypotheses: Mapping[str, str], texts: Mapping[str, str]
-) -> None:
+def _headline(pipeline: Pipeline) -> dict[str, Any]:
+    own = pipeline.text.model_dump(include={"tokenize", "lower", "final_dot"})
+    return own | {"rouge": "rouge_l_official" if pipeline.protocol.english_rouge else "rouge_l"}
+
+
+def _write(result: Scorecard, card: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     card.parent.mkdir(exist_ok=True)
-    lines = [
-        {
-            "id": clip,
-            "hypothesis": hypotheses[clip],
-            "reference": reference,
-            "failed": result.failed.get(clip),
-        }
-        for clip, reference in texts.items()
-    ]
-    table = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    write_atomic(card.with_suffix(".hypotheses.jsonl"), table.encode())
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    write_atomic(card.with_name(f"{card.stem}.hypotheses.jsonl"), text.encode())
     # The card last: where it stands, its hypotheses stand too.
-    write_json(card, asdict(result))
+    write_json(card, _CARD.dump_python(result, mode="json"))
+
+
+_CARD = TypeAdapter(Scorecard)

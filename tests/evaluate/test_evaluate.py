@@ -2,12 +2,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import StoreError, UsageError
-from spamo_cache.evaluate import decoding, evaluate, load_run, scorecard, translate_features
+from spamo_cache.evaluate import (
+    bleurt,
+    decoding,
+    evaluate,
+    load_run,
+    scorecard,
+    translate_features,
+)
 from spamo_cache.train.batches import examples
 
 
@@ -33,7 +41,10 @@ def test_every_clip_is_accounted_for(run):
     assert [line["id"] for line in lines] == [f"test/{i}" for i in range(6)]
     assert lines[2]["hypothesis"] == ""
     assert [line["failed"] for line in lines if line["failed"]] == ["spatial: cannot be decoded"]
-    assert set(card.metrics) == {"bleu1", "bleu2", "bleu3", "bleu4", "chrf"}
+    words = {"bleu1", "bleu2", "bleu3", "bleu4", "chrf", "ter"}
+    assert set(card.metrics) == words | {"rouge_l", "rouge_l_official", "rouge_l_coco"}
+    assert set(card.signatures) == set(card.intervals) == set(card.metrics)
+    assert all(0 <= line[name] <= 100 for line in lines for name in ("bleu", "chrf", "rouge_l"))
 
 
 def test_dev_scores_what_training_selected(run):
@@ -46,7 +57,35 @@ def test_an_equal_evaluation_is_read_back(run, monkeypatch):
     first = evaluate(run[0], "test", stores=run[1], device="cpu")
     monkeypatch.setattr(scorecard, "decode", lambda *_, **__: pytest.fail("decoded again"))
     again = evaluate(run[0], "test", stores=run[1], device="cpu")
-    assert (again.identity, again.metrics) == (first.identity, first.metrics)
+    assert again == first
+
+
+def test_a_card_of_before_is_made_anew(run):
+    first = evaluate(run[0], "test", stores=run[1], device="cpu")
+    path = run[0] / "evaluation" / "test.json"
+    document = json.loads(path.read_text())
+    old = {key: document[key] for key in ("run", "split", "n", "metrics", "failed")}
+    path.write_text(json.dumps(old | {"identity": "of a version of before"}))
+    assert evaluate(run[0], "test", stores=run[1], device="cpu") == first
+    assert json.loads(path.read_text()) == document
+
+
+def test_the_headline_is_the_first_of_the_conventions(run):
+    card = evaluate(run[0], "test", stores=run[1], device="cpu")
+    first = card.conventions[0]
+    assert first.headline
+    assert first.bleu4 == card.metrics["bleu4"]
+    own = {key: card.headline[key] for key in ("tokenize", "lower", "final_dot")}
+    assert own == {"tokenize": "13a", "lower": False, "final_dot": False}
+    assert card.headline["rouge"] == "rouge_l"
+
+
+def test_bleurt_where_its_weights_are_at_hand(run, monkeypatch):
+    folder = Path(__file__).parents[1] / "golden" / "bleurt"
+    monkeypatch.setattr(bleurt, "find", lambda: folder)
+    card = evaluate(run[0], "test", stores=run[1], device="cpu", bootstrap=10)
+    low, high = card.intervals["bleurt"]
+    assert low <= card.metrics["bleurt"] <= high
 
 
 def test_other_settings_are_decoded_again(run, monkeypatch):

@@ -1,0 +1,126 @@
+"""Scorecards as tables for people, and their clips as a table for other programs."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from spamo_cache.cli import display
+
+if TYPE_CHECKING:
+    from spamo_cache.evaluate import Difference, Scorecard
+    from spamo_cache.train import Spread
+
+
+def show(card: Scorecard) -> None:
+    """The scores with their intervals, and where they would mislead."""
+    quoted = {"bleu4", card.headline["rouge"]}
+    display.table(
+        ("metric", "score", "95 % interval", "n", ""),
+        [
+            (
+                name,
+                value,
+                _interval(card.intervals.get(name)),
+                card.n,
+                "headline" if name in quoted else "",
+            )
+            for name, value in card.metrics.items()
+        ],
+        title=_title(card),
+    )
+    for caution in card.warnings:
+        typer.secho("  warning: " if caution.grave else "  note: ", bold=caution.grave, nl=False)
+        typer.echo(f"{caution.words} [{caution.kind}]")
+
+
+def show_details(card: Scorecard) -> None:
+    """Signatures, other conventions and published figures."""
+    for name, signature in card.signatures.items():
+        typer.echo(f"  {name:<16} {signature}")
+    display.table(
+        ("convention", "BLEU-4", ""),
+        [(one.name, one.bleu4, "headline" if one.headline else "") for one in card.conventions],
+        title="BLEU-4 under the conventions that papers use",
+    )
+    if card.published:
+        display.table(
+            ("published", "scores", "what differs", "source"),
+            [
+                (
+                    one.system,
+                    ", ".join(f"{name} {value:.2f}" for name, value in one.metrics.items()),
+                    one.protocol,
+                    one.source if one.certain else f"{one.source} (not verified)",
+                )
+                for one in card.published
+            ],
+            title="Published figures",
+        )
+
+
+def spreads(cards: Sequence[Scorecard]) -> dict[str, Spread]:
+    """Metric -> mean and deviation over runs, of the metrics that all of them have."""
+    from spamo_cache.train import spread
+
+    shared = [name for name in cards[0].metrics if all(name in card.metrics for card in cards)]
+    return {name: spread(name, [card.metrics[name] for card in cards]) for name in shared}
+
+
+def show_spreads(cards: Sequence[Scorecard]) -> None:
+    display.table(
+        ("metric", "mean", "deviation", "runs"),
+        [(one.name, one.mean, one.deviation, one.runs) for one in spreads(cards).values()],
+        title=f"{len(cards)} runs together",
+    )
+
+
+def show_differences(run: Path, other: Path, found: Mapping[str, Difference]) -> None:
+    """How two runs differ, and whether by more than chance."""
+    display.table(
+        ("metric", "run", "other", "difference", "95 % interval", "p", "p (bootstrap)"),
+        [
+            (name, one.a, one.b, one.difference, _interval(one.interval), *_chances(one))
+            for name, one in found.items()
+        ],
+        title=f"{run} against {other}",
+    )
+    typer.echo("  p: approximate randomisation; both tests are paired and two-sided")
+
+
+def _chances(one: Difference) -> tuple[str, str]:
+    return f"{one.p:.4f}", f"{one.p_bootstrap:.4f}"
+
+
+def _title(card: Scorecard) -> str:
+    note = " (features shuffled between clips)" if card.shuffled else ""
+    if card.changed:
+        changes = ", ".join(f"{key}={value}" for key, value in card.changed.items())
+        note += f" (at test time {changes})"
+    if card.protocol != "default":
+        note += f", protocol {card.protocol}"
+    return f"{card.run} on {card.split}{note}"
+
+
+def _interval(found: tuple[float, float] | None) -> str:
+    return "" if found is None else f"{found[0]:.2f} - {found[1]:.2f}"
+
+
+def export(file: Path, runs: Sequence[Path], cards: Sequence[Scorecard]) -> None:
+    """A row per clip and run; tabs between the columns of a ``.tsv``, commas otherwise."""
+    from spamo_cache.evaluate.answers import read_table
+
+    rows = [
+        {"run": str(run), **line}
+        for run, card in zip(runs, cards, strict=True)
+        for line in read_table(run, card.name)
+    ]
+    with file.open("w", encoding="utf-8", newline="") as opened:
+        dialect = "excel-tab" if file.suffix == ".tsv" else "excel"
+        writer = csv.DictWriter(opened, list(rows[0]), dialect=dialect)
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,97 @@
+"""What a run said of a split's clips, beside what it should have said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spamo_cache.config import Pipeline
+from spamo_cache.datasets.manifest import Clip
+from spamo_cache.errors import UsageError
+from spamo_cache.evaluate.measure import Measure
+from spamo_cache.evaluate.metrics import sentence_bleu
+from spamo_cache.model.text import normalise
+from spamo_cache.train.batches import Examples
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """The clips that are scored; lists of equal order.
+
+    Attributes:
+        clips: in the order of the manifest.
+        said: what the LLM said; nothing for a clip without features.
+        hypotheses: the same in the run's text convention.
+        references: in the run's text convention.
+    """
+
+    clips: Sequence[Clip]
+    said: Sequence[str]
+    hypotheses: Sequence[str]
+    references: Sequence[str]
+
+
+def answers(
+    pipeline: Pipeline, clips: Sequence[Clip], data: Examples, decoded: Sequence[str]
+) -> Answers:
+    """Every clip of the split, unless the protocol drops those without features.
+
+    Args:
+        clips: of the split.
+        data: those with features, which ``decoded`` are the translations of.
+    """
+    said = dict(zip(data.ids, decoded, strict=True))
+    kept = [clip for clip in clips if clip.id in said or not pipeline.protocol.drop_missing]
+    lines = [said.get(clip.id, "") for clip in kept]
+    return Answers(
+        clips=kept,
+        said=lines,
+        hypotheses=[normalise(line, pipeline.text) for line in lines],
+        references=[normalise(clip.text, pipeline.text) for clip in kept],
+    )
+
+
+def table(
+    found: Answers,
+    measured: Mapping[str, Measure],
+    seen: Sequence[bool],
+    failed: Mapping[str, str],
+) -> Iterator[dict[str, Any]]:
+    """A line per clip: its texts, why it failed if it did, and its own scores in points of 100."""
+    columns = zip(
+        found.clips,
+        found.said,
+        found.references,
+        sentence_bleu(measured["bleu4"]),
+        measured["chrf"].per_clip,
+        measured["rouge_l"].per_clip,
+        seen,
+        strict=True,
+    )
+    for clip, said, reference, bleu, chrf, rouge_l, known in columns:
+        yield {
+            "id": clip.id,
+            "hypothesis": said,
+            "reference": reference,
+            "failed": failed.get(clip.id),
+            "bleu": bleu,
+            "chrf": chrf,
+            "rouge_l": rouge_l,
+            "seen": known,
+        }
+
+
+def read_table(run: Path, name: str) -> list[dict[str, Any]]:
+    """The lines of :func:`table` that an evaluation has kept.
+
+    Raises:
+        UsageError: the run was not evaluated so.
+    """
+    path = run / "evaluation" / f"{name}.hypotheses.jsonl"
+    if not path.is_file():
+        raise UsageError(f"was not evaluated on {name}", where=run, remedy="evaluate it first")
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]

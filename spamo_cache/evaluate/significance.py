@@ -1,0 +1,118 @@
+"""Whether two runs differ by more than chance: paired tests on the clips that both translated.
+
+Both tests work on sacrebleu's statistics, and on the means of ROUGE as well:
+
+    approximate randomisation  how often a difference as large comes about when each clip's two
+                               translations are dealt to the two runs by the toss of a coin
+    paired bootstrap           the same clips resampled for both: an interval of the difference
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from spamo_cache.errors import UsageError
+from spamo_cache.evaluate.answers import read_table
+from spamo_cache.evaluate.measure import BOOTSTRAP, SEED, Measure, draws
+from spamo_cache.evaluate.metrics import measures
+from spamo_cache.model.text import normalise
+from spamo_cache.train.checkpoint import RunFolder
+
+TRIALS = 10_000
+"""Tosses behind a p-value, as in sacrebleu."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One metric of two runs.
+
+    Attributes:
+        a: the first run's score.
+        b: the other's.
+        difference: ``a - b``.
+        interval: 95 % of it, by paired bootstrap.
+        p: of approximate randomisation; two-sided.
+        p_bootstrap: of paired bootstrap; two-sided.
+    """
+
+    a: float
+    b: float
+    difference: float
+    interval: tuple[float, float]
+    p: float
+    p_bootstrap: float
+
+
+def compare(run: Path, other: Path, name: str = "test") -> dict[str, Difference]:
+    """Metric -> how two evaluated runs differ.
+
+    Args:
+        name: of the evaluation, as ``evaluation/<name>.json`` has it.
+
+    Raises:
+        UsageError: one of them was not evaluated so, or not on the same references.
+    """
+    (ours, references), (theirs, expected) = (_answers(path, name) for path in (run, other))
+    if references != expected:
+        raise UsageError(
+            f"scores of {name} are of {len(references)} references here, of {len(expected)} "
+            "there, and they are not the same",
+            where=other,
+            remedy="compare runs of one corpus, text convention and split that drop no clips",
+        )
+    tokenize = RunFolder(run).pipeline().text.tokenize
+    one, two = (
+        measures(side, list(references.values()), tokenize=tokenize) for side in (ours, theirs)
+    )
+    return {metric: difference(measure, two[metric]) for metric, measure in one.items()}
+
+
+def difference(one: Measure, other: Measure, *, trials: int = TRIALS) -> Difference:
+    """How one metric of two systems on the same clips differs."""
+    gap = one.score - other.score
+    drawn = draws(len(one.statistics), BOOTSTRAP)
+    resampled = one.resampled(drawn) - other.resampled(drawn)
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    tossed = _tossed(one, other, trials)
+    # Centred, the resampled differences are what chance alone would make of no difference.
+    # sacrebleu centres absolute values instead, whose p is below 0.05 twice as often as it should.
+    centred = np.abs(resampled - resampled.mean())
+    return Difference(
+        a=one.score,
+        b=other.score,
+        difference=gap,
+        interval=(float(low), float(high)),
+        p=_p(tossed, gap),
+        p_bootstrap=_p(centred, gap),
+    )
+
+
+def _tossed(one: Measure, other: Measure, trials: int) -> np.ndarray:
+    """(trials,) absolute differences of two systems that each clip's translations are dealt to."""
+    sides = np.random.default_rng(SEED).integers(2, size=(trials, len(one.statistics)), dtype=bool)
+    gaps: np.ndarray = np.abs(_mixed(one, other, sides) - _mixed(one, other, ~sides))
+    return gaps
+
+
+def _mixed(one: Measure, other: Measure, of_one: np.ndarray) -> np.ndarray:
+    sums = of_one @ one.statistics + ~of_one @ other.statistics
+    return np.array([one.of(row) for row in sums.tolist()])
+
+
+def _p(chance: np.ndarray, gap: float) -> float:
+    """Share of what chance made that is as large as the gap, counting the gap itself as one.
+
+    sacrebleu leaves ties out, so that a run against itself comes out as different (p = 0.0001).
+    """
+    reached = chance >= abs(gap) - 1e-9
+    return float((reached.sum() + 1) / (len(chance) + 1))
+
+
+def _answers(run: Path, name: str) -> tuple[list[str], dict[str, str]]:
+    """Hypotheses as they were scored, and the reference of each clip."""
+    convention, lines = RunFolder(run).pipeline().text, read_table(run, name)
+    hypotheses = [normalise(line["hypothesis"], convention) for line in lines]
+    return hypotheses, {line["id"]: line["reference"] for line in lines}

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.significance import PairedTest
+
+from spamo_cache.evaluate.measure import mean_of
+from spamo_cache.evaluate.metrics import measures
+from spamo_cache.evaluate.significance import difference
+
+WORDS = ["am", "tag", "scheint", "die", "sonne", "nacht", "regnet", "es", "im", "norden"]
+
+
+def texts(error, seed, clips=60):
+    """References, and hypotheses of which a share of the words is wrong."""
+    chance = np.random.default_rng(seed)
+    references = np.random.default_rng(0).choice(WORDS, size=(clips, 8))
+    wrong = chance.random(references.shape) < error
+    hypotheses = np.where(wrong, "oft", references)
+    return [" ".join(line) for line in hypotheses], [" ".join(line) for line in references]
+
+
+def both(first, second, trials=1000):
+    one, two = (measures(*side, tokenize="13a") for side in (first, second))
+    return {name: difference(one[name], two[name], trials=trials) for name in one}
+
+
+def test_equals_sacrebleus_own_randomisation():
+    (a, references), (b, _) = texts(0.2, 1), texts(0.2, 2)
+    found = both((a, references), (b, references))["bleu4"]
+    paired = PairedTest(
+        [("a", a), ("b", b)], {"BLEU": BLEU()}, [references], test_type="ar", n_samples=1000
+    )
+    theirs = paired()[1]["BLEU"][1]
+    # The very tosses of sacrebleu, which leaves ties out.
+    assert found.p == pytest.approx(theirs.p_value, abs=0.002)
+    assert 0.01 < found.p < 0.9
+    assert found.b == pytest.approx(theirs.score)
+
+
+def test_a_run_does_not_differ_from_itself():
+    same = texts(0.3, 1)
+    for found in both(same, same).values():
+        assert (found.difference, found.interval, found.p, found.p_bootstrap) == (0, (0, 0), 1, 1)
+
+
+def test_a_clear_difference_is_found_in_every_metric():
+    for name, found in both(texts(0.1, 1), texts(0.5, 2)).items():
+        better = -found.difference if name == "ter" else found.difference
+        assert better > 10, name
+        assert found.p == found.p_bootstrap == pytest.approx(1 / 1001), name
+        low, high = found.interval
+        assert low < found.difference < high
+        assert low * high > 0, name
+
+
+def test_chance_is_taken_for_a_difference_as_often_as_it_should_be():
+    chance = np.random.default_rng(0)
+    found = []
+    for _ in range(200):
+        sides = [mean_of(chance.normal(size=40).tolist(), "") for _ in range(2)]
+        one = difference(*sides, trials=200)
+        found.append((one.p, one.p_bootstrap, not one.interval[0] < 0 < one.interval[1]))
+    p, bootstrap, excluded = np.array(found).T
+    for values in (p, bootstrap):
+        assert np.mean(values < 0.05) < 0.1
+        assert np.mean(values) == pytest.approx(0.5, abs=0.07)
+    assert excluded.mean() < 0.1
