@@ -13,9 +13,10 @@ from spamo_cache.config import shipped
 
 SHAPES: dict[str, dict[str, Any]] = {
     "small": {"d_model": 256, "d_kv": 64, "d_ff": 512, "num_layers": 4, "num_heads": 4},
+    "base": {"d_model": 768, "d_kv": 64, "d_ff": 2048, "num_layers": 12, "num_heads": 12},
     "large": {"d_model": 2048, "d_kv": 64, "d_ff": 5120, "num_layers": 24, "num_heads": 32},
 }
-"""As small as shows anything, and Flan-T5-XL."""
+"""As small as shows anything, Flan-T5-base, and Flan-T5-XL."""
 
 
 def write_llm(folder: Path, shape: str, dtype: str) -> None:

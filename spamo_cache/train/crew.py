@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
+
+# Its functions take the group that there is when it is imported, as DDP does later, for their
+# default: before there is one, so that none is held for ever.
+import torch.distributed.nn.functional
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from spamo_cache.config import Pipeline
+from spamo_cache.errors import SpamoError
 from spamo_cache.model.gather import gathered
 
 T = TypeVar("T")
@@ -31,18 +39,55 @@ def gather_crew(pipeline: Pipeline, device: str) -> Accelerator:
     AcceleratorState._reset_state()
     # Without VT-Align its temperature is trained by nothing, which DDP has to be told.
     unused = DistributedDataParallelKwargs(find_unused_parameters=pipeline.translate.alpha == 0)
-    return Accelerator(
+    crew = Accelerator(
         cpu=device == "cpu",
         mixed_precision="bf16" if half else "no",
         kwargs_handlers=[unused],
     )
+    if crew.num_processes > 1:
+        atexit.register(_disband)
+    return crew
+
+
+def _disband() -> None:
+    """End the group while Python is there: its threads would die with it, and abort the process."""
+    # What DDP leaves in circles of references holds the group as well.
+    gc.collect()
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def agreed(crew: Accelerator, work: Callable[[], T]) -> T:
-    """What ``work`` gives in the first process, in all of them; only that one does it."""
-    found: list[Any] = broadcast_object_list([work() if crew.is_main_process else None])
-    result: T = found[0]
+    """What ``work`` gives in the first process, in all of them; only that one does it.
+
+    Raises:
+        SpamoError: what ``work`` raised, in the other processes too; there it is ``heard``.
+    """
+    found, failure = _tried(work) if crew.is_main_process else (None, None)
+    told = failure if isinstance(failure, SpamoError | None) else SpamoError(repr(failure))
+    outcome: list[Any] = broadcast_object_list([found, told])
+    if failure is not None:
+        raise failure
+    if outcome[1] is not None:
+        outcome[1].heard = True
+        raise outcome[1]
+    result: T = outcome[0]
     return result
+
+
+def _tried(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    """What it gives, or what it raises: the others are waiting to be told."""
+    try:
+        return work(), None
+    except Exception as error:  # noqa: BLE001
+        return None, error
+
+
+def seed(device: torch.device, number: int) -> None:
+    """``torch.manual_seed`` for one device: looking at all kinds of them takes a millisecond."""
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(number)
 
 
 def merged(crew: Accelerator, texts: list[str]) -> list[str]:

@@ -118,6 +118,19 @@ def test_alignment_is_low_for_matching_pairs_only():
     assert VTAlign(4)(rows, turned) > 10
 
 
+def test_alignment_is_never_in_half_precision():
+    sign, text = join([packed([2, 3, 4], 16)]), join([packed([5, 1, 2], 16, seed=1)])
+    loss = VTAlign(16)
+    expected = loss(sign, text)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = loss(sign, text)
+        assert (sign.rows[0] @ text.rows[0].T).dtype == torch.bfloat16
+        halves = loss(Padded(sign.rows.bfloat16(), sign.lengths), text)
+    assert torch.equal(found, expected)
+    assert halves.dtype == torch.float32
+    assert torch.equal(halves, loss(Padded(sign.rows.bfloat16().float(), sign.lengths), text))
+
+
 @pytest.mark.parametrize(("padded", "same"), [(False, True), (True, False)])
 def test_masked_pooling_ignores_padding(padded, same):
     text = packed([2, 3], 4)
