@@ -1,10 +1,13 @@
-"""Pretrain the language model of signed-weather: a tiny T5 that knows German weather reports.
+"""Pretrain the language models of signed-weather: tiny ones that know German weather reports.
 
 Usage: python -m pretrain.llm --out pipelines/signed-weather/llm
+       python -m pretrain.llm --out pipelines/signed-weather/llm-decoder --decoder
 
 Text only, from the grammar's ``train`` meanings: no sentence of dev or test at any corpus size, and
 no gloss. Two tasks under one prompt: English to German, and a German sentence from its words in
 disorder, some missing, some repeated, their embeddings blurred, which is what sign rows will be.
+Both models read and write as they do in translation: a decoder-only model learns the sentence as
+what follows the prompt.
 """
 
 from __future__ import annotations
@@ -18,9 +21,10 @@ from pathlib import Path
 import sacrebleu
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from torch import nn
+from torch import Tensor, nn
 
 from spamo_cache.compat import declare_torchvision_ops
+from spamo_cache.config import DecodeConfig
 from spamo_cache.datasets.signed_weather.grammar import (
     TRAIN_KINDS,
     Utterance,
@@ -28,10 +32,16 @@ from spamo_cache.datasets.signed_weather.grammar import (
     home_split,
     meaning,
 )
+from spamo_cache.model.llm import LLM, DecoderLLM, Seq2SeqLLM
+from spamo_cache.model.rows import Padded
+from spamo_cache.model.tokens import IGNORED, Tokens, padded_ids
 
 declare_torchvision_ops()
 
 from transformers import (  # noqa: E402
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
@@ -83,7 +93,7 @@ def source(said: Utterance, rng: random.Random) -> str:
     return f"{shown} {PROMPT}"
 
 
-def model(size: int, width: int, layers: int) -> T5ForConditionalGeneration:
+def encoder_decoder(size: int, width: int, layers: int) -> T5ForConditionalGeneration:
     config = T5Config(
         vocab_size=size, d_model=width, d_kv=32, d_ff=2 * width, num_layers=layers,
         num_decoder_layers=layers, num_heads=4, feed_forward_proj="gated-gelu",
@@ -92,17 +102,50 @@ def model(size: int, width: int, layers: int) -> T5ForConditionalGeneration:
     return T5ForConditionalGeneration(config)
 
 
+def decoder(size: int, width: int, layers: int) -> LlamaForCausalLM:
+    """About as many parameters as the encoder-decoder with so many layers on each side."""
+    config = LlamaConfig(
+        vocab_size=size, hidden_size=width, intermediate_size=5 * width // 2,
+        num_hidden_layers=2 * layers, num_attention_heads=4, max_position_embeddings=1024,
+        tie_word_embeddings=True, pad_token_id=0, bos_token_id=None, eos_token_id=1,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+def reader(network: PreTrainedModel, words: PreTrainedTokenizerFast, out: Path) -> LLM:
+    """The model as translation uses it; its folder is written."""
+    network.save_pretrained(out)
+    words.save_pretrained(out)
+    tokens = Tokens(out)
+    return (DecoderLLM if tokens.decoder_only else Seq2SeqLLM)(network, tokens, torch.float32)
+
+
+def embedded(llm: LLM, texts: list[str]) -> Padded:
+    ids = padded_ids(llm.tokens.prompts(texts))
+    inside = ids != IGNORED
+    return Padded(llm.embeddings(ids.masked_fill(~inside, llm.tokens.padding)), inside.sum(1))
+
+
+def blurred(given: Padded) -> Padded:
+    """Every sentence by an amount of its own."""
+    rows = given.rows
+    blur = torch.rand(len(rows), 1, 1) * 0.5 * rows.detach().std()
+    return Padded(rows + blur * torch.randn_like(rows), given.lengths)
+
+
+def loss(llm: LLM, said: list[Utterance], rng: random.Random) -> Tensor:
+    given = embedded(llm, [source(u, rng) for u in said])
+    return llm.loss(blurred(given), padded_ids(llm.tokens.encode([u.german for u in said])))
+
+
 @torch.inference_mode()
-def bleu(llm: T5ForConditionalGeneration, words: PreTrainedTokenizerFast, said: list[Utterance],
-         rng: random.Random) -> float:  # fmt: skip
+def bleu(llm: LLM, said: list[Utterance], rng: random.Random) -> float:
     """BLEU-4 of both tasks on meanings of the dev split."""
     llm.eval()
-    batch = words([source(u, rng) for u in said], return_tensors="pt", padding=True)
-    rows = llm.generate(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=40
-    )
+    given = embedded(llm, [source(u, rng) for u in said])
+    ids = llm.generate(given, DecodeConfig(beams=1, max_tokens=40))
     llm.train()
-    hypotheses = words.batch_decode(rows, skip_special_tokens=True)
+    hypotheses = llm.tokens.decode(ids.tolist())
     return sacrebleu.corpus_bleu(hypotheses, [[u.german for u in said]]).score
 
 
@@ -114,41 +157,33 @@ def train(arguments: argparse.Namespace) -> None:
     said = utterances(arguments.sentences, arguments.seed)
     held_out = utterances(200, arguments.seed + 1, "dev")
     words = tokenizer([*[PROMPT] * 500, *(u.german for u in said), *(u.english for u in said)], 600)
-    llm = model(len(words), arguments.width, arguments.layers)
+    make = decoder if arguments.decoder else encoder_decoder
+    llm = reader(make(len(words), arguments.width, arguments.layers), words, arguments.out)
     optimiser = torch.optim.AdamW(llm.parameters(), lr=arguments.lr, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, arguments.lr, total_steps=arguments.steps, pct_start=0.05
     )
     log = []
     for step in range(1, arguments.steps + 1):
-        batch = rng.choices(said, k=arguments.batch)
-        given = words([source(u, rng) for u in batch], return_tensors="pt", padding=True)
-        target = words([u.german for u in batch], return_tensors="pt", padding=True).input_ids
-        rows = llm.get_input_embeddings()(given.input_ids)
-        blur = torch.rand(len(batch), 1, 1) * 0.5 * rows.detach().std()
-        loss = llm(
-            inputs_embeds=rows + blur * torch.randn_like(rows),
-            attention_mask=given.attention_mask,
-            labels=target.masked_fill(target == 0, -100),
-        ).loss
+        found = loss(llm, rng.choices(said, k=arguments.batch), rng)
         optimiser.zero_grad()
-        loss.backward()
+        found.backward()
         nn.utils.clip_grad_norm_(llm.parameters(), 1.0)
         optimiser.step()
         schedule.step()
         if step % 300 == 0 or step == arguments.steps:
-            score = bleu(llm, words, held_out, random.Random(0))
-            log.append({"step": step, "loss": loss.item(), "bleu": score,
+            score = bleu(llm, held_out, random.Random(0))
+            log.append({"step": step, "loss": found.item(), "bleu": score,
                         "seconds": time.monotonic() - started})  # fmt: skip
             print(json.dumps(log[-1]), flush=True)
-            llm.save_pretrained(arguments.out)
-            words.save_pretrained(arguments.out)
+            llm.model.save_pretrained(arguments.out)
             (arguments.out / "log.json").write_text(json.dumps(log, indent=1) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--decoder", action="store_true", help="decoder-only, not a T5")
     parser.add_argument("--sentences", type=int, default=20_000)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=48)
