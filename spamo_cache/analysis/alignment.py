@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,40 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spamo_cache.analysis import measures
-from spamo_cache.datasets.manifest import Manifest
-from spamo_cache.evaluate.inference import load_run
-from spamo_cache.evaluate.scorecard import check_stores, open_stores
+from spamo_cache.analysis import entropy, measures, tokens
+from spamo_cache.analysis.nearest import Vocabulary
+from spamo_cache.compat import cpu_threads
+from spamo_cache.datasets.manifest import Clip, Manifest
+from spamo_cache.evaluate.inference import LoadedRun, load_run
+from spamo_cache.evaluate.stores import check_stores, open_stores
 from spamo_cache.model.translator import Translator
 from spamo_cache.train.batches import Examples, examples
 from spamo_cache.train.checkpoint import write_json
 from spamo_cache.train.features import Features
 
+CLIPS = 4096
+"""Of a larger split as many are taken, evenly: all pairs of clips are compared."""
+
 _BATCH = 64
+_RECALL = (1, 5, 10)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Clips as a translator places them.
+
+    Attributes:
+        sign_nd: unit vectors of the clips.
+        text_nd: those of their sentences.
+        texts: the sentences.
+        visual: the tokens that the sign rows look like, and of how many ``candidates``.
+    """
+
+    sign_nd: NDArray[np.float32]
+    text_nd: NDArray[np.float32]
+    texts: Sequence[str]
+    visual: Sequence[tokens.Visual]
+    candidates: int
 
 
 def analyze(
@@ -41,22 +66,40 @@ def analyze(
         stores: stream -> features; None opens those the run was trained from.
 
     Returns:
-        ``clips`` and distinct ``sentences``; ``recall_at_1`` and ``recall_at_5`` of a clip's own
-        sentence with their chance levels; its ``median_rank``; the ``modality_gap``; the mean
-        cosine with the own sentence and with the others.
+        Measured with the run's weights, those of its best translations: what :func:`summary`
+        says and the visual ``tokens`` (see :func:`spamo_cache.analysis.tokens.compare`).
+        ``before`` holds the same for the weights that training began with, None where they are
+        not known, which ``before_missing`` says; ``entropy`` compares both (see
+        :func:`spamo_cache.analysis.entropy.against`). ``clips`` of ``of`` were measured;
+        ``failed`` clips of the split have no features.
 
     Raises:
         UsageError: no finished run there, or no such split.
         StoreError: a store is not the one trained from, or lacks clips of the split.
     """
-    loaded = load_run(run, device=device)
+    loaded = load_run(run, device=device, stores=stores)
     manifest = manifest or Manifest.read(loaded.folder.manifest)
     stores = stores or open_stores(loaded.folder)
     check_stores(loaded.folder, stores)
-    tokens = loaded.translator.tokens
-    data = examples(loaded.pipeline, manifest, stores, split, tokens)
-    sign_nd, text_nd = pooled(loaded.translator, data)
-    found = {"split": split, **summary(sign_nd, text_nd, list(data.texts))}
+    data = examples(loaded.pipeline, manifest, stores, split, loaded.translator.tokens)
+    numbers = np.linspace(0, len(data) - 1, min(len(data), CLIPS)).round().astype(int).tolist()
+    by_id = {clip.id: clip for clip in manifest.clips(split)}
+    clips = [by_id[data.ids[number]] for number in numbers]
+    missing = _unknown_start(loaded)
+    with cpu_threads(loaded.pipeline.threads):
+        after = look(loaded.translator, data, numbers)
+        before = None if missing else look(beginning(loaded), data, numbers)
+        found = {
+            "split": split,
+            "of": len(data),
+            "failed": len(data.failed),
+            **_measured(after, clips, loaded.translator),
+            "before": before and _measured(before, clips, loaded.translator),
+            "before_missing": missing,
+            "entropy": _entropy(after, before),
+        }
+    if before:
+        del found["before"]["tokens"]["examples"]
     folder = run / "analysis"
     folder.mkdir(exist_ok=True)
     write_json(folder / f"{split}.json", found)
@@ -64,9 +107,15 @@ def analyze(
 
 
 def summary(
-    sign_nd: measures.Floats, text_nd: measures.Floats, texts: list[str]
-) -> dict[str, float | int | None]:
-    """The measures for paired unit vectors; row i of both belongs to ``texts[i]``."""
+    sign_nd: measures.Floats, text_nd: measures.Floats, texts: Sequence[str]
+) -> dict[str, Any]:
+    """The measures for paired unit vectors; row i of both belongs to ``texts[i]``.
+
+    Returns:
+        ``clips`` and distinct ``sentences``; ``recall_at_1``, ``_5`` and ``_10`` of a clip's own
+        sentence with their chance levels; its ``median_rank``; the ``modality_gap``; the mean
+        cosine with the own sentence and with the others; ``cka`` and ``infonce``.
+    """
     kept, own_n = measures.distinct(texts)
     text_md = text_nd[kept]
     ranks_n = measures.ranks(sign_nd, text_md, own_n)
@@ -74,29 +123,78 @@ def summary(
     return {
         "clips": len(texts),
         "sentences": len(kept),
-        "recall_at_1": measures.recall(ranks_n, 1),
-        "recall_at_5": measures.recall(ranks_n, 5),
-        "chance_at_1": 1 / len(kept),
-        "chance_at_5": min(1.0, 5 / len(kept)),
+        **{f"recall_at_{k}": measures.recall(ranks_n, k) for k in _RECALL},
+        **{f"chance_at_{k}": min(1.0, k / len(kept)) for k in _RECALL},
         "median_rank": float(np.median(ranks_n)),
         "modality_gap": measures.modality_gap(sign_nd, text_nd),
         "own_cosine": paired,
         "other_cosine": unpaired,
+        "cka": measures.cka(sign_nd, text_nd),
+        "infonce": measures.infonce(sign_nd, text_nd),
     }
 
 
+def beginning(loaded: LoadedRun) -> Translator:
+    """The translator that a run's training began with: its seed decides it.
+
+    VT-Align's centre is a fact about the training sentences, so the run's own is taken.
+    """
+    pipeline, now = loaded.pipeline, loaded.translator
+    with torch.random.fork_rng():
+        torch.manual_seed(pipeline.seed)
+        then = Translator(pipeline, loaded.folder.read_about()["widths"], now.folder)
+    then.align.center.copy_(now.align.center)
+    return then.to(now.device).eval()
+
+
+def _unknown_start(loaded: LoadedRun) -> str | None:
+    """Why the weights that training began with are not known, where they are not."""
+    if "imported" in loaded.folder.read_about():
+        return "the run was imported: its first weights are not known"
+    if loaded.pipeline.start is not None:
+        return "the run began with another run's weights"
+    if loaded.pipeline.encoders is not None:
+        return "the run has trained its encoders too"
+    return None
+
+
 @torch.inference_mode()
-def pooled(
-    translator: Translator, data: Examples
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(clips, width) unit vectors of clips and of their sentences, in the order of ``data``."""
-    device = translator.device
+def look(translator: Translator, data: Examples, numbers: Sequence[int]) -> Seen:
+    """Place clips and sentences, and read the sign rows as tokens, in the order of ``numbers``."""
+    vocabulary = Vocabulary(translator)
+    place = {number: row for row, number in enumerate(numbers)}
     order: list[int] = []
     sign, text = [], []
-    for numbers in data.sorted_batches(_BATCH):
-        batch = data.batch(numbers).to(device)
-        sign.append(translator.align.pool_sign(translator.adapter(batch.streams)).float().cpu())
-        text.append(translator.align.pool_text(translator.sentences(batch.labels)).float().cpu())
-        order += numbers
+    visual: list[tokens.Visual] = []
+    for listed in data.sorted_batches(_BATCH):
+        if not (batch := [number for number in listed if number in place]):
+            continue
+        clips = data.batch(batch).to(translator.device)
+        rows = translator.sign(clips.streams)
+        sign.append(translator.align.pool_sign(rows).float().cpu())
+        text.append(translator.align.pool_text(translator.sentences(clips.labels)).float().cpu())
+        visual += vocabulary.read(rows)
+        order += [place[number] for number in batch]
     back = np.argsort(order)
-    return torch.cat(sign).numpy()[back], torch.cat(text).numpy()[back]
+    return Seen(
+        sign_nd=torch.cat(sign).numpy()[back],
+        text_nd=torch.cat(text).numpy()[back],
+        visual=[visual[row] for row in back],
+        texts=[data.texts[number] for number in numbers],
+        candidates=vocabulary.size,
+    )
+
+
+def _measured(seen: Seen, clips: Sequence[Clip], translator: Translator) -> dict[str, Any]:
+    read = tokens.compare(seen.visual, clips, translator.tokens)
+    return {
+        **summary(seen.sign_nd, seen.text_nd, seen.texts),
+        "tokens": {"candidates": seen.candidates, **read},
+    }
+
+
+def _entropy(after: Seen, before: Seen | None) -> dict[str, Any] | None:
+    kept, _ = measures.distinct(after.texts)
+    return entropy.against(
+        after.text_nd[kept], after.sign_nd, None if before is None else before.sign_nd
+    )

@@ -1,18 +1,26 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from typer.testing import CliRunner
 
 from spamo_cache.analysis import analyze
+from spamo_cache.analysis.alignment import beginning
+from spamo_cache.cli.main import app
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.errors import StoreError, UsageError
+from spamo_cache.evaluate.inference import load_run
 from spamo_cache.train import MemoryFeatures, train
+from spamo_cache.train.loop import Trainer
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "translator"
+LLM = Path(__file__).parents[2] / "pipelines" / "signed-weather" / "llm"
 WORDS = [
     "regen",
     "sonne",
@@ -28,25 +36,25 @@ WORDS = [
 
 
 def corpus() -> tuple[Manifest, MemoryFeatures]:
-    """Ten sentences of one word; a clip's rows are its word's own direction and some noise."""
+    """Sentences of two words; a clip's rows are its words' own directions and some noise."""
     rng = np.random.default_rng(0)
-    directions = rng.normal(size=(len(WORDS), 32))
+    directions = dict(zip(WORDS, rng.normal(size=(len(WORDS), 32)), strict=True))
     clips, arrays = [], {}
-    for split, copies in (("train", 4), ("dev", 1), ("test", 2)):
-        for copy in range(copies):
-            for word, direction in zip(WORDS, directions, strict=True):
-                name = f"{split}-{word}-{copy}"
-                known = {"source": f"{name}.mp4", "language": "German", "extra": {}}
-                clips.append(Clip(id=name, split=split, text=word, **known))
-                rows = direction + 0.1 * rng.normal(size=(12, 32))
-                arrays[name] = rows.astype(np.float16)
+    for split, copies in (("train", 3), ("dev", 1), ("test", 2)):
+        for copy, (one, other) in product(range(copies), combinations(WORDS, 2)):
+            name = f"{split}-{one}-{other}-{copy}"
+            known = {"source": f"{name}.mp4", "language": "German", "extra": {}}
+            gloss = f"{one} {other}".upper()
+            clips.append(Clip(id=name, split=split, text=f"{one} {other}", gloss=gloss, **known))
+            # Of three lengths: batches are sorted by them.
+            rows = np.repeat([directions[one], directions[other]], 11 + len(clips) % 3, axis=0)
+            arrays[name] = (rows + 0.1 * rng.normal(size=rows.shape)).astype(np.float16)
     return Manifest.from_clips("words", clips), MemoryFeatures(arrays)
 
 
-def trained(out: Path, steps: int) -> tuple[Manifest, MemoryFeatures]:
-    manifest, features = corpus()
+def pipeline(steps: int, **changes) -> Pipeline:
     stage = {"batch": 10, "lr": 3e-3}
-    pipeline = Pipeline.model_validate(
+    return Pipeline.model_validate(
         {
             "name": "words",
             "question": "Is alignment measured?",
@@ -55,29 +63,139 @@ def trained(out: Path, steps: int) -> tuple[Manifest, MemoryFeatures]:
             "streams": ["spatial"],
             "text": {"language": "German"},
             "adapter": {"width": 32, "tcn": "k3 p2", "scale": "embeddings"},
-            "llm": {"weights": str(GOLDEN / "llm")},
+            "llm": {"weights": str(LLM)},
             "align": stage | {"steps": steps, "center": True},
             "translate": stage | {"steps": 0},
         }
+        | changes
     )
+
+
+def trained(out: Path, steps: int, **changes) -> tuple[Manifest, MemoryFeatures]:
+    manifest, features = corpus()
     stores = {"spatial": features}
-    train(pipeline, base=GOLDEN, manifest=manifest, stores=stores, out=out, device="cpu")
+    made = pipeline(steps, **changes)
+    train(made, base=GOLDEN, manifest=manifest, stores=stores, out=out, device="cpu")
     return manifest, features
 
 
-def test_alignment_is_at_chance_before_and_perfect_after_it_was_learnt(tmp_path: Path) -> None:
-    found = {}
-    for steps in (1, 60):
-        run = tmp_path / f"run{steps}"
-        manifest, features = trained(run, steps)
-        found[steps] = analyze(run, manifest=manifest, stores={"spatial": features}, device="cpu")
-        assert json.loads((run / "analysis/test.json").read_text()) == found[steps]
-    assert (found[60]["clips"], found[60]["sentences"], found[60]["split"]) == (20, 10, "test")
-    assert found[60]["chance_at_1"] == 0.1
-    assert found[1]["recall_at_1"] <= 0.5
-    assert found[60]["recall_at_1"] >= 0.9
-    assert found[60]["own_cosine"] > found[60]["other_cosine"] + 0.3
-    assert found[60]["median_rank"] == 1.0
+@pytest.fixture(scope="module")
+def aligned(tmp_path_factory) -> tuple[Path, dict]:
+    """A run whose alignment is as good as it can be, and what is found of it."""
+    run = tmp_path_factory.mktemp("aligned") / "run"
+    manifest, features = trained(run, 80)
+    return run, analyze(run, manifest=manifest, stores={"spatial": features}, device="cpu")
+
+
+def test_alignment_is_at_chance_before_and_near_perfect_after_it_was_learnt(aligned) -> None:
+    run, found = aligned
+    assert json.loads((run / "analysis/test.json").read_text()) == found
+    assert (found["clips"], found["of"], found["sentences"]) == (90, 90, 45)
+    assert (found["split"], found["failed"], found["chance_at_1"]) == ("test", 0, 1 / 45)
+    before = found["before"]
+    assert before["recall_at_1"] <= 0.15
+    assert found["recall_at_1"] >= 0.9
+    assert found["own_cosine"] > found["other_cosine"] + 0.3
+    assert found["median_rank"] == 1.0
+    assert found["modality_gap"] < 0.5 * before["modality_gap"]
+    assert found["cka"] > before["cka"] + 0.1
+    assert before["infonce"]["nats"] < 1 < found["infonce"]["nats"] < np.log(90)
+
+
+def test_entropy_and_divergence_come_nearer_to_the_sentences(aligned) -> None:
+    entropy = aligned[1]["entropy"]
+    assert abs(entropy["gap"]) < abs(entropy["gap_before"])
+    assert entropy["divergence"] < entropy["divergence_before"]
+    assert entropy["points"] == {"text": 45, "sign": 90, "sign_before": 90}
+    said = ("Gaussian kernel", "leave-one-out", "4 principal", "not comparable")
+    assert all(words in entropy["estimator"] for words in said)
+
+
+def test_rows_look_like_the_words_they_stand_for(aligned) -> None:
+    found, before = aligned[1]["tokens"], aligned[1]["before"]["tokens"]
+    for reference in ("gloss", "text"):
+        coverage, precision = found[reference]["coverage"], found[reference]["precision"]
+        assert coverage["value"] >= 0.8
+        assert precision["value"] >= 0.8
+        assert coverage["p"] == precision["p"] == 0.001
+        # Two of ten words.
+        assert coverage["chance"] == pytest.approx(0.2, abs=0.05)
+        assert before[reference]["coverage"]["p"] > 0.01
+    assert "examples" not in before
+    example = found["examples"][0]
+    assert example["clip"] == "test-regen-sonne-0"
+    assert example["gloss"] == ["REGEN", "SONNE"]
+    assert {"regen", "sonne"} <= {row["token"] for row in example["rows"]}
+
+
+def test_a_run_of_shuffled_features_is_at_chance(tmp_path: Path) -> None:
+    manifest, features = trained(tmp_path / "run", 80, shuffle_features=True)
+    found = analyze(tmp_path / "run", manifest=manifest, stores={"spatial": features})
+    assert found["recall_at_5"] < 3 * found["chance_at_5"]
+    assert found["infonce"]["nats"] < 0.2
+    coverage = found["tokens"]["gloss"]["coverage"]
+    assert abs(coverage["value"] - coverage["chance"]) < 4 * coverage["spread"] + 0.02
+
+
+def test_before_is_where_the_trainer_begins(tmp_path: Path, monkeypatch) -> None:
+    run, begun = tmp_path / "run", {}
+    start = Trainer.start
+
+    def noted(self, *, resume: bool) -> None:
+        start(self, resume=resume)
+        begun.update({name: value.clone() for name, value in self.translator.trained().items()})
+
+    monkeypatch.setattr(Trainer, "start", noted)
+    trained(run, 3, seed=5)
+    loaded = load_run(run, device="cpu")
+    drawn = torch.random.get_rng_state()
+    then = beginning(loaded).trained()
+    assert torch.equal(torch.random.get_rng_state(), drawn)
+    assert then.keys() == begun.keys()
+    assert all(torch.equal(value, begun[name]) for name, value in then.items())
+    after = loaded.translator.trained()
+    assert not torch.equal(after["adapter.mlp.0.weight"], then["adapter.mlp.0.weight"])
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_a_decoder_only_model_is_looked_at_too(decoders, tmp_path: Path, steps: int) -> None:
+    llm = decoders.make(tmp_path / "llm", "Llama")
+    stage = {"batch": 10, "lr": 1e-3, "steps": steps}
+    known = {"llm": {"weights": str(llm)}, "translate": stage, "decode": {"max_tokens": 4}}
+    manifest, features = trained(tmp_path / "run", 3, **known)
+    found = analyze(tmp_path / "run", "dev", manifest=manifest, stores={"spatial": features})
+    # Of 22, 24 and 26 rows.
+    assert found["tokens"]["rows"] == 15 * (10 + 11 + 12)
+    assert found["tokens"]["candidates"] > 50
+    assert 0 <= found["tokens"]["text"]["precision"]["value"] <= 1
+    assert (tmp_path / "run/analysis/dev.json").exists()
+
+
+def test_a_large_split_is_sampled_and_failed_clips_are_told(tmp_path: Path, monkeypatch) -> None:
+    manifest, features = trained(tmp_path / "run", 1)
+    monkeypatch.setattr("spamo_cache.analysis.alignment.CLIPS", 30)
+    found = analyze(tmp_path / "run", manifest=manifest, stores={"spatial": features})
+    assert (found["clips"], found["of"], found["before"]["clips"]) == (30, 90, 30)
+    assert found["infonce"]["ceiling"] == pytest.approx(np.log(30))
+
+
+def test_runs_are_shown_side_by_side(aligned, monkeypatch) -> None:
+    found = aligned[1]
+    imported = found | {"before": None, "before_missing": "imported", "entropy": None}
+    imported["tokens"] = found["tokens"] | {"gloss": None, "examples": []}
+    known = {"one": found, "two": imported}
+    monkeypatch.setattr("spamo_cache.analysis.analyze", lambda run, *_, **__: known[run.name])
+    shown = CliRunner().invoke(app, ["analyze", "runs/one", "two"])
+    assert shown.exit_code == 0
+    lines = {line.split("│")[1].strip(): line for line in shown.stdout.splitlines() if "│" in line}
+    recall = f"{found['before']['recall_at_1']:.2f} (0.02)", f"{found['recall_at_1']:.2f} (0.02)"
+    cells = [cell.strip() for cell in lines["recall@1"].split("│")[2:6]]
+    assert cells == [*recall, "", recall[1]]
+    assert lines["entropy of clips, nats"].split("│")[5].strip() == "-"
+    assert lines["glosses covered"].split("│")[5].strip() == "-"
+    assert "test-regen-sonne-0: REGEN SONNE · regen sonne" in shown.stdout
+    as_json = CliRunner().invoke(app, ["analyze", "runs/one", "two", "--json"]).stdout
+    assert json.loads(as_json) == {"runs/one": found, "two": imported}
 
 
 def test_other_features_and_no_run_are_refused(tmp_path: Path) -> None:
