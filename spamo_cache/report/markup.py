@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 
 _VOID = frozenset({"br", "hr", "img", "link", "meta"})
@@ -44,9 +45,27 @@ def tag(element: str, /, *children: Child, **attributes: Child | bool) -> Markup
     return Markup(f"<{element}{written}>{join(*children)}</{element}>")
 
 
+def slug(words: str) -> str:
+    """Words as part of an address: small letters, digits and hyphens."""
+    return "-".join(re.findall(r"[a-z0-9]+", words.lower()))
+
+
 def number(value: float | None, digits: int = 2) -> str:
-    """A number as a table shows it; an absent one is a dash."""
-    return "–" if value is None else f"{value:,.{digits}f}"
+    """A number as a table shows it; an absent one is a dash, a negative one has a real minus."""
+    if value is None:
+        return "–"
+    shown = f"{abs(value):,.{digits}f}"
+    return f"−{shown}" if value < 0 and any(digit in shown for digit in "123456789") else shown
+
+
+def signed(value: float | None, digits: int = 1) -> str:
+    """A difference with its sign."""
+    return number(value, digits) if value is None or value < 0 else f"+{number(value, digits)}"
+
+
+def millions(count: float) -> str:
+    """A number of parameters: ``0.5 M``, ``23.5 M``; small ones in full."""
+    return f"{count / 1e6:,.1f} M" if count >= 100_000 else f"{count:,.0f}"
 
 
 def seconds(value: float) -> str:

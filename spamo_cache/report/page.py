@@ -1,4 +1,4 @@
-"""The page as a whole."""
+"""The page as a whole: its head, its foot, and which of three bodies stands between."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 import spamo_cache
 from spamo_cache.datasets.registry import CORPORA
 from spamo_cache.errors import SpamoError, UsageError
-from spamo_cache.report import sections
-from spamo_cache.report.markup import Child, Markup, join, number, tag
-from spamo_cache.report.parts import anchor, section, table
-from spamo_cache.report.runs import Run, read_run
-from spamo_cache.report.translations import translations
+from spamo_cache.report.comparison import compared_runs
+from spamo_cache.report.confusions import Frames
+from spamo_cache.report.experiments import holds_experiments, read_results
+from spamo_cache.report.lab import experiments_page
+from spamo_cache.report.markup import Markup, tag
+from spamo_cache.report.runs import read_run, told_apart
+from spamo_cache.report.single import single_run
 from spamo_cache.store import files
 
 _HERE = Path(__file__).parent
@@ -20,24 +22,24 @@ _HERE = Path(__file__).parent
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
-def write_report(runs: Sequence[Path], out: Path) -> Path:
-    """Write one self-contained HTML page about one run or several.
+def write_report(runs: Sequence[Path], out: Path, *, frames: Frames | None = None) -> Path:
+    """Write one self-contained HTML page.
 
     Args:
-        runs: run folders; with several, a comparison stands before each one's own part.
+        runs: run folders; with several, a comparison stands before each one's own part. Or the
+            one folder of a corpus's experiments.
         out: the page's file; replaced whole.
+        frames: gives pictures of clips; None: none are shown.
 
     Raises:
         UsageError: no run given, or a folder that holds none.
         SpamoError: a damaged file of a run, or ``out`` cannot be written.
     """
-    if not runs:
-        raise UsageError("no run was given", remedy="name one or more run folders")
-    page = render([read_run(path) for path in runs])
+    page = render(runs, frames)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with files.aside(out.parent) as work:
-            files.replace(out, page.encode("utf-8"), work)
+            files.replace(out, page.encode("utf-8", "replace"), work)
     except OSError as error:
         told = error.strerror or str(error)
         raise SpamoError(
@@ -48,10 +50,9 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     return out
 
 
-def render(runs: Sequence[Run]) -> str:
+def render(paths: Sequence[Path], frames: Frames | None = None) -> str:
     """The page's HTML; the same runs give the same bytes."""
-    first = runs[0]
-    title = f"{first.name} on {_corpus_title(first)}" if len(runs) == 1 else _comparison_title(runs)
+    title, content = _content(paths, frames)
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -62,109 +63,30 @@ def render(runs: Sequence[Run]) -> str:
         tag("link", rel="icon", href="data:,"),
         tag("style", Markup(_asset("style.css"))),
     )
-    body = tag(
-        "body",
-        _single(first, title) if len(runs) == 1 else _several(runs, title),
-        _footer(),
-        tag("script", Markup(_asset("script.js"))),
-    )
+    body = tag("body", content, _footer(), tag("script", Markup(_asset("script.js"))), id="top")
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 
 
-def _single(run: Run, title: str) -> Markup:
-    top = _header("Run report", title, run.pipeline.question, _banner([run]), sections.cards(run))
-    return join(top, _contents(run, _parts(run)), tag("main", *_parts(run)))
-
-
-def _parts(run: Run) -> list[Child]:
-    return [
-        sections.scores(run),
-        sections.learning([run], run.name),
-        translations(run),
-        sections.alignment(run),
-        sections.provenance(run),
-        sections.receipt_of(run),
-        sections.settings(run),
-    ]
-
-
-def _several(runs: Sequence[Run], title: str) -> Markup:
-    questions = tag(
-        "dl",
-        *(join(tag("dt", run.name), tag("dd", run.pipeline.question)) for run in runs),
-        class_="questions",
-    )
-    top = _header(f"{len(runs)} runs compared", title, None, _banner(runs), questions)
-    each = [
-        tag(
-            "details",
-            tag("summary", tag("h2", run.name), tag("span", run.pipeline.question)),
-            *(part for part in (sections.cards(run), *_parts(run)[2:])),
-            class_="run",
-        )
-        for run in runs
-    ]
-    return join(top, tag("main", _comparison(runs), sections.learning(runs, "all"), *each))
-
-
-def _comparison(runs: Sequence[Run]) -> Markup:
-    keys = ("bleu1", "bleu2", "bleu3", "bleu4", "chrf")
-    rows: list[list[Child]] = []
-    for run in runs:
-        shown = run.headline
-        metrics = shown.metrics if shown else {}
-        bounds = shown.intervals.get("bleu4") if shown else None
-        spread = f"{number(bounds[0], 1)} to {number(bounds[1], 1)}" if bounds else "–"
-        scores = [number(metrics.get(key)) for key in keys]
-        rows.append(
-            [run.name, shown.name if shown else "–", *scores, spread, shown.n if shown else "–"]
-        )
-    head = ["run", "split", *map(sections.metric_name, keys), "BLEU-4, 95 %", "n"]
-    lead = "Intervals that overlap are no proof of a difference; a single seed is no proof either."
-    return section("all", "Comparison", lead, table("Runs compared", head, rows, numeric=2))
-
-
-def _header(eyebrow: str, title: str, question: str | None, *children: Child) -> Markup:
-    return tag(
-        "header",
-        tag("p", "spamo-cache", tag("span", eyebrow), class_="eyebrow"),
-        tag("h1", title),
-        tag("p", question, class_="question") if question else None,
-        *children,
-    )
-
-
-def _banner(runs: Sequence[Run]) -> Markup | None:
-    notes: list[Markup] = []
-    for name in dict.fromkeys(run.pipeline.corpus for run in runs):
-        known = CORPORA.get(name)
-        if known is not None and known.synthetic:
-            words = (
-                f" {known.name} is drawn by a program and its signs are invented. Scores here say "
-                "that the method works end to end, nothing about any sign language."
+def _content(paths: Sequence[Path], frames: Frames | None) -> tuple[str, Markup]:
+    if not paths:
+        raise UsageError("no run was given", remedy="name one or more run folders")
+    if any(map(holds_experiments, paths)):
+        if len(paths) > 1:
+            raise UsageError(
+                "experiments have a page of their own",
+                where=next(filter(holds_experiments, paths)),
+                remedy="name their folder alone",
             )
-            notes.append(tag("p", tag("strong", "Synthetic corpus."), words, class_="banner"))
-    for run in runs:
-        if not run.done:
-            words = f" Training of {run.name} has not ended; numbers may still change."
-            notes.append(tag("p", tag("strong", "Unfinished run."), words, class_="banner"))
-        if run.pipeline.shuffle_features:
-            words = f" {run.name} gives every clip another clip's features, on purpose."
-            notes.append(tag("p", tag("strong", "A floor, not a result."), words, class_="banner"))
-    return join(*notes) if notes else None
-
-
-def _contents(run: Run, parts: Sequence[Child]) -> Markup:
-    titles = (
-        "Scores", "Learning curves", "Translations", "Alignment", "Provenance",
-        "Reproduction receipt", "Configuration",
-    )  # fmt: skip
-    links = [
-        tag("a", title, href=f"#{anchor(run.name, title)}")
-        for title, part in zip(titles, parts, strict=True)
-        if part is not None
-    ]
-    return tag("nav", *links, aria_label="Contents")
+        results = read_results(paths[0])
+        title = f"Experiments on {corpus_title(results.corpus)}"
+        return title, experiments_page(results, title, frames)
+    runs = told_apart([read_run(path) for path in paths])
+    titles = list(dict.fromkeys(corpus_title(run.pipeline.corpus) for run in runs))
+    if len(runs) == 1:
+        title = f"{runs[0].name} on {titles[0]}"
+        return title, single_run(runs[0], title, frames)
+    title = " and ".join(titles)
+    return title, compared_runs(runs, title, frames)
 
 
 def _footer() -> Markup:
@@ -178,14 +100,10 @@ def _footer() -> Markup:
     )
 
 
-def _corpus_title(run: Run) -> str:
-    known = CORPORA.get(run.pipeline.corpus)
-    return known.title.removesuffix(" (synthetic)") if known else run.pipeline.corpus
-
-
-def _comparison_title(runs: Sequence[Run]) -> str:
-    titles = dict.fromkeys(_corpus_title(run) for run in runs)
-    return " and ".join(titles)
+def corpus_title(corpus: str) -> str:
+    """A corpus's name as a heading has it."""
+    known = CORPORA.get(corpus)
+    return known.title.removesuffix(" (synthetic)") if known else corpus
 
 
 def _asset(name: str) -> str:

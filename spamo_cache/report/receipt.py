@@ -53,6 +53,7 @@ def _features(run: Run) -> Iterator[Point]:
     both = set(pipeline.streams) == {"spatial", "motion"}
     cropped = pipeline.protocol.crop_at_random
     yield Point("Streams", "spatial + motion", streams, both)
+    yield from _changed(run)
     if pipeline.shuffle_features:
         yield Point("Features", "each clip's own", "another clip's: a floor, not a result", False)
     yield Point(
@@ -64,6 +65,31 @@ def _features(run: Run) -> Iterator[Point]:
         cropped and pipeline.max_frames == 512,
         "the same clip gives the same rows every time",
     )
+
+
+def _changed(run: Run) -> Iterator[Point]:
+    """What an experiment turned about features and clips; nothing where it left them alone."""
+    pipeline = run.pipeline
+    if pipeline.spec_set:
+        yield Point("Cache spec", f"as in {pipeline.spec}", _told_keys(pipeline.spec_set), False)
+    for shown in run.evaluations:
+        if shown.changed:
+            here, why = _told_keys(shown.changed), f"in the evaluation {shown.name} alone"
+            yield Point("Features at the test", "as in training", here, False, why)
+    if pipeline.train_share < 1:
+        here = f"a sample of {100 * pipeline.train_share:g} %"
+        yield Point("Training clips", "all", here, False)
+    if pipeline.encoders is not None:
+        tuned = pipeline.encoders
+        blocks = "the last block" if tuned.blocks == 1 else f"the last {tuned.blocks} blocks"
+        here = f"LoRA on {blocks} of each, r {tuned.r}, trained from frames"
+        yield Point("Visual encoders", "frozen", here, False)
+    if pipeline.start is not None:
+        yield Point("First weights", "at random", "those of another run", False)
+
+
+def _told_keys(changes: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} = {value}" for key, value in changes.items())
 
 
 def _stream(stream: str, store: StoreFacts | None) -> Point:
@@ -157,7 +183,10 @@ def _training(run: Run) -> Iterator[Point]:
         padded,
         "a clip's score does not hang on its neighbours in the batch",
     )
-    here = f"AdamW {translate.lr:g}, batch {translate.batch}, {translate.steps:,} steps"
+    whole = f"batch {translate.batch}"
+    if translate.accumulate > 1:
+        whole += f" in {translate.accumulate} parts"
+    here = f"AdamW {translate.lr:g}, {whole}, {translate.steps:,} steps"
     paper = "AdamW 1e-4, 40 epochs (release: 6e-4, batch 16, up to 500 epochs)"
     same = translate.batch == 16 and translate.lr in (1e-4, 6e-4)
     yield Point("Optimisation", paper, here, same)
@@ -180,6 +209,14 @@ def _scoring(run: Run) -> Iterator[Point]:
         "the same run gives the same sentences",
     )
     yield Point("BLEU tokenizer", "13a, always (release)", text.tokenize, text.tokenize == "13a")
+    english = protocol.english_rouge
+    yield Point(
+        "ROUGE",
+        "a-z and 0-9 alone, English endings taken off (release)",
+        "as the release's" if english else "words of any script, none of their endings taken off",
+        english,
+        "other words are split or lost: umlauts, and all of Chinese",
+    )
     yield Point(
         "Clips without features",
         "left out (release)",

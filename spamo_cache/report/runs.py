@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain, count
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -13,33 +13,12 @@ from typing import Any
 from spamo_cache import config
 from spamo_cache.config import Pipeline
 from spamo_cache.errors import SpamoError, UsageError
+from spamo_cache.report.attributions import Attribution, read_attributions
+from spamo_cache.report.documents import parsed, read_lines, read_object
+from spamo_cache.report.evaluations import Evaluation, read_evaluations
+from spamo_cache.report.markup import slug
 
 Point = tuple[float, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Line:
-    """One clip's translation beside its reference, in the corpus's convention."""
-
-    id: str
-    hypothesis: str
-    reference: str
-    failed: str | None = None
-    """Why there were no features; its hypothesis is empty then."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """``evaluation/<name>.json`` and the lines behind it; scores in points of 100."""
-
-    name: str
-    n: int
-    metrics: Mapping[str, float]
-    intervals: Mapping[str, tuple[float, float]]
-    signatures: Mapping[str, str]
-    failed: Mapping[str, str]
-    shuffled: bool
-    lines: tuple[Line, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,15 +53,19 @@ class Run:
     """Summary of training; empty while it is unfinished."""
     stages: tuple[Stage, ...]
     analysis: Mapping[str, Any]
+    attributions: tuple[Attribution, ...]
+    name: str
+    """Its pipeline's; :func:`told_apart` makes it unique on a page of several."""
 
     @property
-    def name(self) -> str:
-        return self.pipeline.name
+    def anchor(self) -> str:
+        """Its place on a page."""
+        return f"run-{slug(self.name)}"
 
     @cached_property
     def headline(self) -> Evaluation | None:
         """The evaluation asked for first: test, else dev, else any; never a shuffled one."""
-        usual = [found for found in self.evaluations if "-shuffled" not in found.name]
+        usual = [e for e in self.evaluations if "-shuffled" not in e.name and not e.changed]
         for split in ("test", "dev"):
             for found in usual:
                 if found.name == split:
@@ -110,49 +93,34 @@ def read_run(path: Path) -> Run:
     """
     if not (path / "config.yaml").is_file():
         raise UsageError("holds no run", where=path, remedy="train one, or name another folder")
-    about = _json(path / "run.json")
-    folder = path / "evaluation"
-    cards = sorted(folder.glob("*.json")) if folder.is_dir() else []
+    about = read_object(path / "run.json")
+    pipeline = config.load(path / "config.yaml", Pipeline)
     return Run(
         path=path,
-        pipeline=config.load(path / "config.yaml", Pipeline),
-        metrics=tuple(_lines(path / "metrics.jsonl")),
-        evaluations=tuple(_evaluation(card) for card in cards),
+        pipeline=pipeline,
+        metrics=tuple(read_lines(path / "metrics.jsonl")),
+        evaluations=read_evaluations(path),
         stores=tuple(_stores(about)),
         about=about,
-        done=_json(path / "done.json"),
+        done=read_object(path / "done.json"),
         stages=_stages(path),
-        analysis=_json(path / "analysis" / "test.json") or _json(path / "analysis" / "dev.json"),
+        analysis=read_object(path / "analysis" / "test.json")
+        or read_object(path / "analysis" / "dev.json"),
+        attributions=read_attributions(path),
+        name=pipeline.name,
     )
 
 
-def _evaluation(card: Path) -> Evaluation:
-    document = _json(card)
-    lines = _lines(card.with_name(f"{card.stem}.hypotheses.jsonl"))
-    try:
-        intervals = {key: (low, high) for key, (low, high) in document["intervals"].items()}
-        return Evaluation(
-            name=card.stem,
-            n=int(document["n"]),
-            metrics=dict(document["metrics"]),
-            intervals=intervals,
-            signatures=dict(document.get("signatures", {})),
-            failed=dict(document.get("failed", {})),
-            shuffled=bool(document.get("shuffled", False)),
-            lines=tuple(
-                Line(
-                    id=str(line["id"]),
-                    hypothesis=str(line["hypothesis"]),
-                    reference=str(line["reference"]),
-                    failed=line.get("failed"),
-                )
-                for line in lines
-            ),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise SpamoError(
-            f"is no scorecard: {error!r}", where=card, remedy="evaluate the run again"
-        ) from None
+def told_apart(runs: Sequence[Run]) -> list[Run]:
+    """The same runs, no two of them with a name that gives the same place on a page."""
+    taken: set[str] = set()
+    found = []
+    for run in runs:
+        names = chain([run.name], (f"{run.name} ({n})" for n in count(2)))
+        name = next(name for name in names if slug(name) not in taken)
+        taken.add(slug(name))
+        found.append(replace(run, name=name))
+    return found
 
 
 def _stores(about: Mapping[str, Any]) -> list[StoreFacts]:
@@ -162,7 +130,7 @@ def _stores(about: Mapping[str, Any]) -> list[StoreFacts]:
     for stream, fingerprint in fingerprints.items():
         place = places.get(stream)
         # A store that moved is no fault of the run: its fingerprint still names it.
-        group = _json(Path(place) / "zarr.json") if place else {}
+        group = read_object(Path(place) / "zarr.json") if place else {}
         attributes = group.get("attributes", {})
         facts = StoreFacts(stream=stream, fingerprint=fingerprint, attributes=attributes)
         found.append(facts)
@@ -172,7 +140,7 @@ def _stores(about: Mapping[str, Any]) -> list[StoreFacts]:
 def _stages(path: Path) -> tuple[Stage, ...]:
     """``reproduce`` keeps the times of its stages beside the run folder."""
     where = path.absolute().parent / "stages.json"
-    found = _parsed(where)
+    found = parsed(where)
     try:
         return tuple(
             Stage(name=str(one["name"]), seconds=float(one["seconds"]), bytes=int(one["bytes"]))
@@ -180,46 +148,3 @@ def _stages(path: Path) -> tuple[Stage, ...]:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise SpamoError(f"holds no stages: {error!r}", where=where, remedy="remove it") from None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """A JSON object; an absent file is an empty one."""
-    value = _parsed(path)
-    if value is not None and not isinstance(value, dict):
-        raise SpamoError("holds no JSON object", where=path)
-    return value or {}
-
-
-def _parsed(path: Path) -> Any:
-    """The content of a JSON file; None if there is no such file."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        raise SpamoError(f"cannot be read: {error}", where=path) from None
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """JSON Lines; an absent file is empty, and a last line cut off by a kill is left out."""
-    try:
-        rows = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
-        raise SpamoError(f"cannot be read: {error}", where=path) from None
-    last = rows.pop()
-    found = []
-    for position, row in enumerate([*rows, last]):
-        if not row.strip():
-            continue
-        try:
-            value = json.loads(row)
-        except ValueError as error:
-            if position == len(rows):
-                break
-            raise SpamoError(f"line {position + 1} is no JSON: {error}", where=path) from None
-        if not isinstance(value, dict):
-            raise SpamoError(f"line {position + 1} is no JSON object", where=path)
-        found.append(value)
-    return found

@@ -8,16 +8,30 @@ for (const button of document.querySelectorAll("thead button")) {
     const down = heading.getAttribute("aria-sort") === "ascending";
     for (const other of heading.parentElement.children) other.removeAttribute("aria-sort");
     heading.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const key = (row) => row.cells[column].textContent.trim();
+    // A number stands in <data>, whatever is shown of it; a cell without one is absent.
+    const value = (row) => parseFloat(row.cells[column].querySelector("data")?.value);
+    const words = (row) => row.cells[column].textContent.trim();
+    const numeric = [...body.rows].some((row) => !Number.isNaN(value(row)));
     const order = (a, b) => {
-      const [x, y] = [key(a), key(b)];
-      const [m, n] = [parseFloat(x.replaceAll(",", "")), parseFloat(y.replaceAll(",", ""))];
-      const both = !Number.isNaN(m) && !Number.isNaN(n);
-      return (both ? m - n : x.localeCompare(y)) * (down ? -1 : 1);
+      if (!numeric) return words(a).localeCompare(words(b), "en", { numeric: true }) * (down ? -1 : 1);
+      const [x, y] = [value(a), value(b)];
+      // What is absent comes last either way.
+      if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y);
+      return (x - y) * (down ? -1 : 1);
     };
     body.append(...[...body.rows].sort(order));
   });
 }
+// A link to something folded unfolds it.
+const unfold = () => {
+  let place = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (!place) return;
+  const target = place;
+  for (; place; place = place.parentElement) if (place.tagName === "DETAILS") place.open = true;
+  target.scrollIntoView();
+};
+addEventListener("hashchange", unfold);
+if (location.hash) unfold();
 // Details are folded on screen; on paper all must be seen.
 addEventListener("beforeprint", () => {
   for (const folded of document.querySelectorAll("details")) folded.open = true;

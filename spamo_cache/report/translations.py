@@ -1,20 +1,24 @@
-"""Translations beside their references."""
+"""Translations beside their references, and where they part."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
-from sacrebleu import sentence_chrf
-
+from spamo_cache.report.evaluations import Evaluation, Line
 from spamo_cache.report.markup import Markup, number, tag, text
-from spamo_cache.report.parts import section
-from spamo_cache.report.runs import Evaluation, Line, Run
+from spamo_cache.report.parts import section, words
+from spamo_cache.report.runs import Run
 
 SHOWN = 12
 """Translations shown at once; the others unfold."""
 MOST = 2_000
 """Translations a page holds at all: a browser has to carry it."""
+
+LONGEST = 400
+"""Words up to which a translation is compared with its reference; the time is their product."""
+
+Edit = tuple[str, list[str], list[str]]
 
 _LANGUAGE_CODES = {
     "German": "de",
@@ -36,24 +40,20 @@ def translations(run: Run) -> Markup | None:
     lead = (
         f"{len(picked)} of {len(ranked):,} clips of {shown.name}, taken at even distances from the "
         "best chrF to the worst: not a choice of fine examples. Marked words do not stand in the "
-        "reference."
+        "reference above them."
     )
     unfolded = None
     if rest:
         summary = f"{len(rest):,} more, best first"
         unfolded = tag("details", tag("summary", summary), _pairs(run, rest))
     return section(
-        run.name, "Translations", lead, _pairs(run, [ranked[i] for i in picked]), unfolded
+        run.anchor, "Translations", lead, _pairs(run, [ranked[i] for i in picked]), unfolded
     )
 
 
-def ranked_lines(evaluation: Evaluation) -> list[tuple[float, Line]]:
-    """(chrF, line), best first; ties in the order of the split."""
-    scored = [
-        (float(sentence_chrf(line.hypothesis, [line.reference]).score), line)
-        for line in evaluation.lines
-    ]
-    return sorted(scored, key=lambda pair: -pair[0])
+def ranked_lines(evaluation: Evaluation) -> list[Line]:
+    """Best chrF first; ties in the order of the split."""
+    return sorted(evaluation.lines, key=lambda line: -line.chrf)
 
 
 def spread(count: int, wanted: int) -> list[int]:
@@ -63,32 +63,38 @@ def spread(count: int, wanted: int) -> list[int]:
     return [round(index * (count - 1) / (wanted - 1)) for index in range(wanted)]
 
 
-def _pairs(run: Run, ranked: Sequence[tuple[float, Line]]) -> Markup:
-    language = _LANGUAGE_CODES.get(run.pipeline.text.language)
-    return tag("ol", *(_pair(score, line, language) for score, line in ranked), class_="pairs")
+def _pairs(run: Run, ranked: Sequence[Line]) -> Markup:
+    language = language_code(run)
+    return tag("ol", *(_pair(line, language) for line in ranked), class_="pairs")
 
 
-def _pair(score: float, line: Line, language: str | None) -> Markup:
-    hue = round(score / 100, 2)
+def _pair(line: Line, language: str | None) -> Markup:
+    share = round(min(max(line.chrf / 100, 0), 1), 2)
     meter = tag(
         "span",
-        tag("b", number(score, 0)),
-        tag("span", tag("i", style=f"--share:{hue}"), class_="meter", aria_hidden="true"),
+        tag("b", number(line.chrf, 0)),
+        tag("span", tag("i", style=f"--share:{share}"), class_="meter", aria_hidden="true"),
         class_="score",
-        aria_label=f"chrF {number(score, 0)}",
+        aria_label=f"chrF {number(line.chrf, 0)}",
         role="img",
     )
-    said = marked(line) if line.hypothesis else tag("em", _silence(line))
-    return tag(
-        "li",
-        meter,
-        tag(
-            "div",
-            tag("p", line.reference, class_="reference", lang=language),
-            tag("p", said, class_="hypothesis", lang=language),
-            tag("p", line.id, class_="clip"),
-        ),
-    )
+    return tag("li", meter, tag("div", *said(line, language)))
+
+
+def said(line: Line, language: str | None) -> list[Markup]:
+    """A clip's reference, its translation, and its name."""
+    translation = marked(line) if line.hypothesis else tag("em", _silence(line))
+    seen = tag("b", "a training sentence", class_="mark unknown") if line.seen else None
+    return [
+        tag("p", words(line.reference), class_="reference", lang=language),
+        tag("p", tag("bdi", translation), class_="hypothesis", lang=language),
+        tag("p", words(line.id), " ", seen, class_="clip"),
+    ]
+
+
+def language_code(run: Run) -> str | None:
+    """What a browser calls the language of a run's translations."""
+    return _LANGUAGE_CODES.get(run.pipeline.text.language)
 
 
 def _silence(line: Line) -> str:
@@ -97,14 +103,28 @@ def _silence(line: Line) -> str:
 
 def marked(line: Line) -> Markup:
     """The hypothesis with the words marked that have no partner in the reference."""
-    # Languages written without spaces are compared by character.
+    found = compared(line)
+    if found is None:
+        return text(line.hypothesis)
+    glue, edits = found
+    parts = [
+        text(glue.join(said)) if kind == "equal" else tag("mark", glue.join(said))
+        for kind, _, said in edits
+        if said
+    ]
+    return Markup(glue.join(parts))
+
+
+def compared(line: Line) -> tuple[str, list[Edit]] | None:
+    """What joins words, and (kind, words meant, words said) along both; None where it is too long.
+
+    Languages written without spaces are compared by character.
+    """
     spaced = " " in line.reference
     said = line.hypothesis.split() if spaced else list(line.hypothesis)
     meant = line.reference.split() if spaced else list(line.reference)
-    glue = " " if spaced else ""
-    parts: list[Markup] = []
-    for kind, start, stop, *_ in SequenceMatcher(a=said, b=meant, autojunk=False).get_opcodes():
-        words = glue.join(said[start:stop])
-        if words:
-            parts.append(text(words) if kind == "equal" else tag("mark", words))
-    return Markup(glue.join(parts))
+    if max(len(said), len(meant)) > LONGEST:
+        return None
+    codes = SequenceMatcher(a=said, b=meant, autojunk=False).get_opcodes()
+    edits: list[Edit] = [(kind, meant[c:d], said[a:b]) for kind, a, b, c, d in codes]
+    return " " if spaced else "", edits

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from spamo_cache.config import Pipeline
+from spamo_cache.report import write_report
 
 Build = Callable[..., Path]
+VOID = {"meta", "link", "br", "hr", "img"}
 
 SENTENCES = [
     ("am montag regen im norden", "am montag regen im norden"),
@@ -92,6 +97,7 @@ def build_run(tmp_path: Path) -> Build:
         finished: bool = True,
         evaluated: bool = True,
         repeat: int = 1,
+        analysed: bool = False,
         **changes: Any,
     ) -> Path:
         run = tmp_path / "runs" / name
@@ -114,6 +120,8 @@ def build_run(tmp_path: Path) -> Build:
             dump(run / "done.json", done)
         if evaluated:
             evaluation(run, strength, repeat)
+        if analysed:
+            analysis(run)
         return run
 
     return build
@@ -122,19 +130,151 @@ def build_run(tmp_path: Path) -> Build:
 def evaluation(run: Path, strength: float, repeat: int) -> None:
     lines = [
         {"id": f"clip:{n}-{r}", "hypothesis": said, "reference": meant,
-         "failed": None if said else "the file is cut off"}
+         "failed": None if said else "the file is cut off", "seen": n == 0}
         for r in range(repeat)
         for n, (meant, said) in enumerate(SENTENCES)
     ]  # fmt: skip
-    for split, share in (("test", 1.0), ("test-shuffled", 0.08)):
+    for name, share, changed in (
+        ("test", 1.0, {}),
+        ("test-shuffled", 0.08, {}),
+        ("test@streams.motion.stride=4", 0.7, {"streams.motion.stride": 4}),
+    ):
         points = {f"bleu{n}": strength * share * (1.6 - 0.15 * n) for n in range(1, 5)}
         points["chrf"] = strength * share * 1.4
+        points |= {"ter": 100 - strength * share, "rouge_l": strength * share * 1.3}
+        points |= {"rouge_l_official": strength * share * 1.2}
+        points |= {"rouge_l_coco": strength * share * 1.25}
         card = {
             "run": run.name, "split": "test", "n": len(lines), "metrics": points,
             "intervals": {key: [value * 0.9, value * 1.1] for key, value in points.items()},
             "signatures": {"bleu4": "nrefs:1|tok:13a|version:2.6.0"},
             "failed": {"clip:4-0": "the file is cut off"},
-            "shuffled": split != "test", "stores": {}, "identity": "i",
+            "shuffled": "shuffled" in name, "stores": {}, "identity": "i", "changed": changed,
+            "conventions": conventions(strength), "warnings": WARNINGS,
+            "published": PUBLISHED,
         }  # fmt: skip
-        dump(run / "evaluation" / f"{split}.json", card)
-        dump_lines(run / "evaluation" / f"{split}.hypotheses.jsonl", lines)
+        dump(run / "evaluation" / f"{name}.json", card)
+        dump_lines(run / "evaluation" / f"{name}.hypotheses.jsonl", lines)
+
+
+WARNINGS = [
+    {"kind": "failed", "words": "1 of 6 clips has no features.", "clips": 1, "grave": False},
+    {"kind": "selected-on-test", "words": "Weights were kept by test.", "clips": 6, "grave": True},
+]
+PUBLISHED = [
+    {
+        "system": "SpaMo", "metrics": {"bleu4": 24.32, "rouge_l_official": 46.57},
+        "protocol": "pairs of the batch stand in its prompts", "source": "arXiv 2408.10593",
+        "certain": True,
+    }
+]  # fmt: skip
+
+
+def conventions(strength: float) -> list[dict[str, Any]]:
+    names = ("cased, as it stands, 13a", "lower case, no final punctuation, none")
+    return [
+        {"name": name, "lower": bool(n), "final_dot": None, "tokenize": "13a",
+         "bleu4": strength + n, "headline": n == 0}
+        for n, name in enumerate(names)
+    ]  # fmt: skip
+
+
+def measures(strength: float) -> dict[str, Any]:
+    recall = {f"recall_at_{k}": strength * share for k, share in ((1, 0.6), (5, 0.8), (10, 0.95))}
+    chance = {f"chance_at_{k}": k / 40 for k in (1, 5, 10)}
+    share = {"value": strength * 0.7, "chance": 0.12, "spread": 0.02, "p": 0.001}
+    counted = {"clips": 6, "words": 4.5, "coverage": share, "precision": share}
+    return recall | chance | {
+        "sentences": 40, "median_rank": 3 / strength, "modality_gap": 1 - strength,
+        "own_cosine": strength * 0.8, "other_cosine": 0.1, "cka": strength * 0.6,
+        "infonce": {"nats": 3 * strength, "error": 0.1, "ceiling": 3.7, "temperature": 0.1},
+        "tokens": {
+            "how": "Nearest by cosine.", "candidates": 900, "rows": 400, "permutations": 999,
+            "gloss": counted, "text": counted, "examples": EXAMPLES,
+        },
+    }  # fmt: skip
+
+
+EXAMPLES = [
+    {
+        "clip": "clip:0-0", "gloss": ["MONTAG", "REGEN"], "text": "am montag <b>regen</b>",
+        "rows": [
+            {"token": "montag", "cosine": 0.71, "gloss": True, "text": True},
+            {"token": "<i>", "cosine": 0.2, "gloss": False, "text": False},
+        ],
+    }
+]  # fmt: skip
+
+
+def analysis(run: Path) -> None:
+    errors = {"sign": 0.02, "sign_before": 0.05, "text": 0.02}
+    entropy = {
+        "estimator": "leave-one-out Gaussian kernels", "unit": "nats", "dimensions": 4,
+        "text": 5.1, "sign": 4.7, "sign_before": 2.0, "gap": -0.4, "divergence": 0.3,
+        "divergence_before": 4.0, "error": errors, "bias": errors, "bandwidth": errors,
+    }  # fmt: skip
+    found = {"split": "test", "clips": 6, "of": 6, "entropy": entropy, **measures(0.9)}
+    dump(run / "analysis/test.json", found | {"before": measures(0.1), "before_missing": None})
+    length = 30
+    bump = [math.exp(-((m - 10) ** 2) / 20) - 0.1 for m in range(length)]
+    (run / "analysis/attribution").mkdir()
+    for n in range(6):
+        (run / f"analysis/attribution/clip-{n}.jpg").write_bytes(jpeg(n))
+    document = {
+        "clip": "clip:1-0", "split": "test", "reference": SENTENCES[1][0],
+        "hypothesis": SENTENCES[1][1], "method": "integrated gradients", "length": length,
+        "nats": {"error": 0.013}, "unit": "frame",
+        "streams": {"spatial": {"share": 0.7, "curve": bump},
+                    "motion": {"share": 0.3, "curve": [-v / 2 for v in bump[::-1]]}},
+        "words": [{"word": word, "curve": bump[k:] + bump[:k]}
+                  for k, word in enumerate(SENTENCES[1][1].split())],
+        "shots": [{"at": 5 * n + 2, "file": f"clip-{n}.jpg"} for n in range(6)],
+    }  # fmt: skip
+    dump(run / "analysis/attribution/clip.json", document)
+
+
+def jpeg(number: int) -> bytes:
+    kept = BytesIO()
+    Image.new("RGB", (96, 96), (40 * number, 120, 90)).save(kept, "JPEG")
+    return kept.getvalue()
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: elements, text, and tags that do not match."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.faults: list[str] = []
+        self.words: list[str] = []
+        self.feed(html)
+        self.close()
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.faults.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        if not {"script", "style"} & set(self.open):
+            self.words.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture
+def page() -> Callable[..., Page]:
+    """Writes a page about folders and reads it."""
+
+    def write(*runs: Path, **known: Any) -> Page:
+        out = runs[0].parent / "report.html"
+        return Page(write_report(list(runs), out, **known).read_text(encoding="utf-8"))
+
+    return write

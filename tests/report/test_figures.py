@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spamo_cache.report import figures
-from spamo_cache.report.figures import Series
-from spamo_cache.report.markup import Markup, join, number, seconds, size, tag
+from spamo_cache.report.figures import Measured, Row, Series
+from spamo_cache.report.markup import Markup, join, number, seconds, signed, size, tag
 
 finite = st.floats(-1e6, 1e6)
 
@@ -73,7 +73,7 @@ def test_intervals_span_their_bounds() -> None:
     (whisker,) = whiskers
     dots = [float(str(dot.get("cx"))) for dot in tree.iter("circle")]
     assert float(str(whisker.get("x1"))) < dots[0] < float(str(whisker.get("x2")))
-    assert dots[0] - 64 == pytest.approx(2 * (dots[1] - 64), abs=0.2)
+    assert dots[0] - 74 == pytest.approx(2 * (dots[1] - 74), abs=0.2)
     assert "BLEU-4 40.0, 95 percent 36.0 to 44.0; chrF 20.0." in figure
 
 
@@ -119,4 +119,68 @@ def test_durations_are_readable(value: float, told: str) -> None:
 
 def test_numbers_and_sizes_are_readable() -> None:
     assert (number(None), number(1234.5), number(3, 0)) == ("–", "1,234.50", "3")
+    assert [number(v) for v in (-0.001, 0.0, -1.5)] == ["0.00", "0.00", "−1.50"]
+    assert [signed(v) for v in (None, 0.04, -0.04, -12.5, 3)] == [
+        "–",
+        "+0.0",
+        "0.0",
+        "−12.5",
+        "+3.0",
+    ]
     assert [size(n) for n in (5, 60_000, 3.4e6, 1.01e10)] == ["5 B", "60.0 kB", "3.4 MB", "10.1 GB"]
+
+
+def test_error_bars_span_their_bounds_on_a_logarithmic_axis() -> None:
+    group = [
+        Measured(str(x), x, 10.0 * n, (10 * n - 2, 10 * n + 2)) for n, x in enumerate((2, 4, 8), 1)
+    ]
+    figure = figures.against([group], title="BLEU-4", axis="stride", log=True)
+    tree = parsed(figure)
+    dots = [(float(str(d.get("cx"))), float(str(d.get("cy")))) for d in tree.iter("circle")]
+    # 2, 4 and 8 are equally far apart.
+    assert dots[1][0] - dots[0][0] == pytest.approx(dots[2][0] - dots[1][0], abs=0.2)
+    uprights = [
+        re.search(r"M([\d.]+),([\d.]+)V([\d.]+)", str(p.get("d"))) for p in tree.iter("path")
+    ]
+    for (x, y), upright in zip(dots, uprights, strict=True):
+        assert upright is not None
+        at, lower, upper = map(float, upright.groups())
+        assert at == x
+        assert upper < y < lower
+    assert "BLEU-4 against stride (logarithmic). 2: 10.0, 8.0 to 12.0; 4: 20.0" in figure
+
+
+def test_a_fit_is_drawn_and_shares_read_as_fractions() -> None:
+    group = [Measured("a", x, 40 * x) for x in (0.125, 0.5, 1.0)]
+    figure = figures.against([group], title="t", axis="share", log=True, fit=lambda x: 40 * x)
+    labels = [text.text for text in parsed(figure).iter("text")]
+    assert {"1/8", "1/2", "1"} <= set(labels)
+    (line,) = parsed(figure).iter("polyline")
+    assert line.get("class") == "line fit"
+    ends = [
+        pair.split(",")[1]
+        for pair in (str(line.get("points")).split()[0], str(line.get("points")).split()[-1])
+    ]
+    dots = [dot.get("cy") for dot in parsed(figure).iter("circle")]
+    assert ends == [dots[0], dots[-1]]
+
+
+def test_rows_show_before_chance_seeds_and_what_all_are_held_against() -> None:
+    rows = [Row("both", 40, (36, 44)), Row("seeds", 30, (28, 32), seeds=(28, 32)),
+            Row("recall", 20, before=5, chance=1)]  # fmt: skip
+    figure = figures.ranges(rows, "BLEU-4", beside=("both", 40.0))
+    kinds = [part.get("class") for part in parsed(figure).iter("circle")]
+    assert kinds.count("seed") == 2
+    assert kinds.count("hollow") == 1
+    assert "both 40.0, 95 percent 36.0 to 44.0; seeds 30.0, spread 28.0 to 32.0" in figure
+    assert "recall 20.0, before 5.0, by chance 1.0. Dashed line: both." in figure
+
+
+def test_contributions_point_to_their_side_of_nothing() -> None:
+    figure = figures.balance([("SE", 20.0, 2.0), ("VT-Align", -5.0, None)], "Shapley")
+    plus, minus = (r for r in parsed(figure).iter("rect"))
+    assert float(str(minus.get("x"))) < float(str(plus.get("x")))
+    assert float(str(plus.get("width"))) == pytest.approx(
+        4 * float(str(minus.get("width"))), abs=0.3
+    )
+    assert "SE +20.0 plus or minus 2.0; VT-Align −5.0." in figure

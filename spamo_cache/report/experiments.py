@@ -1,0 +1,205 @@
+"""The experiments of a corpus as a report sees them: ``results.json`` and the runs it names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from spamo_cache.config import Axis
+from spamo_cache.errors import SpamoError, UsageError
+from spamo_cache.report.documents import read_object
+from spamo_cache.report.evaluations import Evaluation
+from spamo_cache.report.runs import Run, read_run, told_apart
+
+RESULTS = "results.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One seed of a variant; without ``run`` it was not trained, and ``error`` may say why."""
+
+    seed: int
+    error: str | None
+    run: Run | None
+    evaluation: Evaluation | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One point of an experiment."""
+
+    name: str
+    tells: str
+    at: float | None
+    set: Mapping[str, Any]
+    test: Mapping[str, Any]
+    trials: tuple[Trial, ...]
+
+    @cached_property
+    def scored(self) -> list[tuple[Run, Evaluation]]:
+        """The seeds that have a score."""
+        return [(t.run, t.evaluation) for t in self.trials if t.run and t.evaluation]
+
+    @property
+    def errors(self) -> list[str]:
+        """Why seeds failed, each reason once."""
+        return list(dict.fromkeys(trial.error for trial in self.trials if trial.error))
+
+    @property
+    def waiting(self) -> int:
+        """Seeds without a score that did not fail; one where none has begun."""
+        open_ = [trial for trial in self.trials if trial.evaluation is None and not trial.error]
+        return len(open_) if self.trials else 1
+
+    def scores(self, key: str) -> list[float]:
+        """A metric of every seed that has it."""
+        return [e.metrics[key] for _, e in self.scored if key in e.metrics]
+
+    def mean(self, key: str) -> float | None:
+        """A metric's mean over the seeds."""
+        scores = self.scores(key)
+        return fmean(scores) if scores else None
+
+    def half(self, key: str) -> float | None:
+        """Standard deviation over seeds; half the 95 % interval where there is one seed."""
+        scores = self.scores(key)
+        if len(scores) > 1:
+            return stdev(scores)
+        bounds = self._interval(key)
+        return (bounds[1] - bounds[0]) / 2 if bounds else None
+
+    def bounds(self, key: str) -> tuple[float, float] | None:
+        """Mean less and plus the standard deviation, or the 95 % interval of the one seed."""
+        scores = self.scores(key)
+        if len(scores) > 1:
+            middle, half = fmean(scores), stdev(scores)
+            return middle - half, middle + half
+        return self._interval(key)
+
+    def _interval(self, key: str) -> tuple[float, float] | None:
+        return self.scored[0][1].intervals.get(key) if self.scored else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One question and the runs that answer it; the first variant is what all are held against."""
+
+    name: str
+    question: str
+    paper: str
+    axis: Axis | None
+    variants: tuple[Variant, ...]
+
+    @property
+    def first(self) -> Variant:
+        """``both`` where there is such a variant, else the first."""
+        return next((v for v in self.variants if v.name == "both"), self.variants[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """Everything that ``reproduce --all`` has finished so far."""
+
+    corpus: str
+    set: tuple[str, ...]
+    seeds: tuple[int, ...]
+    experiments: tuple[Experiment, ...]
+    runs: tuple[Run, ...]
+    """Every run once, in the order in which experiments name them."""
+    shapley: Mapping[str, Any]
+
+
+def holds_experiments(folder: Path) -> bool:
+    """Whether a folder is one of experiments and not of a run."""
+    return (folder / RESULTS).is_file()
+
+
+def read_results(folder: Path) -> Results:
+    """Read ``results.json``, every run that it names, and ``shapley.json`` where it is.
+
+    Raises:
+        SpamoError: a file is damaged.
+    """
+    where = folder / RESULTS
+    document = read_object(where)
+    try:
+        runs = _runs(folder, document["experiments"])
+        return Results(
+            corpus=str(document["corpus"]),
+            set=tuple(map(str, document.get("set", ()))),
+            seeds=tuple(map(int, document.get("seeds", ()))),
+            experiments=tuple(_experiment(one, folder, runs) for one in document["experiments"]),
+            runs=tuple(runs.values()),
+            shapley=read_object(folder / "shapley.json"),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SpamoError(
+            f"holds no experiments: {error!r}", where=where, remedy="reproduce them again"
+        ) from None
+
+
+def _runs(folder: Path, experiments: Sequence[Mapping[str, Any]]) -> dict[Path, Run]:
+    """Resolved folder -> run; those that do not lie there yet are left out."""
+    found: dict[Path, Run] = {}
+    for one in _trials(experiments):
+        place = _place(folder, one)
+        if place is not None and place not in found:
+            try:
+                found[place] = read_run(place)
+            except UsageError:
+                continue
+    return dict(zip(found, told_apart(list(found.values())), strict=True))
+
+
+def _trials(experiments: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    for experiment in experiments:
+        for variant in experiment["variants"]:
+            yield from variant["runs"]
+
+
+def _place(folder: Path, trial: Mapping[str, Any]) -> Path | None:
+    path = trial.get("path")
+    return (folder / str(path)).resolve() if path else None
+
+
+def _experiment(document: Mapping[str, Any], folder: Path, runs: Mapping[Path, Run]) -> Experiment:
+    axis = document.get("axis")
+    variants = tuple(_variant(one, folder, runs) for one in document["variants"])
+    if not variants:
+        raise ValueError(f"{document['name']} has no variants")
+    return Experiment(
+        name=str(document["name"]),
+        question=str(document["question"]),
+        paper=str(document.get("paper") or ""),
+        axis=Axis.model_validate(axis) if axis else None,
+        variants=variants,
+    )
+
+
+def _variant(document: Mapping[str, Any], folder: Path, runs: Mapping[Path, Run]) -> Variant:
+    at = document.get("at")
+    return Variant(
+        name=str(document["name"]),
+        tells=str(document["tells"]),
+        at=None if at is None else float(at),
+        set=dict(document.get("set") or {}),
+        test=dict(document.get("test") or {}),
+        trials=tuple(_trial(one, folder, runs) for one in document["runs"]),
+    )
+
+
+def _trial(document: Mapping[str, Any], folder: Path, runs: Mapping[Path, Run]) -> Trial:
+    place = _place(folder, document)
+    run = runs.get(place) if place is not None else None
+    wanted = document.get("evaluation")
+    cards = run.evaluations if run is not None else ()
+    return Trial(
+        seed=int(document.get("seed", 0)),
+        error=str(document["error"]) if document.get("error") else None,
+        run=run,
+        evaluation=next((card for card in cards if card.name == wanted), None),
+    )

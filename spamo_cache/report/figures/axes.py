@@ -1,0 +1,101 @@
+"""What all figures share: their size, scales, ticks, labels.
+
+Every figure is about as wide as a phone and carries its message in words (``aria-label``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, floor, log10
+
+from spamo_cache.report.markup import Markup, join, tag
+
+WIDTH, HEIGHT = 340, 210
+LEFT, RIGHT, TOP, BOTTOM = 40, 14, 14, 28
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Maps values from ``low..high`` to pixels ``start..stop``; by their logarithm if told to."""
+
+    low: float
+    high: float
+    start: float
+    stop: float
+    log: bool = False
+
+    def __call__(self, value: float) -> float:
+        low, high = self.low, self.high
+        if self.log:
+            low, high, value = log10(low), log10(high), log10(value)
+        share = (value - low) / ((high - low) or 1)
+        return round(self.start + share * (self.stop - self.start), 1)
+
+
+def ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """Round values (1, 2 or 5 times a power of ten apart) that enclose ``low..high``."""
+    # Ticks have ten decimals: what is nearer together is one value.
+    span = next(size for size in (high - low, abs(high), 1.0) if size > 1e-9)
+    raw = span / count
+    power = 10.0 ** floor(log10(raw))
+    step = next(power * factor for factor in (1, 2, 5, 10) if raw <= power * factor * 1.0001)
+    first, last = floor(low / step + 1e-9), ceil(high / step - 1e-9)
+    return [round(index * step, 10) for index in range(first, max(last, first + 1) + 1)]
+
+
+def svg(
+    told: str,
+    *children: Markup,
+    width: float = WIDTH,
+    height: float = HEIGHT,
+    class_: str = "figure",
+) -> Markup:
+    """A drawing that is told in words to those who do not see it."""
+    box = f"0 0 {width:g} {height:g}"
+    return tag("svg", *children, viewBox=box, role="img", aria_label=told, class_=class_)
+
+
+def label(words: str, x: float, y: float, anchor: str = "start", kind: str = "tick") -> Markup:
+    """Words in a drawing."""
+    return tag("text", words, x=x, y=y, text_anchor=anchor, class_=kind)
+
+
+def beside(at: float) -> tuple[float, str]:
+    """Where a label stands beside a vertical line without leaving the figure."""
+    return (at + 6, "start") if at < WIDTH * 0.7 else (at - 6, "end")
+
+
+def heights(values: list[float]) -> Scale:
+    """The scale of a curve's values: from 0 on, so that heights can be compared by eye."""
+    places = ticks(min(0.0, *values), max(values))
+    return Scale(places[0], places[-1], HEIGHT - BOTTOM, TOP)
+
+
+def grid(y: Scale) -> Markup:
+    """Lines across at round values."""
+    return join(*(_line(y(value), short(value)) for value in ticks(y.low, y.high)))
+
+
+def _line(y: float, words: str) -> Markup:
+    line = tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, class_="grid")
+    return join(line, label(words, LEFT - 7, y + 4, "end"))
+
+
+def uprights(x: Scale, bottom: float, places: list[float]) -> Markup:
+    """Lines upwards at round values, with the values below."""
+    return join(
+        *(
+            join(
+                tag("line", x1=x(value), x2=x(value), y1=6, y2=bottom, class_="grid"),
+                label(short(value), x(value), bottom + 16, "middle"),
+            )
+            for value in places
+        )
+    )
+
+
+def short(value: float) -> str:
+    """A value as it stands at an axis: ``0.5``, ``20``, ``1.5k``."""
+    if abs(value) >= 1000:
+        return f"{value / 1000:g}k"
+    return f"{value:g}".replace("-", "−")

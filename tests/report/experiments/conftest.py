@@ -1,0 +1,88 @@
+"""A folder of experiments as reproduction leaves it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Build = Callable[..., Path]
+
+
+def dump(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def variant(name: str, path: str, **changes: Any) -> dict[str, Any]:
+    runs = [{"seed": 0, "path": path, "evaluation": "test", "error": None}]
+    known = {"name": name, "tells": f"{name} it is", "at": None, "set": {}, "test": {}}
+    return known | {"runs": runs} | changes
+
+
+@pytest.fixture
+def build_lab(build_run: Build) -> Callable[..., Path]:
+    """Makes ``<tmp>/runs/experiments``: streams, stride and data; ``extra`` more variants."""
+
+    def build(extra: int = 0) -> Path:
+        full = build_run(strength=40.0, analysed=True)
+        build_run("spatial", strength=22.0, streams=["spatial"])
+        seeds = [build_run(f"data-half-{seed}", strength=30.0 + seed) for seed in range(2)]
+        build_run("data-quarter", strength=21.0, train_share=0.25)
+        build_run("stride-4", strength=38.0, spec_set={"streams.motion.stride": 4})
+        crowd = [build_run(f"more-{n}", strength=10.0 + n / 2) for n in range(extra)]
+        for run in full.parent.glob("*/done.json"):
+            dump(run, json.loads(run.read_text()) | {"peak_bytes": 1_500_000_000})
+        gone = {"seed": 0, "path": "../motion", "evaluation": "test", "error": "stopped: no memory"}
+        late = {"seed": 0, "path": "../later", "evaluation": "test", "error": None}
+        twice = [{"seed": n, "path": f"../{run.name}", "evaluation": "test", "error": None}
+                 for n, run in enumerate(seeds)]  # fmt: skip
+        tested = {"test": {"streams.motion.stride": 4}, "at": 4}
+        tested["runs"] = [{"seed": 0, "path": "../default", "error": None,
+                           "evaluation": "test@streams.motion.stride=4"}]  # fmt: skip
+        listed = [
+            ("streams", "Are both streams needed?", None, [
+                variant("motion", "", runs=[gone]), variant("spatial", "../spatial"),
+                variant("both", "../default"), variant("floor", "", runs=[late]),
+                variant("not-begun", "", runs=[]),
+                *(variant(run.name, f"../{run.name}") for run in crowd),
+            ]),
+            ("stride", "How far apart?", {"label": "stride in frames", "log": True}, [
+                variant("stride-8", "../default", at=8), variant("stride-4", "../stride-4", at=4),
+                variant("tested-4", "", **tested),
+            ]),
+            ("data", "How much data?", {"label": "share of the training clips", "log": True}, [
+                variant("all", "../default", at=1),
+                variant("half", "", at=0.5, runs=twice, set={"train_share": 0.5}),
+                variant("quarter", "../data-quarter", at=0.25, set={"train_share": 0.25}),
+            ]),
+        ]  # fmt: skip
+        document = {
+            "corpus": "signed-weather", "set": ["translate.steps=300"], "seeds": [0, 1],
+            "experiments": [
+                {"name": name, "question": question, "paper": "SE+ME 22.26, SE 21.11",
+                 "axis": axis, "variants": variants}
+                for name, question, axis, variants in listed
+            ],
+        }  # fmt: skip
+        folder = full.parent / "experiments"
+        dump(folder / "results.json", document)
+        dump(folder / "shapley.json", SHAPLEY)
+        return folder
+
+    return build
+
+
+SHAPLEY = {
+    "metric": "bleu4", "players": ["SE", "ME", "VT-Align"], "floor": 3.0, "total": 40.0,
+    "values": {"SE": 20.0, "ME": 18.5, "VT-Align": -1.5},
+    "errors": {"SE": 2.0, "ME": 1.0, "VT-Align": 0.5}, "spread": "bootstrap over clips",
+    "seeds": [0],
+    "coalitions": [
+        {"players": ["SE"], "value": 20.0, "error": 1.0, "run": "streams/spatial", "note": None},
+        {"players": [], "value": 3.0, "error": None, "run": None, "note": "the floor"},
+    ],
+}  # fmt: skip

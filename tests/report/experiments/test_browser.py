@@ -1,0 +1,263 @@
+"""The pages in a real browser, opened from disk; skipped where there is none.
+
+A harness holds the page, unchanged and under its own policy, in a frame of a given width and asks
+it questions; the answers are read from the harness's own document.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html import escape, unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spamo_cache.report import write_report
+
+Build = Callable[..., Path]
+HOSTILE = [
+    "<script>document.title = 'in'</script><img src=x onerror=\"document.title='in'\">",
+    "\"'><svg onload=\"document.title='in'\"> & </style></script>--> javascript:alert(1)",
+    "שלום עולם \u202e mixed with latin",
+    "x" * 5_000,
+    "wind 🌬️ 👩🏽‍🦱 \U0001f9cf and \u0000 \ufffe",
+    "词" * 300,
+]
+
+
+class Browser:
+    """Runs a headless Chromium once per question."""
+
+    def __init__(self, program: str, home: Path) -> None:
+        self.program, self.home = program, home
+
+    def run(self, page: Path, *options: str) -> tuple[str, str]:
+        """What it prints, and what it logs."""
+        command = [
+            self.program, "--headless=new", "--no-sandbox", "--disable-gpu",
+            "--disable-dev-shm-usage", "--no-first-run", f"--user-data-dir={self.home}",
+            "--enable-logging=stderr", "--virtual-time-budget=4000", *options, page.as_uri(),
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        return done.stdout, done.stderr
+
+    def console(self, page: Path) -> list[str]:
+        """Lines that the page's console got."""
+        _, logged = self.run(page, "--dump-dom")
+        return [line for line in logged.splitlines() if ":CONSOLE" in line]
+
+    def ask(self, page: Path, question: str, *, width: int = 1200) -> Any:
+        """The value of a JavaScript expression over ``page``, the page's document."""
+        content = escape(page.read_text(encoding="utf-8"), quote=True)
+        script = f"""
+          const frame = document.querySelector("iframe");
+          const answer = (page) => {{ {question} }};
+          frame.addEventListener("load", () => {{
+            let found;
+            try {{ found = answer(frame.contentDocument); }} catch (e) {{ found = String(e); }}
+            document.querySelector("pre").textContent = "ANSWER" + JSON.stringify(found) + "END";
+          }});
+          frame.srcdoc = document.querySelector("textarea").value;
+        """
+        harness = page.with_name(f"harness-{width}.html")
+        harness.write_text(
+            f'<!doctype html><meta charset="utf-8"><pre></pre><textarea hidden>{content}</textarea>'
+            f'<iframe style="width:{width}px;height:900px;border:0"></iframe>'
+            f"<script>{script}</script>",
+            encoding="utf-8",
+        )
+        printed, _ = self.run(harness, "--dump-dom")
+        answer = re.search(r"<pre>ANSWER(.*?)END</pre>", printed, re.S)
+        assert answer is not None, "the page was not loaded"
+        return json.loads(unescape(answer.group(1)))
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Browser:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        pytest.skip(f"no browser: none of {', '.join(names)} is there, and CHROMIUM names none")
+    return Browser(program, tmp_path_factory.mktemp("browser"))
+
+
+@pytest.fixture
+def lab_page(build_lab: Build, tmp_path: Path) -> Path:
+    return write_report([build_lab()], tmp_path / "lab.html")
+
+
+@pytest.fixture
+def hostile_page(build_run: Build, tmp_path: Path) -> Path:
+    """Texts that want out of their place, wherever a corpus's texts stand."""
+    run = build_run(question=HOSTILE[0], analysed=True)
+    lines = [
+        {"id": f"{text[:40]}{n}", "hypothesis": f"{text} {n}", "reference": f"{text[::-1]} {n} a",
+         "failed": text if n % 2 else None}
+        for n, text in enumerate(HOSTILE)
+    ]  # fmt: skip
+    written = "".join(json.dumps(line) + "\n" for line in lines)
+    (run / "evaluation/test.hypotheses.jsonl").write_text(written)
+    card = run / "evaluation/test.json"
+    known = json.loads(card.read_text())
+    known["warnings"] = [{"kind": "x", "words": text, "grave": True} for text in HOSTILE]
+    known["failed"] = {text: text for text in HOSTILE}
+    card.write_text(json.dumps(known))
+    return write_report([run], tmp_path / "hostile.html")
+
+
+OVERFLOW = """
+  for (const folded of page.querySelectorAll("details")) folded.open = true;
+  const scrolls = (e) => e.closest(".scroll, nav, pre, .film, svg");
+  const wide = [...page.querySelectorAll("body *")].filter((e) => !scrolls(e) &&
+    (e.getBoundingClientRect().right > page.documentElement.clientWidth + 1 ||
+     (e.clientWidth > 1 && e.scrollWidth > e.clientWidth + 1)));
+  return [page.documentElement.scrollWidth, page.documentElement.clientWidth,
+          wide.slice(0, 5).map((e) => e.outerHTML.slice(0, 120))];
+"""
+
+
+def test_it_opens_from_disk_without_a_word_on_the_console(browser: Browser, lab_page: Path) -> None:
+    assert browser.console(lab_page) == []
+
+
+def test_a_page_that_breaks_its_policy_would_be_noticed(browser: Browser, lab_page: Path) -> None:
+    lab_page.write_text(
+        lab_page.read_text().replace("</main>", "<img src='http://[::1]:9/x'></main>")
+    )
+    assert any("Content Security Policy" in line for line in browser.console(lab_page))
+
+
+def test_every_figure_is_seen(browser: Browser, lab_page: Path) -> None:
+    found = browser.ask(
+        lab_page,
+        """
+        for (const folded of page.querySelectorAll("details")) folded.open = true;
+        const box = (e) => e.getBoundingClientRect();
+        const figures = [...page.querySelectorAll("svg")];
+        const small = figures.filter((e) => box(e).width < 200 || box(e).height < 40);
+        const dots = [...page.querySelectorAll("svg circle, svg rect.bar")];
+        const none = dots.filter((e) => box(e).width === 0 || e.getBBox().width === 0);
+        const colours = new Set(dots.map((e) => getComputedStyle(e).fill));
+        const outside = figures.flatMap((svg) => [...svg.querySelectorAll("text")].filter((t) =>
+          box(t).left < box(svg).left - 2 || box(t).right > box(svg).right + 2)
+          .map((t) => t.textContent));
+        return [figures.length, small.length, dots.length, none.length,
+                [...colours].includes("rgb(0, 0, 0)"), outside];
+        """,
+    )
+    figures, small, dots, none, unstyled, outside = found
+    assert figures > 20
+    assert dots > 50
+    assert (small, none, unstyled, outside) == (0, 0, False, [])
+
+
+def test_tables_are_sorted_by_value_with_absent_ones_last(browser: Browser, lab_page: Path) -> None:
+    found = browser.ask(
+        lab_page,
+        """
+        const table = page.querySelector("table.variants");
+        const names = () => [...table.tBodies[0].rows].map((row) =>
+          row.cells[0].textContent.match(/both|spatial|motion|floor|not/)[0]);
+        const press = (n) => table.tHead.rows[0].cells[n].querySelector("button").click();
+        const seen = [names()];
+        for (const column of [1, 1, 0]) { press(column); seen.push(names()); }
+        return [seen, table.tHead.rows[0].cells[0].getAttribute("aria-sort"),
+                table.tHead.rows[0].cells[1].getAttribute("aria-sort")];
+        """,
+    )
+    (start, rising, falling, words), now, before = found
+    assert start == ["motion", "spatial", "both", "floor", "not"]
+    assert rising == ["spatial", "both", "motion", "floor", "not"]
+    assert falling == ["both", "spatial", "motion", "floor", "not"]
+    assert words == ["both", "floor", "motion", "not", "spatial"]
+    assert (now, before) == ("ascending", None)
+
+
+def test_durations_are_sorted_by_seconds(
+    browser: Browser, build_lab: Build, tmp_path: Path
+) -> None:
+    folder = build_lab()
+    for name, seconds in (("default", 3700), ("spatial", 59)):
+        done = folder.parent / name / "done.json"
+        done.write_text(json.dumps(json.loads(done.read_text()) | {"seconds": seconds}))
+    found = browser.ask(
+        write_report([folder], tmp_path / "lab.html"),
+        """
+        const table = page.querySelector("table.variants");
+        const head = [...table.tHead.rows[0].cells];
+        const column = head.findIndex((cell) => cell.textContent === "training");
+        head[column].querySelector("button").click();
+        return [...table.tBodies[0].rows].map((row) => row.cells[column].textContent);
+        """,
+    )
+    assert found == ["59 s", "1 h 01 min", "–", "–", "–"]
+
+
+def test_a_link_unfolds_the_run_it_leads_to(browser: Browser, lab_page: Path) -> None:
+    found = browser.ask(
+        lab_page,
+        """
+        const run = page.getElementById("run-spatial");
+        const before = run.open;
+        page.defaultView.location.hash = "#run-spatial";
+        page.defaultView.dispatchEvent(new HashChangeEvent("hashchange"));
+        return [before, run.open];
+        """,
+    )
+    assert found == [False, True]
+
+
+@pytest.mark.parametrize("kind", ["lab_page", "hostile_page"])
+def test_a_phone_shows_it_without_scrolling_sideways(
+    browser: Browser, request: pytest.FixtureRequest, kind: str
+) -> None:
+    page = request.getfixturevalue(kind)
+    scroll, client, wide = browser.ask(page, OVERFLOW, width=390)
+    assert wide == []
+    assert client <= 390
+    assert scroll == client
+
+
+def test_texts_of_a_corpus_do_nothing(browser: Browser, hostile_page: Path) -> None:
+    assert browser.console(hostile_page) == []
+    title, scripts, images, handlers, text = browser.ask(
+        hostile_page,
+        """
+        const all = [...page.querySelectorAll("*")];
+        return [page.title, page.scripts.length, page.querySelectorAll("img").length,
+                all.filter((e) => e.getAttributeNames().some((a) => a.startsWith("on"))).length,
+                page.body.textContent];
+        """,
+    )
+    assert title == "default on signed-weather · spamo-cache"
+    assert (scripts, images, handlers) == (1, 0, 0)
+    for hostile in HOSTILE:
+        assert hostile.replace("\u0000", "\ufffd") in text
+
+
+def test_directions_of_writing_do_not_leak_into_their_surroundings(
+    browser: Browser, hostile_page: Path
+) -> None:
+    found = browser.ask(
+        hostile_page,
+        """
+        const isolated = [...page.querySelectorAll(".reference, .hypothesis")]
+          .every((e) => e.querySelector("bdi"));
+        return [isolated, getComputedStyle(page.querySelector("bdi")).unicodeBidi];
+        """,
+    )
+    assert found == [True, "isolate"]
+
+
+def test_it_prints_with_everything_unfolded(browser: Browser, lab_page: Path) -> None:
+    printed = lab_page.with_suffix(".pdf")
+    browser.run(lab_page, f"--print-to-pdf={printed}", "--no-pdf-header-footer")
+    content = printed.read_bytes()
+    assert content.startswith(b"%PDF-")
+    assert len(re.findall(rb"/Type\s*/Page\b", content)) > 5

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spamo_cache.errors import SpamoError, UsageError
+from spamo_cache.report import write_report
+from spamo_cache.report.experiments import read_results
+
+Build = Callable[..., Path]
+Show = Callable[..., Any]
+
+
+def test_every_experiment_has_its_question_its_paper_and_its_table(
+    build_lab: Build, page: Show
+) -> None:
+    found = page(build_lab())
+    assert found.faults == []
+    assert "3 experiments · 6 finished runs" in found.text
+    for question in ("Are both streams needed?", "How far apart?", "How much data?"):
+        assert question in found.text
+    assert "The paper: SE+ME 22.26, SE 21.11" in found.text
+    assert "translate.steps=300" in found.text
+    row = "22.00 ±2.2 −18.0 30.80 ±3.1 28.60 ±2.9 22.0 0.5 M 3 min 05 s 1.5 GB 6"
+    assert f"spatial spatial it is {row}" in found.text
+    assert "both both it is 40.00 ±4.0 –" in found.text
+
+
+def test_what_failed_says_why_and_what_is_missing_is_named(build_lab: Build, page: Show) -> None:
+    told = page(build_lab()).text
+    assert "motion: stopped: no memory" in told
+    assert "Not finished yet: floor, not-begun." in told
+    assert "2 of 5" in told
+
+
+def test_seeds_become_a_mean_and_a_standard_deviation(build_lab: Build, page: Show) -> None:
+    folder = build_lab()
+    half = read_results(folder).experiments[2].variants[1]
+    assert half.scores("bleu4") == pytest.approx([30.0, 31.0])
+    assert half.mean("bleu4") == pytest.approx(30.5)
+    assert half.half("bleu4") == pytest.approx(0.5**0.5)
+    assert half.bounds("bleu4") == pytest.approx((30.5 - 0.5**0.5, 30.5 + 0.5**0.5))
+    told = page(folder).text
+    assert "30.50 ±0.7" in told
+    assert "Means of up to 2 seeds; ± is their standard deviation" in told
+
+
+def test_an_axis_becomes_a_curve_and_a_changed_test_one_of_its_own(
+    build_lab: Build, page: Show
+) -> None:
+    told = [svg["aria-label"] for svg in page(build_lab()).all("svg")]
+    (stride,) = [one for one in told if "against stride in frames (logarithmic)" in one]
+    assert "8: 40.0, 36.0 to 44.0" in stride
+    assert "4: 38.0, 34.2 to 41.8" in stride
+    assert "4: 28.0, 25.2 to 30.8" in stride
+    (data,) = [one for one in told if "against share of the training clips" in one]
+    assert "1/4: 21.0" in data
+
+
+def test_the_amount_of_data_has_a_fit_and_nothing_else(build_lab: Build, page: Show) -> None:
+    found = page(build_lab())
+    assert found.text.count("for each doubling; residual standard error") == 1
+    assert found.text.count("over 4 points") == 1
+
+
+def test_variants_are_held_against_both(build_lab: Build) -> None:
+    assert read_results(build_lab()).experiments[0].first.name == "both"
+
+
+def test_runs_stand_once_and_links_lead_to_them(build_lab: Build, page: Show) -> None:
+    found = page(build_lab())
+    ids = [attributes["id"] for _, attributes in found.elements if "id" in attributes]
+    assert max(Counter(ids).values()) == 1
+    linked = {a["href"][1:] for a in found.all("a")}
+    assert linked <= set(ids)
+    assert {"run-default", "run-spatial", "run-data-half-1", "experiment-data"} <= linked
+    # The default in full, the others by what they have otherwise.
+    assert found.text.count("Configuration") == 1
+    assert "Streams spatial spatial + motion" in found.text
+    assert "Training clips a sample of 25 %" in found.text
+
+
+def test_shapley_values_and_their_coalitions(build_lab: Build, page: Show) -> None:
+    found = page(build_lab())
+    told = [svg["aria-label"] for svg in found.all("svg")]
+    assert any("SE +20.0 plus or minus 2.0; ME +18.5" in one for one in told)
+    assert "nothing (3.0 BLEU-4) to everything (40.0)" in found.text
+    assert "nobody 3.00 the floor" in found.text
+
+
+def test_a_page_can_be_made_before_anything_is_finished(build_lab: Build, page: Show) -> None:
+    folder = build_lab()
+    file = folder / "results.json"
+    known = json.loads(file.read_text())
+    for experiment in known["experiments"]:
+        for variant in experiment["variants"]:
+            for run in variant["runs"]:
+                run["path"] = "../nowhere"
+    file.write_text(json.dumps(known))
+    found = page(folder)
+    assert found.faults == []
+    assert "3 experiments · 0 finished runs" in found.text
+    assert "Not finished yet" in found.text
+
+
+def test_forty_runs_take_seconds_and_megabytes(build_lab: Build) -> None:
+    folder = build_lab(extra=34)
+    started = time.process_time()
+    out = write_report([folder], folder / "r.html")
+    assert time.process_time() - started < 5
+    assert len(read_results(folder).runs) == 40
+    assert out.stat().st_size < 5e6
+
+
+def test_experiments_and_runs_are_not_mixed(build_lab: Build) -> None:
+    folder = build_lab()
+    with pytest.raises(UsageError, match="a page of their own"):
+        write_report([folder, folder.parent / "default"], folder / "r.html")
+
+
+@pytest.mark.parametrize(
+    "damage", ["[]", "{}", '{"corpus": "x", "experiments": [{"name": "a", "variants": []}]}']
+)
+def test_damaged_results_are_one_clear_error(build_lab: Build, damage: str) -> None:
+    folder = build_lab()
+    (folder / "results.json").write_text(damage)
+    with pytest.raises(SpamoError, match="holds no") as caught:
+        write_report([folder], folder / "r.html")
+    assert "results.json" in str(caught.value)

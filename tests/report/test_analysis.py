@@ -1,0 +1,111 @@
+"""What analyses left behind, as a page shows it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spamo_cache.errors import SpamoError
+from spamo_cache.report.figures.strips import BINS, binned
+from spamo_cache.report.receipt import receipt
+from spamo_cache.report.runs import read_run
+
+Build = Callable[..., Path]
+Show = Callable[..., Any]
+
+
+def test_alignment_stands_before_and_after_beside_chance(build_run: Build, page: Show) -> None:
+    found = page(build_run(analysed=True))
+    assert "own sentence is the nearest 0.060 0.540 0.025" in found.text
+    assert "modality gap: distance of the two means 0.900 0.100" in found.text
+    assert "entropy of sign features (nats) 2.00 4.70" in found.text
+    assert "KL divergence of sign from text (nats) 4.00 0.30" in found.text
+    figures = [svg["aria-label"] for svg in found.all("svg")]
+    assert any("recall@1 0.54, before 0.06, by chance 0.03" in told for told in figures)
+    assert any("sign features, after 4.70, 95 percent 4.66 to 4.74" in told for told in figures)
+    assert "leave-one-out Gaussian kernels" in found.text
+
+
+def test_an_imported_run_says_why_nothing_is_known_of_before(build_run: Build, page: Show) -> None:
+    run = build_run(analysed=True)
+    file = run / "analysis/test.json"
+    known = json.loads(file.read_text())
+    known |= {"before": None, "before_missing": "its first weights are not known"}
+    known["entropy"] |= {"sign_before": None, "divergence_before": None}
+    file.write_text(json.dumps(known))
+    told = page(run).text
+    assert "Nothing is known of before: its first weights are not known." in told
+    assert "own sentence is the nearest 0.540 0.025" in told
+
+
+def test_visual_tokens_have_chance_and_examples_that_are_escaped(
+    build_run: Build, page: Show
+) -> None:
+    found = page(build_run(analysed=True))
+    assert "coverage: words that some row names, the glosses 0.070 0.630 0.120 0.020" in found.text
+    assert "MONTAG REGEN am montag <b>regen</b> ✓ montag <i>" in found.text
+    assert [item.get("class") for item in found.all("li")].count("hit") == 1
+
+
+def test_attribution_is_drawn_on_the_clip_s_frames(build_run: Build, page: Show) -> None:
+    found = page(build_run(analysed=True))
+    assert len(found.all("image")) == 6
+    assert all(image["href"].startswith("data:image/jpeg") for image in found.all("image"))
+    (strip,) = [svg for svg in found.all("svg") if svg["class"] == "strip"]
+    assert "spatial: " in strip["aria-label"]
+    assert "most of them from 30 to 40 percent" in strip["aria-label"]
+    assert "spatial 70 %, motion 30 %; the sum misses 1.3 %" in found.text
+
+
+def test_bins_divide_a_curve_without_losing_any() -> None:
+    curve = [float(n) for n in range(1, 131)]
+    assert len(binned(curve)) == BINS
+    assert sum(binned(curve)) == sum(curve)
+    assert binned([1.0, 2.0]) == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("changes", [{"length": 7}, {"streams": 3}, {"length": 0}])
+def test_a_damaged_attribution_is_one_clear_error(build_run: Build, changes: Any) -> None:
+    run = build_run(analysed=True)
+    file = run / "analysis/attribution/clip.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    with pytest.raises(SpamoError, match="is no attribution"):
+        read_run(run)
+
+
+def test_pictures_are_taken_from_the_folder_only(build_run: Build, tmp_path: Path) -> None:
+    run = build_run(analysed=True)
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    file = run / "analysis/attribution/clip.json"
+    shots = [{"at": 0, "file": "../../../../secret.jpg"}, {"at": 1, "file": "clip-0.jpg"}]
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"shots": shots}))
+    (found,) = read_run(run).attributions
+    assert [at for at, _ in found.shots] == [1]
+
+
+def test_the_receipt_knows_what_experiments_turn(build_run: Build) -> None:
+    plain = {point.topic for point in receipt(read_run(build_run("plain")))}
+    run = build_run(
+        spec_set={"streams.motion.stride": 4},
+        train_share=0.25,
+        encoders={"blocks": 2},
+        start="runs/plain",
+        protocol={"english_rouge": True},
+    )
+    found = {point.topic: point for point in receipt(read_run(run))}
+    assert found["Cache spec"].here == "streams.motion.stride = 4"
+    assert found["Training clips"].here == "a sample of 25 %"
+    assert (
+        found["Visual encoders"].here
+        == "LoRA on the last 2 blocks of each, r 8, trained from frames"
+    )
+    assert found["First weights"].same is False
+    assert found["ROUGE"].same is True
+    assert not plain & {"Cache spec", "Training clips", "Visual encoders", "First weights"}
+    tested = found["Features at the test"]
+    assert (tested.here, tested.same) == ("streams.motion.stride = 4", False)
+    assert "test@streams.motion.stride=4" in tested.why
