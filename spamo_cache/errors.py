@@ -13,6 +13,8 @@ class SpamoError(Exception):
     """
 
     exit_code = 1
+    heard = False
+    """Another process of the same command has it too, and tells it."""
 
     def __init__(self, what: str, *, where: object = None, remedy: str | None = None) -> None:
         self.what = what

@@ -197,6 +197,29 @@ def test_a_wrong_override_is_named(tmp_path: Path, override: str, expected: str)
 # --- where things lie ----------------------------------------------------------------------------
 
 
+def test_changes_become_overrides_and_load_as_they_were(tmp_path: Path) -> None:
+    changes = {"seed": 3, "streams": ["motion"], "question": "Wie wär's: a=b?", "precision": "auto"}
+    told = config.overrides(changes)
+    pipeline = config.load(write(tmp_path, PIPELINE), Pipeline, told)
+    assert pipeline.model_dump(mode="json", include=set(changes)) == changes
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "spec_set.streams.motion.stride=4",
+        "spec_set={streams.motion.stride: 4}",
+        "spec_set={streams: {motion: {stride: 4}}}",
+    ],
+)
+def test_changes_to_the_spec_have_dotted_keys(tmp_path: Path, override: str) -> None:
+    pipeline = config.load(write(tmp_path, PIPELINE), Pipeline, [override])
+    assert pipeline.spec_set == {"streams.motion.stride": 4}
+    spec = config.load(write(tmp_path, SPEC), CacheSpec, config.overrides(pipeline.spec_set))
+    assert isinstance(spec.streams["motion"], MotionStream)
+    assert spec.streams["motion"].stride == 4
+
+
 def test_names_resolve_to_shipped_files() -> None:
     specs = config.shipped("cache_specs")
     assert config.named_file("spamo", "cache_specs", "spec.yaml") == specs / "spamo.yaml"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,6 +37,12 @@ def extract(
     ] = None,
     split: Annotated[
         str | None, typer.Option("--split", help="Splits to compute, with commas [default: all]")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change the spec, as in streams.motion.stride=4."
+        ),
     ] = None,
     store: options.Store = None,
     device: options.Device = "auto",
@@ -85,6 +91,7 @@ def extract(
         base,
         spec or inputs.spec_of(table.corpus),
         store,
+        changes=changes or (),
         streams=inputs.names(streams),
         splits=inputs.names(split),
         executor=executor,
@@ -114,17 +121,20 @@ def run(
     spec: str,
     store: str | None,
     *,
+    changes: Sequence[str] = (),
     log: Callable[[Progress], None] | None = None,
     **options: Any,
 ) -> Summary:
     """Extract a manifest by a spec and note it for ``train``; options as of ``extract.extract``.
 
-    ``log`` is told the progress besides the bar.
+    Args:
+        changes: to the spec, ``key=value`` as ``--set`` has them.
+        log: is told the progress besides the bar.
     """
     from spamo_cache.datasets import registry
     from spamo_cache.extract.run import extract as compute
 
-    loaded, path = inputs.load_spec(spec)
+    loaded, path = inputs.load_spec(spec, changes=changes)
     known = registry.CORPORA.get(manifest.corpus)
     with display.progress(manifest.corpus, "frames") as advance:
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,7 +113,7 @@ def _found(
     from spamo_cache.store.layout import stream_spec
     from spamo_cache.store.reader import FeatureStore
 
-    spec, _ = inputs.load_spec(pipeline.spec, base)
+    spec, _ = inputs.spec_used(pipeline, base)
     wanted = stream_spec(spec, stream)
     keys = FeatureStore.open(known[0]).attributes["corpus_sha256"] if known else None
     weights = spec.streams[stream].weights
@@ -129,9 +130,14 @@ def _found(
     raise UsageError(
         f"no store holds stream {stream!r} of these clips of {pipeline.corpus}",
         where=", ".join(dict.fromkeys(roots)),
-        remedy=f"run `spamo-cache extract --dataset {pipeline.corpus} --spec {pipeline.spec} "
-        f"--streams {stream}`",
+        remedy=f"run `{_extraction(pipeline, stream)}`",
     )
+
+
+def _extraction(pipeline: Pipeline, stream: str) -> str:
+    changes = [f"--set {shlex.quote(text)}" for text in config.overrides(pipeline.spec_set)]
+    words = ["spamo-cache extract --dataset", pipeline.corpus, "--spec", pipeline.spec]
+    return " ".join([*words, "--streams", stream, *changes])
 
 
 def _same_weights(stream: str, weights: str, stores: Sequence[FeatureStore]) -> None:

@@ -67,6 +67,18 @@ def is_there(name: str, root: Path | None, size: int | None) -> bool:
     return (drawn / "manifest.parquet").is_file()
 
 
+def at_hand(corpus: str, root: Path | None) -> Path | None:
+    """The folder of a corpus, None where nobody said it; the embedded one, if it is drawn already.
+
+    Raises:
+        UsageError: no such folder.
+    """
+    if root is not None:
+        return folder(root)
+    there = corpus == EMBEDDED and is_there(corpus, None, None)
+    return corpus_root(corpus, None) if there else None
+
+
 def _drawn_root(default: Path | None, size: int | None) -> Path:
     base = default or config.home() / "corpora" / EMBEDDED
     return base if size is None else base.with_name(f"{EMBEDDED}-{size}")
@@ -115,14 +127,25 @@ def load_pipeline(name: str, overrides: list[str]) -> tuple[Pipeline, Path]:
     return config.load(path, Pipeline, overrides), path
 
 
-def load_spec(name: str, base: Path | None = None) -> tuple[CacheSpec, Path]:
-    """A cache spec and the file it stands in: a path (from here or from ``base``), or a name."""
+def load_spec(
+    name: str, base: Path | None = None, changes: Sequence[str] = ()
+) -> tuple[CacheSpec, Path]:
+    """A cache spec and the file it stands in: a path (from here or from ``base``), or a name.
+
+    Args:
+        changes: ``key=value``, as ``--set`` has them.
+    """
     beside = None if base is None else base / name
     if beside is not None and beside.is_file():
         path = beside
     else:
         path = config.named_file(name, "cache_specs", DEFAULT_SPEC)
-    return config.load(path, CacheSpec), path
+    return config.load(path, CacheSpec, changes), path
+
+
+def spec_used(pipeline: Pipeline, base: Path) -> tuple[CacheSpec, Path]:
+    """The cache spec of a pipeline with the pipeline's changes, and its file; see ``load_spec``."""
+    return load_spec(pipeline.spec, base, config.overrides(pipeline.spec_set))
 
 
 def spec_of(corpus: str) -> str:

@@ -43,6 +43,8 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except SpamoError as error:
+            if error.heard:
+                raise typer.Exit(error.exit_code) from error
             _fail(str(error), error.exit_code, error)
         except OSError as error:
             if error.errno in {None, errno.EPIPE}:

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spamo_cache.cli import display, inputs, options
+from spamo_cache import config
+from spamo_cache.cli import display, experiments, inputs, options, scores
 from spamo_cache.cli import evaluate as evaluate_command
 from spamo_cache.cli import extract as extract_command
 from spamo_cache.cli import report as report_command
 from spamo_cache.cli import train as train_command
+from spamo_cache.cli.setting import FOLDER, Setting
 from spamo_cache.cli.stages import Stage, Stages, size_of
+from spamo_cache.errors import UsageError
 
 if TYPE_CHECKING:
     from spamo_cache.datasets.manifest import Manifest
@@ -61,11 +64,33 @@ def reproduce(
     device: options.Device = "auto",
     workers: options.Workers = None,
     executor: options.Executor = "dask",
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every experiment of the paper, and a page of them.")
+    ] = False,
+    only: Annotated[
+        str | None, typer.Option("--only", metavar="A,B", help="With --all: just these.")
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option("--seeds", metavar="N", min=1, help="With --all: runs of each variant.")
+    ] = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs",
+            metavar="N",
+            min=1,
+            help="With --all: runs at a time [default: one per GPU, or as many as cores allow]",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --all: say what is there and what is not.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Run all stages: corpus, manifest, extract, train, evaluate, report.
 
     What is done already is reused, so the command can be stopped and given again at any time.
+    With --all, every experiment in pipelines/experiments is run in place of the default pipeline.
 
     Example:
 
@@ -74,22 +99,66 @@ def reproduce(
     if manifest is None:
         inputs.check_corpus(corpus)
     sized = corpus if size is None else f"{corpus}-{size}"
-    found = _run(
-        corpus,
-        output or Path("runs") / sized,
-        source={"manifest": manifest, "root": root, "size": size, "limit": limit},
-        pipeline=(pipeline or corpus, overrides or []),
-        store=store,
-        device=device,
-        workers=workers,
-        executor=executor,
-    )
+    common: dict[str, Any] = {
+        "source": {"manifest": manifest, "root": root, "size": size, "limit": limit},
+        "pipeline": (pipeline or corpus, overrides or []),
+        "store": store,
+        "device": device,
+        "workers": workers,
+        "executor": executor,
+    }
+    out = output or Path("runs") / sized
+    if everything:
+        asked = experiments.Asked(inputs.names(only), seeds, jobs)
+        _all(corpus, out, asked, dry_run=dry_run, as_json=as_json, **common)
+        return
+    if only or jobs or dry_run or seeds > 1:
+        raise UsageError("--only, --seeds, --jobs and --dry-run are for experiments: add --all")
+    found = _run(corpus, out, **common)
     if as_json:
         display.as_json(_document(found))
     else:
         _show(found)
     display.failures(found.failed)
     if found.failed:
+        raise typer.Exit(1)
+
+
+def _all(
+    corpus: str,
+    out: Path,
+    asked: experiments.Asked,
+    *,
+    source: dict[str, Any],
+    pipeline: tuple[str, list[str]],
+    store: str | None,
+    device: str,
+    dry_run: bool,
+    as_json: bool,
+    **work: Any,
+) -> None:
+    """Every experiment, or with ``dry_run`` what they would take."""
+    _, path = inputs.load_pipeline(*pipeline)
+    if dry_run:
+        table, root = inputs.load_manifest(
+            corpus, source["manifest"], source["root"], size=source["size"], limit=source["limit"]
+        )
+    else:
+        stages = Stages(out / FOLDER / "stages.json")
+        table, root = _sentences(corpus, out, stages, source)
+    setting = Setting(
+        pipeline=path,
+        overrides=pipeline[1],
+        out=out,
+        table=table,
+        corpus_root=root,
+        store=store,
+        device=device,
+        work=work,
+    )
+    if dry_run:
+        experiments.preview(setting, asked)
+    elif not experiments.run(setting, asked, stages, as_json=as_json):
         raise typer.Exit(1)
 
 
@@ -105,14 +174,18 @@ def _run(
 ) -> Reproduction:
     loaded, path = inputs.load_pipeline(*pipeline)
     stages = Stages(out / "stages.json")
-    with stages.stage("corpus") as stage:
-        table, root = _corpus(corpus, stage, **source)
-    with stages.stage("manifest") as stage:
-        stage.bytes = size_of(table.write(out / "manifest.parquet"))
+    table, root = _sentences(corpus, out, stages, source)
     with stages.stage("extract") as stage:
-        _, spec = inputs.load_spec(loaded.spec, path.parent)
+        _, spec = inputs.spec_used(loaded, path.parent)
         extracted = extract_command.run(
-            table, root, str(spec), store, streams=loaded.streams, device=device, **work
+            table,
+            root,
+            str(spec),
+            store,
+            changes=config.overrides(loaded.spec_set),
+            streams=loaded.streams,
+            device=device,
+            **work,
         )
         stage.reused = extracted.done == 0
         local = (path for path in extracted.stores.values() if isinstance(path, Path))
@@ -129,9 +202,20 @@ def _run(
         stage.reused = before == _written(run / "evaluation" / "test.json")
         stage.bytes = size_of(run / "evaluation")
     with stages.stage("report") as stage:
-        page = report_command.run([run], out / "report.html")
+        page = report_command.run([run], out / "report.html", root)
         stage.bytes = size_of(page)
     return Reproduction(run=run, report=page, card=card, failed=extracted.failed, stages=stages)
+
+
+def _sentences(
+    corpus: str, out: Path, stages: Stages, source: dict[str, Any]
+) -> tuple[Manifest, Path]:
+    """The manifest, kept in ``out``, and the folder of the raw corpus."""
+    with stages.stage("corpus") as stage:
+        table, root = _corpus(corpus, stage, **source)
+    with stages.stage("manifest") as stage:
+        stage.bytes = size_of(table.write(out / "manifest.parquet"))
+    return table, root
 
 
 def _corpus(
@@ -165,7 +249,7 @@ def _document(found: Reproduction) -> dict[str, Any]:
 
 
 def _show(found: Reproduction) -> None:
-    evaluate_command.show(found.card)
+    scores.show(found.card)
     display.table(
         ("clip", "translation", "reference"),
         [(line["id"], line["hypothesis"], line["reference"]) for line in _sample(found.run)],

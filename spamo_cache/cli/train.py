@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spamo_cache.cli import display, features, inputs, options
+from spamo_cache.cli import display, features, frames, inputs, options
 from spamo_cache.errors import SpamoError, UsageError
 
 if TYPE_CHECKING:
     from spamo_cache.config import Pipeline
     from spamo_cache.datasets.manifest import Manifest
-    from spamo_cache.store.reader import FeatureStore
-    from spamo_cache.train import RunSummary, Spread
+    from spamo_cache.train import Features, RunSummary, Spread
 
 
 def train(
@@ -37,6 +36,10 @@ def train(
         ),
     ] = None,
     store: options.Store = None,
+    root: Annotated[
+        Path | None,
+        typer.Option("--root", metavar="DIR", help="Raw corpus, to tune encoders from its frames."),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -80,7 +83,7 @@ def train(
         _export(pipeline, overrides or [], output, export_official)
         return
     loaded, path = inputs.load_pipeline(pipeline, overrides or [])
-    needs = Needs(path.parent, store, manifest, stores or ())
+    needs = Needs(path.parent, store, manifest, stores or (), root)
     if import_official is None and (loaded.sweep or seeds is not None):
         _show_all(loaded, needs, seeds, output, resume=resume, json=json)
         return
@@ -187,27 +190,34 @@ def run(
     resume: bool,
     manifest: Path | None = None,
     given: Sequence[str] = (),
+    root: Path | None = None,
 ) -> tuple[RunSummary, Path]:
     """Find what the pipeline needs and train it; the run's summary and folder."""
     pipeline, path = inputs.load_pipeline(name, overrides)
     out = output or _folder(pipeline)
-    needs = Needs(path.parent, store, manifest, given)
+    needs = Needs(path.parent, store, manifest, given, root)
     return train_one(pipeline, needs, out, resume=resume), out
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Where the features and sentences of a pipeline are looked for, see ``features.load``."""
+    """Where the features and sentences of a pipeline are looked for, see ``features.load``.
+
+    Attributes:
+        root: of the raw corpus, for pipelines that tune their encoders.
+    """
 
     base: Path
     store: str | None
     manifest: Path | None
     given: Sequence[str]
+    root: Path | None = None
 
-    def found(self, pipeline: Pipeline) -> tuple[Manifest, dict[str, FeatureStore]]:
-        return features.load(
+    def found(self, pipeline: Pipeline) -> tuple[Manifest, Mapping[str, Features]]:
+        table, stores = features.load(
             pipeline, self.base, manifest=self.manifest, store=self.store, given=self.given
         )
+        return table, frames.streams(pipeline, stores, self.base, self.root)
 
 
 def train_one(

@@ -117,7 +117,7 @@ def sentences(run: Path, pieces: Sequence[Piece], device: str) -> Iterator[tuple
     from spamo_cache.store.reader import FeatureStore
 
     loaded = load_run(run, device=device)
-    spec, spec_path = inputs.load_spec(loaded.pipeline.spec, _base(run))
+    spec, spec_path = inputs.spec_used(loaded.pipeline, _base(run))
     root = Path(os.path.commonpath([piece.video.resolve().parent for piece in pieces]))
     clips = [
         Clip(

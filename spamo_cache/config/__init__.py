@@ -1,11 +1,12 @@
 """YAML -> frozen pydantic models. An unknown key is an error that names the nearest known one."""
 
 from spamo_cache.config.experiment import Axis, Experiment, Variant
-from spamo_cache.config.loading import load, parse, read_yaml
+from spamo_cache.config.loading import assignment, load, overrides, parse, read_yaml
 from spamo_cache.config.pipeline import (
     AdapterConfig,
     AlignConfig,
     DecodeConfig,
+    EncodersConfig,
     LLMConfig,
     Pipeline,
     ProtocolConfig,
@@ -33,6 +34,7 @@ __all__ = [
     "Axis",
     "CacheSpec",
     "DecodeConfig",
+    "EncodersConfig",
     "Experiment",
     "FramesSpec",
     "LLMConfig",
@@ -51,9 +53,11 @@ __all__ = [
     "TranslateConfig",
     "TuningConfig",
     "Variant",
+    "assignment",
     "home",
     "load",
     "named_file",
+    "overrides",
     "parse",
     "read_yaml",
     "roots",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,11 @@ def load(path: Path, model: type[Model], overrides: Sequence[str] = ()) -> Model
     for override in overrides:
         _override(document, override)
     return parse(document, model, where=path)
+
+
+def overrides(changes: Mapping[str, Any]) -> list[str]:
+    """Dotted key -> value, as :func:`load` and ``--set`` take it."""
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in changes.items()]
 
 
 def _beside(path: Path, base: object) -> Path:
@@ -75,10 +81,23 @@ def parse(document: Mapping[str, Any], model: type[Model], *, where: object) -> 
         raise ConfigError("; ".join(faults), where=where) from None
 
 
-def _override(document: dict[str, Any], text: str) -> None:
+def assignment(text: str, option: str = "--set") -> tuple[str, Any]:
+    """Dotted key and value of ``a.b=value``; the value is YAML.
+
+    Raises:
+        ConfigError: ``text`` is not of that form.
+    """
     key, sign, value = text.partition("=")
     if not sign or not all(key.split(".")):
-        raise ConfigError(f"--set {text!r} is not of the form key=value or a.b=value")
+        raise ConfigError(f"{option} {text!r} is not of the form key=value or a.b=value")
+    try:
+        return key, _from_yaml(value)
+    except (yaml.YAMLError, RecursionError, ValueError):
+        raise ConfigError(f"{option} {key}: {value!r} is not a YAML value") from None
+
+
+def _override(document: dict[str, Any], text: str) -> None:
+    key, value = assignment(text)
     *parents, leaf = key.split(".")
     node = document
     for parent in parents:
@@ -86,10 +105,7 @@ def _override(document: dict[str, Any], text: str) -> None:
         if not isinstance(child, dict):
             raise ConfigError(f"--set {key}: {parent!r} holds a value, not a group of keys")
         node = child
-    try:
-        node[leaf] = _from_yaml(value)
-    except (yaml.YAMLError, RecursionError, ValueError):
-        raise ConfigError(f"--set {key}: {value!r} is not a YAML value") from None
+    node[leaf] = value
 
 
 class _Loader(yaml.SafeLoader):

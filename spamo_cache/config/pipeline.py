@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from spamo_cache.config.loading import merged
 from spamo_cache.config.strict import Name, StrictModel
@@ -47,6 +47,18 @@ class TuningConfig(StrictModel):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     targets: tuple[str, ...] = ()
     """Names of the linear layers that get a LoRA; none given: the attention's query and value."""
+
+
+class EncodersConfig(StrictModel):
+    """A LoRA on the last transformer blocks of every stream's encoder, trained from frames."""
+
+    blocks: Annotated[int, Field(ge=1)]
+    """How many, counted from the last one that the stream computes."""
+    r: Annotated[int, Field(ge=1)] = 8
+    alpha: Annotated[int, Field(ge=1)] = 16
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    targets: tuple[str, ...] = ()
+    """Names of the blocks' linear layers that get a LoRA; none given: those of the attention."""
 
 
 class LLMConfig(StrictModel):
@@ -170,6 +182,15 @@ _IMPLIED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 """Switches of the protocol that are values of other keys."""
 
 
+def _dotted(groups: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """The values in a mapping of mappings, each with its dotted key."""
+    for name, value in groups.items():
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
+
+
 Values = Annotated[tuple[Any, ...], Field(strict=False, min_length=1)]
 
 
@@ -193,6 +214,10 @@ class Pipeline(StrictModel):
     ones."""
     shuffle_features: bool = False
     """Give every clip the features of another one: the floor of any comparison."""
+    encoders: EncodersConfig | None = None
+    """None: frozen, their features come from the stores; otherwise they are tuned, from frames."""
+    start: str | None = None
+    """Folder of a finished run whose weights training begins with; a path from where it is run."""
     text: TextConfig
     adapter: AdapterConfig = AdapterConfig()
     llm: LLMConfig
@@ -224,6 +249,12 @@ class Pipeline(StrictModel):
             for switch, values in _IMPLIED.items():
                 data = merged(data, values) if protocol.get(switch) is True else data
         return data
+
+    @field_validator("spec_set", mode="before")
+    @classmethod
+    def _changes_have_dotted_keys(cls, changes: Any) -> Any:
+        # --set spec_set.frames.resize=pil makes groups of its keys.
+        return dict(_dotted(changes)) if isinstance(changes, Mapping) else changes
 
     @model_validator(mode="after")
     def _streams_differ(self) -> Pipeline:

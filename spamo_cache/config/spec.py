@@ -44,7 +44,8 @@ class MotionStream(StrictModel):
     stride: Annotated[int, Field(ge=1, le=1 << 20)] = 8
     """Frames between the starts of two windows."""
     phase: Annotated[int, Field(ge=0, le=1 << 12)] = 0
-    """Frames before the first window; SpaMo begins with the clip."""
+    """Frames before the first window; SpaMo begins with the clip. In a clip shorter than both
+    together the window ends with the clip."""
     layer: int = -1
     """Index into the hidden states; -1 is the last one, before the final layer norm."""
     token: Literal[0, "mean"] = 0

@@ -63,14 +63,8 @@ class Block(nn.Module):
 
     def forward(self, tokens_bnd: torch.Tensor, keep: int | None = None) -> torch.Tensor:
         """Run the block; with ``keep``, only for the first ``keep`` tokens (of all, as keys)."""
-        normed = self.norm_1(tokens_bnd)
-        if keep is None:
-            query, key, value = self.qkv(normed).chunk(3, dim=-1)
-        else:
-            weight, bias, width = self.qkv.weight, self.qkv.bias, self.width
-            query = functional.linear(normed[:, :keep], weight[:width], bias[:width])
-            key, value = functional.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
-            tokens_bnd = tokens_bnd[:, :keep]
+        query, key, value = self._projected(self.norm_1(tokens_bnd), keep)
+        tokens_bnd = tokens_bnd[:, :keep]
         attended = functional.scaled_dot_product_attention(
             self._split(query), self._split(key), self._split(value)
         )
@@ -78,6 +72,16 @@ class Block(nn.Module):
         hidden = self.activation(self.up(self.norm_2(tokens_bnd)))
         output: torch.Tensor = self.down(hidden).add_(tokens_bnd)
         return output
+
+    def _projected(self, normed: torch.Tensor, keep: int | None) -> tuple[torch.Tensor, ...]:
+        """Queries of the tokens kept, keys and values of all."""
+        # A LoRA is a layer around this one, whose weight alone knows nothing of it.
+        if keep is None or type(self.qkv) is not nn.Linear:
+            query, key, value = self.qkv(normed).chunk(3, dim=-1)
+            return query[:, :keep], key, value
+        weight, bias, width = self.qkv.weight, self.qkv.bias, self.width
+        query = functional.linear(normed[:, :keep], weight[:width], bias[:width])
+        return query, *functional.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
 
     def _split(self, tokens_bnd: torch.Tensor) -> torch.Tensor:
         batch, tokens, width = tokens_bnd.shape

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from spamo_cache.encoders.preprocess import Normalise, Preprocess
+from spamo_cache.store.layout import first_start
 
 
 class Encoder(nn.Module):
@@ -23,6 +24,8 @@ class Encoder(nn.Module):
     """Frames under one row; a shorter clip is padded to it with its last frame."""
     stride: int
     """Frames between the starts of two rows."""
+    phase: int = 0
+    """Frames before the first row; fewer where a clip would have none left."""
     tail: Literal["drop", "pad"] = "drop"
     """What becomes of frames after the last full window: dropped, or padded to one more."""
     width: int
@@ -44,10 +47,11 @@ class Encoder(nn.Module):
         """First frame of each row. Only full windows count, unless the tail is padded."""
         if frames <= 0:
             return range(0)
-        beyond = max(frames - self.span, 0)
+        first = first_start(frames, self.span, self.phase)
+        beyond = max(frames - self.span - first, 0)
         if self.tail == "pad":
             beyond += self.stride - 1
-        return range(0, beyond // self.stride * self.stride + 1, self.stride)
+        return range(first, first + beyond // self.stride * self.stride + 1, self.stride)
 
     @torch.inference_mode()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:

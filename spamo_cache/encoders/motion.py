@@ -49,6 +49,7 @@ class MotionEncoder(Encoder):
                 remedy=f"set window: {given.num_frames}",
             )
         self.span, self.stride, self.tail = stream.window, stream.stride, stream.tail
+        self.phase = stream.phase
         self.preprocess = pretrained.preprocess(folder, size=given.image_size)
         self.weights_sha256 = _hash(model, self.preprocess)
         self.normalise = Normalise(self.preprocess)

@@ -1,7 +1,7 @@
 """The encoders there are, and how a stream of a cache spec becomes one of them.
 
-A further kind of stream is one config model (``config/spec.py``), one subclass of ``Encoder`` and one
-line in :func:`_kinds`.
+A further kind of stream is one config model (``config/spec.py``), one subclass of ``Encoder`` and
+one line in :func:`_kinds`.
 """
 
 from __future__ import annotations

@@ -8,16 +8,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spamo_cache.encoders.preprocess import Geometry, squares
+from spamo_cache.encoders.preprocess import Geometry, Resize, squares
 from spamo_cache.errors import SpamoError, VideoError
 from spamo_cache.extract.job import Item, Job
 from spamo_cache.extract.memory import is_full
-from spamo_cache.video import decode
+from spamo_cache.video import ClipLike, Probe, decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +64,11 @@ def pool(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
         made.shutdown(wait=True, cancel_futures=True)
 
 
-class _Canvas:
+class Canvas:
     """Where a clip's runs of frames are prepared, each at once: raw frames never pile up."""
 
-    def __init__(self, job: Job, frames: int, geometries: set[Geometry]) -> None:
-        self._resize, self._frames = job.resize, frames
+    def __init__(self, resize: Resize, frames: int, geometries: set[Geometry]) -> None:
+        self._resize, self._frames = resize, frames
         self._squares = {
             geometry: np.empty((frames, geometry.size, geometry.size, 3), np.uint8)
             for geometry in geometries
@@ -92,15 +93,25 @@ class _Canvas:
         }
 
 
+def prepare(root: Path, clip: ClipLike, probed: Probe, canvas: Canvas) -> str:
+    """Decode a clip onto its canvas; the SHA-256 of its source.
+
+    Raises:
+        VideoError: it cannot be decoded, or has other frames than when it was probed.
+    """
+    digest = decode(root, clip, probed, canvas.take)
+    if canvas.filled != probed.frames:
+        raise VideoError(f"lists {probed.frames} frames, gives {canvas.filled}")
+    return digest
+
+
 def _decode(job: Job, item: Item, geometries: set[Geometry]) -> Decoded:
     if item.probe.reason is not None:
         return Decoded({}, reason=item.probe.reason)
     began = time.perf_counter()
     try:
-        canvas = _Canvas(job, item.probe.frames, geometries)
-        digest = decode(job.root, item, item.probe, canvas.take)
-        if canvas.filled != item.probe.frames:
-            raise VideoError(f"lists {item.probe.frames} frames, gives {canvas.filled}")
+        canvas = Canvas(job.resize, item.probe.frames, geometries)
+        digest = prepare(job.root, item, item.probe, canvas)
     except VideoError as error:
         return Decoded({}, reason=error.what)
     except SpamoError:

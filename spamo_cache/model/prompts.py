@@ -16,6 +16,7 @@ from torch import Tensor
 
 from spamo_cache.config import LLMConfig, Pipeline
 from spamo_cache.errors import ConfigError
+from spamo_cache.model.text import gist
 from spamo_cache.model.tokens import Tokens, padded_ids
 
 
@@ -59,11 +60,11 @@ def donors(
     Raises:
         ConfigError: none is translated into all of ``languages``.
     """
-    hidden = frozenset(map(_gist, held_out))
+    hidden = frozenset(map(gist, held_out))
     kept = [
         sentence
         for sentence in training
-        if _gist(sentence.text) not in hidden and all(map(sentence.translations.get, languages))
+        if gist(sentence.text) not in hidden and all(map(sentence.translations.get, languages))
     ]
     if not kept:
         raise ConfigError(
@@ -128,8 +129,8 @@ class Prompts:
         start = self._chance(f"{sentence.clip} {draw}").randrange(len(self._donors))
         around = chain(range(start, len(self._donors)), range(start))
         others = (self._donors[place] for place in around)
-        own = _gist(sentence.text)
-        return next((one for one in others if _gist(one.text) != own), None)
+        own = gist(sentence.text)
+        return next((one for one in others if gist(one.text) != own), None)
 
     def _from_batch(self, sentences: Sequence[Sentence], draw: int) -> list[list[str]]:
         order = list(range(len(sentences)))
@@ -149,8 +150,3 @@ class Prompts:
 
     def _chance(self, what: str) -> random.Random:
         return random.Random(f"{self._pipeline.seed} pairs {what}")  # noqa: S311
-
-
-def _gist(text: str) -> str:
-    """Equal for sentences that differ in case, spacing or punctuation only."""
-    return "".join(filter(str.isalnum, text.casefold()))

@@ -19,5 +19,10 @@ def normalise(text: str, config: TextConfig) -> str:
     return f"{text} ." if config.final_dot and not _ends_sentence(text[-1]) else text
 
 
+def gist(text: str) -> str:
+    """Equal for sentences that differ in case, spacing or punctuation only."""
+    return "".join(filter(str.isalnum, text.casefold()))
+
+
 def _ends_sentence(character: str) -> bool:
     return unicodedata.category(character) == "Po"

@@ -73,6 +73,10 @@ class Tokens:
         )
         return [" ".join(text.split()) for text in texts]
 
+    def written(self) -> list[str]:
+        """What each id stands for by itself; nothing for special tokens."""
+        return self.decode([[token] for token in range(len(self._tokenizer))])
+
 
 def padded_ids(sequences: Sequence[Sequence[int]]) -> Tensor:
     """(sequences, longest) ids, padded with -100."""

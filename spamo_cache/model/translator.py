@@ -29,7 +29,8 @@ class Batch:
     """Clips ready for the model.
 
     Attributes:
-        streams: per stream the clips' rows, packed, float32.
+        streams: per stream the clips' rows, packed: float32 features, or uint8 pixels where the
+            stream's encoder is trained too.
         labels: (clips, longest sentence) token ids, padded with -100.
         prompts: (clips, longest prompt) token ids, padded with -100; None is the pipeline's one
             prompt for all.
@@ -54,12 +55,19 @@ class Translator(nn.Module):
         pipeline: adapter, align and llm settings, protocol, streams.
         widths: stream -> width of its rows.
         folder: the LLM's Hugging Face folder.
+        encoders: of the streams whose rows are pixels: they are tuned with the rest.
     """
 
     opening: Tensor
     prompt: Tensor
 
-    def __init__(self, pipeline: Pipeline, widths: Mapping[str, int], folder: Path) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        widths: Mapping[str, int],
+        folder: Path,
+        encoders: Mapping[str, nn.Module] | None = None,
+    ) -> None:
         super().__init__()
         self.config = pipeline.llm
         self.seed = pipeline.seed
@@ -78,6 +86,7 @@ class Translator(nn.Module):
             rms=table.square().mean().sqrt(),
         )
         self.align = VTAlign(width, padded=pipeline.protocol.pool_padding)
+        self.encoders = nn.ModuleDict(encoders)
         self.llm: LLM | None = None
         prompt = self.tokens.prompts([instruction(pipeline.llm, pipeline.text.language)])[0]
         self.register_buffer("prompt", torch.tensor(prompt), persistent=False)
@@ -111,7 +120,7 @@ class Translator(nn.Module):
         self, batch: Batch, *, stage: Stage, alpha: float = 1.0, smoothing: float = 0.0
     ) -> dict[str, Tensor]:
         """Scalar losses: ``loss`` to minimise, ``align`` and, when translating, ``lm``."""
-        sign = self.adapter(batch.streams)
+        sign = self.sign(batch.streams)
         if stage == "align":
             align = self.align(sign, self.sentences(batch.labels))
             return {"loss": align, "align": align}
@@ -120,6 +129,15 @@ class Translator(nn.Module):
             return {"loss": lm, "lm": lm}
         align = self.align(sign, self.sentences(batch.labels))
         return {"loss": lm + alpha * align, "lm": lm, "align": align}
+
+    def sign(self, streams: Mapping[str, Packed]) -> Padded:
+        """The clips' sign rows, of features or of pixels."""
+        encoded = {
+            name: Packed(encoder(streams[name].rows), streams[name].lengths)
+            for name, encoder in self.encoders.items()
+        }
+        sign: Padded = self.adapter({**streams, **encoded})
+        return sign
 
     @torch.no_grad()
     def sentences(self, labels: Tensor) -> Padded:
@@ -151,7 +169,7 @@ class Translator(nn.Module):
         self, streams: Mapping[str, Packed], decode: DecodeConfig, prompts: Tensor | None = None
     ) -> list[str]:
         """One sentence per clip. The caller has put the model into evaluation mode."""
-        rows = self.inputs(self.adapter(streams), prompts)
+        rows = self.inputs(self.sign(streams), prompts)
         llm = self.attach()
         with torch.random.fork_rng(enabled=self.sampled):
             if self.sampled:
@@ -160,11 +178,18 @@ class Translator(nn.Module):
         return self.tokens.decode(ids.tolist())
 
     def trained(self) -> dict[str, Tensor]:
-        """What training changes: adapter, VT-Align and the LLM's tuned weights, by name."""
+        """What training changes: adapter, VT-Align, tuned weights of LLM and encoders, by name."""
         state = {f"adapter.{name}": value for name, value in self.adapter.state_dict().items()}
         state |= {f"align.{name}": value for name, value in self.align.state_dict().items()}
-        state |= {f"llm.{name}": value for name, value in self._tuned().items()}
+        for part, module in (("llm", self.llm), ("encoders", self.encoders)):
+            state |= {f"{part}.{name}": value for name, value in _tuned(module).items()}
         return {name: value.detach() for name, value in state.items()}
+
+    @torch.no_grad()
+    def begin_with(self, state: Mapping[str, Tensor]) -> None:
+        """As :meth:`restore`, of a translator whose encoders were frozen, too."""
+        own = _tuned(self.encoders)
+        self.restore({f"encoders.{name}": value for name, value in own.items()} | {**state})
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
@@ -187,6 +212,7 @@ class Translator(nn.Module):
         for name, value in own.items():
             value.copy_(state[name])
 
-    def _tuned(self) -> dict[str, Tensor]:
-        named = self.llm.named_parameters() if self.llm is not None else ()
-        return {name: value for name, value in named if value.requires_grad}
+
+def _tuned(module: nn.Module | None) -> dict[str, Tensor]:
+    named = () if module is None else module.named_parameters()
+    return {name: value for name, value in named if value.requires_grad}

@@ -233,6 +233,11 @@ class Geometry:
         return row % self.shard_rows // self.chunk_rows, -(-rows // self.chunk_rows)
 
 
+def first_start(frames: int, span: int, phase: int) -> int:
+    """First frame of a clip's first row: the phase, or earlier if no whole span were left."""
+    return min(phase, max(frames - span, 0))
+
+
 def aligned(rows: int, chunk_rows: int) -> int:
     """Rows a clip takes up: the next multiple of ``chunk_rows``."""
     return -(-rows // chunk_rows) * chunk_rows

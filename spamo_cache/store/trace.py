@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from spamo_cache.errors import DamagedError, UsageError
+from spamo_cache.store.layout import first_start
 from spamo_cache.store.reader import FeatureStore
 
 _NEAR = 5000
@@ -62,10 +63,10 @@ def trace(store: FeatureStore, clip: str, row: int) -> Trace:
     slot, key = store.slot(clip), store.clip_key(clip)
     found = Trace(clip, row, rows, key.source, key.size, key.start, key.end, slot.frames)
     spec = store.attributes["spec"]
-    span, stride = spec.get("window") or 1, spec.get("stride")
-    if not (slot.frames and isinstance(span, int) and isinstance(stride, int)):
+    span, stride, phase = spec.get("window") or 1, spec.get("stride"), spec.get("phase", 0)
+    if not (slot.frames and all(isinstance(part, int) for part in (span, stride, phase))):
         return found
-    begin = row * stride
+    begin = first_start(slot.frames, span, phase) + row * stride
     end = min(begin + span, slot.frames)
     if not 0 <= begin < end:
         raise DamagedError(f"clip {clip!r} has no frames under row {row}", where=store.path)

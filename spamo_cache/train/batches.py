@@ -14,7 +14,7 @@ from torch import Tensor
 
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Clip, Manifest
-from spamo_cache.errors import StoreError
+from spamo_cache.errors import StoreError, UsageError
 from spamo_cache.model.prompts import Prompts, Sentence
 from spamo_cache.model.text import normalise
 from spamo_cache.model.tokens import Tokens, padded_ids
@@ -23,6 +23,9 @@ from spamo_cache.train.features import Bank, Features, crop_of, donors, usable
 
 MEMORY = 2 << 30
 """Bytes of features of one split that are kept in memory by default."""
+
+DEV_SPLITS = ("dev", "val", "validation")
+"""Names under which corpora keep the split that weights are selected on."""
 
 _CPU = torch.device("cpu")
 _POOL = 16
@@ -114,6 +117,22 @@ def examples(
     targets = [_cut(line, pipeline.decode.max_tokens) for line in tokens.encode(texts)]
     prompts = prompts_of(pipeline, manifest, tokens)
     return Examples(split, ids, texts, targets, bank, failed, sentences, prompts)
+
+
+def dev_split(manifest: Manifest) -> str:
+    """The split that checkpoints are selected on.
+
+    Raises:
+        UsageError: the manifest has none; selecting on test is no choice.
+    """
+    for name in DEV_SPLITS:
+        if name in manifest.splits:
+            return name
+    raise UsageError(
+        f"corpus {manifest.corpus} has no split to select on",
+        where=f"splits: {', '.join(manifest.splits)}",
+        remedy="give some clips the split 'dev' in the manifest",
+    )
 
 
 def prompts_of(pipeline: Pipeline, manifest: Manifest, tokens: Tokens) -> Prompts:

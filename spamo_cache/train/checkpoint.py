@@ -8,17 +8,20 @@
     model.safetensors    adapter, VT-Align and tuned LLM weights of the best dev BLEU
     resume.safetensors   latest weights and optimiser state, its place in the header; gone when done
     done.json            the summary; a run without it is unfinished
+    lock                 held by the process that trains
 
 Every file is written aside and renamed, so a kill leaves the old one or the new one.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,34 @@ class RunFolder:
         self.model = path / "model.safetensors"
         self.state = path / "resume.safetensors"
         self.done = path / "done.json"
+        self.lock = path / "lock"
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes out of the folder for the block; a kill lets them in again.
+
+        Raises:
+            UsageError: another process trains into it.
+        """
+        with ExitStack() as stack:
+            # What cannot be written to is for `begin` to judge: a finished run can be read.
+            with suppress(OSError):
+                if not self._foreign():
+                    self.path.mkdir(parents=True, exist_ok=True)
+                    held = stack.enter_context(self.lock.open("ab"))
+                    _lock(held.fileno(), self.path)
+            yield
+
+    def _foreign(self) -> bool:
+        """Whether what lies here is no run, nor the beginning of one that a kill cut short."""
+        if self.about.exists() or not self.path.exists():
+            return False
+        if not self.path.is_dir():
+            return True
+        names = {path.name.removeprefix(".") for path in self.path.iterdir()}
+        own = (self.lock.name, self.config.name, self.about.name)
+        begun = self.lock.name in names and all(name.startswith(own) for name in names)
+        return bool(names) and not begun
 
     def begin(self, pipeline: Pipeline, about: Mapping[str, Any], *, resume: bool) -> bool:
         """Claim the folder for this experiment; True if there is a state to go on from.
@@ -71,7 +102,7 @@ class RunFolder:
         return self.state.exists()
 
     def _claim(self, pipeline: Pipeline, about: Mapping[str, Any]) -> None:
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self._foreign():
             raise UsageError(
                 "is not empty and holds no run", where=self.path, remedy="choose another folder"
             )
@@ -92,6 +123,23 @@ class RunFolder:
         if not self.config.exists():
             raise UsageError("holds no run", where=self.path, remedy="train one with -o")
         return load(self.config, Pipeline)
+
+    def weights(self) -> Path:
+        """The file of the best weights.
+
+        Raises:
+            UsageError: no finished run lies here.
+        """
+        if not self.done.exists():
+            raise UsageError(
+                "holds no finished run", where=self.path, remedy="train it first, or to its end"
+            )
+        return self.model
+
+    @property
+    def imported(self) -> bool:
+        """Whether its first weights came from elsewhere, whole."""
+        return "imported" in self.read_about()
 
     def read_about(self) -> dict[str, Any]:
         return read_json(self.about)
@@ -160,6 +208,15 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise SpamoError(f"cannot be read: {error}", where=path) from error
+
+
+def _lock(handle: int, folder: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(
+            "is being trained by another process", where=folder, remedy="wait until it is done"
+        ) from None
 
 
 def _sync_folder(folder: Path) -> None:

@@ -6,10 +6,11 @@ import hashlib
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeGuard
 
 import numpy as np
 import torch
+from torch import nn
 
 from spamo_cache.config import Pipeline
 from spamo_cache.errors import StoreError
@@ -34,6 +35,29 @@ class Features(Protocol):
     def read_into(self, ids: Sequence[str], buffer: np.ndarray) -> np.ndarray:
         """Fill ``buffer`` with the packed rows; offsets (len(ids) + 1,)."""
         ...
+
+
+class Frames(Features, Protocol):
+    """A stream that is encoded as it is trained: a row is uint8 pixels, flat.
+
+    ``encoder`` makes (rows, width) of (rows, values); ``fingerprint`` is that of the features its
+    first weights give.
+    """
+
+    encoder: nn.Module
+
+    @property
+    def values(self) -> int: ...
+
+
+def are_frames(stream: Features) -> TypeGuard[Frames]:
+    return hasattr(stream, "encoder")
+
+
+def encoders_of(stores: Mapping[str, Features], streams: Iterable[str]) -> dict[str, nn.Module]:
+    """Stream -> the encoder that is trained with the rest, of those that are frames."""
+    found = {name: stores[name] for name in streams if name in stores}
+    return {name: stream.encoder for name, stream in found.items() if are_frames(stream)}
 
 
 class MemoryFeatures:
@@ -80,8 +104,8 @@ class MemoryFeatures:
 class Bank:
     """Rows of the clips of one split, per stream, ready to be batched.
 
-    Streams that fit together into ``memory`` bytes are read once and kept; others are read anew
-    for every batch.
+    Streams that fit together into ``memory`` bytes are read once and kept; others, and frames
+    always, are read anew for every batch.
 
     Args:
         stores: stream -> features; every clip of ``clips`` must be ``ok`` in all of them.
@@ -121,7 +145,7 @@ class Bank:
             int(self._kept[name].sum()) * store.width * np.dtype(store.dtype).itemsize
             for name, store in stores.items()
         )
-        self.in_memory = size <= memory
+        self.in_memory = size <= memory and not any(map(are_frames, stores.values()))
         self._held = {name: self._read(name, range(len(clips))) for name in self._held_names()}
         self._starts = {
             name: np.concatenate([[0], np.cumsum(kept)]) for name, kept in self._kept.items()
@@ -137,8 +161,19 @@ class Bank:
         return summed
 
     def packed(self, numbers: Sequence[int], draw: int = 0) -> dict[str, Packed]:
-        """The clips with these numbers, float32; random ranges differ with ``draw``."""
+        """The clips with these numbers; random ranges differ with ``draw``.
+
+        Features are float32, frames stay uint8.
+        """
         return {name: self._pack(name, numbers, draw) for name in self._stores}
+
+    def places(self, name: str, number: int) -> np.ndarray:
+        """(rows,) which of its stored rows a clip is handed out with in evaluation."""
+        rows, kept = int(self._rows[name][number]), int(self._kept[name][number])
+        if self._crop is None:
+            return evenly(rows, kept)
+        first = self._first(number, rows, draw=0)
+        return np.arange(first, min(first + self._most, rows))
 
     def _held_names(self) -> Iterable[str]:
         return self._stores if self.in_memory else ()
@@ -155,7 +190,9 @@ class Bank:
             kept = np.minimum(lengths, self._most)
             rows = rows[np.concatenate(list(map(np.arange, *_ranges(lengths, firsts, kept))))]
             lengths = kept
-        return Packed(torch.from_numpy(rows).float(), torch.from_numpy(lengths))
+        found = torch.from_numpy(rows)
+        found = found if are_frames(self._stores[name]) else found.float()
+        return Packed(found, torch.from_numpy(lengths))
 
     def _first(self, number: int, rows: int, draw: int) -> int:
         """First row of the range that a clip is cropped to."""
@@ -167,7 +204,8 @@ class Bank:
         chosen = list(numbers)
         rows = self._rows[name][chosen]
         store = self._stores[name]
-        buffer = np.empty((int(rows.sum()), store.width), dtype=store.dtype)
+        values = store.values if are_frames(store) else store.width
+        buffer = np.empty((int(rows.sum()), values), dtype=store.dtype)
         offsets = store.read_into([self._ids[i] for i in chosen], buffer)
         kept = self._kept[name][chosen]
         if np.array_equal(kept, rows):

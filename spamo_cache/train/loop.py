@@ -20,17 +20,18 @@ from torch import Tensor
 from spamo_cache.compat import checkpoint_activations
 from spamo_cache.config import Pipeline, StageConfig
 from spamo_cache.datasets.manifest import Manifest
-from spamo_cache.errors import SpamoError, UsageError
+from spamo_cache.errors import SpamoError
 from spamo_cache.evaluate.decoding import decode, recall_at_1
 from spamo_cache.evaluate.metrics import bleu4
 from spamo_cache.model.text import normalise
 from spamo_cache.model.translator import Batch, Stage, Translator
 from spamo_cache.train import optim
-from spamo_cache.train.batches import MEMORY, Schedule, examples, stream_batches
+from spamo_cache.train.batches import MEMORY, Schedule, dev_split, examples, stream_batches
 from spamo_cache.train.checkpoint import RunFolder, write_tensors
-from spamo_cache.train.crew import merged, share_norms
+from spamo_cache.train.crew import merged, seed, share_norms
 from spamo_cache.train.curves import Curves, curves
-from spamo_cache.train.features import Features
+from spamo_cache.train.effort import Effort
+from spamo_cache.train.features import Features, encoders_of
 from spamo_cache.train.parts import Meter, Part, Parts
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
@@ -41,8 +42,6 @@ LOG_EVERY = 10
 
 SAVE_SECONDS = 30.0
 """Least time between two states: the most work a kill costs, besides a few steps."""
-
-_DEV = ("dev", "val", "validation")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,6 +66,7 @@ class Trainer:
     Args:
         crew: the processes.
         llm: folder of the LLM.
+        weights: to begin with, those of another run; None is the beginning.
         memory: bytes of features of one split to keep in memory.
         save_seconds: least time between two states to resume from.
     """
@@ -80,15 +80,18 @@ class Trainer:
         llm: Path,
         manifest: Manifest,
         stores: Mapping[str, Features],
+        weights: Mapping[str, Tensor] | None = None,
         memory: int = MEMORY,
         save_seconds: float = SAVE_SECONDS,
         progress: Progress | None = None,
     ) -> None:
         self.pipeline, self.crew, self.folder = pipeline, crew, folder
         self.progress = progress if crew.is_main_process else None
+        self.effort, self.weights = Effort(crew.device), weights
         torch.manual_seed(pipeline.seed)
         widths = {name: stores[name].width for name in pipeline.streams}
-        self.translator = Translator(pipeline, widths, llm).to(crew.device)
+        encoders = encoders_of(stores, pipeline.streams)
+        self.translator = Translator(pipeline, widths, llm, encoders).to(crew.device)
         if crew.num_processes > 1:
             share_norms(self.translator)
         tokens = self.translator.tokens
@@ -102,12 +105,14 @@ class Trainer:
         self.curves: list[Curves] = []
 
     def start(self, *, resume: bool) -> None:
-        """From the saved state, or from the beginning."""
+        """From the saved state, from another run's weights, or from the beginning."""
         if resume:
             tensors, place = self.folder.load_state()
             self.place = Place(**place)
             self.translator.restore(_below("model.", tensors))
             self.moments = _below("optimiser.", tensors)
+        elif self.weights is not None:
+            self.translator.begin_with(self.weights)
         elif self.pipeline.align.center:
             self._center()
         if self.crew.is_main_process:
@@ -127,6 +132,9 @@ class Trainer:
                 self._end_align()
             if self.pipeline.translate.steps:
                 self._attach()
+                if self.folder.imported and self.place.best_bleu is None:
+                    # They are kept unless training beats them.
+                    self._select(self.pipeline.translate)
                 self._stage("translate", self.pipeline.translate)
             else:
                 self._keep()
@@ -151,11 +159,12 @@ class Trainer:
         module, optimiser = self.crew.prepare(self.translator, optimiser)
         trained = [value for value in self.translator.parameters() if value.requires_grad]
         parts, batches = self._planned(stage, config)
+        self.effort.begin()
         for step in range(self.place.step, config.steps):
             optim.set_rate(optimiser, optim.learning_rate(config, step))
             for number in range(config.accumulate):
                 # Chance depends on the place alone: a resumed run needs no generator's state.
-                torch.manual_seed(self._chance(stage, step, number))
+                seed(self.crew.device, self._chance(stage, step, number))
                 last = number == config.accumulate - 1
                 with nullcontext() if last else self.crew.no_sync(module):
                     self._descend(module, stage, next(parts), next(batches))
@@ -164,6 +173,7 @@ class Trainer:
             optimiser.zero_grad()
             self.meter.add({"gradient_norm": norm / self.crew.num_processes})
             self.meter.step()
+            self.effort.step()
             self.place.step = step + 1
             if self._after(stage, config, optimiser):
                 return
@@ -204,6 +214,7 @@ class Trainer:
         every = self.pipeline.translate.eval_every
         if stage == "translate" and (step % every == 0 or last):
             self._select(config)
+            self.effort.skip()
         if step % LOG_EVERY == 0 and time.monotonic() - self.saved >= self.save_seconds:
             self._save(optim.state(optimiser, self.translator))
         return self.place.stale >= self.pipeline.translate.patience
@@ -273,22 +284,6 @@ class Trainer:
             labels = self.data.labels(numbers).to(self.crew.device)
             total = total + align.pool(self.translator.sentences(labels)).sum(0)
         align.center.copy_(total / len(self.data))
-
-
-def dev_split(manifest: Manifest) -> str:
-    """The split that checkpoints are selected on.
-
-    Raises:
-        UsageError: the manifest has none; selecting on test is no choice.
-    """
-    for name in _DEV:
-        if name in manifest.splits:
-            return name
-    raise UsageError(
-        f"corpus {manifest.corpus} has no split to select on",
-        where=f"splits: {', '.join(manifest.splits)}",
-        remedy="give some clips the split 'dev' in the manifest",
-    )
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import spamo_cache
 from spamo_cache.compat import cpu_threads
@@ -18,13 +21,23 @@ from spamo_cache.errors import StoreError, UsageError
 from spamo_cache.model.text import normalise
 from spamo_cache.model.weights import digest, locate
 from spamo_cache.train.batches import MEMORY
-from spamo_cache.train.checkpoint import RunFolder, identity, read_json, write_json
+from spamo_cache.train.checkpoint import (
+    RunFolder,
+    identity,
+    read_json,
+    read_tensors,
+    write_json,
+)
 from spamo_cache.train.crew import agreed, gather_crew
-from spamo_cache.train.features import Features
+from spamo_cache.train.features import Features, encoders_of
 from spamo_cache.train.loop import SAVE_SECONDS, Progress, Trainer
+from spamo_cache.train.sample import sample
 
 _WORDS = {"name", "question", "log", "sweep"}
 """Keys of a pipeline that change no weight and no score."""
+
+_ABSENT = {"encoders"}
+"""Keys that count only where they are set: runs of before there were such are the same runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +53,10 @@ class RunSummary:
         seconds: wall time of this call.
         trained: number of trained parameters.
         failed: split -> clips left out for want of features -> reason.
+        steps: of the last stage, taken by this call.
+        step_seconds: mean wall time of these, reading included, scorings of dev left out.
+        peak_bytes: most memory of this call: on a GPU what torch allocated, on a CPU what the
+            process held.
     """
 
     path: Path
@@ -50,6 +67,9 @@ class RunSummary:
     seconds: float
     trained: int
     failed: Mapping[str, Mapping[str, str]]
+    steps: int = 0
+    step_seconds: float | None = None
+    peak_bytes: int | None = None
 
 
 def train(
@@ -73,13 +93,14 @@ def train(
 
     Args:
         base: folder of the pipeline's file, which a relative ``llm.weights`` refers to.
-        stores: stream -> features.
+        stores: stream -> features, or frames where the pipeline tunes its encoders.
         memory: bytes of features of one split to keep in memory.
         save_seconds: least time between two states to resume from.
 
     Raises:
         UsageError: ``out`` holds something else, or this run unfinished and ``resume`` is off;
-            the manifest has no dev split; the pipeline is a sweep.
+            the manifest has no dev split; the pipeline is a sweep, starts from what is no finished
+            run, or tunes encoders and is given features.
         StoreError: a stream is missing, or clips have not been extracted.
         WeightsError: the LLM cannot be found.
     """
@@ -90,41 +111,64 @@ def train(
             where=pipeline.name,
             remedy="train each of spamo_cache.train.variants(pipeline)",
         )
+    if (pipeline.encoders is not None) != bool(encoders_of(stores, pipeline.streams)):
+        raise UsageError(
+            "encoders are tuned from frames, and only then",
+            where=pipeline.name,
+            remedy="give frames of every stream with `encoders`, features without",
+        )
     folder = RunFolder(out)
     llm = locate(pipeline.llm.weights, base)
+    manifest = sample(manifest, pipeline.train_share, pipeline.seed)
     about = describe(pipeline, base, manifest, stores, digest(llm))
+    weights = _start(pipeline, about["parts"]["llm"])
     crew = gather_crew(pipeline, device)
-    unfinished, known = agreed(crew, lambda: _begin(folder, pipeline, about, manifest, resume))
-    if known is not None:
-        return RunSummary(**(known | {"path": out, "reused": True, "seconds": 0.0}))
-    trainer = Trainer(
-        pipeline,
-        crew,
-        folder,
-        llm=llm,
-        manifest=manifest,
-        stores=stores,
-        memory=memory,
-        save_seconds=save_seconds,
-        progress=progress,
-    )
-    with cpu_threads(pipeline.threads):
-        trainer.start(resume=unfinished)
-        place = trainer.run()
-    summary = RunSummary(
-        path=out,
-        reused=False,
-        best_bleu=place.best_bleu,
-        best_step=place.best_step,
-        recall=place.recall,
-        seconds=time.monotonic() - started,
-        trained=sum(p.numel() for p in trainer.translator.parameters() if p.requires_grad),
-        failed={data.split: dict(data.failed) for data in (trainer.data, trainer.dev)},
-    )
-    if crew.is_main_process:
-        write_json(folder.done, asdict(summary) | {"path": str(out)})
-        folder.state.unlink(missing_ok=True)
-    return summary
+    with folder.alone() if crew.is_main_process else nullcontext():
+        unfinished, known = agreed(crew, lambda: _begin(folder, pipeline, about, manifest, resume))
+        if known is not None:
+            return RunSummary(**(known | {"path": out, "reused": True, "seconds": 0.0}))
+        trainer = Trainer(
+            pipeline,
+            crew,
+            folder,
+            llm=llm,
+            manifest=manifest,
+            stores=stores,
+            weights=weights,
+            memory=memory,
+            save_seconds=save_seconds,
+            progress=progress,
+        )
+        with cpu_threads(pipeline.threads):
+            trainer.start(resume=unfinished)
+            place = trainer.run()
+        summary = RunSummary(
+            path=out,
+            reused=False,
+            best_bleu=place.best_bleu,
+            best_step=place.best_step,
+            recall=place.recall,
+            seconds=time.monotonic() - started,
+            trained=sum(p.numel() for p in trainer.translator.parameters() if p.requires_grad),
+            failed={data.split: dict(data.failed) for data in (trainer.data, trainer.dev)},
+            steps=trainer.effort.steps,
+            step_seconds=trainer.effort.step_seconds,
+            peak_bytes=trainer.effort.peak_bytes,
+        )
+        if crew.is_main_process:
+            write_json(folder.done, asdict(summary) | {"path": str(out)})
+            folder.state.unlink(missing_ok=True)
+        return summary
+
+
+def _start(pipeline: Pipeline, llm: str) -> dict[str, Tensor] | None:
+    """The weights to begin with: those of the best step of another run with this LLM."""
+    if pipeline.start is None:
+        return None
+    folder = RunFolder(Path(pipeline.start))
+    if folder.read_about()["parts"]["llm"] != llm:
+        raise UsageError("was trained with another LLM", where=folder.path)
+    return read_tensors(folder.weights())[0]
 
 
 def _begin(
@@ -136,7 +180,7 @@ def _begin(
 ) -> tuple[bool, dict[str, Any] | None]:
     """Whether there is a state to go on from, and the summary of a run that is finished."""
     unfinished = folder.begin(pipeline, about, resume=resume)
-    imported = unfinished and "imported" in folder.read_about()
+    imported = unfinished and folder.imported
     if imported and resume:
         folder.done.unlink(missing_ok=True)
     if folder.done.exists():
@@ -168,11 +212,14 @@ def describe(
         clip.id: [clip.split, normalise(clip.text, pipeline.text)] for clip in manifest.clips()
     }
     parts = {
-        "pipeline": pipeline.model_dump(mode="json", exclude=_WORDS),
+        "pipeline": settings(pipeline),
         "stores": {name: stores[name].fingerprint for name in pipeline.streams},
         "sentences": identity(texts),
         "llm": llm,
     }
+    if pipeline.start is not None:
+        weights = RunFolder(Path(pipeline.start)).weights()
+        parts["start"] = hashlib.sha256(weights.read_bytes()).hexdigest()
     places = {name: stores[name].path for name in pipeline.streams}
     return {
         "identity": identity(parts),
@@ -182,3 +229,9 @@ def describe(
         "places": {name: None if path is None else str(path) for name, path in places.items()},
         "versions": {"spamo-cache": spamo_cache.__version__, "torch": torch.__version__},
     }
+
+
+def settings(pipeline: Pipeline) -> dict[str, Any]:
+    """What of a pipeline counts for a run's identity; of ``start`` it is the weights."""
+    told = pipeline.model_dump(mode="json", exclude=_WORDS | {"start"})
+    return {key: value for key, value in told.items() if key not in _ABSENT or value is not None}

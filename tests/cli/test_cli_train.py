@@ -87,6 +87,22 @@ def test_a_run_that_fails_leaves_the_others(
     assert "failed: tiny-0: translate diverged" in result.stderr
 
 
+def test_what_another_process_tells_is_not_told_twice(
+    extracted: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spamo_cache import train
+
+    def failing(*_, **__):
+        error = UsageError("is taken")
+        error.heard = heard
+        raise error
+
+    monkeypatch.setattr(train, "train", failing)
+    for heard in (False, True):
+        told = call("train pipeline.yaml -o taken", code=2).output
+        assert ("is taken" in told) is not heard
+
+
 def film(path: Path, frames: int = 25, rate: int = 10) -> None:
     """A video of noise."""
     rng = np.random.default_rng(0)

@@ -2,14 +2,17 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from spamo_cache import config
 from spamo_cache.cli import inputs
-from spamo_cache.config import CacheSpec, Pipeline
+from spamo_cache.cli.experiments import ORDER, listed
+from spamo_cache.config import CacheSpec, Experiment, Pipeline
 from spamo_cache.datasets.registry import CORPORA
+from spamo_cache.train.experiments import plan
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -21,7 +24,9 @@ def yamls(folder: str) -> list[Path]:
     return sorted((REPOSITORY / folder).rglob("*.yaml"))
 
 
-SPECS, PIPELINES = yamls("cache_specs"), yamls("pipelines")
+SPECS = yamls("cache_specs")
+EXPERIMENTS = [path for path in yamls("pipelines") if path.parent.name == "experiments"]
+PIPELINES = [path for path in yamls("pipelines") if path not in EXPERIMENTS]
 
 
 def name_of(path: Path) -> str:
@@ -30,7 +35,7 @@ def name_of(path: Path) -> str:
 
 def test_no_yaml_is_overlooked() -> None:
     """Counted another way, and against what has to be there at least."""
-    for folder, found in (("cache_specs", SPECS), ("pipelines", PIPELINES)):
+    for folder, found in (("cache_specs", SPECS), ("pipelines", PIPELINES + EXPERIMENTS)):
         walked = [
             name
             for _, _, names in os.walk(REPOSITORY / folder)
@@ -40,6 +45,7 @@ def test_no_yaml_is_overlooked() -> None:
         assert len(walked) == len(found)
     assert len(SPECS) >= 2
     assert len(PIPELINES) >= 4
+    assert {path.stem for path in EXPERIMENTS} == set(ORDER)
     assert "cache_specs/spamo.yaml" in map(name_of, SPECS)
     defaults = {f"pipelines/{corpus}/default.yaml" for corpus in SCORED}
     assert defaults <= set(map(name_of, PIPELINES))
@@ -64,6 +70,46 @@ def test_a_pipeline_loads_and_fits_its_spec_and_corpus(path: Path) -> None:
     assert pipeline.text.tokenize == CORPORA[pipeline.corpus].text.tokenize
     weights = pipeline.llm.weights
     assert (path.parent / weights).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+@\w+", weights)
+
+
+@pytest.mark.parametrize("corpus", SCORED)
+def test_every_experiment_fits_every_corpus(corpus: str) -> None:
+    """No unknown key, stream or change of the spec; what to start from is there."""
+    path = REPOSITORY / "pipelines" / corpus / "default.yaml"
+    experiments = listed(path.parent)
+    assert [one.name for one in experiments] == list(ORDER)
+
+    def load(changes: Sequence[str]) -> Pipeline:
+        return config.load(path, Pipeline, changes)
+
+    found = plan(experiments, load, lambda one: inputs.spec_used(one, path.parent)[0], [0])
+    assert [trial for trial in found.trials if trial.error is not None] == []
+    for run in found.runs.values():
+        weights = run.pipeline.llm.weights
+        assert (path.parent / weights).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+@\w+", weights)
+    for name in ORDER:
+        assert found.only([name]).runs
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
+def test_an_experiment_opens_with_its_question_and_its_command(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    experiment = config.load(path, Experiment)
+    assert lines[0] == f"# {experiment.question}"
+    assert experiment.question.endswith("?")
+    assert lines[2].startswith("#   spamo-cache reproduce ")
+    assert lines[2].endswith(f" --all --only {experiment.name}")
+    assert experiment.name == path.stem
+    own = path.relative_to(REPOSITORY / "pipelines").parts[0]
+    assert own == "experiments" or lines[2].split()[3] == own
+
+
+def test_points_of_an_axis_are_placed() -> None:
+    """An experiment with an axis has at least three points to draw, one without has none."""
+    for path in EXPERIMENTS:
+        experiment = config.load(path, Experiment)
+        placed = [one.at for one in experiment.variants.values() if one.at is not None]
+        assert len(set(placed)) >= 3 if experiment.axis else not placed
 
 
 @pytest.mark.parametrize("path", PIPELINES, ids=name_of)

@@ -115,6 +115,27 @@ def test_windows(tail: str, stride: int, frames: int, starts: list[int]) -> None
     assert encoder.rows(frames) == len(starts)
 
 
+@pytest.mark.parametrize(
+    ("tail", "frames", "starts"),
+    [
+        ("drop", 0, []),
+        ("drop", 9, [0]),
+        ("drop", 18, [2]),  # the window ends with the clip
+        ("drop", 21, [5]),
+        ("drop", 28, [5]),
+        ("drop", 29, [5, 13]),
+        ("pad", 18, [2]),
+        ("pad", 22, [5, 13]),
+    ],
+)
+def test_windows_begin_with_the_phase_where_there_is_room(
+    tail: str, frames: int, starts: list[int]
+) -> None:
+    encoder = motion(tail=tail, phase=5)
+    assert list(encoder.starts(frames)) == starts
+    assert encoder.rows(frames) == len(starts)
+
+
 @pytest.mark.parametrize("compute", ["bfloat16", "float16"])
 @pytest.mark.parametrize("stream", [SPATIAL, MOTION], ids=["spatial", "motion"])
 def test_pixels_are_normalised_and_enlarged_in_float32(

@@ -15,7 +15,7 @@ from spamo_cache.evaluate import evaluate, load_run, translate_features
 from spamo_cache.model.rows import Packed
 from spamo_cache.model.tokens import Tokens, padded_ids
 from spamo_cache.model.translator import Batch
-from spamo_cache.train import MemoryFeatures, train
+from spamo_cache.train import MemoryFeatures, loop, train
 from spamo_cache.train.official import export_checkpoint, import_checkpoint
 
 PLAIN = {
@@ -146,32 +146,47 @@ def test_import_of_an_export_is_the_same_run(run, corpus, tmp_path):
         assert (again / name).read_bytes() == (run / name).read_bytes()
 
 
-def test_an_imported_run_trains_on(corpus, golden_folder, tmp_path):
+def go_on(run, corpus, **options):
+    config = load(run / "config.yaml", Pipeline)
+    return train(config, base=run, out=run, device="cpu", **corpus, **options)
+
+
+def scored(monkeypatch, *scores):
+    """Let the scorings of dev come to ``scores``."""
+    upcoming = iter(scores)
+    monkeypatch.setattr(loop, "bleu4", lambda *_, **__: next(upcoming))
+
+
+def test_an_imported_run_trains_on(corpus, golden_folder, tmp_path, monkeypatch):
     bring_in(golden_folder, corpus, tmp_path / "run")
-    config = load(tmp_path / "run" / "config.yaml", Pipeline)
-
-    def go_on(**options):
-        return train(
-            config,
-            base=tmp_path / "run",
-            out=tmp_path / "run",
-            device="cpu",
-            **corpus,
-            **options,
-        )
-
-    assert go_on().reused
+    assert go_on(tmp_path / "run", corpus).reused
     before = load_file(tmp_path / "run" / "model.safetensors")
-    summary = go_on(resume=True)
+    scored(monkeypatch, 5.0, 6.0)
+    summary = go_on(tmp_path / "run", corpus, resume=True)
     assert (summary.reused, summary.best_step) == (False, 3)
     after = load_file(tmp_path / "run" / "model.safetensors")
     assert before.keys() == after.keys()
     assert not torch.equal(before["adapter.mlp.0.weight"], after["adapter.mlp.0.weight"])
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert {json.loads(line)["stage"] for line in lines} == {"translate"}
-    assert go_on(resume=True).reused
+    assert go_on(tmp_path / "run", corpus, resume=True).reused
     about = json.loads((tmp_path / "run" / "run.json").read_text())
     assert about["imported"]["name"] == "official.ckpt"
+
+
+def test_imported_weights_stay_until_they_are_beaten(corpus, golden_folder, tmp_path, monkeypatch):
+    bring_in(golden_folder, corpus, tmp_path / "run")
+    before = load_file(tmp_path / "run" / "model.safetensors")
+    scored(monkeypatch, 5.0, 4.0)
+    summary = go_on(tmp_path / "run", corpus, resume=True)
+    assert (summary.best_bleu, summary.best_step) == (5.0, 0)
+    after = load_file(tmp_path / "run" / "model.safetensors")
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    assert [(line["step"], line["dev_bleu"]) for line in lines if "dev_bleu" in line] == [
+        (0, 5.0),
+        (3, 4.0),
+    ]
 
 
 @pytest.mark.parametrize(

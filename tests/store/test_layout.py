@@ -91,6 +91,16 @@ def test_stream_spec_has_what_changes_bytes_and_no_weights():
         stream_spec(SPEC, "hands")
 
 
+def test_a_phase_of_zero_is_no_part_of_an_identity():
+    """Stores made before windows had a phase keep their fingerprint, those with one differ."""
+    motion = SPEC.streams["motion"]
+    changed = SPEC.model_copy(
+        update={"streams": {"motion": motion.model_copy(update={"phase": 4})}}
+    )
+    assert "phase" not in stream_spec(SPEC, "motion")
+    assert stream_spec(changed, "motion") == {**stream_spec(SPEC, "motion"), "phase": 4}
+
+
 @pytest.mark.parametrize("name", ["", "..", "a/b", "/etc", "a\\b", ".hidden", "a\0b", "a..b", "é"])
 def test_names_cannot_leave_the_root(name):
     for corpus, stream in ((name, "spatial"), ("phoenix14t", name)):

@@ -62,6 +62,17 @@ def test_resumes_after_sigkill(toy, finished, tmp_path):
     assert results(tmp_path / "run") == results(finished[0])
 
 
+def test_goes_on_with_other_curves(toy, finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, "_end_align", lambda _: (_ for _ in ()).throw(KilledError))
+    with pytest.raises(KilledError):
+        toy.run(tmp_path / "run")
+    monkeypatch.undo()
+    toy.run(tmp_path / "run", toy.pipeline(log=["tensorboard"]), resume=True)
+    assert results(tmp_path / "run") == results(finished[0])
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+    assert toy.run(tmp_path / "run", toy.pipeline(name="another", question="why?")).reused
+
+
 def test_refuses_to_go_on_with_other_features(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "_end_align", lambda _: (_ for _ in ()).throw(KilledError))
     with pytest.raises(KilledError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,15 @@ def corpus(counts=COUNTS, failed=()):
         "motion": MemoryFeatures(motion, reasons),
     }
     return Manifest.from_clips("toy", clips), stores
+
+
+def uneven():
+    """The corpus with sentences of one to four words."""
+    clips = corpus()[0].clips()
+    cut = [" ".join(clip.text.split()[: 1 + number % 4]) for number, clip in enumerate(clips)]
+    return Manifest.from_clips(
+        "toy", [replace(clip, text=text) for clip, text in zip(clips, cut, strict=True)]
+    )
 
 
 def run(out, config=None, *, stores=None, manifest=None, **options):

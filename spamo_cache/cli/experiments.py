@@ -1,0 +1,170 @@
+"""``spamo-cache reproduce --all``: every experiment of a corpus, from features to one page."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from spamo_cache import config
+from spamo_cache.cli import children, display
+from spamo_cache.cli import report as report_command
+from spamo_cache.cli.results import Results
+from spamo_cache.cli.runner import Runner
+from spamo_cache.cli.setting import FOLDER, Setting, extract
+from spamo_cache.cli.stages import Stages
+from spamo_cache.cli.whereabouts import Whereabouts
+from spamo_cache.config import Experiment
+from spamo_cache.errors import UsageError
+
+if TYPE_CHECKING:
+    from spamo_cache.train.experiments import Plan
+
+ORDER = (
+    *("streams", "align", "tuning", "stride", "scales"),
+    *("llm", "data", "pairs", "official", "encoders"),
+)
+"""As the paper's questions come; others follow by name."""
+ANALYSED = (("streams", "both"), ("align", "both"), ("align", "none"))
+"""Experiments and variants that the report looks into."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Which experiments, under how many seeds, by how many processes at a time."""
+
+    only: Sequence[str] | None
+    seeds: int
+    jobs: int | None
+
+
+def run(setting: Setting, asked: Asked, stages: Stages, *, as_json: bool) -> bool:
+    """Do what is left of the experiments, then write the page; whether nothing failed."""
+    experiments, names, plan = planned(setting, asked)
+    base = setting.load()
+    results = Results(
+        setting.folder,
+        experiments,
+        names,
+        corpus=base.corpus,
+        set=list(setting.overrides),
+        seeds=_seeds(setting, asked),
+    )
+    with stages.stage("extract") as stage:
+        features = extract(setting, plan)
+        stage.reused = not any(features.told.values())
+    places = children.places(asked.jobs, base.threads, setting.device)
+    display.say(f"{len(plan.runs)} runs, {len(places)} at a time")
+    with stages.stage("experiments"), children.started(places) as crew:
+        asyncio.run(_work(Runner(setting, plan, Whereabouts(setting, features), results, crew)))
+    _divide(setting.folder)
+    with stages.stage("report"):
+        page = report_command.run(
+            [setting.folder], setting.folder / "report.html", setting.corpus_root
+        )
+    if as_json:
+        display.as_json(results.document())
+    else:
+        _show(results.document(), setting.folder)
+        typer.echo(f"report: {page.resolve()}")
+    failed = [*features.failed.items(), *results.failed]
+    display.failures(failed)
+    return not failed
+
+
+async def _work(runner: Runner) -> None:
+    await runner.train()
+    await runner.analyse(ANALYSED)
+
+
+def _divide(folder: Path) -> None:
+    """What each part of the method contributes, where the experiments that tell it are there."""
+    from spamo_cache.analysis.shapley import of_experiments
+
+    try:
+        of_experiments(folder)
+    except UsageError as error:
+        display.say(f"no contributions of the parts: {error.what}")
+
+
+def planned(setting: Setting, asked: Asked) -> tuple[list[Experiment], list[str], Plan]:
+    """All experiments, the names of those asked for, and what these come to.
+
+    Raises:
+        UsageError: no experiment of a name asked for.
+        ConfigError: a file that is no experiment.
+    """
+    from spamo_cache.train.experiments import plan
+
+    experiments = listed(setting.pipeline.parent)
+    known = [experiment.name for experiment in experiments]
+    names = known if asked.only is None else list(asked.only)
+    if unknown := [name for name in names if name not in known]:
+        raise UsageError(f"no experiment {unknown[0]!r}", remedy=f"choose among {', '.join(known)}")
+    whole = plan(experiments, setting.load, setting.load_spec, _seeds(setting, asked))
+    return experiments, names, whole.only(names)
+
+
+def listed(beside: Path) -> list[Experiment]:
+    """The experiments for every corpus; one of that name in a folder ``beside`` comes first."""
+    folders = (config.shipped("pipelines") / FOLDER, beside / FOLDER)
+    files = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
+    places = {name: place for place, name in enumerate(ORDER)}
+    order = sorted(files, key=lambda name: (places.get(name, len(ORDER)), name))
+    return [config.load(files[name], Experiment) for name in order]
+
+
+def _seeds(setting: Setting, asked: Asked) -> list[int]:
+    first = setting.load().seed
+    return list(range(first, first + asked.seeds))
+
+
+def preview(setting: Setting, asked: Asked) -> None:
+    """Print what `run` would do: features to compute, runs to train."""
+    _, _, plan = planned(setting, asked)
+    features = extract(setting, plan, dry_run=True)
+    whereabouts = Whereabouts(setting, features)
+    display.table(("features", "clips to compute or copy"), list(features.told.items()))
+    display.table(("experiment", "variant", "seed", "run", ""), _previewed(plan, whereabouts))
+
+
+def _previewed(plan: Plan, whereabouts: Whereabouts) -> Iterator[tuple[object, ...]]:
+    seen = set[str]()
+    for trial in plan.trials:
+        common = (trial.experiment, trial.variant, trial.seed)
+        if trial.run is None:
+            yield (*common, "", trial.error)
+        elif trial.run in seen:
+            yield (*common, plan.runs[trial.run].name, "as above")
+        else:
+            seen.add(trial.run)
+            yield (*common, plan.runs[trial.run].name, whereabouts.state(plan.runs[trial.run]))
+
+
+def _show(document: Mapping[str, Any], folder: Path) -> None:
+    rows = [
+        (experiment["name"], variant["name"], variant["tells"], *_scores(variant, folder))
+        for experiment in document["experiments"]
+        for variant in experiment["variants"]
+    ]
+    title = f"{document['corpus']}: BLEU-4 on test"
+    display.table(("experiment", "variant", "", "runs", "mean", "deviation"), rows, title=title)
+
+
+def _scores(variant: Mapping[str, Any], folder: Path) -> tuple[object, ...]:
+    from spamo_cache.train.checkpoint import read_json
+
+    cards = [
+        read_json(folder / run["path"] / "evaluation" / f"{run['evaluation']}.json")
+        for run in variant["runs"]
+        if run["evaluation"] is not None
+    ]
+    bleu = [card["metrics"]["bleu4"] for card in cards]
+    if not bleu:
+        return 0, "", "failed" if variant["runs"] else "not run"
+    return len(bleu), fmean(bleu), stdev(bleu) if len(bleu) > 1 else ""

@@ -1,0 +1,98 @@
+"""``results.json``: which run and which test of it answer each variant of each experiment."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spamo_cache.config import Experiment
+    from spamo_cache.train.experiments import Trial
+
+NAME = "results.json"
+
+
+class Results:
+    """The table of all experiments, written anew after every trial.
+
+    Experiments that are not asked for now stay as they are, if they were run alike.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        experiments: Sequence[Experiment],
+        asked: Sequence[str],
+        **common: Any,
+    ) -> None:
+        """``common``: corpus, set and seeds, equal for all runs."""
+        self._path = folder / NAME
+        self._experiments = experiments
+        self._asked, self._common = frozenset(asked), common
+        self._before = self._kept()
+        self._runs: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+
+    def add(
+        self,
+        trial: Trial,
+        run: Path | None,
+        *,
+        evaluation: str | None = None,
+        error: str | None = None,
+    ) -> None:
+        """Note how a trial ended, and write."""
+        place = None if run is None else _relative(run, self._path.parent)
+        told = {"seed": trial.seed, "path": place, "evaluation": evaluation, "error": error}
+        self._runs.setdefault((trial.experiment, trial.variant), {})[trial.seed] = told
+        self.write()
+
+    def write(self) -> None:
+        from spamo_cache.train.checkpoint import write_json
+
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self._path, self.document())
+
+    def document(self) -> dict[str, Any]:
+        listed = (self._entry(experiment) for experiment in self._experiments)
+        return {**self._common, "experiments": [entry for entry in listed if entry is not None]}
+
+    @property
+    def failed(self) -> list[tuple[str, str]]:
+        """Variants that came to nothing, each with its reason."""
+        return [
+            (f"{experiment}/{variant}, seed {seed}", told["error"])
+            for (experiment, variant), seeds in self._runs.items()
+            for seed, told in seeds.items()
+            if told["error"] is not None
+        ]
+
+    def _entry(self, experiment: Experiment) -> Mapping[str, Any] | None:
+        if experiment.name not in self._asked:
+            return self._before.get(experiment.name)
+        document = experiment.model_dump(mode="json")
+        variants = [
+            {"name": name, **variant, "runs": self._sorted(experiment.name, name)}
+            for name, variant in document["variants"].items()
+        ]
+        return {**document, "variants": variants}
+
+    def _sorted(self, experiment: str, variant: str) -> list[dict[str, Any]]:
+        return [told for _, told in sorted(self._runs.get((experiment, variant), {}).items())]
+
+    def _kept(self) -> dict[str, Mapping[str, Any]]:
+        """Entries of an earlier call with the same corpus, settings and seeds."""
+        try:
+            document = json.loads(self._path.read_text(encoding="utf-8"))
+            if any(document[key] != value for key, value in self._common.items()):
+                return {}
+            return {entry["name"]: entry for entry in document["experiments"]}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """``path`` as seen from ``folder``, both below one parent: the whole can be moved."""
+    return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()

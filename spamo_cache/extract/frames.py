@@ -1,0 +1,130 @@
+"""Streams whose rows are still frames, for encoders that are tuned: what the stores hold features
+of, decoded anew for every batch and prepared as extraction prepares it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from spamo_cache.encoders.clip import window
+from spamo_cache.encoders.preprocess import Geometry, Resize
+from spamo_cache.encoders.tunable import TunableEncoder
+from spamo_cache.errors import VideoError, WeightsError
+from spamo_cache.extract.decoding import Canvas, prepare
+from spamo_cache.store.layout import ClipKey
+from spamo_cache.store.reader import FeatureStore
+from spamo_cache.video import probe
+
+Prepared = Mapping[Geometry, torch.Tensor]
+
+
+def frame_streams(
+    stores: Mapping[str, FeatureStore],
+    encoders: Mapping[str, TunableEncoder],
+    root: Path,
+    *,
+    resize: Resize,
+    threads: int,
+) -> dict[str, FrameStream]:
+    """The same clips as in ``stores``, from the corpus in ``root``.
+
+    Raises:
+        WeightsError: a store was computed with other weights than its encoder has.
+    """
+    geometries = {one.encoder.preprocess.geometry for one in encoders.values()}
+    keys = next(iter(stores.values())).clip_keys()
+    reel = Reel(root, keys, geometries, resize, threads)
+    return {name: FrameStream(store, encoders[name], reel) for name, store in stores.items()}
+
+
+class Reel:
+    """Clips decoded and prepared once for the encoders of all streams.
+
+    What was asked for last is kept: streams ask for the same clips, one after the other.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        clips: Sequence[ClipKey],
+        geometries: set[Geometry],
+        resize: Resize,
+        threads: int,
+    ) -> None:
+        self._root, self._geometries, self._resize = root, geometries, resize
+        self._clips = {clip.id: clip for clip in clips}
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        # Two: while training reads ahead, dev is decoded.
+        self.clips = lru_cache(maxsize=2)(self._read)
+
+    def _read(self, ids: tuple[str, ...]) -> list[Prepared]:
+        """The frames of clips; raises VideoError for one that is not what it was."""
+        return list(self._pool.map(self._prepared, ids))
+
+    def _prepared(self, clip: str) -> Prepared:
+        key = self._clips[clip]
+        probed = probe(self._root, key)
+        if probed.reason is None and probed.size != key.size:
+            raise VideoError("is not the clip that was extracted", where=key.source)
+        canvas = Canvas(self._resize, probed.frames, self._geometries)
+        prepare(self._root, key, probed, canvas)
+        return canvas.prepared()
+
+
+class FrameStream:
+    """A stream of a store in which a row is the pixels it was computed from, flat, uint8.
+
+    Attributes:
+        encoder: makes of such rows what the store holds, before it is trained.
+        values: pixel values per row.
+        width: values per row of features, as in the store; so are state, rows and fingerprint.
+    """
+
+    dtype: np.dtype[Any] = np.dtype(np.uint8)
+
+    def __init__(self, store: FeatureStore, encoder: TunableEncoder, reel: Reel) -> None:
+        found = encoder.encoder.weights_sha256
+        if found != store.attributes["weights_sha256"]:
+            raise WeightsError(
+                f"are not those that stream {store.stream!r} was extracted with",
+                where=store.path,
+                remedy="extract it again with the spec's weights",
+            )
+        self.encoder, self._store, self._reel = encoder, store, reel
+        self.width, self.fingerprint, self.path = store.width, store.fingerprint, store.path
+        self.values = int(np.prod(encoder.shape))
+
+    def state(self, clip: str) -> Literal["ok", "failed", "absent"]:
+        return self._store.state(clip)
+
+    def reason(self, clip: str) -> str | None:
+        return self._store.reason(clip)
+
+    def rows(self, clip: str) -> int:
+        return self._store.rows(clip)
+
+    def read_into(self, ids: Sequence[str], buffer: NDArray[Any]) -> NDArray[np.int64]:
+        """Fill ``buffer`` (rows, values) with the clips' rows; their offsets (clips + 1,).
+
+        Raises:
+            VideoError: a clip is not what it was when it was extracted.
+        """
+        offsets = np.cumsum([0, *map(self.rows, ids)])
+        for first, prepared in zip(offsets, self._reel.clips(tuple(ids)), strict=False):
+            for row, pixels in enumerate(self._windows(prepared), first):
+                buffer[row] = pixels.flatten().numpy()
+        return offsets
+
+    def _windows(self, prepared: Prepared) -> Iterator[torch.Tensor]:
+        """The frames under each row, colours last."""
+        network = self.encoder.encoder
+        frames = prepared[network.preprocess.geometry].permute(0, 2, 3, 1)
+        for start in network.starts(len(frames)):
+            yield window(frames, start, network.span)

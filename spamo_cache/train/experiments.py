@@ -1,0 +1,212 @@
+"""What experiments come to: runs, each of which may serve several of them. Decides, does nothing.
+
+Two variants with equal settings are one run, under whichever names experiments have them: the
+default is `streams`' both streams and `tuning`'s LoRA alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from spamo_cache.config import CacheSpec, Experiment, Pipeline, Variant, overrides
+from spamo_cache.errors import ConfigError, UsageError
+from spamo_cache.store.layout import canonical, stream_spec
+from spamo_cache.train.checkpoint import identity
+from spamo_cache.train.run import settings
+
+TEST = "test"
+"""The split that experiments are scored on."""
+DEFAULT = "default"
+"""As what to start from: the base pipeline's own run."""
+
+Load = Callable[[Sequence[str]], Pipeline]
+"""The base pipeline with further ``key=value`` over it."""
+LoadSpec = Callable[[Pipeline], CacheSpec]
+"""The cache spec of a pipeline, with the pipeline's changes to it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """One run to train.
+
+    Attributes:
+        key: equal for equal runs; stores, sentences and weights left aside.
+        name: for its folder, not unique among other settings of the base.
+        overrides: what ``--set`` makes of the base pipeline.
+        pipeline: the same, resolved.
+        start: the run whose weights it begins with.
+        tests: the changes to the cache spec under which it is tested.
+    """
+
+    key: str
+    name: str
+    overrides: tuple[str, ...]
+    pipeline: Pipeline
+    start: Planned | None = None
+    tests: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One seed of a variant: the key of its run, or why there can be none, and a test of it."""
+
+    experiment: str
+    variant: str
+    seed: int
+    run: str | None
+    test: Mapping[str, Any]
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All trials in the order of the experiments, and the runs behind them by key."""
+
+    trials: Sequence[Trial]
+    runs: Mapping[str, Planned]
+
+    def only(self, experiments: Sequence[str]) -> Plan:
+        """What these experiments need; runs keep the names that the whole plan gives them."""
+        trials = [trial for trial in self.trials if trial.experiment in experiments]
+        named = (self.runs[trial.run] for trial in trials if trial.run is not None)
+        return Plan(trials, _tested(named, trials))
+
+
+def plan(
+    experiments: Sequence[Experiment], load: Load, load_spec: LoadSpec, seeds: Sequence[int]
+) -> Plan:
+    """The runs of ``experiments`` under each of ``seeds``, every distinct one once.
+
+    A variant that does not fit the base or its spec becomes trials with an error; others stay.
+    """
+    runs: dict[str, Planned] = {}
+    trials = []
+    for experiment in experiments:
+        for name, variant in experiment.variants.items():
+            for seed in seeds:
+                key, error = None, None
+                try:
+                    run = _run(experiment, name, seed, load)
+                    stream_keys(changed(run.pipeline, variant.test), load_spec)
+                    key = runs.setdefault(run.key, run).key
+                except UsageError as fault:
+                    error = fault.what
+                trials.append(
+                    Trial(
+                        experiment=experiment.name,
+                        variant=name,
+                        seed=seed,
+                        run=key,
+                        test=variant.test,
+                        error=error,
+                    )
+                )
+    return Plan(trials, _tested(runs.values(), trials))
+
+
+def _run(experiment: Experiment, name: str, seed: int, load: Load) -> Planned:
+    """The run of a variant; ``start`` names the variant whose weights it begins with.
+
+    Raises:
+        ConfigError: the variant does not fit the base.
+    """
+    variant = _variant(experiment, name)
+    first = variant.set.get("start")
+    start = None if first is None else _first(experiment, str(first), seed, load)
+    changes = {key: value for key, value in variant.set.items() if key != "start"}
+    told = f"{experiment.name}-{name}"
+    words = {"name": told, "question": f"{experiment.question} Here: {variant.tells}"}
+    given = overrides({**changes, "seed": seed, **(words if variant.set else {})})
+    pipeline = load(given)
+    if pipeline.sweep:
+        raise ConfigError("sweep: the variants of an experiment are single runs")
+    told = told if variant.set else pipeline.name
+    key = identity({"settings": settings(pipeline), "start": start and start.key})
+    return Planned(
+        key=key, name=f"{told}-{seed}", overrides=tuple(given), pipeline=pipeline, start=start
+    )
+
+
+def _first(experiment: Experiment, name: str, seed: int, load: Load) -> Planned:
+    if "start" in _variant(experiment, name).set:
+        raise ConfigError(f"start: {experiment.name}'s {name!r} does not begin at the beginning")
+    return _run(experiment, name, seed, load)
+
+
+def _variant(experiment: Experiment, name: str) -> Variant:
+    """A variant by name; ``default`` is the base as it stands."""
+    found = {DEFAULT: Variant(tells="the base"), **experiment.variants}.get(name)
+    if found is None:
+        raise ConfigError(f"start: {experiment.name} has no variant {name!r}")
+    return found
+
+
+def _tested(runs: Iterable[Planned], trials: Sequence[Trial]) -> dict[str, Planned]:
+    """By key, those that others start from first; each with the tests that trials ask for."""
+    tests: dict[str, dict[bytes, Mapping[str, Any]]] = {}
+    for trial in trials:
+        if trial.run is not None:
+            tests.setdefault(trial.run, {})[canonical(dict(trial.test))] = trial.test
+    found: dict[str, Planned] = {}
+    for run in runs:
+        for one in (run.start, run):
+            if one is not None:
+                asked = tuple(tests.get(one.key, {}).values())
+                found.setdefault(one.key, replace(one, tests=asked))
+    return found
+
+
+# --- features -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extraction:
+    """Streams to be there before runs can be trained, or tested, from them.
+
+    Attributes:
+        pipeline: whose spec, with the changes to it, says how.
+        streams: stream -> what tells its features from others, see :func:`stream_keys`.
+        tested: nobody trains from them: the test split is enough.
+    """
+
+    pipeline: Pipeline
+    streams: Mapping[str, str]
+    tested: bool
+
+
+def changed(pipeline: Pipeline, test: Mapping[str, Any]) -> Pipeline:
+    """The pipeline over a cache spec with further changes."""
+    return pipeline.model_copy(update={"spec_set": {**pipeline.spec_set, **test}})
+
+
+def stream_keys(pipeline: Pipeline, load_spec: LoadSpec) -> dict[str, str]:
+    """Stream of a pipeline -> a key that is equal for equal features.
+
+    Raises:
+        UsageError: a change that does not fit the spec, or a stream that it does not have.
+    """
+    spec = load_spec(pipeline)
+    return {
+        stream: identity(
+            {"spec": stream_spec(spec, stream), "weights": spec.streams[stream].weights}
+        )
+        for stream in pipeline.streams
+    }
+
+
+def extractions(runs: Iterable[Planned], load_spec: LoadSpec) -> list[Extraction]:
+    """What ``runs`` need, every stream once: what is trained from first."""
+    listed = list(runs)
+    uses = [(run.pipeline, False) for run in listed]
+    uses += [(changed(run.pipeline, test), True) for run in listed for test in run.tests if test]
+    found: list[Extraction] = []
+    known: set[str] = set()
+    for pipeline, tested in uses:
+        keys = stream_keys(pipeline, load_spec)
+        new = {stream: key for stream, key in keys.items() if key not in known}
+        known.update(new.values())
+        if new:
+            found.append(Extraction(pipeline=pipeline, streams=new, tested=tested))
+    return found

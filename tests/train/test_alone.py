@@ -1,0 +1,62 @@
+"""A run folder belongs to one process at a time, for as long as that lives."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from spamo_cache.errors import UsageError
+from spamo_cache.train.checkpoint import RunFolder
+
+HOLD = """\
+import sys
+from pathlib import Path
+from spamo_cache.train.checkpoint import RunFolder
+with RunFolder(Path(sys.argv[1])).alone():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+SMALL = {
+    "align": {"steps": 1, "batch": 2, "lr": 1e-3},
+    "translate": {"steps": 1, "batch": 2, "lr": 1e-3, "eval_every": 1},
+}
+
+
+def test_a_folder_that_is_being_trained_into_is_refused_until_its_process_is_dead(toy, tmp_path):
+    out = tmp_path / "run"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(out)], **pipes) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UsageError, match="another process"):
+            toy.run(out, toy.pipeline(**SMALL), resume=True)
+        other.kill()
+        other.wait()
+    assert not toy.run(out, toy.pipeline(**SMALL), resume=True).reused
+    assert toy.run(out, toy.pipeline(**SMALL)).reused
+
+
+def test_a_claim_that_a_kill_cut_short_is_no_hindrance(toy, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "lock").touch()
+    (out / ".config.yaml.abcd").write_text("name: to")
+    assert not toy.run(out, toy.pipeline(**SMALL)).reused
+
+
+@pytest.mark.parametrize("names", [["config.yaml"], ["lock", "notes.txt"], ["notes.txt"]])
+def test_what_is_none_of_ours_is_left_alone(toy, tmp_path, names):
+    out = tmp_path / "run"
+    out.mkdir()
+    for name in names:
+        (out / name).write_text("mine")
+    with pytest.raises(UsageError, match="holds no run"):
+        toy.run(out, toy.pipeline(**SMALL))
+    assert {path.name: path.read_text() for path in out.iterdir()} == dict.fromkeys(names, "mine")
+
+
+def test_the_lock_goes_with_the_block(tmp_path):
+    for _ in range(2):
+        with RunFolder(tmp_path / "run").alone():
+            pass

@@ -1,0 +1,158 @@
+"""Experiments become runs: shared where they are equal, kept apart where they are not."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+
+from spamo_cache.config import CacheSpec, Experiment, Pipeline, parse
+from spamo_cache.config.loading import _override
+from spamo_cache.train.experiments import extractions, plan, stream_keys
+
+SPEC = {
+    "name": "tiny",
+    "streams": {
+        "spatial": {"encoder": "open_clip", "weights": "clip"},
+        "motion": {"encoder": "videomae", "weights": "videomae"},
+    },
+}
+
+
+@pytest.fixture
+def load(toy):
+    base = toy.pipeline().model_dump(mode="json", exclude={"protocol"})
+
+    def loaded(changes):
+        document = deepcopy(base)
+        for text in changes:
+            _override(document, text)
+        return parse(document, Pipeline, where="test")
+
+    return loaded
+
+
+def load_spec(pipeline):
+    document = {**SPEC, "streams": {name: dict(one) for name, one in SPEC["streams"].items()}}
+    for key, value in pipeline.spec_set.items():
+        _override(document, f"{key}={value}")
+    return parse(document, CacheSpec, where="test")
+
+
+def experiment(name, **variants):
+    tells = {key: {"tells": f"the {key} one", **value} for key, value in variants.items()}
+    return parse({"name": name, "question": "which?", "variants": tells}, Experiment, where="test")
+
+
+STREAMS = experiment(
+    "streams",
+    both={},
+    spatial={"set": {"streams": ["spatial"]}},
+    again={"set": {"max_frames": 512}},
+)
+STRIDE = experiment(
+    "stride",
+    trained={"set": {"spec_set": {"streams.motion.stride": 4}}},
+    tested={"test": {"streams.motion.stride": 4}},
+    late={"test": {"streams.motion.phase": 2}},
+    plain={},
+)
+
+
+def test_equal_settings_are_one_run(load):
+    found = plan([STREAMS, STRIDE], load, load_spec, [0])
+    assert [run.name for run in found.runs.values()] == [
+        *("toy-0", "streams-spatial-0", "stride-trained-0"),
+    ]
+    by_name = {(trial.experiment, trial.variant): trial.run for trial in found.trials}
+    shared = [("streams", "both"), ("streams", "again"), ("stride", "tested"), ("stride", "plain")]
+    assert len({by_name[name] for name in shared}) == 1
+    default = found.runs[by_name["stride", "plain"]]
+    assert list(default.tests) == [{}, {"streams.motion.stride": 4}, {"streams.motion.phase": 2}]
+
+
+def test_seeds_are_runs_of_their_own(load):
+    found = plan([STREAMS], load, load_spec, [3, 4])
+    assert [run.name for run in found.runs.values()] == [
+        *("toy-3", "toy-4", "streams-spatial-3", "streams-spatial-4"),
+    ]
+    assert {run.pipeline.seed for run in found.runs.values()} == {3, 4}
+    assert [trial.seed for trial in found.trials] == [3, 4] * 3
+
+
+def test_what_is_said_to_train_is_what_was_planned(load):
+    found = plan([STREAMS, STRIDE], load, load_spec, [5])
+    for run in found.runs.values():
+        assert load(run.overrides) == run.pipeline
+    assert "the spatial one" in found.runs[found.trials[1].run].pipeline.question
+
+
+def test_a_variant_that_does_not_fit_hinders_no_other(load):
+    odd = experiment(
+        "odd",
+        typo={"set": {"translate.rl": 1e-4}},
+        stream={"set": {"streams": ["hands"]}},
+        spec={"set": {"spec_set": {"streams.motion.strid": 4}}},
+        test={"test": {"streams.motion.stride": "x"}},
+        sweep={"set": {"sweep": {"seed": [1, 2]}}},
+        fine={},
+    )
+    found = plan([odd], load, load_spec, [0])
+    errors = {trial.variant: trial.error for trial in found.trials}
+    assert errors.pop("fine") is None
+    words = {"typo": "'lr'", "stream": "hands", "spec": "'stride'", "test": "stride"}
+    for variant, word in (words | {"sweep": "sweep"}).items():
+        assert word in errors[variant]
+    assert len(found.runs) == 1
+
+
+def test_only_some_experiments_keep_the_names_of_all(load):
+    other = experiment("other", small={"set": {"streams": ["spatial"]}})
+    found = plan([STREAMS, STRIDE, other], load, load_spec, [0])
+    some = found.only(["other"])
+    assert [run.name for run in some.runs.values()] == ["streams-spatial-0"]
+    assert {trial.experiment for trial in some.trials} == {"other"}
+    assert found.only(["streams"]).runs[found.trials[0].run].tests == ({},)
+
+
+def test_a_run_can_start_from_another(load):
+    more = {"start": "default", "align.steps": 0}
+    tuned = experiment(
+        "encoders",
+        plain={"set": more},
+        tuned={"set": {**more, "start": "plain"}},
+        half={"set": {**more, "start": "base"}},
+        base={"set": {"streams": ["motion"]}},
+        lost={"set": {**more, "start": "nobody"}},
+    )
+    found = plan([tuned], load, load_spec, [0])
+    by_name = {trial.variant: trial for trial in found.trials}
+    assert [run.name for run in found.runs.values()] == [
+        *("toy-0", "encoders-plain-0", "encoders-base-0", "encoders-half-0"),
+    ]
+    plain, half = (found.runs[by_name[name].run] for name in ("plain", "half"))
+    assert plain.start is not None
+    assert (plain.start.name, half.start.name) == ("toy-0", "encoders-base-0")
+    assert plain.key != half.key
+    assert "start" not in " ".join(plain.overrides)
+    assert "'plain' does not begin" in by_name["tuned"].error
+    assert "no variant 'nobody'" in by_name["lost"].error
+    # What only others start from is tested by nobody.
+    assert found.runs[plain.start.key].tests == ()
+
+
+def test_every_stream_is_extracted_once_and_for_tests_alone_in_part(load):
+    found = extractions(plan([STREAMS, STRIDE], load, load_spec, [0]).runs.values(), load_spec)
+    told = [(list(one.streams), dict(one.pipeline.spec_set), one.tested) for one in found]
+    assert told == [
+        (["spatial", "motion"], {}, False),
+        (["motion"], {"streams.motion.stride": 4}, False),
+        (["motion"], {"streams.motion.phase": 2}, True),
+    ]
+
+
+def test_a_changed_stride_leaves_the_other_stream_as_it_is(load):
+    plain = stream_keys(load([]), load_spec)
+    changed = stream_keys(load(["spec_set.streams.motion.stride=4"]), load_spec)
+    assert plain["spatial"] == changed["spatial"]
+    assert plain["motion"] != changed["motion"]
