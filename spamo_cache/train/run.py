@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -123,8 +123,13 @@ def train(
     about = describe(pipeline, base, manifest, stores, digest(llm))
     weights = _start(pipeline, about["parts"]["llm"])
     crew = gather_crew(pipeline, device)
-    with folder.alone() if crew.is_main_process else nullcontext():
-        unfinished, known = agreed(crew, lambda: _begin(folder, pipeline, about, manifest, resume))
+    with ExitStack() as held:
+
+        def begin() -> tuple[bool, dict[str, Any] | None]:
+            held.enter_context(folder.alone())
+            return _begin(folder, pipeline, about, manifest, resume)
+
+        unfinished, known = agreed(crew, begin)
         if known is not None:
             return RunSummary(**(known | {"path": out, "reused": True, "seconds": 0.0}))
         trainer = Trainer(

@@ -14,6 +14,7 @@ import torch
 from spamo_cache.errors import ConfigError
 from spamo_cache.model.translator import Translator
 from spamo_cache.train import loop
+from spamo_cache.train.checkpoint import RunFolder
 
 PROGRAM = Path(__file__).with_name("pair.py")
 
@@ -125,6 +126,13 @@ def test_nobody_waits_for_a_process_that_cannot_begin(toy, tmp_path):
     assert (first.returncode, second.returncode) == (2, 2), (first.stderr, second.stderr)
     assert first.stdout.startswith("told is not empty and holds no run")
     assert second.stdout.startswith("heard is not empty and holds no run")
+
+
+def test_nobody_waits_for_a_folder_that_is_being_trained_into(toy, tmp_path):
+    with RunFolder(tmp_path / "run").alone():
+        first, second = together(tmp_path, {str(tmp_path / "run"): toy.QUIET})
+    assert (first.returncode, second.returncode) == (2, 2), (first.stderr, second.stderr)
+    assert first.stdout.startswith("told is being trained by another process")
 
 
 def test_checkpointing_changes_nothing_but_memory(toy, tmp_path, monkeypatch):

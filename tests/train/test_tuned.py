@@ -161,6 +161,15 @@ def test_begins_with_the_weights_of_another_run(toy, finished, tmp_path):
             torch.testing.assert_close(after[name], value, atol=1e-9, rtol=1e-6)
 
 
+def test_without_any_step_the_weights_stay_what_they_were(toy, finished, tmp_path):
+    run = tmp_path / "run"
+    none = {"steps": 0, "batch": 4, "lr": 1e-3}
+    toy.run(run, toy.pipeline(start=str(finished[0]), align=none, translate=none))
+    before, after = (load_file(folder / "model.safetensors") for folder in (finished[0], run))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
 @torch.no_grad()
 def encoded(stream, ids):
     """What a cache would hold of these clips."""
