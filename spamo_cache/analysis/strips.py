@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from spamo_cache.analysis.moments import Floats, Moments, moments, spread
 from spamo_cache.compat import cpu_threads
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.errors import UsageError
+from spamo_cache.evaluate.answers import read_table
 from spamo_cache.evaluate.inference import LoadedRun, load_run
 from spamo_cache.evaluate.stores import check_stores, open_stores
 from spamo_cache.train.batches import Examples, examples
@@ -92,16 +92,9 @@ def pick(run: Path, count: int, split: str = "test") -> list[str]:
     Clips of which nothing was said are left out: there is nothing to attribute.
 
     Raises:
-        UsageError: the split has not been evaluated.
+        UsageError: the run was not evaluated on the split.
     """
-    table = run / "evaluation" / f"{split}.hypotheses.jsonl"
-    if not table.is_file():
-        raise UsageError(
-            f"split {split!r} has not been evaluated",
-            where=run,
-            remedy="run spamo-cache evaluate first, or name clips",
-        )
-    lines = map(json.loads, table.read_text(encoding="utf-8").splitlines())
+    lines = read_table(run, split)
     ranked = sorted((line["chrf"], line["id"]) for line in lines if line["hypothesis"])
     worst = min(count, len(ranked)) // 2
     best = len(ranked) - (min(count, len(ranked)) - worst)

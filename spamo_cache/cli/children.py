@@ -19,14 +19,14 @@ def places(jobs: int | None, threads: int | None, device: str) -> list[dict[str,
 
     Args:
         jobs: None is one per GPU or, without one, as many as the cores allow.
-        threads: what a process asks for on a CPU; None is one.
+        threads: what a process asks for on a CPU; None is all cores.
         device: ``auto``, ``cpu`` or ``cuda``.
     """
     gpus = [] if device == "cpu" else _gpus()
     if gpus:
         count = len(gpus) if jobs is None else jobs
         return [{"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} for number in range(count)]
-    count = jobs or max(1, _cores() // (threads or 1))
+    count = jobs or max(1, _cores() // (threads or _cores()))
     each = str(max(1, _cores() // count))
     # Whoever limits threads by hand knows why, and equal bits want equal threads.
     threads_each = {name: os.environ.get(name, each) for name in _THREADS}

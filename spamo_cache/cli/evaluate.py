@@ -126,10 +126,12 @@ def _stores(
     if not changed and pipeline.encoders is None:
         return None
     base = Path(about.read_about()["base"])
+    own = open_stores(about)
     if not changed:
-        return frames.streams(pipeline, open_stores(about), base, root)
+        return frames.streams(pipeline, own, base, root)
     other = pipeline.model_copy(update={"spec_set": {**pipeline.spec_set, **changed}})
-    _, stores = features.load(other, base, manifest=about.manifest, store=store)
+    keys = next(iter(own.values())).attributes["corpus_sha256"]
+    _, stores = features.load(other, base, manifest=about.manifest, store=store, corpus_sha256=keys)
     return frames.streams(other, stores, base, root)
 
 

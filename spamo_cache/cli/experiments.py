@@ -44,7 +44,19 @@ class Asked:
 
 
 def run(setting: Setting, asked: Asked, stages: Stages, *, as_json: bool) -> bool:
-    """Do what is left of the experiments, then write the page; whether nothing failed."""
+    """Do what is left of the experiments, then write the page; whether nothing failed.
+
+    Raises:
+        UsageError: an unknown experiment, or another process is at work on these.
+    """
+    from spamo_cache.train.checkpoint import exclusive
+
+    setting.folder.mkdir(parents=True, exist_ok=True)
+    with exclusive(setting.folder / "lock"):
+        return _run(setting, asked, stages, as_json=as_json)
+
+
+def _run(setting: Setting, asked: Asked, stages: Stages, *, as_json: bool) -> bool:
     experiments, names, plan = planned(setting, asked)
     base = setting.load()
     results = Results(
@@ -52,6 +64,7 @@ def run(setting: Setting, asked: Asked, stages: Stages, *, as_json: bool) -> boo
         experiments,
         names,
         corpus=base.corpus,
+        base=setting.digest(base),
         set=list(setting.overrides),
         seeds=_seeds(setting, asked),
     )

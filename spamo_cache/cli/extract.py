@@ -218,7 +218,9 @@ def _show(summary: Summary, *, planned: bool) -> None:
 
 
 def _rows(stream: StreamSummary) -> str:
-    return f"{stream.rows:,} (one per {stream.per})"
+    thinned = stream.per == "frame" and stream.stride > 1
+    unit = f"{stream.stride} frames" if thinned else stream.per
+    return f"{stream.rows:,} (one per {unit})"
 
 
 def _oddities(summary: Summary, *, planned: bool) -> dict[str, object]:

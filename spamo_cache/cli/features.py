@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ def load(
     manifest: Path | None = None,
     store: str | None = None,
     given: Sequence[str] = (),
+    corpus_sha256: str | None = None,
 ) -> tuple[Manifest, dict[str, FeatureStore]]:
     """The clips of a pipeline and the store of each of its streams.
 
@@ -50,6 +52,7 @@ def load(
         manifest: table of the clips; None is what was extracted last.
         store: root to look into before all others.
         given: stores that the user names, as ``stream=store``.
+        corpus_sha256: of the clips as stores have it; None is those that were extracted last.
 
     Raises:
         UsageError: nothing extracted and no manifest, no such stream, or no root holds it.
@@ -72,12 +75,15 @@ def load(
         )
     roots = [*inputs.store_roots(store), *dict.fromkeys(str(p.parent.parent) for p in known)]
     named = _named(given, pipeline.streams)
+    if corpus_sha256 is None and known:
+        corpus_sha256 = FeatureStore.open(known[0]).attributes["corpus_sha256"]
+    look = partial(_found, base=base, manifest=table, known=known, roots=roots)
     opened = {}
     for stream in pipeline.streams:
         if stream in named:
             found = FeatureStore.open(catalogue.locate(named[stream], roots))
         else:
-            found = _found(pipeline, stream, base=base, manifest=table, known=known, roots=roots)
+            found = look(pipeline, stream, corpus_sha256)
         opened[stream] = _near(found, table, roots)
     return table, opened
 
@@ -103,6 +109,7 @@ def _near(store: FeatureStore, manifest: Manifest, roots: Sequence[str]) -> Feat
 def _found(
     pipeline: Pipeline,
     stream: str,
+    keys: str | None,
     *,
     base: Path,
     manifest: Manifest,
@@ -115,7 +122,6 @@ def _found(
 
     spec, _ = inputs.spec_used(pipeline, base)
     wanted = stream_spec(spec, stream)
-    keys = FeatureStore.open(known[0]).attributes["corpus_sha256"] if known else None
     weights = spec.streams[stream].weights
     found = find(roots, pipeline.corpus, stream, spec=wanted, keys_sha256=keys, weights=weights)
     # Of equal ones the local one, that of the last extraction.

@@ -28,7 +28,7 @@ class Results:
         asked: Sequence[str],
         **common: Any,
     ) -> None:
-        """``common``: corpus, set and seeds, equal for all runs."""
+        """``common``: corpus, base, set and seeds, equal for all runs."""
         self._path = folder / NAME
         self._experiments = experiments
         self._asked, self._common = frozenset(asked), common
@@ -70,9 +70,10 @@ class Results:
         ]
 
     def _entry(self, experiment: Experiment) -> Mapping[str, Any] | None:
-        if experiment.name not in self._asked:
-            return self._before.get(experiment.name)
         document = experiment.model_dump(mode="json")
+        if experiment.name not in self._asked:
+            before = self._before.get(experiment.name)
+            return before if before and self._holds(before, document) else None
         variants = [
             {"name": name, **variant, "runs": self._sorted(experiment.name, name)}
             for name, variant in document["variants"].items()
@@ -81,6 +82,20 @@ class Results:
 
     def _sorted(self, experiment: str, variant: str) -> list[dict[str, Any]]:
         return [told for _, told in sorted(self._runs.get((experiment, variant), {}).items())]
+
+    def _holds(self, entry: Mapping[str, Any], document: Mapping[str, Any]) -> bool:
+        """Whether an entry is of this very experiment, and its scorecards are there."""
+        bare = {
+            one["name"]: {key: one[key] for key in one.keys() - {"name", "runs"}}
+            for one in entry["variants"]
+        }
+        cards = [
+            self._path.parent / run["path"] / "evaluation" / f"{run['evaluation']}.json"
+            for one in entry["variants"]
+            for run in one["runs"]
+            if run["evaluation"] is not None
+        ]
+        return {**entry, "variants": bare} == document and all(card.is_file() for card in cards)
 
     def _kept(self) -> dict[str, Mapping[str, Any]]:
         """Entries of an earlier call with the same corpus, settings and seeds."""

@@ -134,21 +134,18 @@ class Runner:
         display.say(f"[{len(self._ended)}/{len(self._plan.runs)}] {run.name}: {told}")
 
     async def _look(self, folder: Path) -> None:
-        wanted: list[tuple[str, ...]] = []
-        if not (folder / "analysis" / "test.json").exists():
-            wanted.append(())
-        if not (folder / "analysis" / "attribution").exists():
-            root = str(self._setting.corpus_root)
-            wanted.append(("--clip", str(ATTRIBUTED), "--root", root))
-        if not wanted:
+        found = folder / "analysis"
+        if (found / "test.json").exists() and (found / "attribution").exists():
             return
-        try:
-            async with self._crew.place() as call:
-                for options in wanted:
+        root = str(self._setting.corpus_root)
+        # Clips come one by one, the other file at the end: it tells that all are there.
+        for options in (("--clip", str(ATTRIBUTED), "--root", root), ()):
+            try:
+                async with self._crew.place() as call:
                     await call("analyze", str(folder), *options)
-        except SpamoError as error:
-            # The page has a gap then; the experiments are what was asked for.
-            display.say(f"no analysis of {folder.name}: {_in_a_line(error)}")
+            except SpamoError as error:
+                # The page has a gap then; the experiments are what was asked for.
+                display.say(f"no analysis of {folder.name}: {_in_a_line(error)}")
 
 
 def _score(run: Planned, place: Place | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +55,14 @@ class Setting:
     def load(self, changes: Sequence[str] = ()) -> Pipeline:
         """The base pipeline with ``changes`` over what the user set."""
         return config.load(self.pipeline, Pipeline, [*self.overrides, *changes])
+
+    def digest(self, base: Pipeline) -> str:
+        """Equal where runs of ``base`` answer the same question of the same clips."""
+        from spamo_cache.train.checkpoint import identity
+        from spamo_cache.train.run import settings
+
+        clips = hashlib.sha256(self.table.to_bytes()).hexdigest()
+        return identity({"settings": settings(base), "clips": clips})
 
     def load_spec(self, pipeline: Pipeline) -> CacheSpec:
         return inputs.spec_used(pipeline, self.pipeline.parent)[0]

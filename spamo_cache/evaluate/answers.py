@@ -84,13 +84,18 @@ def table(
         }
 
 
+def table_file(run: Path, name: str) -> Path:
+    """Where an evaluation keeps its :func:`table`."""
+    return run / "evaluation" / f"{name}.hypotheses.jsonl"
+
+
 def read_table(run: Path, name: str) -> list[dict[str, Any]]:
     """The lines of :func:`table` that an evaluation has kept.
 
     Raises:
         UsageError: the run was not evaluated so.
     """
-    path = run / "evaluation" / f"{name}.hypotheses.jsonl"
+    path = table_file(run, name)
     if not path.is_file():
         raise UsageError(f"was not evaluated on {name}", where=run, remedy="evaluate it first")
     with path.open(encoding="utf-8") as lines:

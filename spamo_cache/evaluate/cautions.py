@@ -11,6 +11,7 @@ from spamo_cache.datasets.registry import CORPORA
 from spamo_cache.evaluate import bleurt, overlaps
 from spamo_cache.evaluate.answers import Answers
 from spamo_cache.evaluate.conventions import Convention
+from spamo_cache.evaluate.origin import Origin
 from spamo_cache.evaluate.published import published
 from spamo_cache.evaluate.words import unspaced, words
 from spamo_cache.model.text import gist
@@ -46,6 +47,7 @@ class Evidence:
         answers: what is scored.
         conventions: what BLEU-4 comes to under each of them.
         judged: BLEURT is among the metrics.
+        origin: what the weights were made from.
     """
 
     pipeline: Pipeline
@@ -54,6 +56,7 @@ class Evidence:
     answers: Answers
     conventions: Sequence[Convention]
     judged: bool
+    origin: Origin
 
     @property
     def split(self) -> str:
@@ -66,15 +69,49 @@ def cautions(evidence: Evidence) -> list[Caution]:
     return sorted(found, key=lambda caution: not caution.grave)
 
 
-def _selection(case: Evidence) -> Iterator[Caution]:
-    on_test = case.pipeline.protocol.select_on_test
-    if case.split in (("test",) if on_test else DEV_SPLITS):
+def _weights(case: Evidence) -> Iterator[Caution]:
+    start, origin = case.pipeline.start, case.origin
+    if start is not None:
+        own = case.pipeline.align.steps or case.pipeline.translate.steps
         yield Caution(
-            kind="selected-on-test" if on_test else "selected-on-dev",
-            words=f"Of all weights those with the best BLEU on {case.split} were kept: "
-            "its scores are too high.",
-            grave=on_test,
+            kind="start",
+            words=f"Training began with the weights of {start}."
+            if own
+            else f"Nothing was trained: the weights are those of {start}.",
         )
+    if origin.lost is not None:
+        yield Caution(
+            kind="start-unknown",
+            words=f"The run at {origin.lost} whose weights were taken is no longer there: what it "
+            "was trained and selected on is not known.",
+            grave=True,
+        )
+    elif origin.imported is not None:
+        yield Caution(
+            kind="imported",
+            words=f"The weights come from {origin.imported}: what they were trained and selected "
+            "on is not known; the official release selects on test.",
+            grave=True,
+        )
+    elif not origin.trained:
+        yield Caution(
+            kind="untaught",
+            words="Nothing was trained to translate (translate.steps is 0): what is said is the "
+            "language model's own.",
+            grave=True,
+        )
+
+
+def _selection(case: Evidence) -> Iterator[Caution]:
+    on_test = {pipeline.protocol.select_on_test for pipeline in case.origin.trained}
+    for leaky in on_test:
+        if case.split in (("test",) if leaky else DEV_SPLITS):
+            yield Caution(
+                kind="selected-on-test" if leaky else "selected-on-dev",
+                words=f"Of all weights those with the best BLEU on {case.split} were kept: "
+                "its scores are too high.",
+                grave=leaky,
+            )
 
 
 def _pairs(case: Evidence) -> Iterator[Caution]:
@@ -121,7 +158,13 @@ def _missing(case: Evidence) -> Iterator[Caution]:
 
 
 def _sentences(case: Evidence) -> Iterator[Caution]:
-    if case.split != "train":
+    if case.split == "train":
+        yield Caution(
+            kind="trained-on",
+            words="These are the clips that the run was trained on: it may know them by heart.",
+            grave=True,
+        )
+    else:
         yield from _overlap(case, "train", "seen-in-training")
     if case.split == "test":
         for dev in DEV_SPLITS:
@@ -129,7 +172,7 @@ def _sentences(case: Evidence) -> Iterator[Caution]:
 
 
 def _overlap(case: Evidence, other: str, kind: str) -> Iterator[Caution]:
-    hits = overlaps.seen(case.manifest, other, case.answers.references)
+    hits = overlaps.seen(case.origin.clips(other), case.answers.references)
     if not any(hits):
         return
     count, share = sum(hits), sum(hits) / len(hits)
@@ -147,7 +190,7 @@ def _overlap(case: Evidence, other: str, kind: str) -> Iterator[Caution]:
 
 
 def _videos(case: Evidence) -> Iterator[Caution]:
-    shared = overlaps.same_videos(case.manifest, "train", case.answers.clips)
+    shared = overlaps.same_videos(case.origin.clips("train"), case.answers.clips)
     if shared and case.split != "train":
         yield Caution(
             kind="video-in-training",
@@ -216,6 +259,6 @@ def _bleurt(case: Evidence) -> Iterator[Caution]:
 
 
 _CHECKS = (
-    *(_selection, _pairs, _missing, _sentences, _videos),
-    *(_sampled, _tokenizer, _rouge, _sample, _bleurt),
+    *(_weights, _selection, _pairs, _missing, _sentences),
+    *(_videos, _sampled, _tokenizer, _rouge, _sample, _bleurt),
 )

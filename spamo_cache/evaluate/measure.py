@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -47,10 +48,13 @@ def mean_of(scores: Sequence[float], signature: str) -> Measure:
     return Measure(statistics, lambda row: row[0] / row[1], signature)
 
 
+@lru_cache(maxsize=1)
 def draws(clips: int, resamples: int) -> np.ndarray:
     """(resamples, clips): how often each clip is drawn, which says as much as the draws."""
     chance = np.random.default_rng(SEED)
-    return chance.multinomial(clips, [1 / clips] * clips, size=resamples)
+    found = chance.multinomial(clips, [1 / clips] * clips, size=resamples)
+    found.flags.writeable = False  # all metrics share it
+    return found
 
 
 def interval(measure: Measure, resamples: int) -> tuple[float, float]:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from spamo_cache.datasets.manifest import Clip, Manifest
+from spamo_cache.datasets.manifest import Clip
 from spamo_cache.evaluate.metrics import bleu4
 from spamo_cache.model.text import gist
 
 
-def seen(manifest: Manifest, split: str, references: Iterable[str]) -> list[bool]:
-    """Whether each of the references is also a sentence of ``split``, whatever case and dots."""
-    known = {gist(clip.text) for clip in _clips(manifest, split)}
+def seen(others: Iterable[Clip], references: Iterable[str]) -> list[bool]:
+    """Whether each of the references is also a sentence of the others, whatever case and dots."""
+    known = {gist(clip.text) for clip in others}
     return [gist(text) in known for text in references]
 
 
-def same_videos(manifest: Manifest, split: str, clips: Iterable[Clip]) -> int:
-    """How many of the clips are in ``split`` too: the same video at the same times."""
-    known = {(clip.source, clip.start, clip.end) for clip in _clips(manifest, split)}
+def same_videos(others: Iterable[Clip], clips: Iterable[Clip]) -> int:
+    """How many of the clips are among the others too: the same video at the same times."""
+    known = {(clip.source, clip.start, clip.end) for clip in others}
     return sum((clip.source, clip.start, clip.end) in known for clip in clips)
 
 
@@ -30,7 +30,3 @@ def bleu4_of_others(
         return 0, None
     pairs = [[side[number] for number in rest] for side in (hypotheses, references)]
     return len(rest), bleu4(*pairs, tokenize=tokenize)
-
-
-def _clips(manifest: Manifest, split: str) -> list[Clip]:
-    return manifest.clips(split) if split in manifest.splits else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,26 +10,28 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import TypeAdapter
 
 from spamo_cache.compat import cpu_threads
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.evaluate import bleurt, overlaps
-from spamo_cache.evaluate.answers import Answers, answers, table
+from spamo_cache.evaluate.answers import Answers, answers, table, table_file
 from spamo_cache.evaluate.cautions import Caution, Evidence, cautions
 from spamo_cache.evaluate.conventions import Convention, conventions
 from spamo_cache.evaluate.decoding import Decoded, decode
 from spamo_cache.evaluate.inference import LoadedRun, load_run
 from spamo_cache.evaluate.measure import BOOTSTRAP, Measure
 from spamo_cache.evaluate.metrics import measures, score
+from spamo_cache.evaluate.origin import digest, origin
 from spamo_cache.evaluate.published import Published, published
 from spamo_cache.evaluate.stores import check_stores, open_stores
 from spamo_cache.train.batches import examples
-from spamo_cache.train.checkpoint import identity, read_json, write_atomic, write_json
+from spamo_cache.train.checkpoint import RunFolder, identity, read_json, write_atomic, write_json
 from spamo_cache.train.features import Features
 
-_VERSION = 2
+_VERSION = 3
 """Of what a card holds; cards of other versions are made anew."""
 
 
@@ -115,29 +116,32 @@ def evaluate(
         StoreError: a store differs from the one trained from in more than ``changed``, or lacks
             clips of the split.
     """
-    loaded = load_run(run, device=device, stores=stores)
-    stores = stores or open_stores(loaded.folder)
-    check_stores(loaded.folder, stores, changed)
-    usual = loaded.pipeline.shuffle_features
+    folder = RunFolder(run)
+    pipeline = folder.pipeline()
+    folder.weights()  # a finished run, or an error that says so
+    stores = stores or open_stores(folder)
+    check_stores(folder, stores, changed)
     task = _Task(
-        loaded=loaded,
-        manifest=manifest or Manifest.read(loaded.folder.manifest),
-        stores={name: stores[name] for name in loaded.pipeline.streams},
+        folder=folder,
+        pipeline=pipeline,
+        manifest=manifest or Manifest.read(folder.manifest),
+        stores={name: stores[name] for name in pipeline.streams},
         split=split,
-        shuffled=usual if shuffle is None else shuffle,
+        shuffled=pipeline.shuffle_features if shuffle is None else shuffle,
         changed=dict(changed or {}),
         bootstrap=bootstrap,
         judge=bleurt.find(),
     )
-    card = run / "evaluation" / f"{task.name}.json"
-    if card.exists() and (known := read_json(card)).get("identity") == task.identity:
-        return _CARD.validate_python(known)
-    evidence = task.decoded(progress)
-    measured = task.measured(evidence.answers)
+    # Before the language model is loaded: that may take minutes.
+    if (known := task.known()) is not None:
+        return known
+    loaded = load_run(run, device=device, stores=stores)
+    evidence = task.decoded(loaded, progress)
+    measured = task.measured(evidence.answers, loaded.translator.device)
     result = task.judged(evidence, measured)
     found, failed = evidence.answers, evidence.data.failed
-    seen = overlaps.seen(task.manifest, "train", found.references)
-    _write(result, card, table(found, measured, seen, failed))
+    seen = overlaps.seen(evidence.origin.clips("train"), found.references)
+    task.write(result, table(found, measured, seen, failed))
     return result
 
 
@@ -145,7 +149,8 @@ def evaluate(
 class _Task:
     """One evaluation that is asked for."""
 
-    loaded: LoadedRun
+    folder: RunFolder
+    pipeline: Pipeline
     manifest: Manifest
     stores: Mapping[str, Features]
     split: str
@@ -154,10 +159,6 @@ class _Task:
     bootstrap: int
     judge: Path | None
     """Where BLEURT lies."""
-
-    @property
-    def pipeline(self) -> Pipeline:
-        return self.loaded.pipeline
 
     @property
     def name(self) -> str:
@@ -170,13 +171,13 @@ class _Task:
 
     @cached_property
     def identity(self) -> str:
-        folder, protocol = self.loaded.folder, self.pipeline.protocol.name
+        protocol = self.pipeline.protocol.name
         sentences = {clip.id: [clip.split, clip.text] for clip in self.manifest.clips()}
         return identity(
             {
                 "version": _VERSION,
-                "run": folder.read_about()["identity"],
-                "weights": hashlib.sha256(folder.model.read_bytes()).hexdigest(),
+                "run": self.folder.read_about()["identity"],
+                "weights": digest(self.folder.model),
                 "sentences": [self.split, sentences],
                 "settings": [self.shuffled, self.bootstrap, protocol, dict(self.changed)],
                 "stores": self.fingerprints,
@@ -184,9 +185,33 @@ class _Task:
             }
         )
 
-    def decoded(self, progress: Decoded | None) -> Evidence:
+    @property
+    def _card(self) -> Path:
+        return self.folder.path / "evaluation" / f"{self.name}.json"
+
+    @property
+    def _table(self) -> Path:
+        return table_file(self.folder.path, self.name)
+
+    def known(self) -> Scorecard | None:
+        """The card of an earlier evaluation of the same things, its table still beside it."""
+        if not (self._card.exists() and self._table.exists()):
+            return None
+        document = read_json(self._card)
+        if document.get("identity") != self.identity:
+            return None
+        return _CARD.validate_python(document)
+
+    def write(self, result: Scorecard, lines: Iterable[Mapping[str, Any]]) -> None:
+        self._card.parent.mkdir(exist_ok=True)
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        write_atomic(self._table, text.encode())
+        # The card last: where it stands, its hypotheses stand too.
+        write_json(self._card, _CARD.dump_python(result, mode="json"))
+
+    def decoded(self, loaded: LoadedRun, progress: Decoded | None) -> Evidence:
         """Translate the split."""
-        pipeline, translator = self.pipeline, self.loaded.translator
+        pipeline, translator = self.pipeline, loaded.translator
         data = examples(
             pipeline,
             self.manifest,
@@ -206,14 +231,15 @@ class _Task:
             answers=found,
             conventions=conventions(found.said, raw, pipeline.text),
             judged=self.judge is not None,
+            origin=origin(self.folder),
         )
 
-    def measured(self, found: Answers) -> dict[str, Measure]:
+    def measured(self, found: Answers, device: torch.device) -> dict[str, Measure]:
         """Every metric of the answers."""
         sides = found.hypotheses, found.references
         metrics = measures(*sides, tokenize=self.pipeline.text.tokenize)
         if self.judge is not None:
-            metrics["bleurt"] = bleurt.bleurt(self.judge, *sides, self.loaded.translator.device)
+            metrics["bleurt"] = bleurt.bleurt(self.judge, *sides, device)
         return metrics
 
     def judged(self, evidence: Evidence, measured: Mapping[str, Measure]) -> Scorecard:
@@ -250,14 +276,6 @@ def _label(changed: Mapping[str, Any]) -> str:
 def _headline(pipeline: Pipeline) -> dict[str, Any]:
     own = pipeline.text.model_dump(include={"tokenize", "lower", "final_dot"})
     return own | {"rouge": "rouge_l_official" if pipeline.protocol.english_rouge else "rouge_l"}
-
-
-def _write(result: Scorecard, card: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    card.parent.mkdir(exist_ok=True)
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    write_atomic(card.with_name(f"{card.stem}.hypotheses.jsonl"), text.encode())
-    # The card last: where it stands, its hypotheses stand too.
-    write_json(card, _CARD.dump_python(result, mode="json"))
 
 
 _CARD = TypeAdapter(Scorecard)

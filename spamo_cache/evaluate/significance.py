@@ -24,6 +24,9 @@ from spamo_cache.train.checkpoint import RunFolder
 TRIALS = 10_000
 """Tosses behind a p-value, as in sacrebleu."""
 
+_TOSSED = 512
+"""Trials that are tossed together."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
@@ -64,9 +67,8 @@ def compare(run: Path, other: Path, name: str = "test") -> dict[str, Difference]
             remedy="compare runs of one corpus, text convention and split that drop no clips",
         )
     tokenize = RunFolder(run).pipeline().text.tokenize
-    one, two = (
-        measures(side, list(references.values()), tokenize=tokenize) for side in (ours, theirs)
-    )
+    sides = ([side[clip] for clip in references] for side in (ours, theirs))
+    one, two = (measures(side, list(references.values()), tokenize=tokenize) for side in sides)
     return {metric: difference(measure, two[metric]) for metric, measure in one.items()}
 
 
@@ -92,14 +94,16 @@ def difference(one: Measure, other: Measure, *, trials: int = TRIALS) -> Differe
 
 def _tossed(one: Measure, other: Measure, trials: int) -> np.ndarray:
     """(trials,) absolute differences of two systems that each clip's translations are dealt to."""
-    sides = np.random.default_rng(SEED).integers(2, size=(trials, len(one.statistics)), dtype=bool)
-    gaps: np.ndarray = np.abs(_mixed(one, other, sides) - _mixed(one, other, ~sides))
-    return gaps
-
-
-def _mixed(one: Measure, other: Measure, of_one: np.ndarray) -> np.ndarray:
-    sums = of_one @ one.statistics + ~of_one @ other.statistics
-    return np.array([one.of(row) for row in sums.tolist()])
+    chance, clips = np.random.default_rng(SEED), len(one.statistics)
+    moved = (one.statistics - other.statistics).astype(np.float64)
+    gaps: list[float] = []
+    while len(gaps) < trials:
+        # In parts, lest those of a large split fill the memory; bits are drawn by 32.
+        sides = chance.integers(2, size=(_TOSSED, clips), dtype=bool) @ moved
+        firsts, seconds = other.statistics.sum(0) + sides, one.statistics.sum(0) - sides
+        pairs = zip(firsts.tolist(), seconds.tolist(), strict=True)
+        gaps += [abs(one.of(first) - other.of(second)) for first, second in pairs]
+    return np.array(gaps[:trials])
 
 
 def _p(chance: np.ndarray, gap: float) -> float:
@@ -111,8 +115,8 @@ def _p(chance: np.ndarray, gap: float) -> float:
     return float((reached.sum() + 1) / (len(chance) + 1))
 
 
-def _answers(run: Path, name: str) -> tuple[list[str], dict[str, str]]:
-    """Hypotheses as they were scored, and the reference of each clip."""
+def _answers(run: Path, name: str) -> tuple[dict[str, str], dict[str, str]]:
+    """The hypothesis of each clip as it was scored, and its reference."""
     convention, lines = RunFolder(run).pipeline().text, read_table(run, name)
-    hypotheses = [normalise(line["hypothesis"], convention) for line in lines]
+    hypotheses = {line["id"]: normalise(line["hypothesis"], convention) for line in lines}
     return hypotheses, {line["id"]: line["reference"] for line in lines}

@@ -33,6 +33,8 @@ class StreamSummary:
     """Rows of the splits asked for."""
     per: str
     """What a row stands for: ``frame`` or ``window``."""
+    stride: int
+    """Frames between two rows."""
     bytes: int
     """On disk, padding to whole chunks included."""
     held: int
@@ -171,6 +173,7 @@ def _stream_summary(work: Work, name: str, positions: Ints, before: Holdings) ->
         store=stream.store,
         rows=int(rows.sum()),
         per=stream.per,
+        stride=stream.identity.spec["stride"],
         bytes=int((-(-rows // stream.chunk_rows) * stream.chunk_rows).sum()) * stream.row_bytes,
         held=len(before.states),
         foreign=stream.foreign,

@@ -63,8 +63,7 @@ class RunFolder:
             with suppress(OSError):
                 if not self._foreign():
                     self.path.mkdir(parents=True, exist_ok=True)
-                    held = stack.enter_context(self.lock.open("ab"))
-                    _lock(held.fileno(), self.path)
+                    stack.enter_context(exclusive(self.lock))
             yield
 
     def _foreign(self) -> bool:
@@ -210,12 +209,26 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise SpamoError(f"cannot be read: {error}", where=path) from error
 
 
-def _lock(handle: int, folder: Path) -> None:
+@contextmanager
+def exclusive(lock: Path) -> Iterator[None]:
+    """Keep other processes out of the folder of a lock file for the block; a kill lets them in.
+
+    Raises:
+        UsageError: another process is there.
+    """
+    with lock.open("ab") as held:
+        # Some file systems of clusters have no locks.
+        with suppress(OSError):
+            _claimed(held.fileno(), lock.parent)
+        yield
+
+
+def _claimed(handle: int, folder: Path) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UsageError(
-            "is being trained by another process", where=folder, remedy="wait until it is done"
+            "is in use by another process", where=folder, remedy="wait until it is done"
         ) from None
 
 

@@ -49,5 +49,9 @@ class Effort:
         """Of the GPU what torch allocated, of a CPU what the process held."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
+        status = Path("/proc/self/status")
+        if status.exists():
+            # Not ru_maxrss: a child's begins with its parent's, and cannot be reset.
+            return int(status.read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]) * 1024
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024

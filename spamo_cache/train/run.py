@@ -36,9 +36,6 @@ from spamo_cache.train.sample import sample
 _WORDS = {"name", "question", "log", "sweep"}
 """Keys of a pipeline that change no weight and no score."""
 
-_ABSENT = {"encoders"}
-"""Keys that count only where they are set: runs of before there were such are the same runs."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
@@ -238,5 +235,4 @@ def describe(
 
 def settings(pipeline: Pipeline) -> dict[str, Any]:
     """What of a pipeline counts for a run's identity; of ``start`` it is the weights."""
-    told = pipeline.model_dump(mode="json", exclude=_WORDS | {"start"})
-    return {key: value for key, value in told.items() if key not in _ABSENT or value is not None}
+    return pipeline.model_dump(mode="json", exclude=_WORDS | {"start"})

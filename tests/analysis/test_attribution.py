@@ -230,7 +230,7 @@ def test_slugs_differ_where_ids_do() -> None:
 
 def test_worst_and_best_are_picked(tmp_path: Path) -> None:
     folder = tmp_path / "evaluation"
-    with pytest.raises(UsageError, match="not been evaluated"):
+    with pytest.raises(UsageError, match="not evaluated on test"):
         strips.pick(tmp_path, 2)
     folder.mkdir()
     scores = {"a": 50.0, "b": 10.0, "c": 90.0, "silent": 0.0, "d": 20.0, "e": 70.0}

@@ -7,15 +7,22 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from typer.testing import Result
 
 from spamo_cache.cli import children
+from spamo_cache.cli.results import Results
+from spamo_cache.cli.runner import Runner
+from spamo_cache.config import Experiment, Variant
 from spamo_cache.errors import SpamoError
+from spamo_cache.train.checkpoint import exclusive
+from spamo_cache.train.experiments import Trial
 
 Call = Callable[..., Result]
 Enter = Callable[[Path, pytest.MonkeyPatch], None]
@@ -52,7 +59,7 @@ def laboratory(made: Path, folder: Path) -> Path:
 
 
 def results(folder: Path) -> Any:
-    return json.loads((folder / "out" / "experiments" / "results.json").read_text())
+    return results_in(folder / "out" / "experiments")
 
 
 def runs(document: Any) -> dict[str, dict[str, Any]]:
@@ -157,6 +164,9 @@ def test_a_spec_can_be_changed_by_hand(fresh: Path, call: Call) -> None:
     assert (
         json.loads(video)[0]["text"] == json.loads(table.read_text().splitlines()[0])["hypothesis"]
     )
+    # A run knows its clips, whatever was extracted since.
+    call(extract, "--limit 1")
+    call(f"evaluate runs/8 --spec-set {changed}")
 
 
 @pytest.mark.slow
@@ -198,6 +208,79 @@ def test_what_cannot_be_meant_is_refused(fresh: Path, call: Call, words: str, na
     assert named in call(line, words, code=2).stderr
 
 
+def test_two_at_a_time_are_one_too_many(fresh: Path, call: Call) -> None:
+    lab = fresh / "out" / "experiments"
+    lab.mkdir(parents=True)
+    with exclusive(lab / "lock"):
+        assert "in use by another process" in call(LINE, BOTH, code=2).stderr
+    assert not (lab / "results.json").exists()
+
+
+CARD = Path("runs", "one", "evaluation", "test.json")
+
+
+@pytest.fixture
+def noted(tmp_path: Path) -> Callable[..., list[str]]:
+    """Names of the experiments in the table after one, ``now``, has been asked for again."""
+
+    def known(question: str = "which?", base: str = "a") -> list[str]:
+        for name, asked in (("before", "a"), ("now", base)):
+            wanted = [experiment("before", "which?"), experiment("now", "what?")]
+            if name == "now":
+                wanted[0] = experiment("before", question)
+            table = Results(tmp_path, wanted, [name], base=asked)
+            trial = Trial(experiment=name, variant="plain", seed=0, run="key", test={})
+            table.add(trial, tmp_path / "runs" / "one", evaluation="test")
+        return [one["name"] for one in results_in(tmp_path)["experiments"]]
+
+    (tmp_path / CARD).parent.mkdir(parents=True)
+    (tmp_path / CARD).touch()
+    return known
+
+
+def experiment(name: str, question: str) -> Experiment:
+    return Experiment(name=name, question=question, variants={"plain": Variant(tells="it")})
+
+
+def results_in(folder: Path) -> Any:
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_what_was_found_before_stays(noted: Callable[..., list[str]]) -> None:
+    assert noted() == ["before", "now"]
+
+
+def test_what_no_longer_holds_is_forgotten(noted: Callable[..., list[str]], tmp_path: Path) -> None:
+    """The experiment, the base that all share or the scores are not what they were."""
+    assert noted(question="which other?") == ["now"]
+    assert noted(base="b") == ["now"]
+    (tmp_path / CARD).unlink()
+    assert noted() == ["now"]
+
+
+def test_an_analysis_that_a_kill_cut_short_is_done_again(tmp_path: Path) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    class Crew:
+        @asynccontextmanager
+        async def place(self) -> AsyncIterator[Any]:
+            async def call(_: str, folder: str, *options: str) -> None:
+                asked.append(options)
+                if not options:
+                    (Path(folder) / "analysis" / "test.json").touch()
+
+            yield call
+
+    (tmp_path / "analysis" / "attribution").mkdir(parents=True)
+    here: Any = SimpleNamespace(corpus_root=Path("corpus"))
+    nothing: Any = None
+    crew: Any = Crew()
+    runner = Runner(here, nothing, nothing, nothing, crew)
+    for _ in range(2):
+        children.asyncio.run(runner._look(tmp_path))
+    assert asked == [("--clip", "4", "--root", "corpus"), ()]
+
+
 def test_places_are_gpus_or_shares_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(children, "_gpus", lambda: ["3", "5"])
     assert [place["CUDA_VISIBLE_DEVICES"] for place in children.places(None, None, "auto")] == [
@@ -213,8 +296,9 @@ def test_places_are_gpus_or_shares_of_the_cores(monkeypatch: pytest.MonkeyPatch)
     assert len(several) == 4
     assert several[0]["OMP_NUM_THREADS"] == "2"
     assert several[0]["CUDA_VISIBLE_DEVICES"] == ""
-    assert len(children.places(None, None, "cpu")) == 8
-    assert children.places(1, None, "cpu")[0]["OMP_NUM_THREADS"] == "8"
+    # Who asks for all cores gets them: as many big models as cores would fill any memory.
+    (alone,) = children.places(None, None, "cpu")
+    assert alone["OMP_NUM_THREADS"] == "8"
 
 
 @pytest.mark.parametrize(

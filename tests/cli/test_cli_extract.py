@@ -42,6 +42,8 @@ def test_a_dry_run_says_what_would_be_done(
     told = call(EXTRACT, "--dry-run --calibrate").stdout
     assert "spatial rows   158 (one per frame)" in told
     assert "(one per window)" in told
+    thinned = call(EXTRACT, "--dry-run --set streams.spatial.stride=4").stdout
+    assert "(one per 4 frames)" in thinned
     assert "to compute     10" in told
     assert "frames/s measured" in told
     assert "you, now" in told

@@ -87,6 +87,11 @@ def test_every_experiment_fits_every_corpus(corpus: str) -> None:
     for run in found.runs.values():
         weights = run.pipeline.llm.weights
         assert (path.parent / weights).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+@\w+", weights)
+        assert run.pipeline.llm.tuning.mode != "full" or run.pipeline.llm.dtype == "float32"
+        if run.pipeline.encoders is not None and not CORPORA[corpus].synthetic:
+            # What a GPU holds of frames at once, and of their activations.
+            step = run.pipeline.translate
+            assert step.batch // step.accumulate * run.pipeline.max_frames <= 2048
     for name in ORDER:
         assert found.only([name]).runs
 

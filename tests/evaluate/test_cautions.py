@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -24,7 +25,7 @@ def judged(toy, tmp_path):
     def judge(split="test", *, change=lambda clip: clip, failed=(), text=None, **pipeline):
         manifest, stores = toy.corpus(failed=failed)
         manifest = Manifest.from_clips("toy", [change(clip) for clip in manifest.clips()])
-        config = toy.pipeline(**SHORT, **pipeline)
+        config = toy.pipeline(**SHORT | pipeline)
         toy.run(tmp_path / "run", config, manifest=manifest, stores=stores)
         card = evaluate(tmp_path / "run", split, stores=stores, device="cpu")
         written = json.loads((tmp_path / "run" / "evaluation" / f"{split}.json").read_text())
@@ -52,6 +53,107 @@ def test_selection_on_test(judged):
 def test_selection_on_dev_is_a_note_on_dev(judged):
     _, found = judged("dev")
     assert not found["selected-on-dev"].grave
+
+
+def test_clips_of_training_are_known_by_heart(judged):
+    _, found = judged("train", change=distinct)
+    assert set(found) == {"trained-on"}
+    assert found["trained-on"].grave
+
+
+# --- weights of another run ---------------------------------------------------------------------
+
+NOTHING = {stage: SHORT[stage] | {"steps": 0} for stage in SHORT}
+
+
+@pytest.fixture
+def begun(toy, tmp_path):
+    """Train ``first``, take its weights for another run, and give the cautions on that one."""
+
+    def begin(first, *, change=lambda clip: clip, **pipeline):
+        known, stores = toy.corpus()
+        own = Manifest.from_clips("toy", [distinct(clip) for clip in known.clips()])
+        before = Manifest.from_clips("toy", [change(clip) for clip in own.clips()])
+        toy.run(tmp_path / "first", toy.pipeline(**SHORT, **first), manifest=before, stores=stores)
+        config = toy.pipeline(start=str(tmp_path / "first"), **NOTHING | pipeline)
+        toy.run(tmp_path / "run", config, manifest=own, stores=stores)
+        card = evaluate(tmp_path / "run", "test", stores=stores, device="cpu")
+        return card, {caution.kind: caution for caution in card.warnings}
+
+    return begin
+
+
+def test_weights_of_another_run_are_said_to_be_its(toy, begun, tmp_path):
+    card, found = begun({})
+    assert set(found) == {"start"}
+    assert found["start"].words == (
+        f"Nothing was trained: the weights are those of {tmp_path / 'first'}."
+    )
+    first = evaluate(tmp_path / "first", "test", stores=toy.corpus()[1], device="cpu")
+    said = [
+        [json.loads(line)["hypothesis"] for line in path.read_text().splitlines()]
+        for path in sorted(tmp_path.glob("*/evaluation/test.hypotheses.jsonl"))
+    ]
+    assert len(said) == 2
+    assert said[0] == said[1]
+    assert (card.n, first.n) == (6, 6)
+
+
+def test_a_run_that_went_on_from_another_says_so(begun):
+    _, found = begun({}, translate=SHORT["translate"])
+    assert set(found) == {"start"}
+    assert "Training began with the weights of" in found["start"].words
+
+
+def test_selection_on_test_is_inherited(begun):
+    _, found = begun({"protocol": {"select_on_test": True}})
+    assert found["selected-on-test"].grave
+
+
+def test_sentences_and_videos_of_an_earlier_training_are_found(toy, begun):
+    told = next(clip.text for clip in toy.corpus()[0].clips() if clip.id == "test/3") + " test/3"
+    planted = {"train/0": {"text": told, "source": "test/1.mp4"}}
+    _, found = begun({}, change=lambda clip: replace(clip, **planted.get(clip.id, {})))
+    assert found["seen-in-training"].clips == found["video-in-training"].clips == 1
+
+
+def test_runs_that_are_moved_together_are_still_known(toy, begun, tmp_path):
+    begun({"protocol": {"select_on_test": True}})
+    (tmp_path / "moved").mkdir()
+    for name in ("first", "run"):
+        shutil.move(tmp_path / name, tmp_path / "moved" / name)
+    shutil.rmtree(tmp_path / "moved" / "run" / "evaluation")
+    card = evaluate(tmp_path / "moved" / "run", "test", stores=toy.corpus()[1], device="cpu")
+    assert [one.kind for one in card.warnings] == ["selected-on-test", "start"]
+
+
+def test_weights_whose_run_is_gone_are_not_trusted(toy, begun, tmp_path):
+    begun({})
+    (tmp_path / "first" / "model.safetensors").write_bytes(b"of another run")
+    shutil.rmtree(tmp_path / "run" / "evaluation")
+    card = evaluate(tmp_path / "run", "test", stores=toy.corpus()[1], device="cpu")
+    assert [(one.kind, one.grave) for one in card.warnings] == [
+        ("start-unknown", True),
+        ("start", False),
+    ]
+
+
+def test_a_run_that_never_learnt_to_translate(judged):
+    _, found = judged(change=distinct, translate=NOTHING["translate"])
+    assert set(found) == {"untaught"}
+    assert found["untaught"].grave
+
+
+def test_leaks_are_looked_for_in_what_was_trained_on(toy, judged, tmp_path):
+    """Whatever manifest the test split comes from."""
+    judged(change=lambda clip: replace(clip, text="regen") if clip.id[-2:] == "/0" else clip)
+    alone = [replace(clip, text="Regen.") for clip in toy.corpus()[0].clips("test")]
+    manifest, stores = Manifest.from_clips("toy", alone), toy.corpus()[1]
+    card = evaluate(tmp_path / "run", "test", manifest=manifest, stores=stores, device="cpu")
+    assert {one.kind: one.clips for one in card.warnings} == {
+        "seen-in-training": 6,
+        "dev-test-overlap": 6,
+    }
 
 
 def test_test_references_in_the_prompts(judged):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,9 +56,18 @@ def test_dev_scores_what_training_selected(run):
 
 def test_an_equal_evaluation_is_read_back(run, monkeypatch):
     first = evaluate(run[0], "test", stores=run[1], device="cpu")
-    monkeypatch.setattr(scorecard, "decode", lambda *_, **__: pytest.fail("decoded again"))
+    # Nor is the language model loaded for it.
+    monkeypatch.setattr(scorecard, "load_run", lambda *_, **__: pytest.fail("loaded again"))
     again = evaluate(run[0], "test", stores=run[1], device="cpu")
     assert again == first
+
+
+def test_a_card_without_its_table_is_made_anew(run):
+    first = evaluate(run[0], "test", stores=run[1], device="cpu")
+    lines = table(run[0], "test")
+    (run[0] / "evaluation" / "test.hypotheses.jsonl").unlink()
+    assert evaluate(run[0], "test", stores=run[1], device="cpu") == first
+    assert table(run[0], "test") == lines
 
 
 def test_a_card_of_before_is_made_anew(run):
@@ -124,6 +134,10 @@ def test_unknown_split_and_unfinished_run(run, tmp_path):
         evaluate(run[0], "tset", stores=run[1], device="cpu")
     with pytest.raises(UsageError, match="no run"):
         evaluate(tmp_path, "test", stores=run[1], device="cpu")
+    shutil.copytree(run[0], tmp_path / "run")
+    (tmp_path / "run" / "done.json").unlink()
+    with pytest.raises(UsageError, match="no finished run"):
+        evaluate(tmp_path / "run", "test", stores=run[1], device="cpu")
 
 
 def test_translates_a_new_clip_as_the_split(run):

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.significance import PairedTest
 
-from spamo_cache.evaluate.measure import mean_of
+from spamo_cache.evaluate.measure import SEED, mean_of
 from spamo_cache.evaluate.metrics import measures
-from spamo_cache.evaluate.significance import difference
+from spamo_cache.evaluate.significance import _tossed, compare, difference
 
 WORDS = ["am", "tag", "scheint", "die", "sonne", "nacht", "regnet", "es", "im", "norden"]
 
@@ -67,3 +69,29 @@ def test_chance_is_taken_for_a_difference_as_often_as_it_should_be():
         assert np.mean(values < 0.05) < 0.1
         assert np.mean(values) == pytest.approx(0.5, abs=0.07)
     assert excluded.mean() < 0.1
+
+
+def test_clips_are_paired_by_their_ids(tmp_path, finished):
+    """Tables of equal clips may list them in other orders."""
+    (hypotheses, references), runs = texts(0.2, 1), [tmp_path / name for name in ("one", "other")]
+    lines = [
+        json.dumps({"id": str(number), "hypothesis": said, "reference": meant})
+        for number, (said, meant) in enumerate(zip(hypotheses, references, strict=True))
+    ]
+    for run, listed in zip(runs, (lines, lines[::-1]), strict=True):
+        (run / "evaluation").mkdir(parents=True)
+        (run / "config.yaml").write_text((finished[0] / "config.yaml").read_text())
+        (run / "evaluation" / "test.hypotheses.jsonl").write_text("\n".join(listed))
+    for name, found in compare(*runs).items():
+        assert (found.difference, found.p) == (0, 1), name
+
+
+def test_tosses_are_the_same_however_many_are_asked_for():
+    chance = np.random.default_rng(0)
+    one, other = (mean_of(chance.normal(size=40).tolist(), "") for _ in range(2))
+    few, many = (_tossed(one, other, trials) for trials in (100, 1500))
+    assert (len(few), len(many)) == (100, 1500)
+    assert few.tolist() == many[:100].tolist()
+    sides = np.random.default_rng(SEED).integers(2, size=(1500, 40), dtype=bool)
+    gaps = np.where(sides, 1, -1) @ (one.statistics - other.statistics)[:, 0] / 40
+    assert many == pytest.approx(np.abs(gaps))

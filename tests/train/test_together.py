@@ -132,7 +132,7 @@ def test_nobody_waits_for_a_folder_that_is_being_trained_into(toy, tmp_path):
     with RunFolder(tmp_path / "run").alone():
         first, second = together(tmp_path, {str(tmp_path / "run"): toy.QUIET})
     assert (first.returncode, second.returncode) == (2, 2), (first.stderr, second.stderr)
-    assert first.stdout.startswith("told is being trained by another process")
+    assert first.stdout.startswith("told is in use by another process")
 
 
 def test_checkpointing_changes_nothing_but_memory(toy, tmp_path, monkeypatch):
