@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spamo_cache.report import figures
@@ -39,7 +39,7 @@ _PANELS = (
             ("own_cosine", "cosine, own sentence"),
             ("other_cosine", "cosine, other sentences"),
             ("cka", "kernel alignment"),
-            ("modality_gap", "modality gap"),
+            ("modality_gap", "modality gap: smaller is nearer"),
         ),
         1.0,
     ),
@@ -56,19 +56,46 @@ def alignment(run: Run) -> Markup | None:
     columns = [("before", before), ("after", after), ("by chance", _chances(after))]
     # Without the first weights there is nothing before, and an older analysis knows no chance.
     shown = [(name, values) for name, values in columns if values]
-    rows = [
-        [name, *(cell(values.get(key), digits=digits) for _, values in shown)]
-        for key, name, digits in known
-    ]
-    head = ["measure", *(name for name, _ in shown)]
     return section(
         run.anchor,
         "Alignment",
         _lead(run.analysis),
         tag("div", *_panels(before, after), _entropy(run.analysis), class_="grid"),
-        table("Measures of alignment", head, rows),
+        _measured(known, shown, "Measures of alignment"),
         _how(run.analysis),
     )
+
+
+def alignments(runs: Mapping[str, Run]) -> Markup | None:
+    """The same measures of several runs side by side; None unless two were analysed."""
+    found = {name: _flat(run.analysis) for name, run in runs.items() if run.analysis}
+    known = [one for one in _MEASURES if any(one[0] in flat for flat in found.values())]
+    if len(found) < 2 or not known:
+        return None
+    columns = [*found.items(), ("by chance", _chances(next(iter(found.values()))))]
+    return join(
+        tag("h3", "Where clips and their sentences lie after training"),
+        tag(
+            "p",
+            "In the LLM's embedding space. Entropy, divergence and gap compare clouds and not "
+            "pairs: shuffled features come nearer too. Read them beside recall.",
+            class_="aside",
+        ),
+        _measured(known, columns, "Measures of alignment, by variant"),
+    )
+
+
+def _measured(
+    known: Sequence[tuple[str, str, int]],
+    columns: Sequence[tuple[str, Mapping[str, float]]],
+    caption: str,
+) -> Markup:
+    """A row for each measure that is known."""
+    rows = [
+        [name, *(cell(values.get(key), digits=digits) for _, values in columns)]
+        for key, name, digits in known
+    ]
+    return table(caption, ["measure", *(name for name, _ in columns)], rows)
 
 
 def _chances(after: Mapping[str, float]) -> dict[str, float]:

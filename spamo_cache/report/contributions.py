@@ -7,7 +7,7 @@ from typing import Any
 
 from spamo_cache.report import figures
 from spamo_cache.report.attributions import Attribution
-from spamo_cache.report.markup import Child, Markup, join, number, tag
+from spamo_cache.report.markup import Child, Markup, number, sentence, tag
 from spamo_cache.report.metrics import metric_name
 from spamo_cache.report.parts import card, cell, plus_minus, section, table, words
 from spamo_cache.report.runs import Run
@@ -21,8 +21,9 @@ def attributions(run: Run) -> Markup | None:
     method = run.attributions[0].method
     lead = (
         f"By {method}, in nats of the translation's likelihood. Above the line, "
-        "and in the first colour: these frames made the words likelier; below it: less likely. "
-        "The map under the streams has a line for each word said."
+        "and green: these frames made the words likelier; below it, and orange: less likely. "
+        "The map under the streams has a line for each word said. A stream's share is of all "
+        "nats, whatever their sign; what the sum misses of the whole is the method's error."
     )
     drawn = (_strip(one, language_code(run)) for one in run.attributions)
     return section(run.anchor, "Attribution over time", lead, *drawn)
@@ -56,16 +57,16 @@ def shapley(found: Mapping[str, Any], place: str) -> Markup | None:
     lead = (
         f"How the way from nothing ({number(found.get('floor'), 1)} {metric}) to everything "
         f"({number(found.get('total'), 1)}) is divided: each player's mean gain over all orders "
-        f"in which they can join. {_sentence(found.get('spread'))}"
+        f"in which they can join. {sentence(found.get('spread'))}"
     )
     listed = [_coalition(one) for one in found.get("coalitions") or ()]
-    head = ["together", metric, "what stands for it"]
+    head = ["together", "what stands for it", metric]
     return section(
         place,
         "Contribution of streams and VT-Align",
         lead,
         tag("div", card(title, figures.balance(rows, title)), class_="grid narrow"),
-        table("Coalitions", head, listed, class_="narrow") if listed else None,
+        table("Coalitions", head, listed, numeric=2, class_="narrow") if listed else None,
     )
 
 
@@ -74,9 +75,4 @@ def _coalition(one: Mapping[str, Any]) -> list[Child]:
     value = one.get("value")
     score = cell(None) if value is None else plus_minus(float(value), one.get("error"))
     told = [str(part) for part in (one.get("run"), one.get("note")) if part]
-    return [members, score, join(", ".join(told))]
-
-
-def _sentence(words: object) -> str:
-    told = str(words or "").strip().rstrip(".")
-    return f"{told[:1].upper()}{told[1:]}." if told else ""
+    return [members, ", ".join(told), score]

@@ -45,6 +45,11 @@ class Variant:
         return [(t.run, t.evaluation) for t in self.trials if t.run and t.evaluation]
 
     @property
+    def rouge(self) -> str:
+        """The ROUGE-L that its scorecards quote: a key of their metrics."""
+        return self.scored[0][1].rouge if self.scored else "rouge_l"
+
+    @property
     def errors(self) -> list[str]:
         """Why seeds failed, each reason once."""
         return list(dict.fromkeys(trial.error for trial in self.trials if trial.error))
@@ -86,7 +91,7 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One question and the runs that answer it; the first variant is what all are held against."""
+    """One question and the variants that answer it."""
 
     name: str
     question: str
@@ -95,9 +100,17 @@ class Experiment:
     variants: tuple[Variant, ...]
 
     @property
-    def first(self) -> Variant:
-        """``both`` where there is such a variant, else the first."""
-        return next((v for v in self.variants if v.name == "both"), self.variants[0])
+    def base(self) -> Variant:
+        """What all are held against: the pipeline as it stands, else the first variant."""
+        plain = (v for v in self.variants if not v.set and not v.test)
+        return next(plain, self.variants[0])
+
+    def gain(self, variant: Variant) -> float | None:
+        """What its BLEU-4 has more than the base's; None for the base itself."""
+        value, held = variant.mean("bleu4"), self.base.mean("bleu4")
+        if value is None or held is None or variant is self.base:
+            return None
+        return value - held
 
 
 @dataclass(frozen=True, kw_only=True)

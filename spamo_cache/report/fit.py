@@ -31,7 +31,7 @@ class Fit:
     @property
     def words(self) -> str:
         """The law in words of its field: what a doubling brings."""
-        spread = f"residual standard error {self.residual:.2f} points over {self.points} points"
+        spread = f"residual standard error {self.residual:.2f}, {self.points} runs"
         if self.law == "logarithm":
             doubling = f"{self.b * log(2):+.1f}".replace("-", "−")
             return f"y = {self.a:.1f} + {self.b:.2f} ln x: {doubling} for each doubling; {spread}"

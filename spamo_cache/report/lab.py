@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from spamo_cache.report import scores
 from spamo_cache.report.confusions import Frames
 from spamo_cache.report.contributions import shapley
-from spamo_cache.report.experiments import Experiment, Results
+from spamo_cache.report.experiments import Results
 from spamo_cache.report.learning import learning
-from spamo_cache.report.markup import Child, Markup, join, signed, tag
+from spamo_cache.report.markup import Child, Markup, join, tag
 from spamo_cache.report.outcomes import answer, place_of
-from spamo_cache.report.parts import cell, section, table
+from spamo_cache.report.overview import overview
+from spamo_cache.report.parts import banner, section, table
 from spamo_cache.report.receipt import receipt
 from spamo_cache.report.runs import Run
 from spamo_cache.report.single import banners, contents, folded, page_header, run_parts
@@ -28,14 +29,14 @@ def experiments_page(results: Results, title: str, frames: Frames | None) -> Mar
     links |= {"Shapley values": "page.contribution-of-streams-and-vt-align"} if split else {}
     links |= {"Runs": "page.runs"} if main else {}
     return join(
-        page_header(told, title, None, banners(results.runs), _settings(results)),
+        page_header(told, title, None, banners(results.runs), _once(results), _settings(results)),
         contents(links),
         tag(
             "main",
-            _overview(results),
+            overview(results.experiments),
             *(answer(one) for one in results.experiments),
             split,
-            _runs(main, runs, frames),
+            _runs(main, runs, frames, _served(results)),
         ),
     )
 
@@ -43,8 +44,18 @@ def experiments_page(results: Results, title: str, frames: Frames | None) -> Mar
 def _main_run(results: Results) -> Run | None:
     """The run shown in full: ``default``, else what the first experiment is held against."""
     named = [run for run in results.runs if run.pipeline.name == "default"]
-    held = [run for one in results.experiments for run, _ in one.first.scored]
+    held = [run for one in results.experiments for run, _ in one.base.scored]
     return next(iter((*named, *held, *results.runs)), None)
+
+
+def _once(results: Results) -> Markup | None:
+    if len(results.seeds) != 1:
+        return None
+    words = (
+        "Every run was trained once. Intervals are over test clips and know nothing of what "
+        "another seed would give: of two variants near to each other either may be the better."
+    )
+    return banner("One seed.", words, grave=False)
 
 
 def _settings(results: Results) -> Markup | None:
@@ -54,48 +65,33 @@ def _settings(results: Results) -> Markup | None:
     return tag("dl", *items, class_="facts") if items else None
 
 
-def _overview(results: Results) -> Markup:
-    rows = [_overview_row(one) for one in results.experiments]
-    head = ["experiment", "question", "held against", "best variant", "BLEU-4", "gain", "runs"]
-    lead = (
-        "BLEU-4 of each experiment's best variant, and what it has more than the variant that all "
-        "are held against. The best of several is chosen by the very score that is shown: it "
-        "flatters. The tables below have every variant with its interval."
-    )
-    listed = table("Experiments", head, rows, numeric=4, class_="overview")
-    return section("page", "Overview", lead, listed)
+def _served(results: Results) -> dict[str, str]:
+    """Run -> the variants that it stands behind, in words."""
+    found: dict[str, list[str]] = {}
+    for one in results.experiments:
+        for variant in one.variants:
+            for run, _ in variant.scored:
+                found.setdefault(run.name, []).append(f"{one.name}/{variant.name}")
+    return {name: f"Stands behind {', '.join(places)}." for name, places in found.items()}
 
 
-def _overview_row(one: Experiment) -> list[Child]:
-    scored = [variant for variant in one.variants if variant.mean("bleu4") is not None]
-    link = tag("a", one.name, href=f"#{place_of(one)}")
-    done = sum(len(variant.scored) for variant in one.variants)
-    wanted = done + sum(variant.waiting + len(variant.errors) for variant in one.variants)
-    count = cell(done, f"{done} of {wanted}")
-    if not scored:
-        return [link, one.question, one.first.name, "–", cell(None), cell(None), count]
-    best = max(scored, key=lambda variant: variant.mean("bleu4") or 0.0)
-    value, held = best.mean("bleu4") or 0.0, one.first.mean("bleu4")
-    gain = (
-        cell(None)
-        if held is None or best is one.first
-        else cell(value - held, signed(value - held))
-    )
-    return [link, one.question, one.first.name, best.name, cell(value, digits=1), gain, count]
-
-
-def _runs(main: Run | None, runs: Sequence[Run], frames: Frames | None) -> Markup | None:
+def _runs(
+    main: Run | None, runs: Sequence[Run], frames: Frames | None, served: Mapping[str, str]
+) -> Markup | None:
     if main is None:
         return None
     lead = (
         f"First {main.name} with everything known of it; the others in short. Each stands here "
         "once, however many experiments it answers."
     )
-    full = [scores.cards(main), *run_parts(main, frames).values()]
+    tops = {
+        run.name: [tag("p", served.get(run.name), class_="aside"), scores.cards(run)]
+        for run in (main, *runs)
+    }
     return join(
         section("page", "Runs", lead),
-        folded(main, full, open_=True),
-        *(folded(run, [scores.cards(run), _short(run, main)]) for run in runs),
+        folded(main, [*tops[main.name], *run_parts(main, frames).values()], open_=True),
+        *(folded(run, [*tops[run.name], _short(run, main)]) for run in runs),
     )
 
 
@@ -112,5 +108,5 @@ def _short(run: Run, main: Run) -> Markup:
     return join(
         section(run.anchor, "Differences", lead, listed),
         scores.table_of(run),
-        learning([run], run.anchor),
+        learning([run], run.anchor) if run.learnt else None,
     )

@@ -10,22 +10,25 @@ from spamo_cache.report.markup import Markup, tag
 from spamo_cache.report.parts import card, colour, legend, section
 from spamo_cache.report.runs import Run
 
-_CURVES = (
-    ("Aligning: VT-Align loss", (("align", "align"), ("loss", "align")), False),
-    ("Translating: cross-entropy", (("lm", "translate"), ("loss", "translate")), False),
-    ("Translating: BLEU-4 on dev", (("dev_bleu", "translate"),), True),
+_LOSSES = (
+    ("Aligning: VT-Align loss", (("align", "align"), ("loss", "align"))),
+    ("Translating: cross-entropy, nats a token", (("lm", "translate"), ("loss", "translate"))),
 )
+_SCORE = (("dev_bleu", "translate"),)
+"""Its key, whichever split weights are chosen on."""
 
 
 def learning(runs: Sequence[Run], place: str) -> Markup:
     """Align loss, translation loss and dev BLEU over steps, a line for each run."""
     drawn = []
-    for title, sources, best in _CURVES:
+    split = " and ".join(dict.fromkeys(run.chosen_on for run in runs))
+    scored = (f"Translating: BLEU-4 on {split}", _SCORE)
+    for title, sources in (*_LOSSES, scored):
         series = [Series(run.name, _first(run, sources), colour(i)) for i, run in enumerate(runs)]
-        drawn.append(card(title, figures.curves(series, title=title, best=best)))
+        drawn.append(card(title, figures.curves(series, title=title, best=sources is _SCORE)))
     lead = (
         "First the sign adapter learns to place clips beside their sentences, then the translator "
-        "learns to write. The weights kept are those of the best dev BLEU."
+        f"learns to write. The weights kept are those of the best BLEU-4 on {split}."
     )
     names = legend([run.name for run in runs])
     return section(place, "Learning curves", lead, names, tag("div", *drawn, class_="grid three"))

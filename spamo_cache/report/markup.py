@@ -68,6 +68,12 @@ def millions(count: float) -> str:
     return f"{count / 1e6:,.1f} M" if count >= 100_000 else f"{count:,.0f}"
 
 
+def sentence(words: object) -> str:
+    """Words with a capital before and a full stop behind; nothing of nothing."""
+    told = str(words or "").strip().rstrip(".")
+    return f"{told[:1].upper()}{told[1:]}." if told else ""
+
+
 def seconds(value: float) -> str:
     """A duration people can read: ``42 s``, ``3 min 05 s``, ``2 h 07 min``."""
     if value < 10:

@@ -1,28 +1,18 @@
-"""One experiment's answer: its table, and a curve or rows with their intervals."""
+"""One experiment's answer: a curve or rows with their intervals, and its table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from spamo_cache.report import figures
+from spamo_cache.report.alignment import alignments
 from spamo_cache.report.experiments import Experiment, Variant
 from spamo_cache.report.figures import Measured, Row
 from spamo_cache.report.fit import Fit, fitted
-from spamo_cache.report.markup import (
-    Markup,
-    join,
-    millions,
-    seconds,
-    signed,
-    size,
-    slug,
-    tag,
-)
-from spamo_cache.report.metrics import metric_name
-from spamo_cache.report.parts import card, cell, legend, plus_minus, table
-
-_SCORES = ("bleu4", "chrf", "rouge_l")
+from spamo_cache.report.markup import Markup, join, slug, tag
+from spamo_cache.report.parts import card, legend
+from spamo_cache.report.variants import variants
 
 
 def place_of(experiment: Experiment) -> str:
@@ -33,6 +23,7 @@ def place_of(experiment: Experiment) -> str:
 def answer(experiment: Experiment) -> Markup:
     """Question, what the paper says, the figure, the table, and what failed."""
     place = place_of(experiment)
+    trained = [variant for variant in experiment.variants if not variant.test]
     paper = join(tag("strong", "The paper: "), experiment.paper) if experiment.paper else None
     return tag(
         "section",
@@ -40,16 +31,22 @@ def answer(experiment: Experiment) -> Markup:
         tag("h2", experiment.question, id=place),
         tag("p", paper, class_="lead") if paper else None,
         _figure(experiment),
-        _table(experiment),
+        variants(experiment),
         _plus_minus(experiment),
+        _unmoved(experiment),
         _failed(experiment),
+        alignments({v.name: run for v in trained for run, _ in v.scored[:1]}),
         aria_labelledby=place,
         class_="experiment",
     )
 
 
+def _seeds(experiment: Experiment) -> int:
+    return max(len(variant.scored) for variant in experiment.variants)
+
+
 def _plus_minus(experiment: Experiment) -> Markup | None:
-    seeds = max(len(variant.scored) for variant in experiment.variants)
+    seeds = _seeds(experiment)
     if not seeds:
         return None
     if seeds > 1:
@@ -58,7 +55,27 @@ def _plus_minus(experiment: Experiment) -> Markup | None:
     else:
         told = "One seed each; ± is half the 95 % bootstrap interval over clips, and knows "
         told += "nothing of what another seed would give."
-    return tag("p", f"{told} Differences are to {experiment.first.name}.", class_="aside")
+    return tag("p", f"{told} Δ is to “{experiment.base.name}”.", class_="aside")
+
+
+def _unmoved(experiment: Experiment) -> Markup | None:
+    """Variants that scored the very same: a difference of nothing there is no finding."""
+    base = experiment.base
+    others = [v for v in experiment.variants if v is not base and v.scored]
+    same = [v.name for v in others if _quoted(v) == _quoted(base)]
+    words = f"Equal to “{base.name}” in every score, so that these runs tell nothing of them"
+    return tag("p", f"{words}: {', '.join(same)}.", class_="aside") if same else None
+
+
+def _quoted(variant: Variant) -> list[tuple[Mapping[str, float], str]]:
+    return [(shown.metrics, shown.rouge) for _, shown in variant.scored]
+
+
+def _drawn_spread(experiment: Experiment, mark: str) -> str:
+    """What bands or bars of a figure are: it may be shown without its table."""
+    over = "95 % interval over clips of one seed"
+    seeds = _seeds(experiment)
+    return f"{mark}: {over if seeds < 2 else f'standard deviation over up to {seeds} seeds'}."
 
 
 def _figure(experiment: Experiment) -> Markup | None:
@@ -73,8 +90,7 @@ def _curve(experiment: Experiment, placed: Sequence[Variant]) -> Markup:
     """Scores along the axis; variants changed at the test alone are a curve of their own."""
     axis = experiment.axis
     trained = [variant for variant in placed if not variant.test]
-    tested = [variant for variant in placed if variant.test]
-    groups = {"trained and tested so": trained, "changed for the test only": tested}
+    groups = {"trained and tested so": trained} | _tested(placed)
     shown = {name: [_measured(v) for v in group] for name, group in groups.items() if group}
     fit = _scaling(trained)
     title = "BLEU-4 on test"
@@ -85,9 +101,20 @@ def _curve(experiment: Experiment, placed: Sequence[Variant]) -> Markup:
         log=bool(axis and axis.log),
         fit=fit,
     )
-    words = tag("p", f"Dashed: {fit.words}.", class_="aside") if fit else None
-    names = legend(list(shown))
-    return tag("div", card(title, drawn, names, words), class_="grid wide")
+    told = _drawn_spread(experiment, "Bars")
+    if fit and axis:
+        told += f" Dashed: {fit.words}; x is the {axis.label}."
+    note = tag("p", told, class_="aside")
+    return tag("div", card(title, drawn, legend(list(shown)), note), class_="grid wide")
+
+
+def _tested(placed: Sequence[Variant]) -> dict[str, list[Variant]]:
+    """Under its name, what is changed at the test alone; tests of the base begin with it."""
+    tested = [variant for variant in placed if variant.test]
+    base = [variant for variant in placed if not variant.test and not variant.set]
+    if not base or any(variant.set for variant in tested):
+        return {"changed for the test only": tested}
+    return {f"“{base[0].name}” tested so": [*base, *tested]} if tested else {}
 
 
 def _measured(variant: Variant) -> Measured:
@@ -106,76 +133,20 @@ def _scaling(trained: Sequence[Variant]) -> Fit | None:
 
 
 def _rows(experiment: Experiment, scored: Sequence[Variant]) -> Markup:
-    first = experiment.first
+    base = experiment.base
     rows = []
     for variant in scored:
         seeds = variant.scores("bleu4")
         shown = tuple(seeds) if len(seeds) > 1 else ()
         rows.append(Row(variant.name, fmean(seeds), variant.bounds("bleu4"), seeds=shown))
-    held = first.mean("bleu4")
-    beside = None if held is None else (first.name, held)
+    held = base.mean("bleu4")
+    beside = None if held is None else (base.name, held)
     title = "BLEU-4 on test"
     drawn = figures.ranges(rows, title, beside=beside)
-    return tag("div", card(title, drawn), class_="grid wide")
-
-
-_Column = tuple[str, Callable[[Variant], Markup]]
-
-
-def _table(experiment: Experiment) -> Markup:
-    shown = [key for key in _SCORES if any(v.scores(key) for v in experiment.variants)]
-    columns: list[_Column] = [(metric_name(key), _score(key)) for key in shown]
-    if "bleu4" in shown:
-        columns.insert(1, ("Δ BLEU-4", _difference(experiment.first)))
-    columns += [
-        ("dev BLEU", lambda v: cell(_mean(v, "best_bleu"), digits=1)),
-        ("trained", lambda v: _told(_mean(v, "trained"), millions)),
-        ("training", lambda v: _told(_mean(v, "seconds"), seconds)),
-    ]
-    if any(_mean(variant, "peak_bytes") for variant in experiment.variants):
-        columns.append(("memory", lambda v: _told(_mean(v, "peak_bytes"), size)))
-    columns.append(("n", lambda v: cell(v.scored[0][1].n if v.scored else None, digits=0)))
-    rows = [[_named(v), *(of(v) for _, of in columns)] for v in experiment.variants]
-    head = ["variant", *(name for name, _ in columns)]
-    return table(f"Experiment {experiment.name}", head, rows, class_="variants")
-
-
-def _score(key: str) -> Callable[[Variant], Markup]:
-    def shown(variant: Variant) -> Markup:
-        value = variant.mean(key)
-        return cell(None) if value is None else plus_minus(value, variant.half(key))
-
-    return shown
-
-
-def _difference(first: Variant) -> Callable[[Variant], Markup]:
-    held = first.mean("bleu4")
-
-    def shown(variant: Variant) -> Markup:
-        value = variant.mean("bleu4")
-        if value is None or held is None or variant is first:
-            return cell(None)
-        return cell(value - held, signed(value - held))
-
-    return shown
-
-
-def _named(variant: Variant) -> Markup:
-    """Its name, with a link to every seed's run."""
-    places = {trial.run.anchor: trial.seed for trial in variant.trials if trial.run}
-    (first, *others) = places or [""]
-    name = tag("a", variant.name, href=f"#{first}") if first else variant.name
-    seeds = (join(" ", tag("a", f"seed {places[one]}", href=f"#{one}")) for one in others)
-    return join(name, *seeds, tag("span", variant.tells, class_="why"))
-
-
-def _mean(variant: Variant, key: str) -> float | None:
-    known = [float(run.done[key]) for run, _ in variant.scored if run.done.get(key) is not None]
-    return fmean(known) if known else None
-
-
-def _told(value: float | None, words: Callable[[float], str]) -> Markup:
-    return cell(None) if value is None else cell(value, words(value))
+    told = _drawn_spread(experiment, "Bands")
+    told += f" Dashed: “{base.name}”." if beside else ""
+    note = tag("p", told, class_="aside")
+    return tag("div", card(title, drawn, note), class_="grid wide")
 
 
 def _failed(experiment: Experiment) -> Markup:

@@ -85,7 +85,8 @@ def _changed(run: Run) -> Iterator[Point]:
         here = f"LoRA on {blocks} of each, r {tuned.r}, trained from frames"
         yield Point("Visual encoders", "frozen", here, False)
     if pipeline.start is not None:
-        yield Point("First weights", "at random", "those of another run", False)
+        here = f"those of {run.begun or 'another run'}"
+        yield Point("First weights", "at random", here, False)
 
 
 def _told_keys(changes: Mapping[str, Any]) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain, count
+from itertools import count
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -56,11 +57,23 @@ class Run:
     attributions: tuple[Attribution, ...]
     name: str
     """Its pipeline's; :func:`told_apart` makes it unique on a page of several."""
+    begun: str | None = None
+    """Name of the run whose weights it began with, where that one is on the page too."""
 
     @property
     def anchor(self) -> str:
         """Its place on a page."""
         return f"run-{slug(self.name)}"
+
+    @property
+    def learnt(self) -> bool:
+        """Whether it took any step; without, it is another run's weights tested otherwise."""
+        return bool(self.pipeline.align.steps or self.pipeline.translate.steps)
+
+    @property
+    def chosen_on(self) -> str:
+        """The split by which its weights were chosen."""
+        return "test" if self.pipeline.protocol.select_on_test else "dev"
 
     @cached_property
     def headline(self) -> Evaluation | None:
@@ -113,14 +126,26 @@ def read_run(path: Path) -> Run:
 
 def told_apart(runs: Sequence[Run]) -> list[Run]:
     """The same runs, no two of them with a name that gives the same place on a page."""
-    taken: set[str] = set()
-    found = []
+    names: dict[str, str] = {}
+    seeds: defaultdict[str, set[int]] = defaultdict(set)
     for run in runs:
-        names = chain([run.name], (f"{run.name} ({n})" for n in count(2)))
-        name = next(name for name in names if slug(name) not in taken)
-        taken.add(slug(name))
-        found.append(replace(run, name=name))
-    return found
+        used = seeds[slug(run.name)]
+        name = next(name for name in _names(run, used) if slug(name) not in names)
+        names[slug(name)] = name
+        used.add(run.pipeline.seed)
+    found = [replace(run, name=name) for run, name in zip(runs, names.values(), strict=True)]
+    # By the folder's name: a page can be made after all folders have moved.
+    places = {run.path.name: run.name for run in found}
+    begun = (places.get(Path(run.pipeline.start or "").name) for run in found)
+    return [replace(run, begun=name) for run, name in zip(found, begun, strict=True)]
+
+
+def _names(run: Run, seeds: Container[int]) -> Iterator[str]:
+    """Names it may have; its seed tells it from runs of other ``seeds``."""
+    yield run.name
+    if run.pipeline.seed not in seeds:
+        yield f"{run.name}, seed {run.pipeline.seed}"
+    yield from (f"{run.name} ({n})" for n in count(2))
 
 
 def _stores(about: Mapping[str, Any]) -> list[StoreFacts]:

@@ -29,8 +29,8 @@ def cards(run: Run) -> Markup:
         found.append((f"clips of {shown.name}", f"{shown.n:,}", failed))
     recall = run.done.get("recall")
     if recall is not None:
-        found.append(("recall@1", f"{100 * recall:.0f} %", "dev, after VT-Align"))
-    if trained := run.done.get("trained"):
+        found.append(("recall@1", f"{100 * recall:.0f} %", f"{run.chosen_on}, after VT-Align"))
+    if run.learnt and (trained := run.done.get("trained")):
         found.append(("trained", millions(trained), _tuned(run)))
     return tag(
         "dl",
@@ -205,7 +205,8 @@ def _named(evaluation: Evaluation) -> Child:
     if not evaluation.changed:
         return evaluation.name
     told = ", ".join(f"{key} = {value}" for key, value in evaluation.changed.items())
-    return join(evaluation.name, tag("small", f" tested with {told}", class_="why"))
+    split = evaluation.name.partition("@")[0]
+    return join(split, tag("small", f" tested with {told}", class_="why"))
 
 
 def _cell(evaluation: Evaluation, key: str) -> Markup:

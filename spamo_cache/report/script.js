@@ -32,7 +32,12 @@ const unfold = () => {
 };
 addEventListener("hashchange", unfold);
 if (location.hash) unfold();
-// Details are folded on screen; on paper all must be seen.
+// Details are folded on screen; on paper they must be seen, but for what is a sample in full.
+let unfolded = [];
 addEventListener("beforeprint", () => {
-  for (const folded of document.querySelectorAll("details")) folded.open = true;
+  unfolded = [...document.querySelectorAll("details:not([open], .more)")];
+  for (const folded of unfolded) folded.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const folded of unfolded) folded.open = false;
 });

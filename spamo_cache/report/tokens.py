@@ -7,7 +7,7 @@ from typing import Any
 
 from spamo_cache.report import figures
 from spamo_cache.report.figures import Row
-from spamo_cache.report.markup import Child, Markup, number, tag
+from spamo_cache.report.markup import Child, Markup, number, sentence, tag
 from spamo_cache.report.parts import card, cell, section, table, words
 from spamo_cache.report.runs import Run
 
@@ -32,7 +32,7 @@ def tokens(run: Run) -> Markup | None:
     lead = (
         "Every sign row is named by the LLM token nearest to it. Chance is what the same tokens "
         f"reach when clips are exchanged ({found.get('permutations', '–')} times). "
-        f"{found.get('how', '')}"
+        f"{sentence(found.get('how'))}"
     )
     return section(
         run.anchor,

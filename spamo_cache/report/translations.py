@@ -45,7 +45,7 @@ def translations(run: Run) -> Markup | None:
     unfolded = None
     if rest:
         summary = f"{len(rest):,} more, best first"
-        unfolded = tag("details", tag("summary", summary), _pairs(run, rest))
+        unfolded = tag("details", tag("summary", summary), _pairs(run, rest), class_="more")
     return section(
         run.anchor, "Translations", lead, _pairs(run, [ranked[i] for i in picked]), unfolded
     )

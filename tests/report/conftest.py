@@ -189,7 +189,7 @@ def measures(strength: float) -> dict[str, Any]:
         "own_cosine": strength * 0.8, "other_cosine": 0.1, "cka": strength * 0.6,
         "infonce": {"nats": 3 * strength, "error": 0.1, "ceiling": 3.7, "temperature": 0.1},
         "tokens": {
-            "how": "Nearest by cosine.", "candidates": 900, "rows": 400, "permutations": 999,
+            "how": "nearest by cosine", "candidates": 900, "rows": 400, "permutations": 999,
             "gloss": counted, "text": counted, "examples": EXAMPLES,
         },
     }  # fmt: skip

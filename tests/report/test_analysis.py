@@ -47,6 +47,7 @@ def test_visual_tokens_have_chance_and_examples_that_are_escaped(
 ) -> None:
     found = page(build_run(analysed=True))
     assert "coverage: words that some row names, the glosses 0.070 0.630 0.120 0.020" in found.text
+    assert "(999 times). Nearest by cosine. " in found.text
     assert "MONTAG REGEN am montag <b>regen</b> ✓ montag <i>" in found.text
     assert [item.get("class") for item in found.all("li")].count("hit") == 1
 
@@ -58,6 +59,8 @@ def test_attribution_is_drawn_on_the_clip_s_frames(build_run: Build, page: Show)
     (strip,) = [svg for svg in found.all("svg") if svg["class"] == "strip"]
     assert "spatial: " in strip["aria-label"]
     assert "most of them from 30 to 40 percent" in strip["aria-label"]
+    # The bump is 0.9 at most.
+    assert "tallest bar: 0.90 nats" in found.text
     assert "spatial 70 %, motion 30 %; the sum misses 1.3 %" in found.text
 
 

@@ -147,7 +147,15 @@ def test_error_bars_span_their_bounds_on_a_logarithmic_axis() -> None:
         at, lower, upper = map(float, upright.groups())
         assert at == x
         assert upper < y < lower
-    assert "BLEU-4 against stride (logarithmic). 2: 10.0, 8.0 to 12.0; 4: 20.0" in figure
+    assert "BLEU-4 against stride (logarithmic). 2 at 2: 10.0, 8.0 to 12.0; 4 at 4: 20.0" in figure
+
+
+def test_points_of_two_groups_at_one_place_do_not_hide_each_other() -> None:
+    groups = [[Measured(name, x, 10.0, (8, 12)) for x in (2, 4)] for name in ("a", "b")]
+    tree = parsed(figures.against(groups, title="t", axis="x", log=False))
+    places = [float(str(dot.get("cx"))) for dot in tree.iter("circle")]
+    assert places[2] - places[0] == places[3] - places[1] > 6
+    assert max(places) < float(str(tree.get("viewBox")).split()[2])
 
 
 def test_a_fit_is_drawn_and_shares_read_as_fractions() -> None:

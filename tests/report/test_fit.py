@@ -42,7 +42,7 @@ def test_the_residual_is_the_standard_error_by_hand() -> None:
 def test_a_doubling_is_told_in_points() -> None:
     fit = fitted([(x, 40 + 8 * log(x) / log(2)) for x in (0.25, 0.5, 1.0)])
     assert fit is not None
-    assert "+8.0 for each doubling; residual standard error 0.00 points over 3 points" in fit.words
+    assert "+8.0 for each doubling; residual standard error 0.00, 3 runs" in fit.words
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,13 @@ def test_confusions_are_shown_with_frames_where_there_are_any(build_run: Build, 
 def test_very_long_texts_are_not_compared_word_by_word() -> None:
     long = "wort " * (LONGEST + 1)
     assert marked(Line(id="a", hypothesis=long + "x", reference=long)) == long + "x"
+
+
+def test_runs_of_one_name_are_told_apart_by_their_seeds(build_run: Build) -> None:
+    runs = [read_run(build_run(str(n), seed=seed)) for n, seed in enumerate((0, 1, 1))]
+    named = told_apart([replace(run, name="same") for run in runs])
+    assert [run.name for run in named] == ["same", "same, seed 1", "same (2)"]
+    assert [run.anchor for run in named] == ["run-same", "run-same-seed-1", "run-same-2"]
 
 
 def test_runs_of_one_name_have_places_of_their_own(build_run: Build) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from spamo_cache.report.figures.axes import (
@@ -69,13 +69,13 @@ def curves(series: Sequence[Series], *, title: str, best: bool = False) -> Marku
         return tag("p", "Nothing was logged.", class_="empty")
     everything = [point for one in shown for point in one.points]
     steps = [x for x, _ in everything]
-    x = Scale(min(steps), max(steps), LEFT, WIDTH - RIGHT)
+    x = Scale(0, max(steps), LEFT, WIDTH - RIGHT)
     y = heights([y for _, y in everything])
     told = "; ".join(_spoken(one, best) for one in shown)
     return svg(
         f"{title} over steps. {told}.",
         grid(y),
-        join(*_step_labels(x, min(steps), max(steps))),
+        join(*_step_labels(x, max(steps))),
         label("step", LEFT - 7, HEIGHT - 8, "end"),
         join(*(_curve(one, x, y) for one in shown)),
         # Values of many lines would cover one another; the table has them.
@@ -91,7 +91,10 @@ def against(
     log: bool,
     fit: Callable[[float], float] | None = None,
 ) -> Markup:
-    """Scores with error bars along an axis, a colour for each group, and a fit's dashed line."""
+    """Scores with error bars along an axis, a colour for each group, and a fit's dashed line.
+
+    Groups stand a little beside each other, so that no bar hides another.
+    """
     everything = [one for group in groups for one in group]
     places = sorted({one.at for one in everything})
     log = log and places[0] > 0
@@ -100,8 +103,8 @@ def against(
     y = heights([v for one in everything for v in (one.value, *(one.bounds or ()))])
     told = "; ".join(_spoken_at(one) for one in everything)
     drawn = (
-        _group(sorted(group, key=lambda one: one.at), x, y, number, joined=fit is None)
-        for number, group in enumerate(groups, start=1)
+        _group(sorted(group, key=lambda one: one.at), _moved(x, n), y, n + 1, joined=fit is None)
+        for n, group in enumerate(groups)
     )
     return svg(
         f"{title} against {axis}{' (logarithmic)' if log else ''}. {told}.",
@@ -112,6 +115,11 @@ def against(
         *drawn,
         height=HEIGHT + 18,
     )
+
+
+def _moved(x: Scale, place: int) -> Scale:
+    aside = 7 * place
+    return replace(x, start=x.start + aside, stop=x.stop + aside)
 
 
 def _group(group: Sequence[Measured], x: Scale, y: Scale, colour: int, *, joined: bool) -> Markup:
@@ -175,8 +183,8 @@ def _fraction(value: float) -> str:
     return f"1/{inverse:.0f}" if whole else short(value)
 
 
-def _step_labels(x: Scale, low: float, high: float) -> list[Markup]:
-    places = [value for value in ticks(low, high, 3) if low <= value <= high]
+def _step_labels(x: Scale, last: float) -> list[Markup]:
+    places = [value for value in ticks(0, last, 3) if value <= last]
     # The first place belongs to the word "step".
     return [label(short(v), x(v), HEIGHT - 8, "middle") for v in places if x(v) > LEFT + 4]
 
@@ -216,4 +224,4 @@ def _spoken(series: Series, best: bool) -> str:
 
 def _spoken_at(one: Measured) -> str:
     bounds = f", {number(one.bounds[0], 1)} to {number(one.bounds[1], 1)}" if one.bounds else ""
-    return f"{_fraction(one.at)}: {number(one.value, 1)}{bounds}"
+    return f"{one.name} at {_fraction(one.at)}: {number(one.value, 1)}{bounds}"

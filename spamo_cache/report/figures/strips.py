@@ -45,6 +45,7 @@ def strip(
     if shown:
         parts.append(_words(shown, top + 4))
         top += 4 + _WORD * len(shown)
+    parts.append(label(f"tallest bar: {number(reach)} nats", _LEFT, top + 16))
     parts.append(label("time →", WIDTH, top + 16, "end"))
     return svg(_told(title, curves), *parts, width=WIDTH, height=top + 22, class_="strip")
 
@@ -63,7 +64,7 @@ def _shots(shots: Sequence[tuple[int, bytes]]) -> Markup:
         data = f"data:image/jpeg;base64,{b64encode(jpeg).decode('ascii')}"
         x = round(_LEFT + index * wide, 1)
         place = {"x": x, "y": 0, "width": round(wide - 2, 1), "height": _SHOT}
-        drawn.append(tag("image", href=data, preserveAspectRatio="xMidYMid slice", **place))
+        drawn.append(tag("image", href=data, preserveAspectRatio="xMidYMid meet", **place))
     return join(*drawn)
 
 

@@ -45,13 +45,17 @@ def build_lab(build_run: Build) -> Callable[..., Path]:
                            "evaluation": "test@streams.motion.stride=4"}]  # fmt: skip
         listed = [
             ("streams", "Are both streams needed?", None, [
-                variant("motion", "", runs=[gone]), variant("spatial", "../spatial"),
-                variant("both", "../default"), variant("floor", "", runs=[late]),
-                variant("not-begun", "", runs=[]),
-                *(variant(run.name, f"../{run.name}") for run in crowd),
+                variant("motion", "", runs=[gone], set={"streams": ["motion"]}),
+                variant("spatial", "../spatial", set={"streams": ["spatial"]}),
+                variant("both", "../default"),
+                variant("floor", "", runs=[late], set={"shuffle_features": True}),
+                variant("not-begun", "", runs=[], set={"seed": 1}),
+                *(variant(run.name, f"../{run.name}", set={"seed": 2}) for run in crowd),
             ]),
             ("stride", "How far apart?", {"label": "stride in frames", "log": True}, [
-                variant("stride-8", "../default", at=8), variant("stride-4", "../stride-4", at=4),
+                variant("stride-8", "../default", at=8),
+                variant("stride-4", "../stride-4", at=4,
+                        set={"spec_set": {"streams.motion.stride": 4}}),
                 variant("tested-4", "", **tested),
             ]),
             ("data", "How much data?", {"label": "share of the training clips", "log": True}, [
@@ -74,6 +78,18 @@ def build_lab(build_run: Build) -> Callable[..., Path]:
         return folder
 
     return build
+
+
+@pytest.fixture
+def add() -> Callable[..., None]:
+    """Adds a variant to the first experiment of a folder; its run lies beside."""
+
+    def add(folder: Path, name: str, **changes: Any) -> None:
+        known = json.loads((folder / "results.json").read_text())
+        known["experiments"][0]["variants"].append(variant(name, f"../{name}", **changes))
+        dump(folder / "results.json", known)
+
+    return add
 
 
 SHAPLEY = {

@@ -191,7 +191,7 @@ def test_durations_are_sorted_by_seconds(
         """
         const table = page.querySelector("table.variants");
         const head = [...table.tHead.rows[0].cells];
-        const column = head.findIndex((cell) => cell.textContent === "training");
+        const column = head.findIndex((cell) => cell.textContent === "training time");
         head[column].querySelector("button").click();
         return [...table.tBodies[0].rows].map((row) => row.cells[column].textContent);
         """,
@@ -224,6 +224,34 @@ def test_a_phone_shows_it_without_scrolling_sideways(
     assert scroll == client
 
 
+def test_paper_cuts_nothing_off(browser: Browser, lab_page: Path) -> None:
+    # A4 less its margins is 717 wide, a harness's scroll bar 15.
+    printed = lab_page.read_text().replace("@media print {", "@media all {")
+    lab_page.write_text(printed)
+    question = OVERFLOW.replace(".scroll, nav, pre, .film, svg", "svg, caption")
+    _, _, wide = browser.ask(lab_page, question, width=732)
+    assert wide == []
+
+
+def test_frames_are_shown_whole(browser: Browser, build_run: Build, tmp_path: Path) -> None:
+    run = build_run()
+    square = (
+        build_run("looked-into", analysed=True) / "analysis/attribution/clip-0.jpg"
+    ).read_bytes()
+    page = write_report(
+        [run], tmp_path / "r.html", frames=lambda _, ids: dict.fromkeys(ids, [square] * 8)
+    )
+    for width in (1200, 390):
+        sizes = browser.ask(
+            page,
+            """return [...page.querySelectorAll(".film img")].map((e) =>
+                 [e.clientWidth, e.clientHeight]);""",
+            width=width,
+        )
+        assert sizes
+        assert all(abs(wide - high) <= 1 for wide, high in sizes)
+
+
 def test_texts_of_a_corpus_do_nothing(browser: Browser, hostile_page: Path) -> None:
     assert browser.console(hostile_page) == []
     title, scripts, images, handlers, text = browser.ask(
@@ -253,6 +281,30 @@ def test_directions_of_writing_do_not_leak_into_their_surroundings(
         """,
     )
     assert found == [True, "isolate"]
+
+
+def test_what_is_unfolded_for_paper_is_folded_again(
+    browser: Browser, build_run: Build, tmp_path: Path
+) -> None:
+    page = write_report([build_run(repeat=10)], tmp_path / "r.html")
+    found = browser.ask(
+        page,
+        """
+        const window = page.defaultView;
+        const open = () => [page.querySelectorAll("details[open]").length,
+                            page.querySelectorAll("details.more[open]").length];
+        const seen = [open()];
+        for (const event of ["beforeprint", "afterprint"]) {
+          window.dispatchEvent(new Event(event));
+          seen.push(open());
+        }
+        return [page.querySelectorAll("details").length, seen];
+        """,
+    )
+    # The sample of translations stands; all of them would be most of the paper.
+    every, (before, during, after) = found
+    assert during == [every - 1, 0]
+    assert before == after
 
 
 def test_it_prints_with_everything_unfolded(browser: Browser, lab_page: Path) -> None:

@@ -17,6 +17,10 @@ Build = Callable[..., Path]
 Show = Callable[..., Any]
 
 
+def change(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 def test_every_experiment_has_its_question_its_paper_and_its_table(
     build_lab: Build, page: Show
 ) -> None:
@@ -28,8 +32,8 @@ def test_every_experiment_has_its_question_its_paper_and_its_table(
     assert "The paper: SE+ME 22.26, SE 21.11" in found.text
     assert "translate.steps=300" in found.text
     row = "22.00 ±2.2 −18.0 30.80 ±3.1 28.60 ±2.9 22.0 0.5 M 3 min 05 s 1.5 GB 6"
-    assert f"spatial spatial it is {row}" in found.text
-    assert "both both it is 40.00 ±4.0 –" in found.text
+    assert f"spatial spatial it is run spatial {row}" in found.text
+    assert "both both it is run default 40.00 ±4.0 –" in found.text
 
 
 def test_what_failed_says_why_and_what_is_missing_is_named(build_lab: Build, page: Show) -> None:
@@ -58,7 +62,9 @@ def test_an_axis_becomes_a_curve_and_a_changed_test_one_of_its_own(
     (stride,) = [one for one in told if "against stride in frames (logarithmic)" in one]
     assert "8: 40.0, 36.0 to 44.0" in stride
     assert "4: 38.0, 34.2 to 41.8" in stride
-    assert "4: 28.0, 25.2 to 30.8" in stride
+    assert "tested-4 at 4: 28.0, 25.2 to 30.8" in stride
+    # The curve of tests begins where nothing is changed.
+    assert stride.count("stride-8 at 8: 40.0") == 2
     (data,) = [one for one in told if "against share of the training clips" in one]
     assert "1/4: 21.0" in data
 
@@ -66,11 +72,99 @@ def test_an_axis_becomes_a_curve_and_a_changed_test_one_of_its_own(
 def test_the_amount_of_data_has_a_fit_and_nothing_else(build_lab: Build, page: Show) -> None:
     found = page(build_lab())
     assert found.text.count("for each doubling; residual standard error") == 1
-    assert found.text.count("over 4 points") == 1
+    assert found.text.count(", 4 runs; x is the share of the training clips.") == 1
 
 
-def test_variants_are_held_against_both(build_lab: Build) -> None:
-    assert read_results(build_lab()).experiments[0].first.name == "both"
+def test_variants_are_held_against_the_pipeline_as_it_stands(build_lab: Build) -> None:
+    streams, stride, _ = read_results(build_lab()).experiments
+    assert (streams.base.name, stride.base.name) == ("both", "stride-8")
+    assert [streams.gain(v) for v in streams.variants[:3]] == [None, pytest.approx(-18.0), None]
+
+
+def test_the_overview_names_both_ends_and_calls_none_of_them_the_best(
+    build_lab: Build, page: Show
+) -> None:
+    told = page(build_lab()).text
+    assert "streams Are both streams needed? 40.0 both – −18.0 spatial 2 of 5" in told
+    assert "stride How far apart? 40.0 stride-8 −12.0 tested-4 −2.0 stride-4 3 of 3" in told
+
+
+def test_a_single_seed_is_told_before_any_number(build_lab: Build, page: Show) -> None:
+    folder = build_lab()
+    assert "One seed." not in page(folder).text
+    change(folder / "results.json", seeds=[0])
+    told = page(folder).text
+    assert told.index("One seed. Every run was trained once.") < told.index("Overview BLEU-4")
+
+
+def test_a_figure_says_by_itself_what_its_bands_and_lines_are(build_lab: Build, page: Show) -> None:
+    told = page(build_lab()).text
+    assert "Bands: 95 % interval over clips of one seed. Dashed: “both”." in told
+    assert "Bars: standard deviation over up to 2 seeds. Dashed: y = " in told
+
+
+def test_weights_of_another_run_are_told_and_their_training_is_not_counted_again(
+    build_lab: Build, build_run: Build, add: Build, page: Show
+) -> None:
+    folder = build_lab()
+    nothing = {"batch": 16, "lr": 1e-3, "steps": 0}
+    elsewhere = "/before/it/was/moved/spatial"
+    build_run("sampled", start=elsewhere, align=nothing, translate=nothing)
+    build_run("more", start=elsewhere)
+    for name in ("sampled", "more"):
+        add(folder, name, set={"start": "spatial"})
+    found = page(folder)
+    assert "sampled sampled it is weights of run spatial 40.00 ±4.0 +0.0" in found.text
+    assert "52.00 ±5.2 – – – – 6 more more it is goes on from run spatial 40.00" in found.text
+    assert "First weights those of spatial –" in found.text
+    assert "Nothing was logged" not in found.text
+
+
+def test_variants_that_change_nothing_are_named(
+    build_lab: Build, build_run: Build, add: Build, page: Show
+) -> None:
+    folder = build_lab()
+    told = "Equal to “both” in every score, so that these runs tell nothing of them: cropped."
+    assert "Equal to" not in page(folder).text
+    build_run("cropped", protocol={"crop_at_random": True})
+    add(folder, "cropped", set={"protocol.crop_at_random": True})
+    assert page(folder).text.count(told) == 1
+    change(folder.parent / "cropped/evaluation/test.json", headline={"rouge": "rouge_l_official"})
+    assert "Equal to" not in page(folder).text
+
+
+def test_scores_of_the_split_that_chose_the_weights_are_not_called_dev(
+    build_lab: Build, build_run: Build, add: Build, page: Show
+) -> None:
+    folder = build_lab()
+    build_run("peeked", protocol={"select_on_test": True})
+    add(folder, "peeked", set={"protocol.select_on_test": True})
+    told = page(folder).text
+    assert "peeked peeked it is run peeked 40.00 ±4.0 +0.0 56.00 ±5.6 52.00 ±5.2 – 0.5 M" in told
+    assert "Translating: BLEU-4 on test" in told
+    assert "recall@1 95 % test, after VT-Align" in told
+
+
+def test_the_rouge_that_a_card_quotes_is_shown_and_named(build_lab: Build, page: Show) -> None:
+    folder = build_lab()
+    change(folder.parent / "spatial/evaluation/test.json", headline={"rouge": "rouge_l_official"})
+    told = page(folder).text
+    assert "30.80 ±3.1 26.40 ±2.6 release 22.0" in told
+    assert "56.00 ±5.6 52.00 ±5.2 40.0" in told
+
+
+def test_alignment_is_compared_where_several_variants_were_looked_into(
+    build_lab: Build, page: Show
+) -> None:
+    folder = build_lab()
+    assert "Where clips and their sentences lie" not in page(folder).text
+    looked = folder.parent / "spatial/analysis/test.json"
+    looked.parent.mkdir()
+    looked.write_text('{"recall_at_1": 0.25, "chance_at_1": 0.025}')
+    told = page(folder).text
+    assert told.count("Where clips and their sentences lie after training") == 1
+    assert "measure spatial both by chance recall@1" in told
+    assert "own sentence is the nearest 0.250 0.540 0.025" in told
 
 
 def test_runs_stand_once_and_links_lead_to_them(build_lab: Build, page: Show) -> None:
@@ -83,6 +177,7 @@ def test_runs_stand_once_and_links_lead_to_them(build_lab: Build, page: Show) ->
     # The default in full, the others by what they have otherwise.
     assert found.text.count("Configuration") == 1
     assert "Streams spatial spatial + motion" in found.text
+    assert "Stands behind streams/both, stride/stride-8, stride/tested-4, data/all." in found.text
     assert "Training clips a sample of 25 %" in found.text
 
 
@@ -91,7 +186,7 @@ def test_shapley_values_and_their_coalitions(build_lab: Build, page: Show) -> No
     told = [svg["aria-label"] for svg in found.all("svg")]
     assert any("SE +20.0 plus or minus 2.0; ME +18.5" in one for one in told)
     assert "nothing (3.0 BLEU-4) to everything (40.0)" in found.text
-    assert "nobody 3.00 the floor" in found.text
+    assert "nobody the floor 3.00" in found.text
 
 
 def test_a_page_can_be_made_before_anything_is_finished(build_lab: Build, page: Show) -> None:
