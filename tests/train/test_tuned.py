@@ -124,7 +124,7 @@ def test_cannot_be_read_without_its_encoders(toy, done):
     with pytest.raises(UsageError, match="from the corpus's frames"):
         load_run(done[0])
     with pytest.raises(UsageError, match="from the corpus's frames"):
-        evaluate(done[0], "test", stores=toy.corpus()[1])
+        evaluate(done[0], "test", stores=toy.corpus()[1], bootstrap=7)  # no card of it yet
 
 
 def test_frames_and_tuning_go_together(toy, frames, tmp_path):
