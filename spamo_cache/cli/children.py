@@ -22,21 +22,17 @@ def places(jobs: int | None, threads: int | None, device: str) -> list[dict[str,
         threads: what a process asks for on a CPU; None is all cores.
         device: ``auto``, ``cpu`` or ``cuda``.
     """
+    from spamo_cache.extract.worker import cores
+
     gpus = [] if device == "cpu" else _gpus()
     if gpus:
         count = len(gpus) if jobs is None else jobs
         return [{"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} for number in range(count)]
-    count = jobs or max(1, _cores() // (threads or _cores()))
-    each = str(max(1, _cores() // count))
+    count = jobs or max(1, cores() // (threads or cores()))
+    each = str(max(1, cores() // count))
     # Whoever limits threads by hand knows why, and equal bits want equal threads.
     threads_each = {name: os.environ.get(name, each) for name in _THREADS}
     return [{"CUDA_VISIBLE_DEVICES": "", **threads_each}] * count
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _gpus() -> list[str]:

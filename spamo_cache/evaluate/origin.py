@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Clip, Manifest
+from spamo_cache.model.weights import file_digest
 from spamo_cache.train.checkpoint import RunFolder
 
 
@@ -63,12 +63,6 @@ def _begun_with(folder: RunFolder, start: Path) -> RunFolder | None:
     """The run whose weights another began with, if they are still those; moved together or not."""
     expected = folder.read_about()["parts"]["start"]
     for before in map(RunFolder, (start, folder.path.parent / start.name)):
-        if before.model.is_file() and digest(before.model) == expected:
+        if before.model.is_file() and file_digest(before.model) == expected:
             return before
     return None
-
-
-def digest(weights: Path) -> str:
-    """sha256 of a file of weights, which may be too large to be held in memory."""
-    with weights.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -24,9 +24,10 @@ from spamo_cache.evaluate.decoding import Decoded, decode
 from spamo_cache.evaluate.inference import LoadedRun, load_run
 from spamo_cache.evaluate.measure import BOOTSTRAP, Measure
 from spamo_cache.evaluate.metrics import measures, score
-from spamo_cache.evaluate.origin import digest, origin
+from spamo_cache.evaluate.origin import origin
 from spamo_cache.evaluate.published import Published, published
 from spamo_cache.evaluate.stores import check_stores, open_stores
+from spamo_cache.model.weights import file_digest
 from spamo_cache.train.batches import examples
 from spamo_cache.train.checkpoint import RunFolder, identity, read_json, write_atomic, write_json
 from spamo_cache.train.features import Features
@@ -177,7 +178,7 @@ class _Task:
             {
                 "version": _VERSION,
                 "run": self.folder.read_about()["identity"],
-                "weights": digest(self.folder.model),
+                "weights": file_digest(self.folder.model),
                 "sentences": [self.split, sentences],
                 "settings": [self.shuffled, self.bootstrap, protocol, dict(self.changed)],
                 "stores": self.fingerprints,

@@ -73,10 +73,14 @@ def digest(folder: Path) -> str:
     total = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix in {".json", ".safetensors", ".model", ".txt"}:
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            total.update(f"{path.name} {content}\n".encode())
+            total.update(f"{path.name} {file_digest(path)}\n".encode())
     return total.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, which may be too large to be held in memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def embedding_table(folder: Path) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -20,7 +19,7 @@ from spamo_cache.errors import ConfigError, UsageError, WeightsError
 from spamo_cache.evaluate.inference import load_run
 from spamo_cache.model.official import OURS_ALONE, read_state, their_name
 from spamo_cache.model.translator import Translator
-from spamo_cache.model.weights import digest, locate
+from spamo_cache.model.weights import digest, file_digest, locate
 from spamo_cache.train.checkpoint import RunFolder, write_json, write_tensors
 from spamo_cache.train.features import Features
 from spamo_cache.train.loop import Place
@@ -80,7 +79,7 @@ def import_checkpoint(
         pipeline = _with_llm(pipeline, _OWN_LLM)
         llm = kept
     about = describe(pipeline, base, manifest, stores, digest(llm))
-    imported = {"name": checkpoint.name, "sha256": _sha256(checkpoint)}
+    imported = {"name": checkpoint.name, "sha256": file_digest(checkpoint)}
     folder.begin(pipeline, about | {"imported": imported}, resume=False)
     if foreign:
         llm.rename(out / _OWN_LLM)
@@ -194,8 +193,3 @@ def _finish(folder: RunFolder, learnt: Mapping[str, Tensor]) -> RunSummary:
 def _parent(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.parent
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

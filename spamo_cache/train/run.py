@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -19,7 +18,7 @@ from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import StoreError, UsageError
 from spamo_cache.model.text import normalise
-from spamo_cache.model.weights import digest, locate
+from spamo_cache.model.weights import digest, file_digest, locate
 from spamo_cache.train.batches import MEMORY
 from spamo_cache.train.checkpoint import (
     RunFolder,
@@ -221,7 +220,7 @@ def describe(
     }
     if pipeline.start is not None:
         weights = RunFolder(Path(pipeline.start)).weights()
-        parts["start"] = hashlib.sha256(weights.read_bytes()).hexdigest()
+        parts["start"] = file_digest(weights)
     places = {name: stores[name].path for name in pipeline.streams}
     return {
         "identity": identity(parts),

@@ -21,6 +21,7 @@ from spamo_cache.cli.results import Results
 from spamo_cache.cli.runner import Runner
 from spamo_cache.config import Experiment, Variant
 from spamo_cache.errors import SpamoError
+from spamo_cache.extract import worker
 from spamo_cache.train.checkpoint import exclusive
 from spamo_cache.train.experiments import Trial
 
@@ -289,7 +290,7 @@ def test_places_are_gpus_or_shares_of_the_cores(monkeypatch: pytest.MonkeyPatch)
     assert [place["CUDA_VISIBLE_DEVICES"] for place in children.places(3, 1, "cuda")] == [
         *("3", "5", "3"),
     ]
-    monkeypatch.setattr(children, "_cores", lambda: 8)
+    monkeypatch.setattr(worker, "cores", lambda: 8)
     assert children.places(None, 2, "cpu")[0]["OMP_NUM_THREADS"] == "1"  # the suite's own
     monkeypatch.delenv("OMP_NUM_THREADS")
     several = children.places(None, 2, "cpu")
