@@ -2,24 +2,26 @@
 
 PYTHON        ?= $(shell command -v python3.11 || command -v python3)
 VENV          ?= .venv
-# Where pip takes torch from, when its own choice does not fit the machine: where the default index
-# serves the CUDA build and there is no GPU, PyTorch's index of CPU wheels saves gigabytes:
-#   make setup TORCH_PIP_ARGS="--index-url URL"
-TORCH_PIP_ARGS ?=
+# Which build of torch to install, as uv's --torch-backend names it: cpu, cu130, auto, ... Empty leaves
+# the choice to pip, whose default on Linux is a CUDA build of several gigabytes.
+TORCH         ?=
 # What `make reproduce` runs: a corpus, and the folder that holds it.
 CORPUS        ?= signed-weather
 ROOT          ?=
+
+# A worker per core, each about a gigabyte; a file's tests share what they make.
+PARALLEL := --numprocesses auto --maxprocesses 8 --dist loadfile
 
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce experiments test lint format bench lock clean
+.PHONY: help setup reproduce experiments check test lint format bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@printf '\n  CORPUS=%s  ROOT=%s  VENV=%s  TORCH_PIP_ARGS=%s\n' \
-		'$(CORPUS)' '$(ROOT)' '$(VENV)' '$(TORCH_PIP_ARGS)'
+	@printf '\n  CORPUS=%s  ROOT=%s  VENV=%s  TORCH=%s\n' \
+		'$(CORPUS)' '$(ROOT)' '$(VENV)' '$(TORCH)'
 
 setup: $(STAMP) ## create .venv with the versions of requirements.lock
 
@@ -27,8 +29,13 @@ setup: $(STAMP) ## create .venv with the versions of requirements.lock
 $(STAMP): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "spamo-cache needs Python 3.11 or newer")'
 	@echo "installing into $(VENV): some minutes where torch has to be downloaded"
+	@if [ -z '$(TORCH)' ] && [ "$$(uname -s)" = Linux ] && [ ! -e /dev/nvidiactl ]; then \
+		echo "no NVIDIA GPU found: if pip now fetches the CUDA build of torch, gigabytes for nothing,"; \
+		echo "stop it (Ctrl-C) and run  make setup TORCH=cpu"; fi
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --disable-pip-version-check --quiet $(TORCH_PIP_ARGS) \
+	@$(if $(TORCH),$(BIN)/python -m pip install --disable-pip-version-check --quiet uv && \
+		$(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend '$(TORCH)', \
+		$(BIN)/python -m pip install --disable-pip-version-check --quiet) \
 		$(shell grep -E '^(torch|torchvision)==' requirements.lock)
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet \
 		--constraint requirements.lock --editable '.[extract,remote,dev]'
@@ -45,8 +52,11 @@ experiments: setup ## every experiment of the paper and a page of them; small on
 	$(BIN)/spamo-cache reproduce $(CORPUS) --all $(if $(ROOT),--root '$(ROOT)') \
 		$(if $(filter signed-weather,$(CORPUS)),$(SMALL:%=--set %))
 
+check: setup ## unit tests, a few minutes at most: before every commit
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not slow'
+
 test: setup ## the whole suite, warnings as errors
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 lint: setup ## ruff (rules and format) and mypy --strict
 	$(BIN)/ruff check
@@ -63,7 +73,7 @@ bench: setup ## every script in benchmarks/, one claim of the README each
 lock: ## renew requirements.lock from the newest versions that pyproject.toml allows
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install --quiet $(TORCH_PIP_ARGS) torch torchvision
+	$(VENV)-lock/bin/python -m pip install --quiet torch torchvision
 	$(VENV)-lock/bin/python -m pip install --quiet --editable '.[extract,remote,dev]'
 	$(VENV)-lock/bin/python -m pip list --format=freeze --exclude-editable \
 		| sed -E -e 's/\+.*//' -e '/^(pip|nvidia-.*|cuda-.*|triton)==/d' > requirements.lock

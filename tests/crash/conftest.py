@@ -6,6 +6,7 @@ import csv
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -72,6 +73,8 @@ def start(site: Path, tmp_path: Path) -> Iterator[Start]:
     def begin(store: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "spamo_cache", "extract", "--manifest", "manifest.csv"]
         given = {"PYTHONPATH": str(ROOT), "SPAMO_HOME": str(tmp_path / "home"), **environment}
+        # nohup and some CI runners start the tests with Ctrl-C ignored, which children inherit.
+        inherited = signal.signal(signal.SIGINT, signal.SIG_DFL)
         process = subprocess.Popen(
             [*command, "--spec", "spec.yaml", "--json", "--store", str(store), *options],
             cwd=site,
@@ -81,6 +84,7 @@ def start(site: Path, tmp_path: Path) -> Iterator[Start]:
             text=True,
             start_new_session=True,
         )
+        signal.signal(signal.SIGINT, inherited)
         running.append(process)
         return process
 

@@ -30,15 +30,19 @@ def wanted() -> list[Requirement]:
     return [Requirement(text) for group in (PROJECT["dependencies"], *extras) for text in group]
 
 
+# What CUDA builds of torch bring along; the build is the machine's choice, so no lock names it.
+FOR_GPUS = re.compile(r"nvidia-|cuda-|triton$|pytorch-triton")
+
+
 def closure() -> set[str]:
     """What the project's requirements need, by the metadata of what is installed."""
     waiting, seen = [(requirement, "") for requirement in wanted()], set()
     while waiting:
         requirement, extra = waiting.pop()
         key = (canonicalize_name(requirement.name), *sorted(requirement.extras))
-        if key in seen or (
-            requirement.marker and not requirement.marker.evaluate({"extra": extra})
-        ):
+        if key in seen or FOR_GPUS.match(key[0]):
+            continue
+        if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
             continue
         seen.add(key)
         for text in metadata.requires(requirement.name) or []:

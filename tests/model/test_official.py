@@ -120,7 +120,9 @@ class Settings(dict):
         self.flags = {"allow": True}
 
 
-@pytest.mark.parametrize("how", [os.mkdir, shutil.rmtree, eval, Path.touch], ids=str)
+@pytest.mark.parametrize(
+    "how", [os.mkdir, shutil.rmtree, eval, Path.touch], ids=lambda how: how.__qualname__
+)
 @pytest.mark.parametrize("place", ["state_dict", "callbacks"])
 def test_never_runs_code_in_a_checkpoint(golden_folder, tmp_path, how, place):
     target = tmp_path / "target"
