@@ -59,6 +59,7 @@ def checked(table: pa.Table, *, where: object) -> pa.Table:
         CorpusError: a required column is missing, or rows are faulty; the first faults are
             named with row (1 is the first clip), id and column, the others counted.
     """
+    table = table.rename_columns([_known(name) for name in table.column_names])
     _require_columns(table, where)
     faults: list[Faults] = []
     data: dict[str, pa.Array] = {}
@@ -80,6 +81,12 @@ def checked(table: pa.Table, *, where: object) -> pa.Table:
 def crop_text(box: list[float] | None) -> str | None:
     """A crop box as CSV holds it."""
     return None if box is None else ",".join(repr(edge) for edge in box)
+
+
+def _known(name: str) -> str:
+    """``ID`` and `` Text`` as the manifest writes them; columns of one's own keep their case."""
+    bare = name.strip()
+    return bare.lower() if bare.lower() in KINDS else bare
 
 
 def _require_columns(table: pa.Table, where: object) -> None:

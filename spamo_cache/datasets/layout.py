@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
+from spamo_cache.datasets import tables
 from spamo_cache.errors import CorpusError
 
 SHOWN = 3
@@ -81,17 +82,13 @@ def names_in(folder: Path) -> set[str]:
 
 
 def read_text(path: Path) -> str:
-    """UTF-8 text of a label file, with or without a byte order mark.
+    """Text of a label file; see :func:`spamo_cache.datasets.tables.decoded`.
 
     Raises:
         CorpusError: not to be opened, or in another encoding.
     """
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"is not UTF-8 text (byte {error.start})", where=path, remedy="fetch the file again"
-        ) from None
+        return tables.decoded(path)
     except OSError as error:
         raise CorpusError(f"cannot be read: {error.strerror}", where=path) from None
 

@@ -19,11 +19,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet as pq
 
 from spamo_cache.config import TextConfig
-from spamo_cache.datasets import columns
+from spamo_cache.datasets import columns, tables
 from spamo_cache.errors import CorpusError, UsageError
 from spamo_cache.store import files
 
@@ -171,10 +170,10 @@ class Manifest:
                 remedy=f"use one of {', '.join(_READERS)}",
             )
         try:
-            raw = reader(path)
+            raw, odd = reader(path)
             raw.validate(full=True)  # texts that are no UTF-8
             metadata = raw.schema.metadata or {}
-            notes = tuple(json.loads(metadata.get(_NOTES_KEY, b"[]")))
+            notes = (*json.loads(metadata.get(_NOTES_KEY, b"[]")), *odd)
             said = metadata.get(_TEXT_KEY)
             text = None if said is None else TextConfig.model_validate_json(said)
         except FileNotFoundError:
@@ -201,10 +200,16 @@ class Manifest:
         return _atomically(path, self.to_bytes())
 
     def write_csv(self, path: Path) -> Path:
-        """Write CSV that :meth:`read` takes back; a crop box is ``x0,y0,x1,y1`` in one cell."""
-        crop = [columns.crop_text(box) for box in self.table["crop"].to_pylist()]
-        position = self.table.schema.get_field_index("crop")
-        table = self.table.set_column(position, "crop", pa.array(crop, pa.string()))
+        """Write CSV that :meth:`read` takes back.
+
+        A crop box is ``x0,y0,x1,y1`` in one cell, further columns of lists are JSON.
+        """
+        table = self.table
+        for position, field_ in enumerate(table.schema):
+            if pa.types.is_nested(field_.type):
+                write = columns.crop_text if field_.name == "crop" else _as_json
+                cells = pa.array(map(write, table.column(position).to_pylist()), pa.string())
+                table = table.set_column(position, field_.name, cells)
         memory = io.BytesIO()
         pa.csv.write_csv(table, memory)
         return _atomically(path, memory.getvalue())
@@ -258,6 +263,10 @@ def _boxes(array: pa.ListArray) -> list[Any]:
     return [next(boxes) if present else None for present in array.is_valid().to_pylist()]
 
 
+def _as_json(value: Any) -> str | None:
+    return None if value is None else json.dumps(value, ensure_ascii=False, default=str)
+
+
 def _column(name: str, values: list[Any]) -> pa.Array:
     kind = columns.KINDS.get(name)
     try:
@@ -266,31 +275,16 @@ def _column(name: str, values: list[Any]) -> pa.Array:
         raise CorpusError(f"column {name!r} mixes kinds of values: {error}") from None
 
 
-def _read_separated(path: Path, delimiter: str) -> pa.Table:
-    # Everything is read as text first: an id of 007 stays one, and faults can name their row.
-    parse = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-    with pa.csv.open_csv(path, parse_options=parse) as header:
-        names = header.schema.names
-    text = pa.csv.ConvertOptions(
-        column_types=dict.fromkeys(names, pa.string()),
-        null_values=[""],
-        strings_can_be_null=True,
-    )
-    return pa.csv.read_csv(path, parse_options=parse, convert_options=text)
+def _read_parquet(path: Path) -> tuple[pa.Table, list[str]]:
+    return pq.ParquetFile(path).read(), []
 
 
-def _read_json(path: Path) -> pa.Table:
-    schema = pa.schema(columns.KINDS)
-    parse = pa.json.ParseOptions(explicit_schema=schema, newlines_in_values=False)
-    return pa.json.read_json(path, parse_options=parse)
-
-
-_READERS: dict[str, Callable[[Path], pa.Table]] = {
-    ".csv": lambda path: _read_separated(path, ","),
-    ".tsv": lambda path: _read_separated(path, "\t"),
-    ".jsonl": _read_json,
-    ".ndjson": _read_json,
-    ".parquet": lambda path: pq.ParquetFile(path).read(),
+_READERS: dict[str, Callable[[Path], tuple[pa.Table, list[str]]]] = {
+    ".csv": tables.read_separated,
+    ".tsv": tables.read_separated,
+    ".jsonl": tables.read_json_lines,
+    ".ndjson": tables.read_json_lines,
+    ".parquet": _read_parquet,
 }
 
 

@@ -24,6 +24,9 @@ _TABLES = ("youtube_asl.csv", "youtube_asl.tsv")
 _VIDEOS = ("videos", "origin", "downloads", "raw_videos")
 _CAPTIONS = ("captions", "transcript", "subtitles", *_VIDEOS)
 _COLUMNS = ("VIDEO_NAME", "SENTENCE_NAME", "START_REALIGNED", "END_REALIGNED", "SENTENCE")
+# Best first: English as uploaded, that of a country or a named track, a file without a language,
+# what YouTube heard. en-de and the like are left out: translated by a machine, from German.
+_ENGLISH = tuple(map(re.compile, ("en", r"en-(?!orig$|[a-z]{2}(-|$)).+", "", "en-orig")))
 _TAG = re.compile(r"<[^<>]*>")
 _TIMES = re.compile(r"^([\d:.]+)[ \t]+-->[ \t]+([\d:.]+)")
 
@@ -46,14 +49,15 @@ def read(root: Path) -> Manifest:
     """
     listed, *table = labels(layout.require_root(root))
     wanted = dict.fromkeys(layout.read_text(listed).split())
-    captions = list(_from_table(table[0]) if table else _from_files(root))
+    notes: list[str] = []
+    captions = list(_from_table(table[0]) if table else _from_files(root, notes))
     folder = Folder(root, layout.require_folder(root, _VIDEOS))
     found, captioned = TimedClips(), set()
     for caption in captions:
         captioned.add(caption.video)
         if caption.video in wanted:
             found.add(**caption._asdict(), folder=folder, split="train", language="English")
-    notes = layout.one_sided(listed.name, wanted, "the captions", captioned)
+    notes += layout.one_sided(listed.name, wanted, "the captions", captioned)
     return Manifest.from_clips("youtube-asl", found.clips, [*found.notes(), *notes])
 
 
@@ -71,17 +75,26 @@ def _from_table(path: Path) -> Iterator[Caption]:
         yield Caption(clip, video, start, end, unquoted(sentence))
 
 
-def _from_files(root: Path) -> Iterator[Caption]:
+def _from_files(root: Path, notes: list[str]) -> Iterator[Caption]:
+    """Captions of every video in the best English file it has; ``notes`` count the others."""
     files = layout.first_files(root, (f"{place}/*.vtt" for place in _CAPTIONS))
     if not files:
         raise layout.no_such_file(root, "captions/ID.en.vtt")
-    done = set()
-    for path in files:
-        # yt-dlp appends the language, and sometimes more: ID.en.vtt, ID.en-US.vtt. One is enough.
-        video = path.name.split(".")[0]
-        if video not in done:
-            done.add(video)
-            yield from cues(video, layout.read_text(path))
+    best: dict[str, Path] = {}
+    for path in sorted(files, key=_preference):
+        if _preference(path)[0] < len(_ENGLISH):
+            best.setdefault(path.name.split(".")[0], path)
+    unused = [path.name for path in files if path not in best.values()]
+    notes += layout.tally("caption files passed over, not the best English ones", unused)
+    for video, path in sorted(best.items()):
+        yield from cues(video, layout.read_text(path))
+
+
+def _preference(path: Path) -> tuple[int, str]:
+    """How good a file of captions is by what yt-dlp calls it, ``ID.en-US.vtt``; 0 is the best."""
+    language = path.name.removesuffix(".vtt").partition(".")[2]
+    ranks = (rank for rank, known in enumerate(_ENGLISH) if known.fullmatch(language))
+    return next(ranks, len(_ENGLISH)), path.name
 
 
 def cues(video: str, document: str) -> Iterator[Caption]:
