@@ -213,7 +213,11 @@ def _unclosed(what: str, path: Path) -> CorpusError:
 
 
 def _unwrapped(table: pa.Table) -> tuple[pa.Table, int]:
-    """Cells that stand in quotes, those inside doubled, as they were meant; and their number."""
+    """Cells that stand in quotes, those inside doubled, as they were meant.
+
+    Returns:
+        The table, and the number of these cells; 0 where the header shows that all are written so.
+    """
     count = 0
     for index, name in enumerate(table.column_names):
         cells = table.column(index)
@@ -221,11 +225,12 @@ def _unwrapped(table: pa.Table) -> tuple[pa.Table, int]:
         whole = pc.match_substring_regex(cells, r'(?s)^".*"$')
         lone = pc.match_substring(pc.replace_substring(inside, '""', ""), '"')
         wrapped = pc.fill_null(pc.and_not(whole, lone), fill_value=False)
-        if found := pc.sum(wrapped).as_py():
-            count += found
-            bare = pc.replace_substring(inside, '""', '"')
-            table = table.set_column(index, name, pc.if_else(wrapped, bare, cells))
-    return table, count
+        count += pc.sum(wrapped).as_py() or 0
+        bare = pc.replace_substring(inside, '""', '"')
+        bare = pc.if_else(pc.equal(bare, ""), None, bare)
+        table = table.set_column(index, name, pc.if_else(wrapped, bare, cells))
+    header = [name[1:-1] if re.fullmatch('".*"', name) else name for name in table.column_names]
+    return table.rename_columns(header), count if header == table.column_names else 0
 
 
 def _with_decimal_points(table: pa.Table) -> pa.Table:
