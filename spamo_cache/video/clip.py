@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from spamo_cache.config.spec import Reader
 from spamo_cache.errors import VideoError
 from spamo_cache.video import images, kept, movie
 from spamo_cache.video.frames import Frame, Take, in_runs
@@ -86,12 +87,15 @@ def probe_all(
     return [result for result in found if result is not None]
 
 
-def decode(root: Path, clip: ClipLike, probed: Probe, take: Take) -> str:
+def decode(
+    root: Path, clip: ClipLike, probed: Probe, take: Take, *, reader: Reader = "auto"
+) -> str:
     """Decode a probed clip in one sweep and hand its frames on, some at a time.
 
     Args:
         take: called with consecutive frames, uint8 (frames, height, width, 3) RGB, cropped; they
             are valid during the call only.
+        reader: what decodes video files.
 
     Returns:
         The SHA-256 of the source's contents.
@@ -107,7 +111,7 @@ def decode(root: Path, clip: ClipLike, probed: Probe, take: Take) -> str:
     if probed.span is None:
         frames = images.frames(images.listing(path), hashed)
     else:
-        frames = movie.frames(path, probed.span)
+        frames = movie.frames(path, probed.span, reader)
     with closing(frames):
         count = in_runs(frames if clip.crop is None else cropped(frames, clip.crop), take)
     if count != probed.frames:
