@@ -229,6 +229,7 @@ def _job(
             if isinstance(stream.store, Path)
         },
         resize=spec.frames.resize,
+        reader=spec.frames.reader,
         compute=spec.compute,
         device=device,
         dtype=spec.store.dtype,

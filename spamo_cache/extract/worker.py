@@ -207,6 +207,7 @@ def _provenance(job: Job, effort: Effort) -> dict[str, Any]:
         "device": name,
         "compute": registry.resolve_compute(job.compute, job.device),
         "torch": torch.__version__,
+        "reader": "decord" if job.reader == "decord" else "pyav",
         "frames": effort.frames,
         "seconds": {part: round(value, 3) for part, value in effort.seconds.items()},
     }

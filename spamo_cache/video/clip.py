@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spamo_cache.config.spec import Reader
+from spamo_cache.datasets.source_files import is_glob, locate
 from spamo_cache.errors import VideoError
 from spamo_cache.video import images, kept, movie
 from spamo_cache.video.frames import Frame, Take, in_runs
@@ -131,24 +131,6 @@ def read_clip(root: Path, clip: ClipLike) -> NDArray[np.uint8]:
     return read(root, clip, probe(root, clip))[0]
 
 
-def locate(root: Path, source: str) -> Path:
-    """Path of a source below ``root``.
-
-    Raises:
-        VideoError: the source would leave the root.
-    """
-    parts = PurePosixPath(source)
-    if parts.is_absolute() or ".." in parts.parts:
-        raise VideoError("source lies outside the corpus", where=source)
-    try:
-        os.fsencode(source)
-    except UnicodeEncodeError:
-        raise VideoError("source has a name that no file can have") from None
-    if "\0" in source:
-        raise VideoError("source has a name that no file can have")
-    return root / parts
-
-
 def cropped(frames: Iterable[Frame], crop: Crop) -> Iterator[Frame]:
     """Cut frames to a box of shares of width and height, rounded to whole pixels.
 
@@ -170,8 +152,8 @@ def _probe_source(root: Path, source: str, clips: Sequence[ClipLike]) -> list[Pr
     size = 0
     try:
         path = locate(root, source)
-        if path.is_dir() or images.is_glob(path):
-            found = images.measure(path)
+        if path.is_dir() or is_glob(path):
+            found = images.measure(path, root)
             size = found.size
             return [_of_images(clip, found) for clip in clips]
         status = path.stat()

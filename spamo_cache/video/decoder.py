@@ -204,7 +204,7 @@ def _open(path: Path) -> Any:
 
     # Tags may be in any encoding, and are of no interest. Newer versions of PyAV do not mind.
     strict = hasattr(av.container.InputContainer, "metadata_errors")
-    lenient = {"metadata_errors": "replace"} if strict else {}
+    lenient: dict[str, Any] = {"metadata_errors": "replace"} if strict else {}
     try:
         # A relative name with a colon would be taken for an address.
         return av.open(os.fspath(path.absolute()), options=_OPEN, **lenient)
