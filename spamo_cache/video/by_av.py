@@ -45,12 +45,13 @@ def _decoded(path: Path, wanted: Span, *, seek: bool) -> Iterator[Any]:
         for number, (time, frame) in enumerate(decoder.frames()):
             if seek and not begun and not _leads(number, time, frame, decoder, wanted):
                 return
-            if time > wanted.last_pts:
+            place = _place(number, time, wanted)
+            if place > 0:
                 # What is damaged here may have gone into frames that are shown before it.
                 beyond += 1
                 if beyond > decoder.delay:
                     break
-            elif time >= wanted.first_pts:
+            elif place == 0:
                 begun = True
                 yield frame
         damaged = damaged_from(decoder.damage, wanted.first_pts, wanted.last_pts)
@@ -60,13 +61,25 @@ def _decoded(path: Path, wanted: Span, *, seek: bool) -> Iterator[Any]:
             raise VideoError(f"is damaged at {seconds:.3f} s", where=path)
 
 
-def _leads(number: int, time: int, frame: Any, decoder: Decoder, wanted: Span) -> bool:
+def _leads(number: int, time: int | None, frame: Any, decoder: Decoder, wanted: Span) -> bool:
     """Whether a seek was good so far.
 
     It may land on what is no key frame, whatever the container says, or behind frames that are
     shown before their key frame.
     """
-    return (number > 0 or frame.key_frame) and time <= wanted.first_pts and not decoder.damage
+    begins_well = number > 0 or frame.key_frame
+    return begins_well and time is not None and time <= wanted.first_pts and not decoder.damage
+
+
+def _place(number: int, time: int | None, wanted: Span) -> int:
+    """Where a frame stands: before the span (-1), in it or behind it (1).
+
+    By its time, so that lost frames do not move the others; by its number in files whose times had
+    to be put right, and which were decoded for their list.
+    """
+    if wanted.seekable and time is not None:
+        return (time > wanted.last_pts) - (time < wanted.first_pts)
+    return (number >= wanted.first + wanted.frames) - (number < wanted.first)
 
 
 def _pixels(frame: Any, reformatter: Any) -> Frame:

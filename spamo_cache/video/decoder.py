@@ -75,13 +75,13 @@ class Decoder:
     """Decodes a stream from where its container stands, on past any damage.
 
     Attributes:
-        steady: whether all times so far are the file's own, and rise.
+        restarted: whether the clock of the recording was started again on the way.
         delay: packets that the decoder read before it gave the first frame.
         step: how long the frame of the last packet is shown; 0 where the file does not say.
     """
 
     def __init__(self, container: Any, stream: Any) -> None:
-        self.steady, self.delay, self.step = True, 0, 0
+        self.restarted, self.delay, self.step = False, 0, 0
         self._container, self._stream = container, stream
         self._restarts = bool(container.format.flags & _CLOCK_MAY_RESTART)
         self._back = _SETBACK / float(stream.time_base)
@@ -90,11 +90,11 @@ class Decoder:
         self._damage: list[tuple[int, int]] = []
         self._since: int | None = None
 
-    def frames(self) -> Iterator[tuple[int, Any]]:
-        """All frames in order of presentation with their times, which never fall."""
+    def frames(self) -> Iterator[tuple[int | None, Any]]:
+        """All frames in order of presentation, with their times as far as the file has them."""
         import av
 
-        last, sent = None, 0
+        clock, sent = _Clock(), 0
         for packet in self._packets():
             try:
                 decoded = packet.decode()
@@ -105,17 +105,11 @@ class Decoder:
                 continue
             sent, self.step = sent + 1, packet.duration or self.step
             for frame in decoded:
-                if last is None:
-                    self.delay = sent
-                pts = frame.pts
-                if pts is None or (last is not None and pts <= last):
-                    # Containers without times of presentation leave FFmpeg to guess.
-                    self.steady = False
-                    pts = (last or 0) + self.step if pts is None else last
+                time = clock.time(frame.pts, frame.dts)
+                self.delay = self.delay or sent
                 if frame.is_corrupt:
-                    self._spoil(pts)
-                yield pts, frame
-                last = pts
+                    self._spoil(self._now if time is None else time)
+                yield time, frame
 
     @property
     def damage(self) -> list[tuple[int, int]]:
@@ -135,7 +129,7 @@ class Decoder:
             if dts is not None and self._restarts:
                 usual = before is None or before - self._back <= dts + shift <= due + self._ahead
                 if not usual:
-                    shift, self.steady = due - dts, False
+                    shift, self.restarted = due - dts, True
                     # The counters of a transport stream start again too, as if some were lost.
                     suspects.clear()
                 before = dts + shift
@@ -192,6 +186,28 @@ class Decoder:
                 return
             since = min(since, time)
         self._since = since if self._since is None else min(since, self._since)
+
+
+class _Clock:
+    """Times of frames in containers that store when to decode a frame instead of when to show it.
+
+    FFmpeg's own way (guess_correct_pts), which PyAV does not hand on: whichever of the two went
+    wrong less often.
+    """
+
+    def __init__(self) -> None:
+        self._last: list[float] = [-_NEVER, -_NEVER]
+        self._faults = [0, 0]
+
+    def time(self, pts: int | None, dts: int | None) -> int | None:
+        for kind, (own, other) in enumerate(((pts, dts), (dts, pts))):
+            if own is not None:
+                self._faults[kind] += own <= self._last[kind]
+                self._last[kind] = own
+            elif other is not None:
+                self._last[kind] = other
+        better = self._faults[0] <= self._faults[1] or dts is None
+        return pts if better and pts is not None else dts
 
 
 def damaged_from(damage: Iterable[tuple[T, T]], first: T, last: T) -> T | None:

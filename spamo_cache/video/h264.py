@@ -11,6 +11,9 @@ _WITH_CHROMA_FORMAT = {44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 
 """Profiles whose parameter sets say more than those of the first edition."""
 
 
+_IDR = 5
+
+
 def is_progressive(header: bytes) -> bool:
     """Whether every packet is a whole picture: an interlaced stream may have two for one.
 
@@ -25,6 +28,17 @@ def is_progressive(header: bytes) -> bool:
     except IndexError:
         return False
     return bool(found) and all(found)
+
+
+def is_fresh(packet: bytes, header: bytes) -> bool:
+    """Whether a packet is an IDR picture; other key frames may need what went before."""
+    size = (header[4] & 3) + 1
+    at = 0
+    while at + size < len(packet):
+        if packet[at + size] & 31 == _IDR:
+            return True
+        at += size + int.from_bytes(packet[at : at + size])
+    return False
 
 
 def _parameter_sets(header: bytes) -> Iterator[bytes]:

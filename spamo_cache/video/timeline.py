@@ -7,6 +7,7 @@ pixels, unless its kind and its packets leave no doubt.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -24,7 +25,7 @@ Ints = NDArray[np.int64]
 
 _KEEP_TIMES = ("mp4", "matroska")
 """Containers that store when a frame is shown; after a seek in others FFmpeg has to guess."""
-_FRAME_PER_PACKET = ("h264", "hevc", "av1", "mpeg4")
+_FRAME_PER_PACKET = ("h264", "hevc", "libdav1d", "av1", "mpeg4")
 """Codecs of which a packet in those containers is a frame, as long as it looks like one."""
 _LEAST_BYTES = 16
 """Of a packet with a picture: MPEG-4 has packets that say there is none."""
@@ -49,7 +50,7 @@ class Timeline:
     frame_bytes: int
     """Of one decoded frame."""
     seekable: bool
-    """Whether frames can be found by their times from any key frame on."""
+    """Whether a frame can be found by its time, from any key frame on."""
     plain: bool
     """H.264 in MP4 from zero on, nothing hidden, no key frame with frames that follow it but are
     shown before it: what decord is right about."""
@@ -146,13 +147,13 @@ def _demuxed(container: Any, stream: Any) -> Timeline | None:
         return None
     pts, durations, hidden, keys = packets
     order = np.argsort(pts)
-    shown = order[hidden[order] == 0]
-    # A decoder drops what is shown before the first key frame. That every packet is one is what a
-    # file says that knows of none.
-    if not (keys[0] and order[0] == 0 and len(shown) and keys.sum() < max(2, len(keys))):
+    if not (np.diff(pts[order]).all() and _begin_with_key(order, keys)):
         return None
-    if not np.diff(pts[order]).all():
+    shown = np.flatnonzero(hidden[order] == 0)
+    # An edit list of several parts, or one that begins amid frames of two groups of pictures.
+    if not len(shown) or (hidden.any() and (np.ptp(shown) >= len(shown) or _is_open(pts, keys))):
         return None
+    shown = order[shown]
     begin = int(pts[shown[0]])
     zero = time_zero(container, stream)
     return Timeline(
@@ -171,12 +172,16 @@ def _packets(container: Any, stream: Any) -> Ints | None:
     """Per packet in the order of decoding: time shown, duration, whether hidden, whether a key."""
     import av
 
-    rows = []
+    rows: list[tuple[int, int, bool, bool]] = []
+    codec = stream.codec_context
+    header = codec.extradata or b""
     try:
         for packet in container.demux(stream):
             if packet.size == 0:
                 continue
             if packet.is_corrupt or packet.pts is None or packet.size < _LEAST_BYTES:
+                return None
+            if not rows and codec.name == "h264" and not h264.is_fresh(bytes(packet), header):
                 return None
             rows.append((packet.pts, packet.duration or 0, packet.is_discard, packet.is_keyframe))
     except av.error.InvalidDataError:
@@ -189,14 +194,16 @@ def _decoded(path: Path) -> Timeline:
     # Smooth edges are for those who look; nothing else depends on them here.
     with opened(path, skip_loop_filter="all") as (container, stream):
         decoder = Decoder(container, stream)
-        pts = np.array([time for time, _ in decoder.frames()], np.int64)
-        if not len(pts):
+        times = [time for time, _ in decoder.frames()]
+        if not times:
             raise VideoError("holds no frames that can be decoded", where=path)
+        pts = _risen(times)
         zero = time_zero(container, stream)
         begin = int(pts[0])
         # What precedes the first frame cannot be decoded in a recording cut anywhere.
         damage = sorted({span for span in decoder.damage if span[1] > begin})
         codec = stream.codec_context
+        steady = not decoder.restarted and pts.tolist() == times
         return Timeline(
             pts=pts,
             unit=stream.time_base,
@@ -204,13 +211,38 @@ def _decoded(path: Path) -> Timeline:
             last=decoder.step,
             damage=np.array(damage, np.int64).reshape(-1, 2),
             frame_bytes=3 * codec.width * codec.height,
-            seekable=decoder.steady and _keeps_times(container),
+            seekable=steady and _keeps_times(container),
             plain=False,
         )
 
 
+def _risen(times: Sequence[int | None]) -> Ints:
+    """Times of all frames: one that is missing or falls back is put between its neighbours."""
+    places: list[int] = []
+    sound: list[int] = []
+    for place, time in enumerate(times):
+        if time is not None and (not sound or time > sound[-1]):
+            places.append(place)
+            sound.append(time)
+    if not sound:
+        return np.arange(len(times), dtype=np.int64)
+    step = (sound[-1] - sound[0]) / max(1, places[-1] - places[0])
+    ends = (-1, len(times))
+    beyond = [sound[0] - step * (places[0] + 1), sound[-1] + step * (ends[1] - places[-1])]
+    known = [ends[0], *places, ends[1]], [beyond[0], *sound, beyond[1]]
+    return np.rint(np.interp(np.arange(len(times)), *known)).astype(np.int64)
+
+
 def _keeps_times(container: Any) -> bool:
     return any(kind in container.format.name for kind in _KEEP_TIMES)
+
+
+def _begin_with_key(order: Ints, keys: Ints) -> bool:
+    """Whether nothing is shown before the first key frame, as a decoder would drop it.
+
+    That every packet is a key frame is what a file says that knows of none.
+    """
+    return bool(keys[0] and order[0] == 0 and keys.sum() < max(2, len(keys)))
 
 
 def _is_open(pts: Ints, keys: Ints) -> bool:
