@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,9 @@ _CLOCK_MAY_RESTART = 0x200
 
 _SETBACK, _LEAP = 0.1, 10.0
 """Seconds: a clock that goes back or ahead by more was started again. FFmpeg's own thresholds."""
+_SKIPPING = ("hevc",)
+"""Decoders that leave frames out, without an error, where they lack what these are predicted from.
+They have a frame for every packet."""
 _REMEMBERED = 64
 """Packets; more than any decoder holds back."""
 _NEVER = 1 << 62
@@ -87,6 +91,8 @@ class Decoder:
         self._back = _SETBACK / float(stream.time_base)
         self._ahead = _LEAP / float(stream.time_base)
         self._recent: deque[tuple[int, bool]] = deque(maxlen=_REMEMBERED)
+        self._skips = stream.codec_context.name in _SKIPPING
+        self._awaited: list[int] = []
         self._damage: list[tuple[int, int]] = []
         self._since: int | None = None
 
@@ -94,7 +100,7 @@ class Decoder:
         """All frames in order of presentation, with their times as far as the file has them."""
         import av
 
-        clock, sent = _Clock(), 0
+        clock, sent, is_first = _Clock(), 0, True
         for packet in self._packets():
             try:
                 decoded = packet.decode()
@@ -109,7 +115,11 @@ class Decoder:
                 self.delay = self.delay or sent
                 if frame.is_corrupt:
                     self._spoil(self._now if time is None else time)
+                if self._awaited and time is not None:
+                    self._miss(time, is_first=is_first)
+                is_first = False
                 yield time, frame
+        self._spoil(*self._awaited)
 
     @property
     def damage(self) -> list[tuple[int, int]]:
@@ -142,6 +152,8 @@ class Decoder:
                 suspects.clear()
             if packet.size:
                 time = self._note(packet)
+                if self._skips and not packet.is_discard and packet.pts is not None:
+                    heappush(self._awaited, time)
                 if suspects or packet.is_corrupt:
                     suspects.append(time)
             yield packet
@@ -168,6 +180,14 @@ class Decoder:
                 self._since = min(self._since, time)
         self._recent.append((time, packet.is_keyframe))
         return time
+
+    def _miss(self, time: int, *, is_first: bool) -> None:
+        """Note as damage the packets whose frame should have come before the one of this time."""
+        while self._awaited and self._awaited[0] <= time:
+            awaited = heappop(self._awaited)
+            # What precedes the first frame was predicted from what is not there.
+            if awaited < time and not is_first:
+                self._spoil(awaited)
 
     @property
     def _now(self) -> int:
