@@ -13,6 +13,9 @@ from spamo_cache.video.decoder import Decoder, damaged_from, opened, time_zero
 from spamo_cache.video.frames import Frame
 from spamo_cache.video.timeline import Span
 
+_GROUP_SECONDS = 5
+"""Most that is expected between two key frames of a broadcast."""
+
 
 def frames(path: Path, wanted: Span) -> Generator[Frame]:
     """Decode a span; each frame is valid until the next one is asked for.
@@ -39,7 +42,9 @@ def _decoded(path: Path, wanted: Span, *, seek: bool) -> Iterator[Any]:
     """
     with opened(path) as (container, stream):
         if seek:
-            container.seek(wanted.first_pts, stream=stream, backward=True)
+            # Transport streams do not say where their key frames are.
+            lead = _GROUP_SECONDS / stream.time_base if container.format.name == "mpegts" else 0
+            container.seek(wanted.first_pts - round(lead), stream=stream, backward=True)
         decoder = Decoder(container, stream)
         begun, beyond = False, 0
         for number, (time, frame) in enumerate(decoder.frames()):

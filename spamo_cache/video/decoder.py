@@ -95,12 +95,13 @@ class Decoder:
         self._awaited: list[int] = []
         self._damage: list[tuple[int, int]] = []
         self._since: int | None = None
+        self._begin = -_NEVER
 
     def frames(self) -> Iterator[tuple[int | None, Any]]:
         """All frames in order of presentation, with their times as far as the file has them."""
         import av
 
-        clock, sent, is_first = _Clock(), 0, True
+        clock, sent = _Clock(), 0
         for packet in self._packets():
             try:
                 decoded = packet.decode()
@@ -112,12 +113,12 @@ class Decoder:
             sent, self.step = sent + 1, packet.duration or self.step
             for frame in decoded:
                 time = clock.time(frame.pts, frame.dts)
-                self.delay = self.delay or sent
+                if not self.delay:
+                    self.delay, self._begin = sent, self._now if time is None else time
                 if frame.is_corrupt:
                     self._spoil(self._now if time is None else time)
                 if self._awaited and time is not None:
-                    self._miss(time, is_first=is_first)
-                is_first = False
+                    self._miss(time)
                 yield time, frame
         self._spoil(*self._awaited)
 
@@ -126,9 +127,10 @@ class Decoder:
         """Ranges of time whose frames cannot be trusted, without their ends.
 
         From a damaged packet or frame to the next key frame: what lies between may have been
-        predicted from it.
+        predicted from it. What precedes the first frame cannot be decoded wherever one begins.
         """
-        return self._damage if self._since is None else [*self._damage, (self._since, _NEVER)]
+        still = [] if self._since is None else [(self._since, _NEVER)]
+        return [(begin, end) for begin, end in self._damage + still if end > self._begin]
 
     def _packets(self) -> Iterator[Any]:
         """Packets, with times that go on where the clock of a recording was started again."""
@@ -181,12 +183,11 @@ class Decoder:
         self._recent.append((time, packet.is_keyframe))
         return time
 
-    def _miss(self, time: int, *, is_first: bool) -> None:
+    def _miss(self, time: int) -> None:
         """Note as damage the packets whose frame should have come before the one of this time."""
         while self._awaited and self._awaited[0] <= time:
             awaited = heappop(self._awaited)
-            # What precedes the first frame was predicted from what is not there.
-            if awaited < time and not is_first:
+            if self._begin < awaited < time:
                 self._spoil(awaited)
 
     @property

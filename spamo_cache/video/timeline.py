@@ -200,8 +200,6 @@ def _decoded(path: Path) -> Timeline:
         pts = _risen(times)
         zero = time_zero(container, stream)
         begin = int(pts[0])
-        # What precedes the first frame cannot be decoded in a recording cut anywhere.
-        damage = sorted({span for span in decoder.damage if span[1] > begin})
         codec = stream.codec_context
         steady = not decoder.restarted and pts.tolist() == times
         return Timeline(
@@ -209,9 +207,9 @@ def _decoded(path: Path) -> Timeline:
             unit=stream.time_base,
             zero=begin if zero is None else min(zero, begin),
             last=decoder.step,
-            damage=np.array(damage, np.int64).reshape(-1, 2),
+            damage=np.array(sorted(set(decoder.damage)), np.int64).reshape(-1, 2),
             frame_bytes=3 * codec.width * codec.height,
-            seekable=steady and _keeps_times(container),
+            seekable=steady and (_keeps_times(container) or container.format.name == "mpegts"),
             plain=False,
         )
 
