@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spamo_cache.cli import display, features, inputs, options
+from spamo_cache.config.spec import Reader
 
 if TYPE_CHECKING:
     from spamo_cache.datasets.manifest import Manifest
@@ -43,6 +44,10 @@ def extract(
         typer.Option(
             "--set", metavar="KEY=VALUE", help="Change the spec, as in streams.motion.stride=4."
         ),
+    ] = None,
+    reader: Annotated[
+        Reader | None,
+        typer.Option("--reader", help="Video decoder; all give the same frames [default: pyav]"),
     ] = None,
     store: options.Store = None,
     device: options.Device = "auto",
@@ -91,7 +96,7 @@ def extract(
         base,
         spec or inputs.spec_of(table.corpus),
         store,
-        changes=changes or (),
+        changes=[*(changes or ()), *([f"frames.reader={reader}"] if reader else ())],
         streams=inputs.names(streams),
         splits=inputs.names(split),
         executor=executor,

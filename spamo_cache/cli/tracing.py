@@ -58,9 +58,9 @@ def _there(found: Trace, root: Path) -> dict[str, list[Any]]:
         VideoError: the source cannot be read.
         StoreError: it is not what was extracted.
     """
+    from spamo_cache.datasets.source_files import locate
     from spamo_cache.store.layout import ClipKey
     from spamo_cache.video import images, kept, probe
-    from spamo_cache.video.clip import locate
 
     if found.first is None or found.last is None:
         return {}
@@ -74,5 +74,4 @@ def _there(found: Trace, root: Path) -> dict[str, list[Any]]:
         files = images.listing(path)[found.first : found.last + 1]
         return {"files": [file.relative_to(root).as_posix() for file in files]}
     times = kept.timeline(path, path.stat())
-    ends = times.pts[[found.first, found.last]].tolist()
-    return {"seconds": [float(end * times.unit) for end in ends]}
+    return {"seconds": times.seconds[[found.first, found.last]].tolist()}

@@ -90,10 +90,12 @@ def windows(piece: Piece, window: float, overlap: float) -> list[Piece]:
             remedy="give a video file, or leave --window out",
         )
     try:
-        whole = timeline(piece.video, piece.video.stat()).duration
+        times = timeline(piece.video, piece.video.stat())
     except VideoError:
         return [piece]  # reading it will say what is wrong
-    start, end = piece.start or 0.0, min(piece.end or whole, whole)
+    # Sound may begin before the picture does.
+    start = max(piece.start or 0.0, float(times.seconds[0]))
+    end = min(piece.end or times.duration, times.duration)
     count = max(1, ceil((end - start - overlap) / (window - overlap)))
     last = max(start, end - window)
     starts = [min(start + number * (window - overlap), last) for number in range(count)]

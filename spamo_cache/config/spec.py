@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from spamo_cache.config.strict import Name, StrictModel
 
 Unit = Literal["frame", "window"]
+Reader = Literal["auto", "pyav", "decord"]
 
 
 class SpatialStream(StrictModel):
@@ -96,6 +97,8 @@ class FramesSpec(StrictModel):
     """How a decoded frame becomes the encoder's input."""
 
     resize: Literal["torchvision-uint8", "pil"] = "torchvision-uint8"
+    reader: Reader = "auto"
+    """What decodes video files. All give the same frames, so it is no part of a fingerprint."""
 
 
 class RowsSpec(StrictModel):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from spamo_cache.config.spec import Reader
 from spamo_cache.encoders.preprocess import Geometry, Resize, squares
 from spamo_cache.errors import SpamoError, VideoError
 from spamo_cache.extract.job import Item, Job
@@ -93,13 +94,15 @@ class Canvas:
         }
 
 
-def prepare(root: Path, clip: ClipLike, probed: Probe, canvas: Canvas) -> str:
+def prepare(
+    root: Path, clip: ClipLike, probed: Probe, canvas: Canvas, *, reader: Reader = "auto"
+) -> str:
     """Decode a clip onto its canvas; the SHA-256 of its source.
 
     Raises:
         VideoError: it cannot be decoded, or has other frames than when it was probed.
     """
-    digest = decode(root, clip, probed, canvas.take)
+    digest = decode(root, clip, probed, canvas.take, reader=reader)
     if canvas.filled != probed.frames:
         raise VideoError(f"lists {probed.frames} frames, gives {canvas.filled}")
     return digest
@@ -111,7 +114,7 @@ def _decode(job: Job, item: Item, geometries: set[Geometry]) -> Decoded:
     began = time.perf_counter()
     try:
         canvas = Canvas(job.resize, item.probe.frames, geometries)
-        digest = prepare(job.root, item, item.probe, canvas)
+        digest = prepare(job.root, item, item.probe, canvas, reader=job.reader)
     except VideoError as error:
         return Decoded({}, reason=error.what)
     except SpamoError:

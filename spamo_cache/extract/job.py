@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from spamo_cache.config import StreamSpec
+from spamo_cache.config.spec import Reader
 from spamo_cache.encoders.preprocess import Resize
 from spamo_cache.encoders.registry import Compute
 from spamo_cache.store.remote import Location
@@ -55,6 +56,7 @@ class Job:
     """Threads that decode ahead."""
     ahead_bytes: int = 1 << 29
     """Bound on decoded frames waiting to be encoded."""
+    reader: Reader = "auto"
 
 
 @dataclass(frozen=True, slots=True)

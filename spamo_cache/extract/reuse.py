@@ -73,6 +73,7 @@ def search(
     identity: StreamIdentity,
     keys: Sequence[ClipKey],
     rows: NDArray[np.int64],
+    spans: NDArray[np.int64],
 ) -> Reusable:
     """The clips that stores of the same stream part hold; of several stores the first counts.
 
@@ -81,6 +82,7 @@ def search(
         identity: the stream part that the features must have.
         keys: every clip of the corpus.
         rows: (clips,) rows that each is planned with.
+        spans: (2, clips) first frame of each within its source, and the number of its frames.
     """
     ids, wanted = [key.id for key in keys], identities(keys)
     found = nothing(len(keys))
@@ -92,7 +94,7 @@ def search(
         if _same_stream(attributes, identity):
             index = ClipIndex.open(path, attributes, everything=True)
             positions = index.ids.positions(ids)
-            held = _held(index, positions, wanted, rows) & (found.donor < 0)
+            held = _held(index, positions, wanted, rows, spans) & (found.donor < 0)
             if held.any():
                 found.donor[held] = len(donors)
                 found.partition[held] = index.partition[positions[held]]
@@ -109,11 +111,20 @@ def _same_stream(attributes: Attributes, identity: StreamIdentity) -> bool:
 
 
 def _held(
-    index: ClipIndex, positions: NDArray[np.int64], wanted: Columns, rows: NDArray[np.int64]
+    index: ClipIndex,
+    positions: NDArray[np.int64],
+    wanted: Columns,
+    rows: NDArray[np.int64],
+    spans: NDArray[np.int64],
 ) -> NDArray[np.bool_]:
-    """(clips,) whether the index has features of the very clip: same source, size, range, crop."""
+    """(clips,) whether the index has features of the very clip: same source, size, range, crop.
+
+    And of the same frames: earlier versions took others from unusual files.
+    """
     same: NDArray[np.bool_] = (positions >= 0) & (index.state[positions] == OK)
     same &= index.rows[positions] == rows
+    there = np.stack([index.first[positions], index.frames[positions]])
+    same &= (there == spans).all(axis=0) | (there[1] == 0)  # 0: nobody has counted them
     for name, column in wanted.items():
         there = index.columns[name][positions]
         if name == "source":

@@ -22,6 +22,7 @@ from spamo_cache.extract.summary import Outcome, Summary, planned, summarise, us
 from spamo_cache.extract.survey import ManifestLike, Survey, survey
 from spamo_cache.extract.work import Work, held, left
 from spamo_cache.store.writer import StoreWriter
+from spamo_cache.video import by_decord
 
 Executor = Literal["dask", "serial"]
 
@@ -76,7 +77,7 @@ def extract(
         What became of every clip. Failed clips are listed, not raised.
 
     Raises:
-        UsageError: a stream, split, device or scheduler that does not exist.
+        UsageError: a stream, split, device, reader or scheduler that does not exist.
         ConfigError: a spec that cannot be carried out.
         WeightsError: weights that cannot be used.
         StoreError: a store that cannot be written.
@@ -87,6 +88,8 @@ def extract(
         raise UsageError(f"workers: {workers} is not a positive number")
     if calibrate and not dry_run:
         raise UsageError("calibration belongs to a dry run", remedy="add --dry-run")
+    if spec.frames.reader == "decord" and not by_decord.is_installed():
+        raise UsageError("decord is not installed", remedy="install it, or leave --reader out")
     device = registry.resolve_device(device)
     tracker = Tracker(progress, len(manifest))
     found = survey(
@@ -229,6 +232,7 @@ def _job(
             if isinstance(stream.store, Path)
         },
         resize=spec.frames.resize,
+        reader=spec.frames.reader,
         compute=spec.compute,
         device=device,
         dtype=spec.store.dtype,

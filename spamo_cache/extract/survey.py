@@ -125,6 +125,8 @@ def survey(
     frames = np.array([probed.frames for probed in probes], np.int64)
     begins = [0 if probed.span is None else probed.span.first for probed in probes]
     planned = plan(clips, frames, layouts, spec.store, begins)
+    counts = zip(begins, frames.tolist(), strict=True)
+    spans = dict(zip((clip.id for clip in clips), counts, strict=True))
     corpus = corpus_hash(keys)
     surveyed = {
         name: _stream(
@@ -137,6 +139,7 @@ def survey(
             store_root=store_root,
             splits=asked,
             lacks=("absent", "failed") if retry else ("absent",),
+            spans=spans,
         )
         for name, encoder in encoders.items()
     }
@@ -163,6 +166,7 @@ def _stream(
     store_root: Path,
     splits: Sequence[str],
     lacks: Sequence[State],
+    spans: Mapping[str, tuple[int, int]],
 ) -> StreamSurvey:
     identity = StreamIdentity(stream_spec(spec, name), encoder.weights_sha256, registry.SEMANTICS)
     digest = fingerprint(identity, corpus_sha256)
@@ -170,7 +174,7 @@ def _stream(
     elsewhere = None
     if not own.exists():
         found = find(config.roots(), corpus, name, spec=identity.spec, keys_sha256=corpus_sha256)
-        complete = (path for path in found if _complete(path, digest, splits, lacks))
+        complete = (path for path in found if _complete(path, digest, splits, lacks, spans))
         elsewhere = next(complete, None)
     return StreamSurvey(
         per=encoder.per,
@@ -186,10 +190,22 @@ def _stream(
     )
 
 
-def _complete(path: Location, digest: str, splits: Sequence[str], lacks: Sequence[State]) -> bool:
-    """Whether no clip of the splits is in one of the states that a store is left for."""
+def _complete(
+    path: Location,
+    digest: str,
+    splits: Sequence[str],
+    lacks: Sequence[State],
+    spans: Mapping[str, tuple[int, int]],
+) -> bool:
+    """Whether no clip of the splits is in one of the states that a store is left for.
+
+    Nor has other frames, as earlier versions took them from unusual files: ``spans`` has the first
+    one's number and their count.
+    """
     store = FeatureStore.open(path)
     if store.fingerprint != digest:
+        return False
+    if any(slot.frames and (slot.first, slot.frames) != spans[slot.id] for slot in store.slots()):
         return False
     return not any(store.select(split=split, state=state) for split in splits for state in lacks)
 

@@ -140,5 +140,6 @@ def left(
                 stream.identity,
                 found.keys,
                 found.plan.places[name].rows,
+                np.stack([found.plan.begins, found.frames]),
             )
     return Work(found, missing, reusable, retry)

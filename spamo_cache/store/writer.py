@@ -178,7 +178,7 @@ class StoreWriter:
             return
         if not same:
             raise StoreError(
-                "the store was begun with other partitions for the same clips",
+                "the store was begun with other partitions, or other frames, for the same clips",
                 where=self.path,
                 remedy="finish it with the spec it was begun with, or remove it (`store rm`)",
             )

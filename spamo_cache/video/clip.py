@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spamo_cache.config.spec import Reader
+from spamo_cache.datasets.source_files import is_glob, locate
 from spamo_cache.errors import VideoError
 from spamo_cache.video import images, kept, movie
 from spamo_cache.video.frames import Frame, Take, in_runs
@@ -86,12 +87,15 @@ def probe_all(
     return [result for result in found if result is not None]
 
 
-def decode(root: Path, clip: ClipLike, probed: Probe, take: Take) -> str:
+def decode(
+    root: Path, clip: ClipLike, probed: Probe, take: Take, *, reader: Reader = "auto"
+) -> str:
     """Decode a probed clip in one sweep and hand its frames on, some at a time.
 
     Args:
         take: called with consecutive frames, uint8 (frames, height, width, 3) RGB, cropped; they
             are valid during the call only.
+        reader: what decodes video files.
 
     Returns:
         The SHA-256 of the source's contents.
@@ -107,7 +111,7 @@ def decode(root: Path, clip: ClipLike, probed: Probe, take: Take) -> str:
     if probed.span is None:
         frames = images.frames(images.listing(path), hashed)
     else:
-        frames = movie.frames(path, probed.span)
+        frames = movie.frames(path, probed.span, reader)
     with closing(frames):
         count = in_runs(frames if clip.crop is None else cropped(frames, clip.crop), take)
     if count != probed.frames:
@@ -125,24 +129,6 @@ def read(root: Path, clip: ClipLike, probed: Probe) -> tuple[NDArray[np.uint8], 
 def read_clip(root: Path, clip: ClipLike) -> NDArray[np.uint8]:
     """Probe and decode: uint8 (frames, height, width, 3) RGB; VideoError says what is wrong."""
     return read(root, clip, probe(root, clip))[0]
-
-
-def locate(root: Path, source: str) -> Path:
-    """Path of a source below ``root``.
-
-    Raises:
-        VideoError: the source would leave the root.
-    """
-    parts = PurePosixPath(source)
-    if parts.is_absolute() or ".." in parts.parts:
-        raise VideoError("source lies outside the corpus", where=source)
-    try:
-        os.fsencode(source)
-    except UnicodeEncodeError:
-        raise VideoError("source has a name that no file can have") from None
-    if "\0" in source:
-        raise VideoError("source has a name that no file can have")
-    return root / parts
 
 
 def cropped(frames: Iterable[Frame], crop: Crop) -> Iterator[Frame]:
@@ -166,8 +152,8 @@ def _probe_source(root: Path, source: str, clips: Sequence[ClipLike]) -> list[Pr
     size = 0
     try:
         path = locate(root, source)
-        if path.is_dir() or images.is_glob(path):
-            found = images.measure(path)
+        if path.is_dir() or is_glob(path):
+            found = images.measure(path, root)
             size = found.size
             return [_of_images(clip, found) for clip in clips]
         status = path.stat()

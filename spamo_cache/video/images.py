@@ -6,7 +6,7 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 from pathlib import Path
@@ -15,12 +15,14 @@ from typing import Protocol
 import cv2
 import numpy as np
 
+from spamo_cache.datasets.source_files import doubles, is_frame, is_glob, require_inside, shown
 from spamo_cache.errors import VideoError
 from spamo_cache.video.frames import Frame, check_size
 
-_SUFFIXES = (".png", ".jpg", ".jpeg")
-_GLOB = re.compile(r"[*?\[]")
 _DIGITS = re.compile(r"(\d+)")
+
+MAX_BYTES = 256 << 20
+"""Largest file that is read for a frame: a PNG of the largest frame that is decoded takes less."""
 
 _NONE = "no PNG or JPEG frames here"
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
@@ -51,30 +53,22 @@ class Listing:
     """Other things that lie among them."""
 
 
-def is_glob(path: Path) -> bool:
-    """Whether a source that does not exist by that name is a pattern of file names."""
-    return bool(_GLOB.search(path.name)) and not path.exists()
-
-
-def measure(path: Path) -> Listing:
+def measure(path: Path, root: Path) -> Listing:
     """What a folder or glob holds, and how large it is.
 
     Raises:
-        VideoError: no image there, or a frame that is no file.
-        OSError: the folder cannot be listed.
+        VideoError: no image there, a frame that is no file, or one that lies outside the corpus.
+        OSError: the folder cannot be listed, or nothing matches the glob.
     """
-    count = size = strays = 0
-    for entry, is_frame in _entries(path):
-        if not is_frame:
-            strays += 1
-            continue
+    chosen, strays = _entries(path)
+    size = 0
+    for entry in chosen:
+        if entry.is_symlink():
+            require_inside(root, Path(entry.path))
         status = _status(entry)
-        if not stat.S_ISREG(status.st_mode):
-            raise VideoError(f"frame {shown(entry.name)} is not a regular file", where=path)
-        count, size = count + 1, size + status.st_size
-    if not count:
-        raise VideoError(_NONE, where=path)
-    return Listing(count, size, strays)
+        _check_file(status, entry.name)
+        size += status.st_size
+    return Listing(len(chosen), size, strays)
 
 
 def listing(path: Path) -> list[Path]:
@@ -84,11 +78,9 @@ def listing(path: Path) -> list[Path]:
         VideoError: no image there, or no folder.
     """
     try:
-        names = [entry.name for entry, is_frame in _entries(path) if is_frame]
+        names = [entry.name for entry in _entries(path)[0]]
     except OSError as error:
         raise VideoError(f"source cannot be read: {error.strerror}", where=path) from None
-    if not names:
-        raise VideoError(_NONE, where=path)
     folder = path if path.is_dir() else path.parent
     return [folder / name for name in sorted(names, key=_natural)]
 
@@ -106,21 +98,20 @@ def frames(files: Sequence[Path], digest: Hash) -> Generator[Frame]:
         yield _decode(data, file)
 
 
-def shown(name: str) -> str:
-    """A file's name on one line, whatever it consists of."""
-    return "".join(letter if letter.isprintable() else "?" for letter in name)
-
-
-def _entries(path: Path) -> Iterator[tuple[os.DirEntry[str], bool]]:
-    """What lies in a folder, or matches a glob, and whether it is a frame by its name."""
+def _entries(path: Path) -> tuple[list[os.DirEntry[str]], int]:
+    """The frames of a folder or glob, and the number of strays."""
     folder, pattern = (path.parent, path.name) if is_glob(path) else (path, "*")
     matches = re.compile(translate(pattern)).match
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if matches(entry.name):
-                # Hidden files with a frame's name are what macOS leaves beside the real ones.
-                hidden = entry.name.startswith(".")
-                yield entry, not hidden and entry.name.lower().endswith(_SUFFIXES)
+    with os.scandir(folder) as listed:
+        entries = [entry for entry in listed if matches(entry.name)]
+    frames = [entry for entry in entries if is_frame(entry.name)]
+    if not frames:
+        if not entries and folder != path and not is_frame(pattern):
+            raise FileNotFoundError
+        raise VideoError(_NONE, where=path)
+    passed = doubles(entry.name for entry in frames)
+    chosen = [entry for entry in frames if entry.name not in passed]
+    return chosen, len(entries) - len(chosen)
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result:
@@ -131,12 +122,18 @@ def _status(entry: os.DirEntry[str]) -> os.stat_result:
         raise VideoError(f"frame {shown(entry.name)} cannot be read: {error.strerror}") from None
 
 
+def _check_file(status: os.stat_result, name: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise VideoError(f"frame {shown(name)} is not a regular file")
+    if status.st_size > MAX_BYTES:
+        raise VideoError(f"frame {shown(name)} has {status.st_size:,} bytes, more than any picture")
+
+
 def _bytes(file: Path) -> bytes:
     try:
         descriptor = os.open(file, _OPEN)
         with os.fdopen(descriptor, "rb", buffering=0) as opened:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise VideoError(f"frame {shown(file.name)} is not a regular file", where=file)
+            _check_file(os.fstat(descriptor), file.name)
             return opened.read()
     except OSError as error:
         what = f"frame {shown(file.name)} cannot be read: {error.strerror}"

@@ -1,13 +1,12 @@
-"""Timelines kept between runs: listing a raw video's frames reads all of it, which once is enough.
+"""Timelines kept between runs: a video is read for one as a whole, and decoded if need be.
 
-One small array per file below the user's home: a header, then the steps from frame to frame. An
-entry that is damaged, or of a file that has changed since, is made anew.
+One small array per file below the user's home: a header, ranges of damage, then the steps from
+frame to frame. An entry that is damaged, or of a file that has changed since, is made anew.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import zlib
 from contextlib import suppress
@@ -21,9 +20,12 @@ from spamo_cache import config
 from spamo_cache.store.files import temporary
 from spamo_cache.video.timeline import Timeline, scan
 
-_FORMAT = 1
-_HEADER = 8
-"""Checksum of all that follows; size, time of change; unit above, below; last; bytes; plain."""
+_FORMAT = 2
+_HEADER = 11
+"""Checksum of all that follows; the file's size and time of change; numerator and denominator of
+the unit; zero; last; bytes of a frame; whether seekable, plain; ranges of damage."""
+_MAX_BYTES = 1 << 28
+"""Of an entry: a day of video has a tenth of it."""
 
 
 def timeline(path: Path, status: os.stat_result) -> Timeline:
@@ -48,34 +50,44 @@ def _entry(path: Path) -> Path:
     # Another FFmpeg may number the frames of a strange file in another way.
     name = f"{_FORMAT} {av.__version__} {path.absolute()}"
     digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()
-    return config.home() / "timelines" / digest[:2] / digest[2:4] / f"{digest[4:]}.npy"
+    return config.home() / "timelines" / digest[:2] / digest[2:4] / f"{digest[4:]}"
 
 
 def _load(entry: Path, status: os.stat_result) -> Timeline | None:
     try:
-        values = np.load(entry, allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError):
+        with entry.open("rb") as file:
+            values = np.frombuffer(file.read(_MAX_BYTES), np.int64)
+    except (OSError, ValueError):
         return None
-    if values.dtype != np.int64 or values.ndim != 1 or len(values) <= _HEADER:
+    if len(values) <= _HEADER or values[0] != _checksum(values):
         return None
-    checksum, size, changed, above, below, last, frame_bytes, plain = values[:_HEADER].tolist()
-    if (checksum, size, changed) != (_checksum(values), status.st_size, status.st_mtime_ns):
+    size, changed, above, below, zero, last, frame_bytes, seekable, plain, ranges = values[
+        1:_HEADER
+    ].tolist()
+    if (size, changed) != (status.st_size, status.st_mtime_ns):
         return None
-    pts = np.cumsum(values[_HEADER:])
-    return Timeline(pts, Fraction(above, below), last, frame_bytes, bool(plain))
+    damage, steps = np.split(values[_HEADER:], [2 * ranges])
+    return Timeline(
+        pts=np.cumsum(steps),
+        unit=Fraction(above, below),
+        zero=zero,
+        last=last,
+        damage=damage.reshape(-1, 2),
+        frame_bytes=frame_bytes,
+        seekable=bool(seekable),
+        plain=bool(plain),
+    )
 
 
 def _save(entry: Path, status: os.stat_result, found: Timeline) -> None:
-    unit = found.unit
-    header = [status.st_size, status.st_mtime_ns, unit.numerator, unit.denominator]
-    header += [found.last, found.frame_bytes, found.plain]
-    values = np.concatenate([[0], header, np.diff(found.pts, prepend=0)]).astype(np.int64)
+    header = [0, status.st_size, status.st_mtime_ns, *found.unit.as_integer_ratio(), found.zero]
+    header += [found.last, found.frame_bytes, found.seekable, found.plain, len(found.damage)]
+    steps = np.diff(found.pts, prepend=0)
+    values = np.concatenate([header, found.damage.ravel(), steps]).astype(np.int64)
     values[0] = _checksum(values)
-    data = io.BytesIO()
-    np.save(data, values, allow_pickle=False)
     entry.parent.mkdir(parents=True, exist_ok=True)
     new = temporary(entry.parent)
-    new.write_bytes(data.getvalue())
+    new.write_bytes(values.tobytes())
     new.replace(entry)
 
 

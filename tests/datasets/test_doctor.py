@@ -13,11 +13,10 @@ from PIL import Image
 
 from spamo_cache.datasets import doctor
 from spamo_cache.datasets.corpus import Corpus
-from spamo_cache.datasets.doctor import environment, sources
+from spamo_cache.datasets.doctor import environment
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.datasets.registry import corpus
 from spamo_cache.errors import StoreError
-from spamo_cache.video import images
 
 NAME = "11August_2010_Wednesday_tagesschau-{}"
 
@@ -174,8 +173,31 @@ def test_strays_and_folders_that_no_clip_uses_are_notes(phoenix: Path) -> None:
     assert unused in notes
 
 
-def test_images_that_count_are_those_that_can_be_decoded() -> None:
-    assert {f".{suffix}" for suffix in sources.PICTURES} == set(images._SUFFIXES)
+def test_frames_twice_are_a_warning_and_gaps_in_their_numbers_a_note(tmp_path: Path) -> None:
+    root = tmp_path / "lab"
+    manifest = lab(root, "twice", "gaps", "sparse", "times")
+    numbered = {
+        "twice": range(20),
+        "gaps": [*range(1, 11), *range(21, 41)],
+        "sparse": range(0, 60, 3),  # every third frame was kept
+        "times": [number**2 for number in range(20)],
+    }
+    for name, numbers in numbered.items():
+        for number in numbers:
+            picture(root / name / f"frame_{number}.png", number % 200, (8, 8))
+    for number in range(20):
+        picture(root / f"twice/frame_{number}.jpg", number, (8, 8))
+    found = lint_lab(root, manifest)
+    assert "frames twice, as PNG and as JPEG: 1 (twice)" in told(found, "warning")
+    assert "gaps in the numbers of their frames: 1 (gaps: 11-20)" in told(found, "note")
+    assert found.facts["frames"] == {"train": 20 + 20, "test": 30 + 20}
+
+
+def test_a_video_that_is_not_there_is_missing_whatever_its_name(tmp_path: Path) -> None:
+    root = tmp_path / "lab"
+    manifest = lab(root, "clip[2].mp4", "u\u0308ber.mp4", "\xfcber.mp4")
+    (root / "\xfcber.mp4").write_bytes(b"x")
+    assert "missing: 1 (c0)" in told(lint_lab(root, manifest, sample=0), "error")
 
 
 def test_clips_that_no_copy_of_the_release_has_are_no_error(tmp_path: Path) -> None:

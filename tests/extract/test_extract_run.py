@@ -15,11 +15,12 @@ from spamo_cache.config import CacheSpec
 from spamo_cache.encoders import registry
 from spamo_cache.encoders.clip import encode_clip
 from spamo_cache.errors import ConfigError, SpamoError, UsageError
-from spamo_cache.extract import worker
+from spamo_cache.extract import survey, worker
 from spamo_cache.extract.progress import Progress
 from spamo_cache.extract.run import extract
 from spamo_cache.store.reader import FeatureStore
-from spamo_cache.video import read_clip
+from spamo_cache.video import by_decord, read_clip
+from spamo_cache.video.timeline import Span
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "encoders"
 
@@ -173,6 +174,43 @@ def test_what_another_root_holds_is_not_computed(
     assert second.stores == first.stores
     assert all(stream.foreign for stream in second.streams.values())
     assert not (tmp_path / "mine").exists()
+
+
+def test_features_of_other_frames_are_not_taken_for_those_of_a_clip(
+    go: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go()
+    monkeypatch.setenv("SPAMO_CACHE", str(tmp_path / "features"))
+    probe_all = survey.probe_all
+
+    def later(*args: Any, **options: Any) -> list[Any]:
+        first, *others = probe_all(*args, **options)
+        other = Span(3, first.frames, 0, 0, seekable=False, plain=False)
+        return [replace(first, span=other), *others]
+
+    assert go(dry_run=True, store_root=tmp_path / "mine").reused == 6
+    monkeypatch.setattr(survey, "probe_all", later)
+    told = go(dry_run=True, store_root=tmp_path / "mine")
+    assert (told.reused, told.copied, told.done) == (0, 5, 1)
+    with pytest.raises(SpamoError, match="or other frames"):
+        go()
+
+
+def test_the_reader_is_named_in_receipts_and_no_part_of_a_fingerprint(
+    go: Callable[..., Any], spec: CacheSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    frames = spec.frames.model_copy(update={"reader": "decord"})
+    chosen = spec.model_copy(update={"frames": frames})
+    monkeypatch.setattr(by_decord, "is_installed", lambda: False)
+    with pytest.raises(UsageError, match="decord is not installed"):
+        go(spec=chosen)
+    monkeypatch.setattr(by_decord, "is_installed", lambda: True)
+    stores = [go(streams=["spatial"]).stores["spatial"]]
+    stores.append(go(streams=["spatial"], spec=chosen, store_root=tmp_path / "b").stores["spatial"])
+    opened = [FeatureStore.open(path) for path in stores]
+    assert opened[0].fingerprint == opened[1].fingerprint
+    readers = [store.receipt(0).provenance["reader"] for store in opened]
+    assert readers == ["pyav", "decord"]
 
 
 def test_progress_reaches_the_end(go: Callable[..., Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -123,8 +124,11 @@ def test_a_frame_that_claims_to_be_huge_is_refused(make: Maker) -> None:
     decoded = by_av.frames(path, wanted)
     for _ in range(3):
         next(decoded)
-    with pytest.raises(VideoError):
-        next(decoded)
+    with pytest.raises(VideoError, match=r"is damaged at 0\.120 s"):
+        list(decoded)
+    listed = timeline.scan(path)
+    assert listed.seconds.tolist() == pytest.approx([0, 0.04, 0.08, 0.16])
+    assert timeline.span(listed, None, 0.1, where=path).frames == 3
 
 
 # --- kept between runs ----------------------------------------------------------------------------
@@ -150,7 +154,8 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def look(path: Path) -> tuple[object, ...]:
     found = kept.timeline(path, path.stat())
-    return found.pts.tolist(), found.unit, found.last, found.frame_bytes, found.plain
+    values = (getattr(found, field.name) for field in fields(found))
+    return tuple(each.tolist() if isinstance(each, np.ndarray) else each for each in values)
 
 
 def entries() -> list[Path]:
@@ -197,7 +202,7 @@ def test_a_file_that_changed_is_listed_anew(
 
 
 @pytest.mark.parametrize(
-    "damage", ["empty", "cut", "flipped", "text", "pickle", "floats", "folder"]
+    "damage", ["empty", "cut", "flipped", "text", "zip", "pickle", "floats", "folder"]
 )
 def test_a_damaged_entry_is_made_anew(make: Maker, scans: list[Path], *, damage: str) -> None:
     path = make()
@@ -209,10 +214,12 @@ def test_a_damaged_entry_is_made_anew(make: Maker, scans: list[Path], *, damage:
         entry.mkdir()
     elif damage in ("pickle", "floats"):
         values = np.array([{}] * 20) if damage == "pickle" else np.zeros(20)
-        np.save(entry, values, allow_pickle=True)
+        with entry.open("wb") as file:
+            np.save(file, values, allow_pickle=True)
     else:
         data[-9] ^= 1
         contents = {"empty": b"", "cut": data[:-8], "flipped": data, "text": b"hello"}
+        contents["zip"] = b"PK\x03\x04" + bytes(100)
         entry.write_bytes(contents[damage])
     assert look(path) == expected
     assert len(scans) == 2

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from spamo_cache.datasets.doctor.findings import Finding, Level
-from spamo_cache.datasets.layout import names_in, tally
+from spamo_cache.datasets.layout import SHOWN, names_in, tally
 from spamo_cache.datasets.manifest import Clip
+from spamo_cache.datasets.source_files import doubles, is_frame, is_glob, locate
+from spamo_cache.errors import VideoError
 
-PICTURES = frozenset({"png", "jpg", "jpeg"})
-"""Suffixes of frames that can be decoded."""
-
+_NUMBER = re.compile(r"(\d+)\D*$")
+"""The last number of a name."""
 _EVERYWHERE = ", as in every copy of the release"
 
 _names = lru_cache(maxsize=1)(names_in)
@@ -33,6 +36,10 @@ class Source:
     """Images of a folder; None for a video file."""
     strays: tuple[str, ...] = ()
     """Files among the images that are none."""
+    doubles: int = 0
+    """Images that are there in another format too."""
+    gaps: str = ""
+    """Numbers that are missing between the images' own."""
 
 
 @dataclass
@@ -47,6 +54,10 @@ class Seen:
     frames: Counter[str] = field(default_factory=Counter)
     """Images by split."""
     strays: set[str] = field(default_factory=set)
+    doubled: list[str] = field(default_factory=list)
+    """Sources with frames that are there twice."""
+    gaps: list[str] = field(default_factory=list)
+    """Sources whose frames' numbers leave some out, with these."""
     unused: list[str] = field(default_factory=list)
     """Folders or files beside the sources that no clip uses."""
 
@@ -61,6 +72,10 @@ def look(clips: Iterable[Clip], root: Path) -> Seen:
         if source is None:
             source = known[clip.source] = source_of(root, clip.source)
             seen.strays.update(source.strays)
+            if source.doubles:
+                seen.doubled.append(clip.source)
+            if source.gaps:
+                seen.gaps.append(f"{clip.source}: {source.gaps}")
         seen.present.append(source.state == "ok")
         if source.state != "ok":
             (seen.missing if source.state == "missing" else seen.empty)[clip.split].append(clip.id)
@@ -82,27 +97,53 @@ def check(seen: Seen, root: Path, missing: Mapping[str, int]) -> Iterator[Findin
                 yield Finding(level, told, str(root), remedy)
     for told in tally("files among the frames that are no images", seen.strays):
         yield Finding("note", told, str(root), "they are passed over")
+    for told in tally("folders with frames twice, as PNG and as JPEG", seen.doubled):
+        yield Finding("warning", told, str(root), "the PNGs are taken; remove what is not meant")
+    for told in tally("folders with gaps in the numbers of their frames", seen.gaps):
+        yield Finding("note", told, str(root), "are frames missing? Those there follow each other")
     for told in tally("folders or videos that no clip uses", seen.unused):
         yield Finding("note", told, str(root), "are labels missing?")
 
 
 def source_of(root: Path, source: str) -> Source:
     """A video file, a folder of images, or a glob of them."""
-    path = root / source
+    try:
+        path = locate(root, source)
+    except VideoError:
+        return Source("ok" if (root / source).exists() else "missing")  # decoding tells more
     folder, pattern = (path, "*") if path.is_dir() else (path.parent, path.name)
     try:
         if pattern != "*" and path.exists():
             return Source("ok" if path.stat().st_size else "empty")
     except OSError:
         return Source("missing")
-    if not folder.is_dir() or not _is_glob(pattern):
+    if not folder.is_dir() or not (folder == path or is_glob(path)):
         return Source("missing")
     names = _names(folder)
-    images = {name for name in names if _suffix(name) in PICTURES}
-    frames = sum(fnmatchcase(name, pattern) for name in images)
+    images = {name for name in names if is_frame(name)}
+    frames = {name for name in images if fnmatchcase(name, pattern)}
+    passed = doubles(frames)
     place = PurePosixPath(source) if pattern == "*" else PurePosixPath(source).parent
     strays = tuple(f"{place}/{name}" for name in names - images)
-    return Source("ok" if frames else "empty", frames, strays)
+    state: Literal["ok", "empty"] = "ok" if frames else "empty"
+    gaps = _gaps(frames - passed) if pattern == "*" else ""
+    return Source(state, len(frames - passed), strays, len(passed), gaps)
+
+
+def _gaps(frames: Set[str]) -> str:
+    """What is missing between frames numbered in even steps; nothing of frames that are not."""
+    numbers = sorted(int(found[1]) for name in frames if (found := _NUMBER.search(name)))
+    steps = Counter(after - before for before, after in pairwise(numbers))
+    usual, count = steps.most_common(1)[0] if steps else (0, 0)
+    # Several frames of one number, or numbers that count something else, as times do.
+    if len(numbers) < len(frames) or not usual or 2 * count <= steps.total():
+        return ""
+    missing = [
+        (before + usual, after - usual)
+        for before, after in pairwise(numbers)
+        if after - before > usual
+    ]
+    return ", ".join(f"{low}" if low == high else f"{low}-{high}" for low, high in missing[:SHOWN])
 
 
 def _unused(known: Mapping[str, Source], root: Path) -> Iterator[str]:
@@ -110,7 +151,7 @@ def _unused(known: Mapping[str, Source], root: Path) -> Iterator[str]:
     places: defaultdict[PurePosixPath, set[str]] = defaultdict(set)
     for source, found in known.items():
         path = PurePosixPath(source)
-        if found.frames is not None and _is_glob(path.name):
+        if found.frames is not None and is_glob(root / path):
             path = path.parent
         places[path.parent].add(path.name)
     for place, used in places.items():
@@ -132,7 +173,3 @@ def _kinds_in(folder: Path) -> dict[str, str]:
 
 def _suffix(name: str) -> str:
     return name.rpartition(".")[2].lower()
-
-
-def _is_glob(text: str) -> bool:
-    return any(mark in text for mark in "*?[")
