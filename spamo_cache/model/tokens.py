@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spamo_cache.compat import declare_torchvision_ops
+from spamo_cache import checkpoints
 from spamo_cache.errors import WeightsError
 
 IGNORED = -100
@@ -28,14 +28,13 @@ class Tokens:
     """
 
     def __init__(self, folder: Path) -> None:
-        declare_torchvision_ops()
-        from transformers import AutoConfig, AutoTokenizer  # noqa: PLC0415
+        config = checkpoints.architecture(folder)
+        from transformers import AutoTokenizer  # noqa: PLC0415
 
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-            config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise WeightsError(f"holds no usable tokenizer: {error}", where=folder) from error
+        with checkpoints.explained(f"tokenizer in {folder}"):
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
         if self._tokenizer.eos_token_id is None:
             raise WeightsError("its tokenizer has no end token", where=folder)
         self.decoder_only = not config.is_encoder_decoder
