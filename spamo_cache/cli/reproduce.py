@@ -172,7 +172,12 @@ def _run(
     device: str,
     **work: Any,
 ) -> Reproduction:
+    from spamo_cache.model.loading import check_llm
+    from spamo_cache.model.weights import locate
+
     loaded, path = inputs.load_pipeline(*pipeline)
+    # Extraction may take days: what would stop training after it is told now.
+    check_llm(locate(loaded.llm.weights, path.parent), loaded.llm)
     stages = Stages(out / "stages.json")
     table, root = _sentences(corpus, out, stages, source)
     with stages.stage("extract") as stage:

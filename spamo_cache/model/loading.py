@@ -66,11 +66,17 @@ def _read(
             generation_config=_generation(folder),
             dtype=getattr(torch, config.dtype),
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below with their names
             **given,
         )
-    if found["missing_keys"]:
-        first = min(found["missing_keys"])
-        raise WeightsError(f"lacks weights of the model, first {first!r}", where=folder)
+    wrong = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
+    if wrong:
+        raise WeightsError(
+            f"{len(wrong)} tensors of the model are missing or have another shape than config.json "
+            f"says, first {min(wrong)!r}",
+            where=folder,
+            remedy="take the files as they were published",
+        )
     return model if born else model.to(device)
 
 
