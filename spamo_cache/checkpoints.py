@@ -262,7 +262,11 @@ def architecture(folder: Path) -> Any:
 
 
 @contextmanager
-def explained(where: object) -> Iterator[None]:
+def explained(
+    where: object,
+    what: str = "cannot be used",
+    remedy: str = "take the files as they were published",
+) -> Iterator[None]:
     """Turn whatever the libraries raise over a folder that is not what it should be into one error.
 
     Raises:
@@ -280,9 +284,7 @@ def explained(where: object) -> Iterator[None]:
                 remedy="take weights of a network that transformers itself has",
             ) from error
         raise WeightsError(
-            f"cannot be used: {type(error).__name__}: {_in_a_line(error)}",
-            where=where,
-            remedy="take the files as they were published",
+            f"{what} ({type(error).__name__}: {_in_a_line(error)})", where=where, remedy=remedy
         ) from error
 
 

@@ -70,18 +70,11 @@ def preprocess(folder: Path, *, size: int | None = None) -> Preprocess:
     images = folder / "preprocessor_config.json"
     of_videos = not images.is_file()
     where = folder / "video_preprocessor_config.json" if of_videos else images
-    try:
-        with quiet():
-            kind: Any = AutoVideoProcessor if of_videos else AutoImageProcessor
-            given = kind.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            ).to_dict()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(
-            f"no usable image processor ({type(error).__name__}: {error})",
-            where=where,
-            remedy="take the preprocessor_config.json published with the weights",
-        ) from None
+    kind: Any = AutoVideoProcessor if of_videos else AutoImageProcessor
+    remedy = "take the preprocessor_config.json published with the weights"
+    with checkpoints.explained(where, "no usable image processor", remedy), quiet():
+        processor = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        given = processor.to_dict()
     return from_processor(given, where=where, size=size)
 
 

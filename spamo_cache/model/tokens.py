@@ -29,9 +29,10 @@ class Tokens:
 
     def __init__(self, folder: Path) -> None:
         config = checkpoints.architecture(folder)
+        _refuse_own_class(folder / "tokenizer_config.json")
         from transformers import AutoTokenizer  # noqa: PLC0415
 
-        with checkpoints.explained(f"tokenizer in {folder}"):
+        with checkpoints.explained(folder, "holds no usable tokenizer"):
             self._tokenizer: Any = AutoTokenizer.from_pretrained(
                 str(folder), local_files_only=True, trust_remote_code=False
             )
@@ -75,6 +76,20 @@ class Tokens:
     def written(self) -> list[str]:
         """What each id stands for by itself; nothing for special tokens."""
         return self.decode([[token] for token in range(len(self._tokenizer))])
+
+
+def _refuse_own_class(path: Path) -> None:
+    """Where a tokenizer is code of its own, transformers would take another in its place."""
+    import transformers  # noqa: PLC0415
+
+    given = checkpoints.read_json(path) if path.is_file() else {}
+    kind = str(given.get("tokenizer_class"))
+    if "AutoTokenizer" in (given.get("auto_map") or ()) and not hasattr(transformers, kind):
+        raise WeightsError(
+            "the tokenizer needs Python code that comes with it, and such code is never run",
+            where=path,
+            remedy="take a model whose tokenizer transformers itself has",
+        )
 
 
 def padded_ids(sequences: Sequence[Sequence[int]]) -> Tensor:

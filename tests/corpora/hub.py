@@ -86,9 +86,9 @@ def _publish(cache: Path, name: str, commit: str, folder: Path) -> None:
 
 def _openai(folder: Path) -> None:
     """open_clip's file of the whole CLIP, and timm's of the tower beside it."""
-    from open_clip.model import CLIP as Network
+    import open_clip
 
-    state = Network(**CLIP).state_dict()  # type: ignore[arg-type]
+    state = open_clip.CLIP(**CLIP).state_dict()
     save_file(state, folder / "open_clip_model.safetensors")
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": CLIP}))
     tower = {k.removeprefix("visual."): v for k, v in state.items() if k.startswith("visual.")}
