@@ -273,27 +273,26 @@ def test_pickles_run_nothing(tmp_path: Path, hugging_face_folder: Save, name: st
 def test_a_checkpoint_in_training_form_is_mapped(
     tmp_path: Path, pixels: Save, open_clip_folder: Save
 ) -> None:
-    """A file beside its configuration; its names under a prefix, an average of them beside."""
+    """As open_clip's own training writes it, averaged weights beside, next to its configuration."""
     open_clip_folder(PLAIN)
     wanted = build(tmp_path)
     file = tmp_path / "tower" / "open_clip_model.safetensors"
-    state = {k: v for k, v in load_file(file).items() if k.startswith("visual.")}
-    bare = {k.removeprefix("visual."): v for k, v in state.items()}
-    spoilt = {k: torch.zeros_like(v) for k, v in bare.items()}
+    state = {f"module.{name}": tensor for name, tensor in load_file(file).items()}
+    spoilt = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
     file.unlink()
-    checkpoint = {"model": {"module": bare}, "ema": {"module": spoilt}, "epoch": 7}
-    torch.save(checkpoint, tmp_path / "tower" / "checkpoint.pth")
-    found = build(tmp_path, "tower/checkpoint.pth", key_map={"model.module.": "visual."})
+    checkpoint = {"epoch": 7, "name": "signs", "state_dict": state, "averaged": spoilt}
+    torch.save(checkpoint, tmp_path / "tower" / "epoch_7.pt")
+    found = build(tmp_path, "tower/epoch_7.pt", key_map={"state_dict.module.": ""})
     assert found.weights_sha256 == wanted.weights_sha256
     frames = pixels(2, 3, 32, 32)
     close(found.encode(frames), wanted.encode(frames))
     for key_map, message in (
         ({}, "do not fit the model"),
-        ({"modle.": "visual."}, "no tensor has a name that key_map knows"),
-        ({"model.module.": "visual.", "ema.module.": "visual."}, "gives two tensors the name"),
+        ({"model.": ""}, "no tensor has a name that key_map knows"),
+        ({"state_dict.module.": "", "averaged.module.": ""}, "gives two tensors the name"),
     ):
         with pytest.raises(WeightsError, match=message):
-            build(tmp_path, "tower/checkpoint.pth", key_map=key_map)
+            build(tmp_path, "tower/epoch_7.pt", key_map=key_map)
 
 
 @pytest.mark.parametrize("projection", [24, 512])
