@@ -36,6 +36,7 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 _HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _TEXTS = (".json", ".model", ".txt")
+"""Endings of configurations and tokenizers."""
 _HUB_FILES = [*(f"*{suffix}" for suffix in _TEXTS), "*.safetensors"]
 _HUB_PICKLES = ["pytorch_model*.bin", "open_clip_pytorch_model*.bin"]
 
@@ -84,7 +85,7 @@ def check(folder: Path) -> None:
     """Look at the configuration and tokenizer files of ``folder``.
 
     Raises:
-        WeightsError: one is a Git LFS pointer, a web page or empty.
+        WeightsError: one is a Git LFS pointer or a web page.
     """
     for path in sorted(folder.iterdir()):
         if path.suffix in _TEXTS and path.is_file():
@@ -154,6 +155,8 @@ def tensors(path: Path) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for file in [path] if path.is_file() else files(path):
         _check(file)
+        if not file.stat().st_size:
+            raise WeightsError("is empty", where=file, remedy="download it again")
         try:
             found |= _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
         except MemoryError:
@@ -224,8 +227,6 @@ def _check(file: Path) -> None:
             where=file,
             remedy="download it again; where it needs a login, `hf auth login` first",
         )
-    if not head:
-        raise WeightsError("is empty", where=file, remedy="download it again")
 
 
 # --- configurations -----------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def folder_of(path: Path) -> Path:
     """Where the configuration of these weights lies, checked; beside them if they are one file.
 
     Raises:
-        WeightsError: a file in it is a Git LFS pointer, a web page or empty.
+        WeightsError: a file in it is a Git LFS pointer or a web page.
     """
     folder = path if path.is_dir() else path.parent
     checkpoints.check(folder)
