@@ -63,7 +63,7 @@ def _read(
             None,
             config=outline.config,
             state_dict=dict(state),
-            generation_config=_generation(folder),
+            generation_config=_generation_config(folder),
             dtype=getattr(torch, config.dtype),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # told below with their names
@@ -90,7 +90,7 @@ def _outline(folder: Path) -> Any:
         return kind.from_config(config, trust_remote_code=False)
 
 
-def _generation(folder: Path) -> Any:
+def _generation_config(folder: Path) -> Any:
     """What the folder says of writing; None where it says nothing."""
     from transformers import GenerationConfig  # noqa: PLC0415
 

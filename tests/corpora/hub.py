@@ -21,7 +21,7 @@ MAIN = "0" * 40
 CLIP = {
     "embed_dim": 16,
     "quick_gelu": True,
-    "vision_cfg": {"image_size": 224, "layers": 2, "width": 32, "head_width": 16, "patch_size": 14},
+    "vision_cfg": {"image_size": 224, "layers": 1, "width": 32, "head_width": 16, "patch_size": 14},
     "text_cfg": {"context_length": 8, "vocab_size": 32, "width": 16, "heads": 2, "layers": 1},
 }
 """ViT-L-14-quickgelu, narrow and shallow; open_clip takes a model's shape from its name."""
@@ -48,7 +48,7 @@ VIDEOMAE_PROCESSOR = """\
 """
 """Of MCG-NJU/videomae-large, as it is."""
 
-T5 = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
+T5 = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 1, "num_heads": 4}
 T5 |= {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "decoder_start_token_id": 0}
 
 
@@ -103,7 +103,7 @@ def _videomae(folder: Path) -> None:
     """The network with its decoder, under the names of transformers 4.22."""
     from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
     shape |= {"intermediate_size": 64, "layer_norm_eps": 1e-12, "use_mean_pooling": False}
     shape |= {f"decoder_{key}": 16 for key in ("hidden_size", "intermediate_size")}
     config = VideoMAEConfig(
