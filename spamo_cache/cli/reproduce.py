@@ -172,9 +172,14 @@ def _run(
     device: str,
     **work: Any,
 ) -> Reproduction:
+    from spamo_cache.model.loading import check_llm
+    from spamo_cache.model.weights import locate
+
     loaded, path = inputs.load_pipeline(*pipeline)
     stages = Stages(out / "stages.json")
     table, root = _sentences(corpus, out, stages, source)
+    # Extraction may take days: what would stop training after it is told now.
+    check_llm(locate(loaded.llm.weights, path.parent), loaded.llm)
     with stages.stage("extract") as stage:
         _, spec = inputs.spec_used(loaded, path.parent)
         extracted = extract_command.run(

@@ -13,12 +13,26 @@ Unit = Literal["frame", "window"]
 Reader = Literal["auto", "pyav", "decord"]
 
 
-class SpatialStream(StrictModel):
+class _Stream(StrictModel):
+    """What all streams have."""
+
+    weights: str
+    """``org/name[@revision]`` of a hub, or a folder or file beside the spec."""
+    key_map: Mapping[str, str] = {}
+    """How names of tensors begin in the weights -> how they begin in the network; empty if equal.
+    The longest beginning counts, tensors that have none of them are left out."""
+
+    def __hash__(self) -> int:
+        # A mapping has no hash of its own.
+        return hash(self.model_dump_json())
+
+
+class SpatialStream(_Stream):
     """One row per ``stride`` frames: an image encoder with S2 scaling (paper section 3.1)."""
 
     encoder: Literal["open_clip"]
     weights: str
-    """open_clip pretrained tag, ``org/name[@revision]`` of a hub, or a path beside the spec."""
+    """As of every stream, or a pretrained tag of open_clip."""
     model: str | None = None
     """open_clip model name; None where the weights' own shape says it (a folder)."""
     scales: tuple[Annotated[int, Field(ge=1, le=8)], ...] = Field((1, 2), min_length=1)
@@ -35,11 +49,10 @@ class SpatialStream(StrictModel):
         return "frame"
 
 
-class MotionStream(StrictModel):
+class MotionStream(_Stream):
     """One row per window of frames: a video encoder (paper section 3.1)."""
 
     encoder: Literal["videomae"]
-    weights: str
     window: Annotated[int, Field(ge=1, le=1 << 12)] = 16
     """Frames per window."""
     stride: Annotated[int, Field(ge=1, le=1 << 20)] = 8
@@ -59,12 +72,10 @@ class MotionStream(StrictModel):
         return "window"
 
 
-class TransformersStream(StrictModel):
+class TransformersStream(_Stream):
     """One row per frame or per window: any vision network of transformers' ``AutoModel``."""
 
     encoder: Literal["transformers"]
-    weights: str
-    """``org/name[@revision]`` of a hub, or a folder beside the spec."""
     output: Literal["cls", "mean", "pooler"]
     """Class token, mean of the patch tokens, or what the network's own pooler makes of them."""
     window: Annotated[int, Field(ge=1, le=1 << 12)] | None = None

@@ -37,9 +37,10 @@ class TransformersEncoder(Encoder):
             WeightsError: missing, incomplete or unsuitable weights.
         """
         super().__init__()
-        folder = weights.local(stream.weights, base) or weights.from_hub(stream.weights)
+        path = weights.locate(stream.weights, base)
+        folder = weights.folder_of(path)
         unused = () if stream.output == "pooler" else _POOLERS
-        model = pretrained.load(folder, unused=unused)
+        model = pretrained.load(path, stream.key_map, unused=unused)
         _check_window(stream, model.config, folder)
         self.per = stream.per
         self.span, self.stride, self.tail = stream.window or 1, stream.stride, stream.tail

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from spamo_cache import checkpoints
 from spamo_cache.config import MotionStream
 from spamo_cache.encoders import hollow, pretrained, weights
 from spamo_cache.encoders.blocks import Block, BlockWeights, run
@@ -37,10 +38,11 @@ class MotionEncoder(Encoder):
             WeightsError: missing, incomplete or silently dropped weights.
         """
         super().__init__()
-        folder = weights.local(stream.weights, base) or weights.from_hub(stream.weights)
-        if weights.read_json(folder / "config.json").get("model_type") != "videomae":
+        path = weights.locate(stream.weights, base)
+        folder = weights.folder_of(path)
+        if checkpoints.read_json(folder / "config.json").get("model_type") != "videomae":
             raise WeightsError("is not a VideoMAE model", where=folder / "config.json")
-        model = pretrained.load(folder, unused=_UNUSED)
+        model = pretrained.load(path, stream.key_map, unused=_UNUSED)
         given: Any = model.config
         if stream.window != given.num_frames:
             raise ConfigError(

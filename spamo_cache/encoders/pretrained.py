@@ -1,4 +1,4 @@
-"""Hugging Face networks: loaded from safetensors alone, checked for what is lost in silence."""
+"""Hugging Face networks: loaded without code of theirs, checked for what is lost in silence."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from spamo_cache import checkpoints
 from spamo_cache.compat import declare_torchvision_ops, quiet
 from spamo_cache.encoders import weights
 from spamo_cache.encoders.preprocess import Preprocess, from_processor
@@ -17,38 +18,41 @@ _NOT_CONTENT = {"_name_or_path", "architectures", "dtype", "torch_dtype", "trans
 """Entries of a config that say who wrote it, and when."""
 
 
-def load(folder: Path, *, unused: tuple[str, ...] = ()) -> Any:
+def load(path: Path, key_map: Mapping[str, str], *, unused: tuple[str, ...] = ()) -> Any:
     """The vision network of a folder, float32, on the CPU, with all of its tensors.
 
     Args:
-        folder: with config.json and model.safetensors, or the shards of one.
+        path: a folder with config.json and weights, or a file of weights beside its config.json.
+        key_map: as in :func:`weights.tensors`.
         unused: parts of the network that the output does not need, and a checkpoint may lack:
             they are left out of :func:`sha256`, too.
 
     Raises:
         WeightsError: unreadable or unknown weights; tensors missing, left over or dropped.
     """
-    stored = weights.tensors(folder, r"encoder\.layer\..*(bias)")  # refuses pickles, too
-    declare_torchvision_ops()
-    from transformers import AutoConfig, AutoModel
+    config = checkpoints.architecture(weights.folder_of(path))
+    from transformers import AutoModel
 
-    try:
-        with quiet():
-            config = AutoConfig.from_pretrained(folder, local_files_only=True)
-            model, report = AutoModel.from_pretrained(
-                folder,
-                config=getattr(config, "vision_config", config),
+    with checkpoints.explained(path), quiet():
+        with torch.device("meta"):
+            given = getattr(config, "vision_config", config)
+            outline = AutoModel.from_config(given, trust_remote_code=False)
+        try:
+            model, report = type(outline).from_pretrained(
+                None,
+                config=outline.config,
+                state_dict=weights.tensors(path, key_map),
                 dtype=torch.float32,
-                use_safetensors=True,
-                local_files_only=True,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"cannot be loaded: {error}", where=folder) from None
-    except RuntimeError:
-        raise WeightsError("its tensors have other shapes than its config", where=folder) from None
-    _check_names(model, report, unused, folder)
+        except RuntimeError:
+            raise WeightsError(
+                "its tensors have other shapes than its config", where=path
+            ) from None
+    _check_names(model, report, unused, path)
     if model.config.model_type == "videomae":
+        # Read again: the network may stand in the memory of what it was given.
+        stored = weights.tensors(path, key_map)
         bare = {name.removeprefix("videomae."): tensor for name, tensor in stored.items()}
         check_biases(model.encoder.layer, bare)
     return model.eval().requires_grad_(requires_grad=False)
@@ -66,16 +70,11 @@ def preprocess(folder: Path, *, size: int | None = None) -> Preprocess:
     images = folder / "preprocessor_config.json"
     of_videos = not images.is_file()
     where = folder / "video_preprocessor_config.json" if of_videos else images
-    try:
-        with quiet():
-            kind: Any = AutoVideoProcessor if of_videos else AutoImageProcessor
-            given = kind.from_pretrained(folder, local_files_only=True).to_dict()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(
-            f"no usable image processor ({type(error).__name__}: {error})",
-            where=where,
-            remedy="take the preprocessor_config.json published with the weights",
-        ) from None
+    kind: Any = AutoVideoProcessor if of_videos else AutoImageProcessor
+    remedy = "take the preprocessor_config.json published with the weights"
+    with checkpoints.explained(where, "no usable image processor", remedy), quiet():
+        processor = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        given = processor.to_dict()
     return from_processor(given, where=where, size=size)
 
 

@@ -6,17 +6,17 @@ one line in :func:`_kinds`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import torch
 
+from spamo_cache import checkpoints
 from spamo_cache.config import StreamSpec
 from spamo_cache.encoders import weights
 from spamo_cache.encoders.encoder import Encoder
-from spamo_cache.errors import SpamoError, UsageError, WeightsError
+from spamo_cache.errors import UsageError
 
 Compute = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -42,7 +42,7 @@ def build(
         ConfigError: the spec asks for something the network does not have.
         WeightsError: missing, incomplete, changed or unsuitable weights.
     """
-    with _blaming(stream.weights):
+    with checkpoints.explained(stream.weights):
         encoder = _kinds()[stream.encoder](stream, base)
     if weights.local(stream.weights, base) is None:
         weights.pin(_pin_name(stream), encoder.weights_sha256)
@@ -84,21 +84,6 @@ def resolve_compute(compute: Compute, device: str) -> Compute:
     if compute != "auto":
         return compute
     return "float16" if torch.device(device).type == "cuda" else "float32"
-
-
-@contextmanager
-def _blaming(name: str) -> Iterator[None]:
-    """Whatever the libraries raise over a folder that is not what it should be is one error."""
-    try:
-        yield
-    except (SpamoError, MemoryError):
-        raise
-    except Exception as error:
-        raise WeightsError(
-            f"cannot be used: {' '.join(f'{type(error).__name__}: {error}'.split())[:300]}",
-            where=name,
-            remedy="take the files as they were published",
-        ) from error
 
 
 def _dtype(compute: Compute, device: str) -> torch.dtype:

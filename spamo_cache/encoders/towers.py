@@ -16,11 +16,12 @@ from typing import Any
 
 import torch
 
+from spamo_cache import checkpoints
 from spamo_cache.compat import declare_torchvision_ops
 from spamo_cache.config import SpatialStream
-from spamo_cache.encoders import convert, weights
+from spamo_cache.encoders import convert, pretrained, weights
 from spamo_cache.encoders.blocks import Activation
-from spamo_cache.encoders.preprocess import Preprocess, from_open_clip, from_processor
+from spamo_cache.encoders.preprocess import Preprocess, from_open_clip
 from spamo_cache.encoders.vit import activation, is_plain
 from spamo_cache.errors import ConfigError, WeightsError
 
@@ -63,56 +64,56 @@ def load(stream: SpatialStream, base: Path) -> Tower:
         WeightsError: missing, incomplete or unsuitable weights.
     """
     declare_torchvision_ops()
-    path = weights.local(stream.weights, base)
-    if path is not None:
-        return _from_path(path, stream)
-    if "/" in stream.weights:
-        return _from_path(weights.from_hub(stream.weights), stream)
+    if "/" in stream.weights or weights.local(stream.weights, base) is not None:
+        return _from_path(weights.locate(stream.weights, base), stream)
     return _from_tag(stream)
 
 
 def _from_path(path: Path, stream: SpatialStream) -> Tower:
-    if path.is_file():
-        return _from_file(path, stream)
-    if (path / "open_clip_config.json").is_file():
-        return _from_open_clip_folder(path, stream)
-    return _from_hugging_face(path, stream)
+    folder = weights.folder_of(path)
+    if path.is_file() and stream.model is not None:
+        return _from_file(path, stream.model, stream)
+    if (folder / "open_clip_config.json").is_file():
+        return _from_open_clip(path, folder, stream)
+    if path.is_file() and not (folder / "config.json").is_file():
+        raise ConfigError("a bare weights file needs `model:` to say its shape", where=path)
+    return _from_hugging_face(path, folder, stream)
 
 
-def _from_hugging_face(folder: Path, stream: SpatialStream) -> Tower:
-    given = weights.read_json(folder / "config.json")
-    if given.get("model_type") not in ("clip", "clip_vision_model"):
+def _from_hugging_face(path: Path, folder: Path, stream: SpatialStream) -> Tower:
+    kind = checkpoints.read_json(folder / "config.json").get("model_type")
+    if kind not in ("clip", "clip_vision_model"):
         raise ConfigError(
-            f"a {given.get('model_type')!r} model is not one of open_clip's",
+            f"a {kind!r} model is not one of open_clip's",
             where=folder / "config.json",
             remedy="use `encoder: transformers` or, for VideoMAE, `encoder: videomae`",
         )
+    given = checkpoints.architecture(folder)
     # A CLIPModel describes its tower one level down, and the projection at its own.
-    given = {**given.get("vision_config", {}), **given}
-    visual = _assembled(partial(_vision_transformer, given), folder, stream)
+    vision = getattr(given, "vision_config", given)
+    build = partial(_vision_transformer, vision, given.projection_dim)
+    visual = _assembled(build, path, stream)
     if stream.model is not None:
         _agree(stream.model, visual, folder)
-    processor = folder / "preprocessor_config.json"
-    preprocess = from_processor(
-        weights.read_json(processor), where=processor, size=given["image_size"]
+    return Tower(
+        visual=visual,
+        preprocess=pretrained.preprocess(folder, size=vision.image_size),
+        shape=_plain_shape(visual),
     )
-    return Tower(visual=visual, preprocess=preprocess, shape=_plain_shape(visual))
 
 
-def _from_open_clip_folder(folder: Path, stream: SpatialStream) -> Tower:
-    given = weights.read_json(folder / "open_clip_config.json")
+def _from_open_clip(path: Path, folder: Path, stream: SpatialStream) -> Tower:
+    given = checkpoints.read_json(folder / "open_clip_config.json")
     model = given.get("model_cfg", given)
-    visual = _assembled(partial(_from_model_config, model), folder, stream)
+    visual = _assembled(partial(_from_model_config, model), path, stream)
     if stream.model is not None:
         _agree(stream.model, visual, folder)
     return _tower(visual, model, given.get("preprocess_cfg", {}))
 
 
-def _from_file(path: Path, stream: SpatialStream) -> Tower:
-    if stream.model is None:
-        raise ConfigError("a bare weights file needs `model:` to say its shape", where=path)
-    model = _model_config(stream.model)
-    preprocess = _usual_preprocess(stream.model, path)
+def _from_file(path: Path, name: str, stream: SpatialStream) -> Tower:
+    model = _model_config(name)
+    preprocess = _usual_preprocess(name, path)
     return _tower(_assembled(partial(_from_model_config, model), path, stream), model, preprocess)
 
 
@@ -139,7 +140,7 @@ def _from_tag(stream: SpatialStream) -> Tower:
             remedy=f"set model: {_other_name(stream.model)}",
         )
     # The entry may name a file in the repository, which is a pickle then.
-    folder = weights.from_hub("/".join(tag.get("hf_hub", "").split("/")[:2]))
+    folder = checkpoints.from_hub("/".join(tag.get("hf_hub", "").split("/")[:2]))
     visual = _assembled(partial(_from_model_config, model), folder, stream)
     return _tower(visual, model, tag)
 
@@ -147,7 +148,7 @@ def _from_tag(stream: SpatialStream) -> Tower:
 def _assembled(build: Callable[[], Any], path: Path, stream: SpatialStream) -> Any:
     """Build the tower and hand it its tensors; every one must be there, and no other."""
     try:
-        own = convert.visual(weights.tensors(path))
+        own = convert.visual(weights.tensors(path, stream.key_map))
     except (KeyError, IndexError, ValueError) as error:
         raise WeightsError(f"tensor {error} is missing", where=path) from None
     try:
@@ -165,26 +166,26 @@ def _assembled(build: Callable[[], Any], path: Path, stream: SpatialStream) -> A
         raise WeightsError(
             f"the weights do not fit the model: {' '.join(str(error).split())[:300]}",
             where=path,
-            remedy="check `model`, `weights` and `output` in the spec",
+            remedy="check `model`, `weights`, `key_map` and `output` in the spec",
         ) from None
     return visual.eval().requires_grad_(requires_grad=False)
 
 
-def _vision_transformer(given: Mapping[str, Any]) -> Any:
+def _vision_transformer(given: Any, output_dim: int) -> Any:
     from open_clip.transformer import LayerNorm, QuickGELU, VisionTransformer
 
-    quick = _activation(given) == "quick_gelu"
+    quick = _activation(given.hidden_act) == "quick_gelu"
     with torch.device("meta"):
         return VisionTransformer(
-            image_size=given["image_size"],
-            patch_size=given["patch_size"],
-            width=given["hidden_size"],
-            layers=given["num_hidden_layers"],
-            heads=given["num_attention_heads"],
-            mlp_ratio=given["intermediate_size"] / given["hidden_size"],
+            image_size=given.image_size,
+            patch_size=given.patch_size,
+            width=given.hidden_size,
+            layers=given.num_hidden_layers,
+            heads=given.num_attention_heads,
+            mlp_ratio=given.intermediate_size / given.hidden_size,
             act_layer=QuickGELU if quick else torch.nn.GELU,
-            norm_layer=partial(LayerNorm, eps=given.get("layer_norm_eps", 1e-5)),
-            output_dim=given.get("projection_dim", given["hidden_size"]),
+            norm_layer=partial(LayerNorm, eps=given.layer_norm_eps),
+            output_dim=output_dim,
         )
 
 
@@ -281,8 +282,7 @@ def _shapes(visual: Any) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in visual.state_dict().items() if name != "proj"}
 
 
-def _activation(given: Mapping[str, Any]) -> Activation:
-    name = given.get("hidden_act", "quick_gelu")  # the default of CLIPVisionConfig
+def _activation(name: str) -> Activation:
     if name == "quick_gelu":
         return "quick_gelu"
     if name == "gelu":

@@ -1,26 +1,20 @@
-"""Where weights come from, what they contain, and proof that they are what they were.
-
-Only safetensors files are read: loading weights never executes anything.
-"""
+"""The weights a stream of a cache spec names, and proof that they are what they were."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from spamo_cache import config
+from spamo_cache import checkpoints, config
 from spamo_cache.errors import WeightsError
 from spamo_cache.store import files
 
-_HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-_HUB_FILES = ("*.json", "*.safetensors", "*.safetensors.index.json")
+_SUFFIXES = (".safetensors", *checkpoints.PICKLES)
 
 
 def local(weights: str, base: Path) -> Path | None:
@@ -32,72 +26,66 @@ def local(weights: str, base: Path) -> Path | None:
     path = base / Path(weights).expanduser()
     if path.exists():
         return path
-    if weights.startswith((".", "/", "~")) or weights.endswith(("/", ".safetensors", *_PICKLES)):
+    if weights.startswith((".", "/", "~")) or weights.endswith(("/", *_SUFFIXES)):
         raise WeightsError("no such weights", where=path, remedy="check `weights` in the spec")
     return None
 
 
-def from_hub(weights: str) -> Path:
-    """Folder of a hub repository ``org/name[@revision]``, fetched or from the hub's cache.
+def locate(weights: str, base: Path) -> Path:
+    """The file or folder that ``weights`` names: beside the spec, or fetched from the hub.
 
     Raises:
-        WeightsError: not of that form, or neither cached nor reachable.
+        WeightsError: neither is there.
     """
-    match = _HUB_ID.fullmatch(weights)
-    if match is None:
-        raise WeightsError(
-            f"{weights!r} is neither a path beside the spec nor `org/name[@revision]`",
-            remedy="give a folder with config.json and model.safetensors, or a hub id",
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(
-                match["name"], revision=match["revision"], allow_patterns=list(_HUB_FILES)
-            )
-        )
-    except (OSError, ValueError) as error:
-        raise WeightsError(
-            f"the hub does not give {weights!r} ({type(error).__name__}: {_first_line(error)})",
-            remedy="download the repository where there is a network and give its folder as "
-            "`weights`",
-        ) from None
+    return local(weights, base) or checkpoints.from_hub(weights)
 
 
-def tensors(path: Path, pattern: str = "") -> dict[str, torch.Tensor]:
-    """Tensors of a safetensors file, or of those in a folder, as float32.
+def folder_of(path: Path) -> Path:
+    """Where the configuration of these weights lies, checked; beside them if they are one file.
+
+    Raises:
+        WeightsError: a file in it is a Git LFS pointer or a web page.
+    """
+    folder = path if path.is_dir() else path.parent
+    checkpoints.check(folder)
+    return folder
+
+
+def tensors(path: Path, key_map: Mapping[str, str]) -> dict[str, torch.Tensor]:
+    """Tensors of a file or folder as float32, under the names that the network has for them.
 
     Args:
-        path: the file or folder.
-        pattern: regular expression somewhere in the names wanted.
+        key_map: how names begin in the file -> how they begin in the network. The longest
+            beginning counts, tensors that have none of them are left out. Empty keeps all.
 
     Raises:
-        WeightsError: no safetensors there, pickles in their place, or a damaged file.
+        WeightsError: missing or damaged weights, or a ``key_map`` that does not fit them.
     """
-    from safetensors import SafetensorError, safe_open
-
-    shards = [_checked(path)] if path.is_file() else sorted(_files(path))
-    loaded: dict[str, torch.Tensor] = {}
-    for file in shards:
-        try:
-            with safe_open(file, framework="pt") as opened:
-                names = [name for name in opened.keys() if re.search(pattern, name)]  # noqa: SIM118
-                loaded |= {name: opened.get_tensor(name).float() for name in names}
-        except (OSError, SafetensorError) as error:
-            raise WeightsError(f"cannot be read: {_first_line(error)}", where=file) from None
-    return loaded
+    found = checkpoints.tensors(path)
+    named = _renamed(found, key_map, path) if key_map else found
+    return {name: tensor.float() for name, tensor in named.items()}
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a weights folder."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"cannot be read: {_first_line(error)}", where=path) from None
-    if not isinstance(document, dict):
-        raise WeightsError("holds no JSON object", where=path)
-    return document
+def _renamed(
+    found: Mapping[str, torch.Tensor], key_map: Mapping[str, str], path: Path
+) -> dict[str, torch.Tensor]:
+    renamed: dict[str, torch.Tensor] = {}
+    longest_first = sorted(key_map, key=len, reverse=True)
+    for name, tensor in found.items():
+        old = next((start for start in longest_first if name.startswith(start)), None)
+        if old is None:
+            continue
+        new = key_map[old] + name.removeprefix(old)
+        if new in renamed:
+            raise WeightsError(f"key_map gives two tensors the name {new!r}", where=path)
+        renamed[new] = tensor
+    if not renamed:
+        raise WeightsError(
+            "no tensor has a name that key_map knows",
+            where=path,
+            remedy=f"names are like {min(found, default='(none)')!r}",
+        )
+    return renamed
 
 
 def sha256(state: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> str:
@@ -121,7 +109,7 @@ def pin(name: str, found: str) -> None:
         WeightsError: ``name`` was recorded with another hash.
     """
     path = config.home() / "weights.json"
-    pins = read_json(path) if path.exists() else {}
+    pins = checkpoints.read_json(path) if path.exists() else {}
     known = pins.get(name)
     if known is None:
         text = json.dumps(pins | {name: found}, indent=1, sort_keys=True) + "\n"
@@ -133,41 +121,3 @@ def pin(name: str, found: str) -> None:
             where=path,
             remedy="pin a revision; if the change is meant, remove the entry from that file",
         )
-
-
-def _files(folder: Path) -> Iterable[Path]:
-    # Of two forms of the same weights, the one with open_clip's names needs no conversion.
-    for stem in ("open_clip_model", "model"):
-        index = folder / f"{stem}.safetensors.index.json"
-        if index.is_file():
-            return _shards(index)
-        if (folder / f"{stem}.safetensors").is_file():
-            return [folder / f"{stem}.safetensors"]
-    for pickled in sorted(path for path in folder.iterdir() if path.suffix in _PICKLES):
-        _checked(pickled)
-    raise WeightsError(
-        "holds no model.safetensors", where=folder, remedy="convert the weights to safetensors"
-    )
-
-
-def _shards(index: Path) -> set[Path]:
-    listed = read_json(index).get("weight_map")
-    if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
-        raise WeightsError("lists no files", where=index)
-    return {index.parent / Path(name).name for name in listed.values()}
-
-
-def _checked(file: Path) -> Path:
-    if file.suffix in _PICKLES:
-        raise WeightsError(
-            "is a pickle, and reading one can run any code",
-            where=file,
-            remedy="use the safetensors file published beside it, or convert it where you trust "
-            "it: safetensors.torch.save_file(torch.load(FILE, weights_only=True), "
-            '"model.safetensors")',
-        )
-    return file
-
-
-def _first_line(error: object) -> str:
-    return str(error).strip().partition("\n")[0]

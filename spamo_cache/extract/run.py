@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from spamo_cache import config
-from spamo_cache.config import CacheSpec
+from spamo_cache.config import CacheSpec, StreamSpec
 from spamo_cache.encoders import registry
+from spamo_cache.encoders.encoder import Encoder
 from spamo_cache.errors import StoreError, UsageError
 from spamo_cache.extract import worker
 from spamo_cache.extract.calibrate import calibrate as measure
@@ -91,12 +92,22 @@ def extract(
     if spec.frames.reader == "decord" and not by_decord.is_installed():
         raise UsageError("decord is not installed", remedy="install it, or leave --reader out")
     device = registry.resolve_device(device)
+    base = spec_base.absolute()
+    # What was loaded in an earlier run may have changed on disk since.
+    worker.load.cache_clear()
+
+    def load(stream: StreamSpec) -> Encoder:
+        if executor == "serial" or calibrate:
+            return worker.load(stream, base, spec.compute, device)
+        # Processes of their own will compute: this one only looks at sizes and hashes.
+        return registry.build(stream, base, "float32")
+
     tracker = Tracker(progress, len(manifest))
     found = survey(
         manifest,
         root,
         spec,
-        spec_base,
+        load,
         store_root=store_root,
         streams=streams,
         splits=splits,
@@ -107,7 +118,7 @@ def extract(
         found,
         spec,
         root=root,
-        base=spec_base,
+        base=base,
         device=device,
         workers=workers,
         remote=bool(scheduler or slurm),
@@ -223,7 +234,7 @@ def _job(
     threads = max(1, cores // (workers or 1)) if on_cpu else 2
     return Job(
         root=root.absolute(),
-        base=base.absolute(),
+        base=base,
         streams={
             name: StreamJob(
                 spec.streams[name], stream.store.absolute(), stream.identity.weights_sha256

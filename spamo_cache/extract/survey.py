@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from spamo_cache import config
-from spamo_cache.config import CacheSpec
+from spamo_cache.config import CacheSpec, StreamSpec
 from spamo_cache.encoders import registry
 from spamo_cache.encoders.encoder import Encoder
 from spamo_cache.errors import UsageError
@@ -83,7 +83,7 @@ def survey(
     manifest: ManifestLike,
     root: Path,
     spec: CacheSpec,
-    base: Path,
+    load: Callable[[StreamSpec], Encoder],
     *,
     store_root: Path,
     streams: Sequence[str] | None,
@@ -93,7 +93,9 @@ def survey(
 ) -> Survey:
     """Probe the corpus, load the encoders, plan the partitions, find the stores.
 
-    With ``retry``, a store of another root that has failed clips will not do as it is.
+    Args:
+        load: gives a stream's encoder, of which only sizes and hash are looked at.
+        retry: a store of another root that has failed clips will not do as it is.
 
     Raises:
         UsageError: a stream or split that does not exist, an empty manifest, a missing root.
@@ -107,8 +109,7 @@ def survey(
     if not clips:
         raise UsageError("the manifest has no clips", where=manifest.corpus)
     asked = _chosen(splits, sorted({clip.split for clip in clips}), "split")
-    # Only to know their sizes and hashes: workers have their own, wherever they compute.
-    encoders = {name: registry.build(spec.streams[name], base, "float32") for name in names}
+    encoders = {name: load(spec.streams[name]) for name in names}
     probes = probe_all(root, clips, threads=_PROBE_THREADS, progress=progress)
     keys = [
         ClipKey(clip.id, clip.source, probed.size, clip.start, clip.end, clip.crop)

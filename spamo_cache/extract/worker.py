@@ -81,6 +81,12 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+@lru_cache(maxsize=8)
+def load(stream: StreamSpec, base: Path, compute: Compute, device: str) -> Encoder:
+    """As :func:`registry.build`, once per process, until ``load.cache_clear()``."""
+    return registry.build(stream, base, compute, device)
+
+
 def encoders(job: Job, names: Sequence[str]) -> dict[str, Encoder]:
     """The encoders of these streams, loaded once per process.
 
@@ -90,7 +96,7 @@ def encoders(job: Job, names: Sequence[str]) -> dict[str, Encoder]:
     found: dict[str, Encoder] = {}
     for name in names:
         stream = job.streams[name]
-        encoder = _encoder(stream.stream, job.base, job.compute, job.device)
+        encoder = load(stream.stream, job.base, job.compute, job.device)
         if encoder.weights_sha256 != stream.weights_sha256:
             raise WeightsError(
                 f"stream {name}: other weights than the run was planned with",
@@ -212,8 +218,3 @@ def _provenance(job: Job, effort: Effort) -> dict[str, Any]:
         "frames": effort.frames,
         "seconds": {part: round(value, 3) for part, value in effort.seconds.items()},
     }
-
-
-@lru_cache(maxsize=8)
-def _encoder(stream: StreamSpec, base: Path, compute: Compute, device: str) -> Encoder:
-    return registry.build(stream, base, compute, device)

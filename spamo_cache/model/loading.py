@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from spamo_cache.compat import declare_torchvision_ops, quiet
+from spamo_cache import checkpoints
+from spamo_cache.compat import quiet
 from spamo_cache.config import LLMConfig, TuningConfig
 from spamo_cache.errors import ConfigError, WeightsError
 from spamo_cache.model.llm import LLM, DecoderLLM, Seq2SeqLLM
@@ -27,34 +30,73 @@ def load_llm(folder: Path, config: LLMConfig, tokens: Tokens, device: torch.devi
         ConfigError: LoRA targets that the model does not have; bitsandbytes is asked for and
             missing.
     """
-    model = _read(folder, config, tokens.decoder_only, device)
+    model = _read(folder, checkpoints.tensors(folder), config, device)
     model = _tuned(model, config, tokens.decoder_only)
     kind = DecoderLLM if tokens.decoder_only else Seq2SeqLLM
     return kind(model, tokens, getattr(torch, config.dtype))
 
 
-def _read(folder: Path, config: LLMConfig, decoder_only: bool, device: torch.device) -> Any:
-    declare_torchvision_ops()
+def check_llm(folder: Path, config: LLMConfig) -> None:
+    """Find what is wrong with an LLM's folder now rather than when it is needed, hours later.
+
+    Raises:
+        WeightsError: the folder cannot be loaded as a model that writes text, or has no tokenizer.
+    """
+    Tokens(folder)
+    state = checkpoints.tensors(folder)
+    shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
+    plain = config.model_copy(update={"quantise": "none"})
+    _read(folder, shapes, plain, torch.device("meta"))
+
+
+def _read(
+    folder: Path, state: Mapping[str, Tensor], config: LLMConfig, device: torch.device
+) -> Any:
+    # Quantised weights must be born on their device, they cannot be moved there.
+    born = config.quantise != "none" or device.type == "meta"
+    given: dict[str, Any] = {"device_map": {"": device}} if born else {}
+    given |= _quantised(config) if config.quantise != "none" else {}
+    outline = _outline(folder)
+    with checkpoints.explained(folder), quiet():
+        # Not from the folder: what else may lie in it (adapters, code, other weights) stays unread.
+        model, found = type(outline).from_pretrained(
+            None,
+            config=outline.config,
+            state_dict=dict(state),
+            generation_config=_generation_config(folder),
+            dtype=getattr(torch, config.dtype),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below with their names
+            **given,
+        )
+    wrong = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
+    if wrong:
+        raise WeightsError(
+            f"{len(wrong)} tensors of the model are missing or have another shape than config.json "
+            f"says, first {min(wrong)!r}",
+            where=folder,
+            remedy="take the files as they were published",
+        )
+    return model if born else model.to(device)
+
+
+def _outline(folder: Path) -> Any:
+    """The model without its numbers."""
+    config = checkpoints.architecture(folder)
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM  # noqa: PLC0415
 
-    kind: Any = AutoModelForCausalLM if decoder_only else AutoModelForSeq2SeqLM
-    # Quantised weights must be born on their device, they cannot be moved there.
-    bits = {} if config.quantise == "none" else _quantised(config) | {"device_map": {"": device}}
-    try:
-        with quiet():
-            model, found = kind.from_pretrained(
-                str(folder),
-                dtype=getattr(torch, config.dtype),
-                local_files_only=True,
-                output_loading_info=True,
-                **bits,
-            )
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"cannot be loaded as a model: {error}", where=folder) from error
-    if found["missing_keys"]:
-        first = min(found["missing_keys"])
-        raise WeightsError(f"lacks weights of the model, first {first!r}", where=folder)
-    return model if bits else model.to(device)
+    kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    with checkpoints.explained(folder), torch.device("meta"):
+        return kind.from_config(config, trust_remote_code=False)
+
+
+def _generation_config(folder: Path) -> Any:
+    """What the folder says of writing; None where it says nothing."""
+    from transformers import GenerationConfig  # noqa: PLC0415
+
+    if not (folder / "generation_config.json").is_file():
+        return None
+    return GenerationConfig.from_pretrained(folder, local_files_only=True)
 
 
 def _quantised(config: LLMConfig) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spamo_cache.compat import declare_torchvision_ops
+from spamo_cache import checkpoints
 from spamo_cache.errors import WeightsError
 
 IGNORED = -100
@@ -28,14 +28,14 @@ class Tokens:
     """
 
     def __init__(self, folder: Path) -> None:
-        declare_torchvision_ops()
-        from transformers import AutoConfig, AutoTokenizer  # noqa: PLC0415
+        config = checkpoints.architecture(folder)
+        _refuse_own_class(folder / "tokenizer_config.json")
+        from transformers import AutoTokenizer  # noqa: PLC0415
 
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-            config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise WeightsError(f"holds no usable tokenizer: {error}", where=folder) from error
+        with checkpoints.explained(folder, "holds no usable tokenizer"):
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
         if self._tokenizer.eos_token_id is None:
             raise WeightsError("its tokenizer has no end token", where=folder)
         self.decoder_only = not config.is_encoder_decoder
@@ -76,6 +76,20 @@ class Tokens:
     def written(self) -> list[str]:
         """What each id stands for by itself; nothing for special tokens."""
         return self.decode([[token] for token in range(len(self._tokenizer))])
+
+
+def _refuse_own_class(path: Path) -> None:
+    """Where a tokenizer is code of its own, transformers would take another in its place."""
+    import transformers  # noqa: PLC0415
+
+    given = checkpoints.read_json(path) if path.is_file() else {}
+    kind = str(given.get("tokenizer_class"))
+    if "AutoTokenizer" in (given.get("auto_map") or ()) and not hasattr(transformers, kind):
+        raise WeightsError(
+            "the tokenizer needs Python code that comes with it, and such code is never run",
+            where=path,
+            remedy="take a model whose tokenizer transformers itself has",
+        )
 
 
 def padded_ids(sequences: Sequence[Sequence[int]]) -> Tensor:

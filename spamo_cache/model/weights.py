@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import re
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from spamo_cache import checkpoints
 from spamo_cache.errors import WeightsError
 
 _TABLES = (
@@ -25,9 +23,6 @@ _TABLES = (
 )
 """Names under which models keep their input embeddings: T5 and mT5, BART, decoder-only models."""
 
-_HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-_INDEX = "model.safetensors.index.json"
-
 
 def locate(weights: str, base: Path) -> Path:
     """The local folder of ``org/name[@revision]`` (fetched on first use) or of a path.
@@ -37,43 +32,31 @@ def locate(weights: str, base: Path) -> Path:
         base: folder of the pipeline's file.
 
     Raises:
-        WeightsError: neither a model's folder nor a hub id that can be reached.
+        WeightsError: neither a model's folder nor a hub id that can be reached, or a folder with
+            Git LFS pointers or web pages in place of its files.
     """
     folder = base / Path(weights).expanduser()
     if (folder / "config.json").is_file():
-        return folder.resolve()
-    if not _HUB.fullmatch(weights) or weights.startswith("."):
+        folder = folder.resolve()
+    elif weights.startswith(".") or not checkpoints.is_hub_id(weights):
         raise WeightsError(
             "is no folder of a model (config.json is missing)",
             where=folder,
             remedy="set llm.weights to a Hugging Face folder or to org/name@revision",
         )
-    return _fetch(weights)
-
-
-def _fetch(weights: str) -> Path:
-    from huggingface_hub import snapshot_download  # noqa: PLC0415
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
-
-    name, _, revision = weights.partition("@")
-    # Safetensors only: a hub's .bin files are pickles.
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt"]
-    try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise WeightsError(
-            f"cannot be fetched: {' '.join(str(error).split())[:300]}",
-            where=weights,
-            remedy="check the name and the network, or give a folder that holds the model",
-        ) from error
+    else:
+        folder = checkpoints.from_hub(weights)
+    checkpoints.check(folder)
+    return folder
 
 
 def digest(folder: Path) -> str:
     """sha256 over the names and contents of the files that decide what the model says."""
+    suffixes = {".json", ".safetensors", ".model", ".txt"}
+    read = {path for path in folder.iterdir() if path.suffix in suffixes}
     total = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in {".json", ".safetensors", ".model", ".txt"}:
-            total.update(f"{path.name} {file_digest(path)}\n".encode())
+    for path in sorted(read.union(checkpoints.files(folder))):
+        total.update(f"{path.name} {file_digest(path)}\n".encode())
     return total.hexdigest()
 
 
@@ -89,35 +72,21 @@ def embedding_table(folder: Path) -> Tensor:
     Scaled where the model scales them on reading, as BART's kin may and Gemma does.
 
     Raises:
-        WeightsError: no safetensors, or none of the known names in them.
+        WeightsError: no weights, or none of the known names in them.
     """
-    index = folder / _INDEX
-    if index.is_file():
-        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    else:
-        shards = dict.fromkeys(_TABLES, "model.safetensors")
-    for name in _TABLES:
-        path = folder / shards.get(name, "")
-        if path.is_file():
-            table = _tensor(path, name)
-            if table is not None:
-                return table.to(torch.float32) * _scale(folder, table.shape[1])
-    raise WeightsError(
-        "holds no input embeddings in safetensors",
-        where=folder,
-        remedy=f"expected one of {', '.join(_TABLES)} in model.safetensors",
-    )
+    state = checkpoints.tensors(folder)
+    name = next((name for name in _TABLES if name in state), None)
+    if name is None:
+        raise WeightsError(
+            "holds no input embeddings",
+            where=folder,
+            remedy=f"expected a tensor named {', '.join(_TABLES)}",
+        )
+    table = state[name].to(torch.float32)
+    return table * _scale(folder, table.shape[1])
 
 
 def _scale(folder: Path, width: int) -> float:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = checkpoints.read_json(folder / "config.json")
     gemma = str(config.get("model_type", "")).startswith("gemma")
     return math.sqrt(width) if gemma or config.get("scale_embedding") else 1.0
-
-
-def _tensor(path: Path, name: str) -> Tensor | None:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"cannot be read: {error}", where=path) from error

@@ -130,7 +130,7 @@ def stream_spec(spec: CacheSpec, stream: str) -> dict[str, Any]:
         known = ", ".join(spec.streams)
         raise UsageError(f"no stream {stream!r} in spec {spec.name!r}", remedy=f"one of: {known}")
     config = spec.streams[stream]
-    entries = config.model_dump(mode="json", exclude={"weights"})
+    entries = config.model_dump(mode="json", exclude={"weights", "key_map"})
     if not entries.get("phase", True):
         # Fingerprints of before there was such a key stay what they were.
         del entries["phase"]

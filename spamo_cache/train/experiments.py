@@ -190,7 +190,10 @@ def stream_keys(pipeline: Pipeline, load_spec: LoadSpec) -> dict[str, str]:
     spec = load_spec(pipeline)
     return {
         stream: identity(
-            {"spec": stream_spec(spec, stream), "weights": spec.streams[stream].weights}
+            {
+                "spec": stream_spec(spec, stream),
+                "weights": spec.streams[stream].model_dump(include={"weights", "key_map"}),
+            }
         )
         for stream in pipeline.streams
     }

@@ -17,6 +17,7 @@ from spamo_cache.compat import cpu_threads
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import StoreError, UsageError
+from spamo_cache.model.loading import check_llm
 from spamo_cache.model.text import normalise
 from spamo_cache.model.weights import digest, file_digest, locate
 from spamo_cache.train.batches import MEMORY
@@ -115,6 +116,7 @@ def train(
         )
     folder = RunFolder(out)
     llm = locate(pipeline.llm.weights, base)
+    check_llm(llm, pipeline.llm)
     manifest = sample(manifest, pipeline.train_share, pipeline.seed)
     about = describe(pipeline, base, manifest, stores, digest(llm))
     weights = _start(pipeline, about["parts"]["llm"])

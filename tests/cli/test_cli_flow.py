@@ -10,8 +10,6 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from typer.testing import Result
 
-from spamo_cache.extract import worker
-
 Call = Callable[..., Result]
 Enter = Callable[[Path, pytest.MonkeyPatch], None]
 
@@ -145,7 +143,6 @@ def test_weights_of_one_name_and_other_content_are_not_confused(lab: Path, call:
     tensors = load_file(weights)
     tensors["post_layernorm.bias"] += 1
     save_file(tensors, weights, metadata={"format": "pt"})
-    worker._encoder.cache_clear()  # commands are processes of their own; here they share one
     call(EXTRACT)
     refused = call("train pipeline.yaml", code=2)
     assert "different weights" in refused.stderr

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from spamo_cache import checkpoints
 from spamo_cache.config import MotionStream, SpatialStream
 from spamo_cache.encoders import registry, weights
 from spamo_cache.errors import ConfigError, SpamoError, UsageError, WeightsError
@@ -164,7 +165,7 @@ def test_fetched_weights_are_pinned_and_local_ones_are_not(
 ) -> None:
     registry.build(spatial(), base)
     assert not (base / "home").exists()
-    monkeypatch.setattr(weights, "from_hub", lambda _: base / "clip-vision")
+    monkeypatch.setattr(checkpoints, "from_hub", lambda _: base / "clip-vision")
     registry.build(spatial(weights="org/name@main"), base)
     edit_config(base / "clip-vision", num_attention_heads=2)
     with pytest.raises(WeightsError, match="is not what it was"):

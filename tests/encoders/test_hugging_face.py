@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -248,7 +250,7 @@ def test_unsound_folders_are_refused(
     messages = {
         "missing": "1 tensors are missing",
         "left over": "1 tensors fit nowhere",
-        "pickle": "is a pickle",
+        "pickle": "cannot be read",
         "cut": "cannot be read",
         "processor": "no usable image processor",
     }
@@ -354,15 +356,53 @@ def test_a_model_for_another_size_of_pictures_is_refused(
         registry.build(stream("vit", output="cls"), tmp_path)
 
 
-def test_code_beside_weights_is_never_run(tmp_path: Path, hugging_face_folder: Save) -> None:
+CODE = """
+from pathlib import Path
+from transformers import PreTrainedConfig
+
+Path({marker!r}).touch()
+
+class Config(PreTrainedConfig):
+    model_type = "own"
+
+Model = Processor = Config
+"""
+
+
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])
+def test_code_beside_weights_is_never_run(
+    tmp_path: Path, hugging_face_folder: Save, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    """Nor when whoever sits at the terminal says yes to everything."""
     hugging_face_folder(*network("dinov2"))
-    folder = tmp_path / "network"
-    (folder / "own.py").write_text("raise SystemExit('the code was run')")
-    given = json.loads((folder / "config.json").read_text())
-    given |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.M"}}
-    (folder / "config.json").write_text(json.dumps(given))
-    with pytest.raises(WeightsError, match="cannot be loaded"):
+    folder, marker = tmp_path / "network", tmp_path / "it-ran"
+    (folder / "own.py").write_text(CODE.format(marker=str(marker)))
+    given = json.loads((folder / file).read_text())
+    given |= {"model_type": "own", "image_processor_type": "Own"}
+    given |= {"auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model",
+                           "AutoImageProcessor": "own.Processor"}}  # fmt: skip
+    (folder / file).write_text(json.dumps(given))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 20))
+    with pytest.raises(WeightsError, match="such code is never run"):
         registry.build(stream("dinov2", output="cls"), tmp_path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "videomae"])
+def test_pickled_weights_are_the_same_weights(
+    tmp_path: Path, hugging_face_folder: Save, kind: str
+) -> None:
+    """In transformers' own file, and in a checkpoint whose names are below another one."""
+    hugging_face_folder(*network(kind))
+    folder = tmp_path / "network"
+    wanted = registry.build(stream(kind, output="mean"), tmp_path).weights_sha256
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save({"encoder": state, "step": 3}, folder / "last.ckpt")
+    mapped = stream(kind, output="mean", weights="network/last.ckpt", key_map={"encoder.": ""})
+    assert registry.build(mapped, tmp_path).weights_sha256 == wanted
+    torch.save(state, folder / "pytorch_model.bin")
+    assert registry.build(stream(kind, output="mean"), tmp_path).weights_sha256 == wanted
 
 
 def test_streams_of_all_kinds_in_one_spec(tmp_path: Path, hugging_face_folder: Save) -> None:
@@ -397,10 +437,12 @@ def test_streams_of_all_kinds_in_one_spec(tmp_path: Path, hugging_face_folder: S
 def test_the_examples_of_the_readme_are_streams() -> None:
     text = (Path(__file__).parents[2] / "cache_specs" / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```yaml\n(streams:.*?)```", text, re.DOTALL)
-    assert blocks
-    for block in blocks:
-        spec = parse({"name": "examples", **yaml.safe_load(block)}, CacheSpec, where="README")
-        assert {entry.encoder for entry in spec.streams.values()} >= {"transformers"}
+    specs = [
+        parse({"name": "examples", **yaml.safe_load(block)}, CacheSpec, where="README")
+        for block in blocks
+    ]
+    shown = {entry.encoder for spec in specs for entry in spec.streams.values()}
+    assert shown == {"open_clip", "transformers"}
 
 
 def test_a_pooler_has_no_layer() -> None:

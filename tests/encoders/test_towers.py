@@ -222,7 +222,16 @@ def test_all_forms_of_the_same_weights_have_one_hash(
     means = {"mean": processor["image_mean"], "std": processor["image_std"]}
     document = {"model_cfg": model, "preprocess_cfg": means}
     (folder / "open_clip_config.json").write_text(json.dumps(document))
-    names = ("network", "sharded", "vision", "converted")
+    names = ("network", "sharded", "vision", "converted", "pickled", "converted-pickled")
+    for name, file in (
+        ("network", "pytorch_model.bin"),
+        ("converted", "open_clip_pytorch_model.bin"),
+    ):
+        copy = tmp_path / {"network": "pickled", "converted": "converted-pickled"}[name]
+        shutil.copytree(tmp_path / name, copy)
+        (weights,) = copy.glob("*.safetensors")
+        torch.save(load_file(weights), copy / file)
+        weights.unlink()
     assert len({build(tmp_path, name, output=output).weights_sha256 for name in names}) == 1
 
 
@@ -249,18 +258,68 @@ def test_bare_files_need_a_model_and_one_normalisation(
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "open_clip_pytorch_model.bin", "x.pt"])
-def test_pickles_are_never_read(
-    tmp_path: Path, hugging_face_folder: Save, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_pickles_run_nothing(tmp_path: Path, hugging_face_folder: Save, name: str) -> None:
     clip_folder(tmp_path, hugging_face_folder, "vision")
-    folder = tmp_path / "network"
+    folder, marker = tmp_path / "network", tmp_path / "it-ran"
     (folder / "model.safetensors").unlink()
-    (folder / name).write_bytes(b"cos\nsystem\n(S'false'\ntR.")
-    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("a pickle was read"))
-    for weights in ("network", f"network/{name}"):
-        with pytest.raises(WeightsError, match="is a pickle") as error:
-            build(tmp_path, weights, model="ViT-L-14-quickgelu" if name in weights else None)
-        assert "save_file" in str(error.value)
+    (folder / name).write_bytes(f"cos\nsystem\n(S'touch {marker}'\ntR.".encode())
+    with pytest.raises(WeightsError, match="holds no weights" if name == "x.pt" else r"os\.system"):
+        build(tmp_path, "network")
+    with pytest.raises(WeightsError, match=r"os\.system"):
+        build(tmp_path, f"network/{name}", model="ViT-L-14-quickgelu")
+    assert not marker.exists()
+
+
+def test_a_checkpoint_in_training_form_is_mapped(
+    tmp_path: Path, pixels: Save, open_clip_folder: Save
+) -> None:
+    """As open_clip's own training writes it, averaged weights beside, next to its configuration."""
+    open_clip_folder(PLAIN)
+    wanted = build(tmp_path)
+    file = tmp_path / "tower" / "open_clip_model.safetensors"
+    state = {f"module.{name}": tensor for name, tensor in load_file(file).items()}
+    spoilt = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+    file.unlink()
+    checkpoint = {"epoch": 7, "name": "signs", "state_dict": state, "averaged": spoilt}
+    torch.save(checkpoint, tmp_path / "tower" / "epoch_7.pt")
+    found = build(tmp_path, "tower/epoch_7.pt", key_map={"state_dict.module.": ""})
+    assert found.weights_sha256 == wanted.weights_sha256
+    frames = pixels(2, 3, 32, 32)
+    close(found.encode(frames), wanted.encode(frames))
+    for key_map, message in (
+        ({}, "do not fit the model"),
+        ({"model.": ""}, "no tensor has a name that key_map knows"),
+        ({"state_dict.module.": "", "averaged.module.": ""}, "gives two tensors the name"),
+    ):
+        with pytest.raises(WeightsError, match=message):
+            build(tmp_path, "tower/epoch_7.pt", key_map=key_map)
+
+
+@pytest.mark.parametrize("projection", [24, 512])
+def test_a_config_of_transformers_4_leaves_defaults_out(
+    tmp_path: Path, pixels: Save, hugging_face_folder: Save, projection: int
+) -> None:
+    """config.json names what differs from the class alone, the processor is in its old form."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    vision |= {"num_attention_heads": 4, "patch_size": 56}
+    text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=projection)
+    network = hugging_face_folder(CLIPModel(config), CLIPImageProcessor())
+    whole = build(tmp_path, "network", output="embedding")
+    short: dict[str, Any] = {"model_type": "clip", "transformers_version": "4.32.0"}
+    short |= {"text_config": text, "vision_config": vision}
+    short |= {} if projection == 512 else {"projection_dim": projection}
+    (tmp_path / "network" / "config.json").write_text(json.dumps(short))
+    old = {"feature_extractor_type": "CLIPFeatureExtractor", "size": 224, "crop_size": 224}
+    (tmp_path / "network" / "preprocessor_config.json").write_text(json.dumps(old))
+    found = build(tmp_path, "network", output="embedding", scales=(1,))
+    assert found.weights_sha256 == whole.weights_sha256
+    frames = pixels(2, 3, 224, 224)
+    with torch.inference_mode():
+        wanted = network.get_image_features(found.normalise(frames)).pooler_output
+    close(found.encode(frames), wanted)
 
 
 @pytest.mark.parametrize("change", ["missing", "left over", "misshapen"])

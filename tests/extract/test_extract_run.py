@@ -52,6 +52,22 @@ def test_features_are_those_of_each_clip_alone(
             np.testing.assert_allclose(found, wanted, atol=4e-3, rtol=2e-3)
 
 
+def test_encoders_are_loaded_once_in_one_process(
+    go: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build, loaded = registry.build, []
+
+    def building(stream: Any, *options: Any) -> Any:
+        loaded.append(stream.encoder)
+        return build(stream, *options)
+
+    monkeypatch.setattr(registry, "build", building)
+    go()
+    assert loaded == ["open_clip", "videomae"]
+    go()  # what lies on the disk may be another network by now
+    assert loaded == ["open_clip", "videomae"] * 2
+
+
 def test_a_second_run_computes_nothing(
     go: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,10 +152,8 @@ def test_values_that_are_not_finite_fail_their_clip_in_their_stream(
             encoder.encode = lambda pixels: encode(pixels) * 1e9  # overflows the store's float16
         return encoder
 
-    worker._encoder.cache_clear()
     monkeypatch.setattr(worker.registry, "build", building)
     summary = go(splits=["dev"])
-    worker._encoder.cache_clear()
     assert summary.failed == [
         (
             "clip-c",

@@ -242,11 +242,9 @@ def test_a_failure_in_one_stream_leaves_the_other_alone(
             encoder.encode = lambda pixels: encode(pixels) * np.inf
         return encoder
 
-    worker._encoder.cache_clear()
     with monkeypatch.context() as patch:
         patch.setattr(worker.registry, "build", building)
         first = go(splits=["dev"])
-    worker._encoder.cache_clear()
     assert first.failed == [("clip-c", "motion: 1 of 1 rows are not finite as computed in float32")]
     (receipt,) = (first.stores["spatial"] / "receipts").glob("[0-9]*.json")
     before = receipt.read_bytes(), receipt.stat().st_mtime_ns
@@ -267,10 +265,8 @@ def test_a_half_precision_overflow_names_its_remedy(
         encoder.encode = lambda pixels: encode(pixels) * np.nan
         return encoder
 
-    worker._encoder.cache_clear()
     monkeypatch.setattr(worker.registry, "build", building)
     ((_, reason),) = go(splits=["dev"], streams=["motion"]).failed
-    worker._encoder.cache_clear()
     assert "not finite as computed in float16: set compute: bfloat16 or float32" in reason
 
 

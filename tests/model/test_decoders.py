@@ -244,7 +244,7 @@ def test_quantisation_asks_transformers_for_it(folder, monkeypatch, bits, expect
         raise ValueError("no GPU here")
 
     monkeypatch.setattr(loading.importlib.util, "find_spec", lambda _: object())
-    monkeypatch.setattr(Causal, "from_pretrained", read)
+    monkeypatch.setattr(DECODERS.transformers.PreTrainedModel, "from_pretrained", read)
     config = LLMConfig(weights="llm", quantise=bits, dtype="bfloat16")
     with pytest.raises(WeightsError, match="no GPU here"):
         load_llm(folder, config, Tokens(folder), torch.device("cpu"))

@@ -108,7 +108,8 @@ def _weights() -> dict[str, str]:
     }
     home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
     hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
-    for path in sorted(hub.glob("models--*/snapshots/*/*.safetensors")):
+    cached = hub.glob("models--*/snapshots/*/*")
+    for path in sorted(path for path in cached if path.suffix in (".safetensors", ".bin")):
         # The hub names a weight file's blob by its SHA-256: no need to read gigabytes.
         blob = path.resolve().name
         model = path.parents[2].name.removeprefix("models--").replace("--", "/")
