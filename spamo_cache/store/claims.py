@@ -130,9 +130,18 @@ class Claims:
                 raise
             raise ClaimLostError("the claim was taken over", where=self.folder / name) from None
 
-    def live(self) -> dict[str, Holder]:
-        """The claims that somebody holds now."""
-        return {path.name: _holder(content) for path, content in self._live()}
+    def live(self, *, certain: bool = False) -> dict[str, Holder]:
+        """The claims that somebody holds now.
+
+        Args:
+            certain: take the time for a second look at claims from the future, which would be
+                alive for as long as the disk's clock was ahead when they were touched.
+        """
+        found = dict(self._live())
+        while certain and any(self._ahead(path) for path in found):
+            time.sleep(_POLL_SECONDS[1])
+            found = dict(self._live())
+        return {path.name: _holder(content) for path, content in found.items()}
 
     def holder(self, name: str) -> Holder | None:
         """Who holds the claim ``name`` now."""
@@ -153,12 +162,11 @@ class Claims:
                 self._bury(path)
         claims = [content for _, content in self._live()]
         busy = {content["token"] for content in claims} | {c["process"] for c in claims}
-        today = self._disk_time() - _FORGOTTEN_SECONDS
         for path in left:
             owner = Process.parse(path.name)
             alive = None if owner is None else owner.alive()
             if alive is None and not busy & {path.name, str(owner)}:
-                alive = _changed(path, today)
+                alive = self._age(path) <= _FORGOTTEN_SECONDS
             if alive is False:
                 files.discard(path)
 
@@ -256,31 +264,44 @@ class Claims:
             return True
         try:
             touched = path.stat().st_mtime_ns
+            age = self._age(path)
         except FileNotFoundError:
             return True
         seen = _SEEN.get(path)
         if seen is None or seen.touched != touched:
             seen = _SEEN[path] = _Seen(touched, time.monotonic())
         watched = time.monotonic() - seen.since
-        age = self._disk_time() - touched / 1e9
         return age > self.stale or watched > (self.stale if age >= 0 else self.stale / 2)
 
-    def _disk_time(self) -> float:
-        # Hosts' clocks differ; ages are told by the clock of the disk that keeps the files.
+    def _ahead(self, path: Path) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return self._age(path) < 0
+        return False
+
+    def _age(self, path: Path) -> float:
+        """Seconds since a file was changed, by the clock of the disk: those of hosts differ."""
         clock = files.temporary(self._work)
         try:
             clock.touch()
-            return clock.stat().st_mtime
+            today = clock.stat().st_mtime
         except OSError:
-            return time.time()  # a read-only root
+            today = time.time()  # a read-only root
         finally:
             files.discard(clock)
+        return today - path.lstat().st_mtime
 
     def _beat(self, path: Path, desk: Path, stop: threading.Event) -> None:
         while not stop.wait(self.stale / _BEATS):
             if desk.is_dir():  # else it is somebody else's claim by now
                 with contextlib.suppress(OSError):  # the next beat may succeed, silence is safe
                     _touch(path)
+
+
+def sweep_corpus(corpus: Path) -> None:
+    """:meth:`Claims.sweep` for every store of a corpus, and for what was once to become one."""
+    with contextlib.suppress(OSError):
+        for work in (corpus / ".work").iterdir():
+            Claims(work / "claims").sweep()
 
 
 class _Seen(NamedTuple):
@@ -301,13 +322,6 @@ def _touch(path: Path) -> None:
         # Some disks let nobody set times: the first byte of every claim is the same.
         with path.open("r+b") as file:
             file.write(b"{")
-
-
-def _changed(path: Path, since: float) -> bool:
-    try:
-        return path.lstat().st_mtime >= since
-    except OSError:
-        return True
 
 
 def _release(path: Path, desk: Path) -> None:

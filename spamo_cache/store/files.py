@@ -32,13 +32,16 @@ _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 _REMEDIES = {
     **dict.fromkeys(
-        (errno.ENOSPC, errno.EDQUOT), "make room there, or choose another root (--store)"
+        (errno.ENOSPC, errno.EDQUOT),
+        "make room on that disk or have the quota raised, then run the same command again",
     ),
     **dict.fromkeys(
         (errno.EROFS, errno.EACCES, errno.EPERM),
-        "have it made writable for you, or choose another root (--store, SPAMO_CACHE)",
+        "have it opened to you, or name a place that is: --store or SPAMO_CACHE for features,"
+        " SPAMO_HOME for what is kept between runs",
     ),
-    **dict.fromkeys((errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR), "choose another place"),
+    errno.ENOTDIR: "a part of this path is a file: name another place",
+    errno.ENAMETOOLONG: "name a place with a shorter path",
 }
 _FAULT = "check that disk and how it is mounted, then run the same command again"
 
@@ -284,8 +287,13 @@ def _told(what: str, path: Location) -> Iterator[None]:
         yield
     except OSError as error:
         why = error.strerror or " ".join(str(error).split())
-        remedy = _FAULT if error.errno is None else _REMEDIES.get(error.errno, _FAULT)
-        raise StoreError(f"{what}: {why}", where=error.filename or path, remedy=remedy) from error
+        where = error.filename or path
+        raise StoreError(f"{what}: {why}", where=where, remedy=remedy(error)) from error
+
+
+def remedy(error: OSError) -> str:
+    """What can be done about a disk that refuses."""
+    return _REMEDIES.get(error.errno or 0, _FAULT)
 
 
 @contextmanager

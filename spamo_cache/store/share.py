@@ -176,7 +176,6 @@ class _Folder:
 
     def __init__(self, writer: StoreWriter) -> None:
         self._writer = writer
-        writer.sweep()
         self.claim, self.seal, self.have = writer.claim, writer.seal, writer.receipts.valid
 
     def publish(self, receipt: Receipt, shard: Iterator[Buffer] | None) -> bool:

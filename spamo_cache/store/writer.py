@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from spamo_cache.errors import DamagedError, StoreError
 from spamo_cache.store import files, index, shard, snapshot
-from spamo_cache.store.claims import STALE_SECONDS, ClaimLostError, Claims
+from spamo_cache.store.claims import STALE_SECONDS, ClaimLostError, Claims, sweep_corpus
 from spamo_cache.store.index import ClipIndex
 from spamo_cache.store.layout import (
     ClipKey,
@@ -164,6 +164,7 @@ class StoreWriter:
                 files.make_parents(work)
                 files.make_folder(path, fill, work)
         writer = cls(path)
+        writer.sweep()
         writer._join(attributes, columns, splits)
         snapshot.keep(path, writer.attributes, manifest, work)
         return writer
@@ -332,5 +333,5 @@ class StoreWriter:
         )
 
     def sweep(self) -> None:
-        """Remove what dead processes left beside the store."""
-        self.claims.sweep()
+        """Remove what dead processes left beside the stores of this corpus."""
+        sweep_corpus(self.path.parent)
