@@ -72,6 +72,7 @@ class Claims:
         self.stale = stale
         self._work = folder.parent
         self._desks: dict[str, Path] = {}
+        self._patience: dict[int, float] = {}
 
     @classmethod
     def beside(cls, store: Path, stale: float = STALE_SECONDS) -> Claims:
@@ -137,17 +138,19 @@ class Claims:
             certain: take the time for a second look at claims from the future, which would be
                 alive for as long as the disk's clock was ahead when they were touched.
         """
-        found = dict(self._live())
-        while certain and any(self._ahead(path) for path in found):
-            time.sleep(_POLL_SECONDS[1])
+        with files.reading(self.folder):
             found = dict(self._live())
+            while certain and any(self._ahead(path) for path in found):
+                time.sleep(_POLL_SECONDS[1])
+                found = dict(self._live())
         return {path.name: _holder(content) for path, content in found.items()}
 
     def holder(self, name: str) -> Holder | None:
         """Who holds the claim ``name`` now."""
         path = self.folder / name
-        content = _content(path)
-        held = content is not None and not self._dead(path, content)
+        with files.reading(path):
+            content = _content(path)
+            held = content is not None and not self._dead(path, content)
         return _holder(content) if content is not None and held else None
 
     def sweep(self) -> None:
@@ -158,7 +161,7 @@ class Claims:
         """
         left = sorted(self._work.glob("*.tmp"))
         for path in self._files():
-            with contextlib.suppress(StoreError), files.writing(path):
+            with contextlib.suppress(OSError):
                 self._bury(path)
         claims = [content for _, content in self._live()]
         busy = {content["token"] for content in claims} | {c["process"] for c in claims}
@@ -188,13 +191,14 @@ class Claims:
         Raises:
             DamagedError: of the last look.
         """
-        until = time.monotonic() + _PATIENCE_SECONDS
+        until = time.monotonic() + self._patience.pop(partition, _PATIENCE_SECONDS)
         busy = True
         while True:
             try:
                 return check()
             except DamagedError:
                 if not busy:
+                    self._patience[partition] = 0  # whoever asks again has waited already
                     raise
             busy = self.holder(str(partition)) is not None and time.monotonic() < until
             time.sleep(_POLL_SECONDS[0] if busy else 0)
@@ -214,7 +218,7 @@ class Claims:
             data = canonical({**content, "process": str(Process.me() or "")})
             mine = files.publish_bytes(path, data, desk)
         except BaseException:
-            files.discard(desk)
+            _release(path, desk)
             raise
         if not mine:
             files.discard(desk)
@@ -299,7 +303,7 @@ class Claims:
 
 def sweep_corpus(corpus: Path) -> None:
     """:meth:`Claims.sweep` for every store of a corpus, and for what was once to become one."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, StoreError):
         for work in (corpus / ".work").iterdir():
             Claims(work / "claims").sweep()
 
@@ -325,7 +329,7 @@ def _touch(path: Path) -> None:
 
 
 def _release(path: Path, desk: Path) -> None:
-    if _token(path) == desk.name:
+    if _token(path) in {desk.name, ""}:  # or it cannot be read
         with contextlib.suppress(OSError):  # taken over this very moment; or it becomes stale
             path.rename(desk / "claim")
     files.discard(desk)

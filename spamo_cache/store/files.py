@@ -164,7 +164,7 @@ def publish(new: Path, path: Path) -> bool:
         if error.errno not in _NO_LINKS:
             raise
         won = _rename_exclusively(new, path)
-    new.unlink(missing_ok=True)
+    discard(new)
     return won
 
 

@@ -49,7 +49,9 @@ class Receipts:
 
     def partitions(self) -> list[int]:
         """Partitions with a receipt of any kind."""
-        names = (path.stem for path in (self.path / "receipts").glob("*.json"))
+        folder = self.path / "receipts"
+        with files.reading(folder):
+            names = [path.stem for path in folder.glob("*.json")]
         return sorted(int(name) for name in names if name.isdecimal())
 
     def __iter__(self) -> Iterator[Receipt]:
@@ -83,10 +85,11 @@ class Receipts:
         if receipt.shard is None:
             return
         where = shard_path(self.path, receipt.partition)
-        try:
-            size = where.lstat().st_size
-        except FileNotFoundError:
-            raise DamagedError("the shard is missing", where=where) from None
+        with files.reading(where):
+            try:
+                size = where.lstat().st_size
+            except FileNotFoundError:
+                raise DamagedError("the shard is missing", where=where) from None
         if size != receipt.shard.size or where.is_symlink():
             raise DamagedError(f"the shard has {size} bytes, not {receipt.shard.size}", where=where)
 
