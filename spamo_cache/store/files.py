@@ -12,15 +12,15 @@ import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import cache
 from io import BufferedReader
 from pathlib import Path
+from threading import Lock
 
 from spamo_cache.errors import DamagedError, StoreError
 from spamo_cache.store.process import Process
 from spamo_cache.store.remote import Location, RemotePath
 
-_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
 # Answers of disks that do not know the question (CIFS, FUSE), as opposed to faults of a disk.
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
 _NO_MODES = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -46,6 +46,8 @@ _REMEDIES = {
 _FAULT = "check that disk and how it is mounted, then run the same command again"
 
 _LOG = logging.getLogger(__name__)
+_UNSAID = Lock()
+"""Taken by the thread that says first that a disk does not sync folders."""
 
 
 def temporary(folder: Path) -> Path:
@@ -90,14 +92,14 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-@cache
 def _say_names_are_not_synced(why: str) -> None:
     """Once in a process: it is the same for every folder."""
-    _LOG.warning(
-        "this disk does not make the names of files durable on request (%s): after a power cut"
-        " the last ones may be gone; nothing is ever half-written",
-        why,
-    )
+    if _UNSAID.acquire(blocking=False):
+        _LOG.warning(
+            "this disk does not make the names of files durable on request (%s): after a power cut"
+            " the last ones may be gone; nothing is ever half-written",
+            why,
+        )
 
 
 def sync_tree(folder: Path) -> None:

@@ -295,7 +295,7 @@ def test_disks_that_do_not_sync_folders(code, material, tmp_path, monkeypatch, c
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):
             raise OSError(code, os.strerror(code))
 
-    files._say_names_are_not_synced.cache_clear()
+    monkeypatch.setattr(files, "_UNSAID", threading.Lock())
     monkeypatch.setattr(os, "fsync", refuse)
     if code == errno.EIO:
         with pytest.raises(StoreError, match="cannot write"):
