@@ -140,7 +140,8 @@ class Claims:
         """
         with files.reading(self.folder):
             found = dict(self._live())
-            while certain and any(self._ahead(path) for path in found):
+            until = time.monotonic() + self.stale / 2 if certain else 0.0
+            while any(self._ahead(path) for path in found) and time.monotonic() <= until:
                 time.sleep(_POLL_SECONDS[1])
                 found = dict(self._live())
         return {path.name: _holder(content) for path, content in found.items()}
@@ -247,11 +248,14 @@ class Claims:
     def _clear(self, token: str) -> None:
         """Remove a desk, so that nothing can be moved from it or to it any more."""
         if _DESK.fullmatch(token):
+            desk = self._work / token
             for _ in range(_BEATS):  # its owner may be alive and busy filling it
                 with contextlib.suppress(OSError):
-                    files.remove(self._work / token)
+                    files.remove(desk)
                     return
-            files.remove(self._work / token)
+            # Somebody else's, who alone may empty it: out of the way will do.
+            with contextlib.suppress(FileNotFoundError):
+                desk.rename(desk.with_suffix(".gone.tmp"))
 
     # --- signs of life ----------------------------------------------------------------------------
 
@@ -296,8 +300,8 @@ class Claims:
 
     def _beat(self, path: Path, desk: Path, stop: threading.Event) -> None:
         while not stop.wait(self.stale / _BEATS):
-            if desk.is_dir():  # else it is somebody else's claim by now
-                with contextlib.suppress(OSError):  # the next beat may succeed, silence is safe
+            with contextlib.suppress(OSError):  # the next beat may succeed, silence is safe
+                if desk.is_dir():  # else it is somebody else's claim by now
                     _touch(path)
 
 

@@ -87,7 +87,7 @@ def sync(path: Path) -> None:
         folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
         if not folder or error.errno not in _NO_FOLDER_SYNC:
             raise
-        _say_names_are_not_synced(error.strerror)
+        _say_names_are_not_synced(error.strerror or str(error))
     finally:
         os.close(descriptor)
 

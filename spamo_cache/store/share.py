@@ -184,7 +184,7 @@ class _Folder:
         try:
             with files.writing(writer.path), writer.claims.desk(str(receipt.partition)) as desk:
                 if shard is not None:
-                    aside = desk / "shard"
+                    aside = files.temporary(desk)
                     with aside.open("xb") as writing:
                         writing.writelines(shard)
                     files.sync(aside)

@@ -250,12 +250,15 @@ class StoreWriter:
         if not replace and self.receipts.valid(partition) is not None:
             return False
         try:
-            with files.writing(self.path), self.claims.desk(str(partition)) as desk:
+            with (
+                files.writing(self.path),
+                self.claims.desk(str(partition)) as desk,
+                files.aside(desk) as folder,
+            ):
                 record = None
                 if kept:
                     rows = rows_of_shard(slots, kept, self.geometry)
-                    (desk / "shard").mkdir()
-                    file, record = shard.write(desk / "shard", self.geometry, rows)
+                    file, record = shard.write(folder, self.geometry, rows)
                 if replace:
                     # As late as can be: a crash from here on costs this partition, and no more.
                     (self.receipts.withdraw if kept else self.receipts.remove)(partition, desk)

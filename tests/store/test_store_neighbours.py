@@ -134,6 +134,21 @@ def test_a_claim_from_the_future_is_stale_once_it_shows_no_heartbeat(tmp_path):
         assert mine
 
 
+def test_a_claim_is_taken_over_though_its_desk_is_not_ours_to_empty(tmp_path, monkeypatch):
+    claims = Claims(tmp_path / "claims")
+    with claims.hold("0"), claims.desk("0") as desk:
+        (desk / "unfinished").touch()
+        age(claims.folder / "0", 100)
+
+        def refuse(_: Path) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr(files, "remove", refuse)
+        with Claims(tmp_path / "claims").hold("0") as taken:
+            assert taken
+            assert not desk.exists()
+
+
 def test_a_heartbeat_counts_though_the_disk_lets_nobody_set_times(tmp_path, monkeypatch):
     def refuse(*_: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
