@@ -187,7 +187,11 @@ def rm(
     """
     from spamo_cache.store import catalogue
 
-    path = inputs.located(name)
+    try:
+        path = inputs.located(name)
+    except UsageError:
+        catalogue.sweep(config.roots())  # of a removal that was killed the rest may be left
+        raise
     if not yes:
         typer.confirm(f"remove {path} and compute it again when it is needed?", abort=True)
     catalogue.remove(path)

@@ -296,6 +296,6 @@ def _atomically(path: Path, data: bytes) -> Path:
     except OSError as error:
         told = error.strerror or str(error)
         raise CorpusError(
-            f"the manifest cannot be written: {told}", where=path, remedy="choose another path"
+            f"the manifest cannot be written: {told}", where=path, remedy=files.remedy(error)
         ) from error
     return path

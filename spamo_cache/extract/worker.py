@@ -68,6 +68,8 @@ def run(job: Job, task: Task, report: Report) -> Done:
             elif _open(writer, task):
                 writers[name] = writer
         effort, copied = _fill(job, task, writers, report) if writers else (Effort(), set())
+        # A claim may be lost on the way, by a long sleep: somebody else is at it, or will be.
+        busy += [name for name in writers if writers[name].receipts.valid(task.partition) is None]
     if not busy and not writers:
         frames = sum(item.probe.frames for item in task.items)
         report(Advance(task.partition, len(task.items), frames, {}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from spamo_cache.errors import StoreError, UsageError
 from spamo_cache.store import files, roots
-from spamo_cache.store.claims import Claims
+from spamo_cache.store.claims import Claims, sweep_corpus
 from spamo_cache.store.index import ClipIndex
 from spamo_cache.store.layout import work_path
 from spamo_cache.store.plan import State
@@ -57,8 +58,9 @@ def _listed(root: str) -> list[Entry]:
 
 
 def _entry(root: str, path: Location) -> Entry:
-    size = _size(path)
+    size: int | None = None
     try:
+        size = _size(path)
         store = FeatureStore.open(path)
     except StoreError as error:
         corpus, stream = path.parent.name, path.stem.rpartition("-")[0]
@@ -78,9 +80,18 @@ def _entry(root: str, path: Location) -> Entry:
 
 
 def _size(path: Location) -> int | None:
-    if isinstance(path, Path):
-        return sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
-    return sum(path.files().values()) if path.writable else None
+    if not isinstance(path, Path):
+        return sum(path.files().values()) if path.writable else None
+    with files.reading(path):
+        return sum(filter(None, map(_file_size, path.rglob("*"))))
+
+
+def _file_size(path: Path) -> int | None:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return None  # removed since it was listed, by a writer that moves on
+    return None if stat.S_ISDIR(found.st_mode) else found.st_size
 
 
 def locate(name: str, searched: Sequence[str]) -> Location:
@@ -151,11 +162,11 @@ def _made(provenances: Iterable[Mapping[str, Any]]) -> list[str]:
 def _live(path: Location) -> Mapping[str, Any]:
     if isinstance(path, RemotePath):
         return {}
-    return Claims(work_path(path) / "claims").live()
+    return Claims.beside(path).live()
 
 
 def remove(path: Location) -> None:
-    """Remove a store.
+    """Remove a store, and what dead processes left beside it.
 
     Raises:
         StoreError: somebody is at work on it, or the root is not writable.
@@ -171,13 +182,24 @@ def remove(path: Location) -> None:
         raise UsageError("no feature store here", where=path)
     if path.is_symlink() or path.parent.is_symlink():
         raise UsageError("is reached through a link", where=path, remedy=f"name {path.resolve()}")
-    work = work_path(path)
-    live = _live(path)
+    sweep_corpus(path.parent)
+    live = Claims.beside(path).live(certain=True)
     if live:
         holder = next(iter(live.values()))
         raise StoreError(f"is being written by {holder}", where=path, remedy="wait, or stop it")
+    work = work_path(path)
     with files.writing(path):
         files.make_parents(work)
-        # Gone under its name at once; what takes time happens aside.
+        # Gone under its name at once; what takes time happens aside, and a sweep ends it if this
+        # is cut off.
         path.rename(files.temporary(work))
         files.remove(work)
+
+
+def sweep(searched: Iterable[str]) -> None:
+    """Remove what dead processes left beside the stores of local roots."""
+    for root in searched:
+        base = location(root)
+        if isinstance(base, Path):
+            for work in base.glob("*/.work"):
+                sweep_corpus(work.parent)

@@ -1,7 +1,11 @@
 """Who works on what: exclusive claims by files, kept alive by a heartbeat.
 
-A claim only saves double work. What keeps data right when two workers believe to hold the same one
-is that publishing is exclusive.
+A claim saves double work. What keeps data right when two workers believe to hold the same one is
+that publishing is exclusive, and that a claim comes with a **desk**: a folder for all that is
+unfinished. A file gets its name by being moved from the desk, a file loses it by being moved to
+the desk. Whoever takes a claim over removes the desk first, so that its former owner, should it
+wake up after an hour, can change nothing any more: every move it still has in mind fails. That
+needs neither locks nor clocks, only renames within one disk.
 """
 
 from __future__ import annotations
@@ -10,23 +14,37 @@ import contextlib
 import json
 import os
 import platform
-import secrets
+import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
-from spamo_cache.errors import StoreError
+from spamo_cache.errors import DamagedError, StoreError
 from spamo_cache.store import files
-from spamo_cache.store.layout import canonical
+from spamo_cache.store.layout import canonical, work_path
 from spamo_cache.store.process import Process
 from spamo_cache.store.records import now, user
 
 STALE_SECONDS = 60.0
 """Silence after which a claim's owner is taken for dead."""
+_BEATS = 6
+"""Signs of life within that time."""
+_FORGOTTEN_SECONDS = 86_400.0
+"""Age of unfinished files at which nobody is expected to come back for them."""
 _MAX_CLAIM_BYTES = 4096
+_PATIENCE_SECONDS = 10.0
+_POLL_SECONDS = (0.05, 1.0)
+_DESK = re.compile(r"[0-9a-z]+(\.[0-9a-f]+)+\.tmp")
+
+Result = TypeVar("Result")
+
+
+class ClaimLostError(StoreError):
+    """Somebody else took the claim over: its owner had shown no sign of life for too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,122 +63,296 @@ class Claims:
     """The claims on one store.
 
     Args:
-        folder: where the claim files lie.
+        folder: where the claim files lie; desks lie beside it.
         stale: seconds of silence after which a claim may be taken over.
     """
 
     def __init__(self, folder: Path, stale: float = STALE_SECONDS) -> None:
         self.folder = folder
         self.stale = stale
+        self._work = folder.parent
+        self._desks: dict[str, Path] = {}
+        self._patience: dict[int, float] = {}
+
+    @classmethod
+    def beside(cls, store: Path, stale: float = STALE_SECONDS) -> Claims:
+        """The claims on the store at ``store``."""
+        return cls(work_path(store) / "claims", stale)
 
     @contextmanager
     def hold(self, name: str) -> Iterator[bool]:
         """Hold the claim ``name`` for the block; False where somebody else does."""
         path = self.folder / name
-        token = self._take(path)
-        if token is None:
+        with files.writing(path):
+            desk = self._take(path)
+        if desk is None:
             yield False
             return
         stop = threading.Event()
-        beat = threading.Thread(target=self._beat, args=(path, token, stop), daemon=True)
+        beat = threading.Thread(target=self._beat, args=(path, desk, stop), daemon=True)
         beat.start()
+        self._desks[name] = desk
         try:
             yield True
         finally:
+            del self._desks[name]
             stop.set()
             beat.join()
-            if _token(path) == token:
-                path.unlink(missing_ok=True)
+            _release(path, desk)
 
     @contextmanager
-    def wait(self, name: str, poll: float = 0.05) -> Iterator[None]:
+    def wait(self, name: str) -> Iterator[None]:
         """Hold the claim ``name``, waiting until it is free or stale."""
+        pause, longest = _POLL_SECONDS
         while True:
             with self.hold(name) as mine:
                 if mine:
                     yield
                     return
-            time.sleep(poll)
+            time.sleep(pause)
+            pause = min(2 * pause, longest)
 
-    def live(self) -> dict[str, Holder]:
-        """The claims that somebody holds now."""
-        if not self.folder.is_dir():
-            return {}
-        found: dict[str, Holder] = {}
-        for path in sorted(self.folder.iterdir()):
+    @contextmanager
+    def desk(self, name: str) -> Iterator[Path]:
+        """The desk of the claim ``name``; a folder for once where that is not held from here.
+
+        Raises:
+            ClaimLostError: the claim was taken over; nothing was changed since then.
+        """
+        desk = self._desks.get(name)
+        if desk is None:
+            with files.aside(self._work) as folder:
+                yield folder
+            return
+        try:
+            yield desk
+        except Exception:
+            if os.path.lexists(desk):
+                raise
+            raise ClaimLostError("the claim was taken over", where=self.folder / name) from None
+
+    def live(self, *, certain: bool = False) -> dict[str, Holder]:
+        """The claims that somebody holds now.
+
+        Args:
+            certain: take the time for a second look at claims from the future, which would be
+                alive for as long as the disk's clock was ahead when they were touched.
+        """
+        with files.reading(self.folder):
+            found = dict(self._live())
+            until = time.monotonic() + self.stale / 2 if certain else 0.0
+            while any(self._ahead(path) for path in found) and time.monotonic() <= until:
+                time.sleep(_POLL_SECONDS[1])
+                found = dict(self._live())
+        return {path.name: _holder(content) for path, content in found.items()}
+
+    def holder(self, name: str) -> Holder | None:
+        """Who holds the claim ``name`` now."""
+        path = self.folder / name
+        with files.reading(path):
             content = _content(path)
-            if content and not self._dead(path, content):
-                found[path.name] = Holder(content["user"], content["host"], content["since"])
-        return found
+            held = content is not None and not self._dead(path, content)
+        return _holder(content) if content is not None and held else None
 
     def sweep(self) -> None:
-        """Remove the claims of the dead."""
-        if self.folder.is_dir():
-            for path in self.folder.iterdir():
+        """Remove the claims of the dead, and what they left unfinished.
+
+        What others left, of whom nobody here can tell whether they live, goes after a day, unless
+        they hold a claim.
+        """
+        left = sorted(self._work.glob("*.tmp"))
+        for path in self._files():
+            with contextlib.suppress(OSError):
                 self._bury(path)
+        claims = [content for _, content in self._live()]
+        busy = {content["token"] for content in claims} | {c["process"] for c in claims}
+        for path in left:
+            owner = Process.parse(path.name)
+            alive = None if owner is None else owner.alive()
+            if alive is None and not busy & {path.name, str(owner)}:
+                alive = self._age(path) <= _FORGOTTEN_SECONDS
+            if alive is False:
+                files.discard(path)
 
-    def _take(self, path: Path) -> str | None:
-        token = secrets.token_hex(8)
-        content = {"token": token, "user": user(), "host": platform.node(), "since": now()}
-        data = canonical({**content, "process": str(Process.me() or "")})
-        with files.writing(path):
-            files.make_parents(self.folder)
-            if files.publish_bytes(path, data, self.folder.parent):
-                return token
-            self._bury(path)
-            return token if files.publish_bytes(path, data, self.folder.parent) else None
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.iterdir()) if self.folder.is_dir() else []
 
-    def _bury(self, path: Path) -> None:
-        """Move a dead claim aside: of several that try, one rename succeeds."""
-        content = _content(path)
-        if content is None or not self._dead(path, content):
-            return
-        aside = files.temporary(self.folder.parent)
+    def _live(self) -> Iterator[tuple[Path, dict[str, str]]]:
+        for path in self._files():
+            content = _content(path)
+            if content is not None and not self._dead(path, content):
+                yield path, content
+
+    def settled(self, partition: int, check: Callable[[], Result]) -> Result:
+        """What a check of a partition says once nobody is about to change what it looks at.
+
+        Where one is replaced, parts of it are missing for a moment: what looks damaged is
+        looked at again, for as long as somebody holds its claim, and some seconds at most.
+
+        Raises:
+            DamagedError: of the last look.
+        """
+        until = time.monotonic() + self._patience.pop(partition, _PATIENCE_SECONDS)
+        busy = True
+        while True:
+            try:
+                return check()
+            except DamagedError:
+                if not busy:
+                    self._patience[partition] = 0  # whoever asks again has waited already
+                    raise
+            busy = self.holder(str(partition)) is not None and time.monotonic() < until
+            time.sleep(_POLL_SECONDS[0] if busy else 0)
+
+    # --- taking -----------------------------------------------------------------------------------
+
+    def _take(self, path: Path) -> Path | None:
+        """The desk that comes with the claim; None where somebody else holds it."""
+        files.make_parents(self.folder)
+        if not self._bury(path):
+            return None
+        desk = files.temporary(self._work)
+        desk.mkdir()  # before the claim that names it: nobody could remove it otherwise
         try:
-            path.rename(aside)
+            files.for_group(desk, self._work)
+            content = {"token": desk.name, "user": user(), "host": platform.node(), "since": now()}
+            data = canonical({**content, "process": str(Process.me() or "")})
+            mine = files.publish_bytes(path, data, desk)
+        except BaseException:
+            _release(path, desk)
+            raise
+        if not mine:
+            files.discard(desk)
+        return desk if mine else None
+
+    def _bury(self, path: Path) -> bool:
+        """Take away the claim of a dead owner; False where there is one of somebody alive."""
+        content = _content(path)
+        if content is None:
+            return True
+        if not self._dead(path, content):
+            return False
+        self._clear(content["token"])
+        grave = files.temporary(self._work)
+        try:
+            path.rename(grave)
         except FileNotFoundError:
-            return
-        if _token(aside) != content["token"]:
-            # Somebody took it over in between: theirs is alive, give it back.
-            files.publish(aside, path)
-        aside.unlink(missing_ok=True)
+            return True  # of several that try, one rename succeeds
+        taken = _token(grave)
+        if taken != content["token"] and not files.publish(grave, path):
+            # Somebody took it over in between, and somebody else has it now that we took it away.
+            self._clear(taken or "")
+        files.discard(grave)
+        return True
+
+    def _clear(self, token: str) -> None:
+        """Remove a desk, so that nothing can be moved from it or to it any more."""
+        if _DESK.fullmatch(token):
+            desk = self._work / token
+            for _ in range(_BEATS):  # its owner may be alive and busy filling it
+                with contextlib.suppress(OSError):
+                    files.remove(desk)
+                    return
+            # Somebody else's, who alone may empty it: out of the way will do.
+            with contextlib.suppress(FileNotFoundError):
+                desk.rename(desk.with_suffix(".gone.tmp"))
+
+    # --- signs of life ----------------------------------------------------------------------------
 
     def _dead(self, path: Path, content: dict[str, str]) -> bool:
-        process = Process.parse(content.get("process", ""))
-        if process is not None and process.gone():
+        """Whether its owner is gone for certain, or has been silent for too long.
+
+        Silent is a claim that is old by the disk's clock, whatever the hosts' clocks say, or that
+        did not change for as long under our own eyes. One from the future was not touched since the
+        clock was put right, while a living owner does so several times in this time: half of it
+        will do.
+        """
+        process = Process.parse(content["process"])
+        if process is not None and process.alive() is False:
             return True
         try:
-            return self._disk_time() - path.stat().st_mtime > self.stale
+            touched = path.stat().st_mtime_ns
+            age = self._age(path)
         except FileNotFoundError:
             return True
+        seen = _SEEN.get(path)
+        if seen is None or seen.touched != touched:
+            seen = _SEEN[path] = _Seen(touched, time.monotonic())
+        watched = time.monotonic() - seen.since
+        return age > self.stale or watched > (self.stale if age >= 0 else self.stale / 2)
 
-    def _disk_time(self) -> float:
-        # Hosts' clocks differ; ages are told by the clock of the disk that keeps the files.
-        clock = files.temporary(self.folder.parent)
+    def _ahead(self, path: Path) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return self._age(path) < 0
+        return False
+
+    def _age(self, path: Path) -> float:
+        """Seconds since a file was changed, by the clock of the disk: those of hosts differ."""
+        clock = files.temporary(self._work)
         try:
             clock.touch()
-            return clock.stat().st_mtime
+            today = clock.stat().st_mtime
         except OSError:
-            return time.time()  # a read-only root
+            today = time.time()  # a read-only root
         finally:
-            with contextlib.suppress(OSError):
-                clock.unlink(missing_ok=True)
+            files.discard(clock)
+        return today - path.lstat().st_mtime
 
-    def _beat(self, path: Path, token: str, stop: threading.Event) -> None:
-        while not stop.wait(self.stale / 6):
-            if _token(path) != token:
-                return
+    def _beat(self, path: Path, desk: Path, stop: threading.Event) -> None:
+        while not stop.wait(self.stale / _BEATS):
             with contextlib.suppress(OSError):  # the next beat may succeed, silence is safe
-                os.utime(path)
+                if desk.is_dir():  # else it is somebody else's claim by now
+                    _touch(path)
+
+
+def sweep_corpus(corpus: Path) -> None:
+    """:meth:`Claims.sweep` for every store of a corpus, and for what was once to become one."""
+    with contextlib.suppress(OSError, StoreError):
+        for work in (corpus / ".work").iterdir():
+            Claims(work / "claims").sweep()
+
+
+class _Seen(NamedTuple):
+    touched: int
+    """Time of the last sign of life, in nanoseconds of the disk's clock."""
+    since: float
+    """When this process saw it first, in seconds of its own clock."""
+
+
+_SEEN: dict[Path, _Seen] = {}
+"""What this process has seen of claims, by whichever object it looked."""
+
+
+def _touch(path: Path) -> None:
+    try:
+        os.utime(path)
+    except PermissionError:
+        # Some disks let nobody set times: the first byte of every claim is the same.
+        with path.open("r+b") as file:
+            file.write(b"{")
+
+
+def _release(path: Path, desk: Path) -> None:
+    if _token(path) in {desk.name, ""}:  # or it cannot be read
+        with contextlib.suppress(OSError):  # taken over this very moment; or it becomes stale
+            path.rename(desk / "claim")
+    files.discard(desk)
+
+
+def _holder(content: dict[str, str]) -> Holder:
+    return Holder(content["user"], content["host"], content["since"])
 
 
 def _content(path: Path) -> dict[str, str] | None:
     """What a claim says, None where there is none; a broken one tells no owner but has an age."""
-    unknown = {"token": "", "user": "somebody", "host": "some host", "since": "some time"}
+    unknown = {"user": "somebody", "host": "some host", "since": "some time"}
+    unknown |= {"token": "", "process": ""}
     try:
         document = json.loads(files.read(path, _MAX_CLAIM_BYTES))
-    except (ValueError, StoreError):
+    except DamagedError:
         return unknown if path.exists() else None
+    except (ValueError, RecursionError, StoreError):
+        return unknown
     if not isinstance(document, dict):
         return unknown
     return unknown | {key: value for key, value in document.items() if isinstance(value, str)}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -42,14 +45,18 @@ def export_npy(
     features = FeatureStore.open(store)
     ending = _ending(features) if naming == "official" else ""
     kept = np.dtype(dtype or ("float32" if naming == "official" else features.dtype))
-    if folder.exists() and any(folder.iterdir()):
-        raise UsageError("the folder is not empty", where=folder, remedy="give a new one")
+    with files.reading(folder):
+        if folder.exists() and any(folder.iterdir()):
+            raise UsageError("the folder is not empty", where=folder, remedy="give a new one")
     listed: dict[str, dict[str, str]] = {}
     with files.writing(folder):
         for split, clip, rows in _clips(features):
             name = f"{file_name(split)}/{file_name(clip)}{ending}.npy"
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            np.save(folder / name, rows.astype(kept, copy=False), allow_pickle=False)
+            # In memory first: numpy does not say why a disk refuses.
+            data = BytesIO()
+            np.save(data, rows.astype(kept, copy=False), allow_pickle=False)
+            (folder / name).write_bytes(data.getvalue())
             listed[name] = {"id": clip, "split": split}
         document = {"clips": listed, "store": _provenance(features)}
         (folder / MARKER).write_bytes(canonical(document))
@@ -66,20 +73,44 @@ def export_hdf5(store: Location, file: Path) -> int:
         UsageError: the file exists.
         StoreError: a store that cannot be read, a folder that cannot be written.
     """
-    if file.exists():
-        raise UsageError("the file exists", where=file, remedy="give another name")
+    with files.reading(file):
+        if file.exists():
+            raise UsageError("the file exists", where=file, remedy="give another name")
     features = FeatureStore.open(store)
     unfinished = file.with_name(f"{file.name}.tmp")
-    count = 0
     with files.writing(file):
-        with h5py.File(unfinished, "w") as opened:
+        try:
+            count = _fill(unfinished, features)
+            files.sync(unfinished)
+            unfinished.replace(file)
+        except BaseException:
+            files.discard(unfinished)
+            raise
+    return count
+
+
+def _fill(file: Path, features: FeatureStore) -> int:
+    """Write all clips to an HDF5 file; how many.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    count = 0
+    try:
+        with h5py.File(file, "w") as opened:
             opened.attrs["spamo_cache"] = canonical(_provenance(features)).decode("ascii")
             for split, clip, rows in _clips(features):
                 name = f"{file_name(split)}/{file_name(clip)}"
                 dataset = opened.create_dataset(name, data=rows, track_times=False)
                 dataset.attrs["id"], dataset.attrs["split"] = clip, split
                 count += 1
-        unfinished.replace(file)
+    except (OSError, RuntimeError, ValueError) as error:
+        # HDF5 tells the system's own error as text, among much else.
+        number = re.search(r"errno = (\d+)", str(error))
+        if number is None:
+            raise
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(file)) from error
     return count
 
 

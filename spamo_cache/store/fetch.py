@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from spamo_cache.errors import DamagedError
+from spamo_cache.store.claims import Claims
 from spamo_cache.store.receipts import load_receipt
 from spamo_cache.store.records import Attributes, shard_path
 from spamo_cache.store.remote import Location, RemotePath
@@ -55,6 +57,7 @@ class LocalShards:
         self._path = path
         self._attributes = attributes
         self._geometry = attributes.geometry
+        self._claims = Claims.beside(path)
         self._sizes: dict[int, int] = {}
         self._open: dict[int, Shard] = {}
 
@@ -75,16 +78,21 @@ class LocalShards:
 
     def _opened(self, partition: int) -> Shard:
         """An open shard that its receipt vouches for."""
-        size = self._sizes.get(partition)
+        shard = self._claims.settled(partition, partial(self._vouched, partition))
+        self._open[partition] = shard
+        for oldest in list(self._open)[:-_OPEN_SHARDS]:
+            self._open.pop(oldest, None)
+        return shard
+
+    def _vouched(self, partition: int) -> Shard:
+        size = self._sizes.pop(partition, None)
         if size is None:
             receipt = load_receipt(self._path, self._attributes, partition)
             if receipt.shard is None:
                 raise DamagedError(f"partition {partition} has no features", where=self._path)
-            size = self._sizes[partition] = receipt.shard.size
+            size = receipt.shard.size
         shard = Shard(shard_path(self._path, partition), self._geometry, size)
-        self._open[partition] = shard
-        for oldest in list(self._open)[:-_OPEN_SHARDS]:
-            self._open.pop(oldest, None)
+        self._sizes[partition] = size
         return shard
 
 

@@ -8,6 +8,7 @@ features give equal bytes, whatever the order in which partitions were finished.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -89,10 +90,16 @@ class Generation(StrictModel):
     columns: Mapping[str, ColumnRecord]
 
 
-def write(path: Path, work: Path, columns: Columns, splits: tuple[str, ...]) -> None:
+def write(path: Path, desk: Path, columns: Columns, splits: tuple[str, ...]) -> None:
     """Make this the current generation of the store at ``path``; earlier ones are removed.
 
     Readers of an earlier one have read what they need or follow the pointer again.
+
+    Args:
+        desk: a folder on the same disk; if it vanishes, nothing is changed from then on.
+
+    Raises:
+        OSError: a disk that refuses, or no desk.
     """
     chunks = {name: _chunk(column) for name, column in columns.items()}
     records = {
@@ -116,12 +123,20 @@ def write(path: Path, work: Path, columns: Columns, splits: tuple[str, ...]) -> 
     clips = path / "clips"
     folder = clips / digest[:_NAME_CHARACTERS]
     if not (folder.exists() and _holds(folder, contents)):
-        files.remove(folder)
-        files.make_folder(folder, fill, work)
-    files.replace(clips / "zarr.json", pointer(digest), work)
+        _set_aside(folder, desk)
+        files.make_folder(folder, fill, desk)
+    files.replace(clips / "zarr.json", pointer(digest), desk)
     for old in clips.iterdir():
         if old.name not in {"zarr.json", folder.name}:
-            files.remove(old)
+            _set_aside(old, desk)
+
+
+def _set_aside(path: Path, desk: Path) -> None:
+    """Remove a file or folder, where there is one, as a whole: from its place, then for good."""
+    if os.path.lexists(path):
+        aside = files.temporary(desk)
+        path.rename(aside)
+        files.discard(aside)
 
 
 def _holds(folder: Path, contents: Mapping[Path, bytes]) -> bool:
@@ -160,7 +175,7 @@ class ClipIndex:
 
     def __init__(self, path: Location, attributes: Attributes, *, everything: bool = False) -> None:
         self.geometry = attributes.geometry
-        self.digest = _read_pointer(path)
+        self.digest = current_generation(path)
         self.folder = path / "clips" / self.digest[:_NAME_CHARACTERS]
         self.generation = _read_generation(self.folder, self.digest, attributes.clips)
         # Now or never: a writer that moves on to the next generation removes this one's files.
@@ -180,11 +195,11 @@ class ClipIndex:
     def open(cls, path: Location, attributes: Attributes, *, everything: bool = False) -> ClipIndex:
         """The current generation, also while a writer moves on to the next one."""
         for _ in range(4):
-            before = _read_pointer(path)
+            before = current_generation(path)
             try:
                 return cls(path, attributes, everything=everything)
             except DamagedError:
-                if _read_pointer(path) == before:
+                if current_generation(path) == before:
                     raise
         return cls(path, attributes, everything=everything)
 
@@ -271,7 +286,12 @@ def _optional(column: NDArray[Any]) -> list[float | None]:
     return [None if math.isnan(value) else value for value in column.tolist()]
 
 
-def _read_pointer(path: Location) -> str:
+def current_generation(path: Location) -> str:
+    """The digest that the pointer of the store at ``path`` names.
+
+    Raises:
+        DamagedError: no such pointer.
+    """
     digest = load_group(path / "clips" / "zarr.json").get("generation")
     if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
         raise DamagedError("names no generation of the clip index", where=path / "clips")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 _MARK = re.compile(r"([0-9a-f]{12})\.(\d{1,9})\.(\d{1,20})(?:\.|$)")
 
@@ -17,7 +20,7 @@ class Process:
     """A process, told apart from any other one that ever was or will be on any host."""
 
     place: str
-    """Hash of the host's boot and the namespace its process numbers belong to."""
+    """Hash of the host, its boot, and the namespaces that process numbers and times belong to."""
     pid: int
     start: int
     """Ticks between boot and its beginning; numbers of processes are used again."""
@@ -28,8 +31,8 @@ class Process:
     @classmethod
     def me(cls) -> Process | None:
         """This process; None on systems that do not tell (no ``/proc``)."""
-        place, start = _place(), _start(os.getpid())
-        return None if place is None or start is None else cls(place, os.getpid(), start)
+        place, stat = _place(), _stat(os.getpid())
+        return None if place is None or stat is None else cls(place, os.getpid(), stat.start)
 
     @classmethod
     def parse(cls, text: str) -> Process | None:
@@ -37,27 +40,68 @@ class Process:
         found = _MARK.match(text)
         return None if found is None else cls(found[1], int(found[2]), int(found[3]))
 
-    def gone(self) -> bool:
-        """Whether it surely runs no more; False for processes of other hosts."""
-        return self.place == _place() and _start(self.pid) != self.start
+    def alive(self) -> bool | None:
+        """Whether it runs; None where that cannot be known from here.
+
+        That ``/proc`` does not show a process proves nothing, it may hide those of other users
+        (hidepid); only the kernel knows that there is no such number.
+        """
+        if self.place != _place():
+            return None
+        with suppress(PermissionError):  # somebody else's
+            try:
+                os.kill(self.pid, 0)
+            except ProcessLookupError:
+                return False
+        stat = _stat(self.pid)
+        return None if stat is None else stat.runs and stat.start == self.start
 
 
-@cache
-def _place() -> str | None:
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
-        namespace = Path("/proc/self/ns/pid").readlink()
-    except OSError:
-        return None
-    return hashlib.sha256(f"{boot} {namespace}".encode()).hexdigest()[:12]
+class _Stat(NamedTuple):
+    runs: bool
+    """False for a process that is dead and not yet collected."""
+    start: int
 
 
-def _start(pid: int) -> int | None:
-    """When a process began; None where it is gone, or dead and not yet collected."""
+def _stat(pid: int) -> _Stat | None:
+    """What ``/proc`` tells of a process, None where it tells nothing."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
     # The command's name may hold spaces and brackets: fields are counted from its end.
     fields = text.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])
+    return _Stat(fields[0] not in "ZX", int(fields[19]))
+
+
+@cache
+def _place() -> str | None:
+    """What two processes have to share for the numbers of one to mean something to the other.
+
+    Copies of a running machine share the number of the boot, and the first namespaces have the
+    same numbers on every machine: host names and network cards tell them apart.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
+        numbers = Path("/proc/self/ns/pid").readlink()
+    except OSError:
+        return None
+    parts = [boot, numbers, _time_namespace(), platform.node(), *_network_cards()]
+    return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()[:12]
+
+
+def _time_namespace() -> Path | None:
+    """In another one the same process seems to have begun at another time."""
+    try:
+        return Path("/proc/self/ns/time").readlink()
+    except OSError:
+        return None  # a kernel that has none
+
+
+def _network_cards() -> list[str]:
+    """Addresses of the cards; not of virtual interfaces, which come and go."""
+    found: list[str] = []
+    for device in sorted(Path("/sys/class/net").glob("*/device")):
+        with suppress(OSError):
+            found.append((device.parent / "address").read_text(encoding="utf-8").strip())
+    return found

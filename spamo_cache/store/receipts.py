@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from spamo_cache.errors import DamagedError
 from spamo_cache.store import files
-from spamo_cache.store.layout import canonical, work_path
+from spamo_cache.store.layout import canonical
 from spamo_cache.store.records import (
     MAX_RECEIPT_BYTES,
     Attributes,
@@ -48,7 +49,9 @@ class Receipts:
 
     def partitions(self) -> list[int]:
         """Partitions with a receipt of any kind."""
-        names = (path.stem for path in (self.path / "receipts").glob("*.json"))
+        folder = self.path / "receipts"
+        with files.reading(folder):
+            names = [path.stem for path in folder.glob("*.json")]
         return sorted(int(name) for name in names if name.isdecimal())
 
     def __iter__(self) -> Iterator[Receipt]:
@@ -59,15 +62,19 @@ class Receipts:
     def valid(self, partition: int) -> Receipt | None:
         """A partition's receipt; None where there is no valid one: then it is to be done again."""
         try:
-            receipt = self.load(partition)
-            self.check_shard(receipt)
+            return self.sound(partition)
         except DamagedError:
             return None
-        return receipt
 
-    def load(self, partition: int) -> Receipt:
-        """See :func:`load_receipt`."""
-        return load_receipt(self.path, self.attributes, partition)
+    def sound(self, partition: int) -> Receipt:
+        """A partition's receipt, if its shard is there as well.
+
+        Raises:
+            DamagedError: see :func:`load_receipt` and :meth:`check_shard`.
+        """
+        receipt = load_receipt(self.path, self.attributes, partition)
+        self.check_shard(receipt)
+        return receipt
 
     def check_shard(self, receipt: Receipt) -> None:
         """Compare the shard's size with its receipt.
@@ -78,48 +85,59 @@ class Receipts:
         if receipt.shard is None:
             return
         where = shard_path(self.path, receipt.partition)
-        try:
-            size = where.lstat().st_size
-        except FileNotFoundError:
-            raise DamagedError("the shard is missing", where=where) from None
+        with files.reading(where):
+            try:
+                size = where.lstat().st_size
+            except FileNotFoundError:
+                raise DamagedError("the shard is missing", where=where) from None
         if size != receipt.shard.size or where.is_symlink():
             raise DamagedError(f"the shard has {size} bytes, not {receipt.shard.size}", where=where)
 
+    # --- changing them, from the desk of a partition's claim (see `claims`) -----------------------
+
     def place(self, partition: int, file: Path) -> bool:
-        """Give a durable shard its name; False where somebody else has finished the partition."""
+        """Give a durable shard its name; False where somebody else has finished the partition.
+
+        What stands there and nothing vouches for, left by a crash or withdrawn, is replaced.
+        """
         final = shard_path(self.path, partition)
-        if final.exists() or final.is_symlink():
-            if self.valid(partition) is not None:
-                return False
-            # Left by a crash before its receipt: nothing vouches for it.
-            final.unlink(missing_ok=True)
-        won = files.publish(file, final)
+        if not os.path.lexists(final):
+            won = files.publish(file, final)
+        elif self.valid(partition) is not None:
+            return False
+        else:
+            files.for_group(file, final.parent)
+            file.replace(final)
+            won = True
         files.sync(final.parent)
         return won
 
-    def withdraw(self, partition: int) -> None:
-        """Vouch for a partition no more: its receipt goes first, then its shard."""
-        receipt_path(self.path, partition).unlink(missing_ok=True)
+    def withdraw(self, partition: int, desk: Path) -> None:
+        """Vouch for a partition no more; its shard stays until another one takes its place."""
+        _take(receipt_path(self.path, partition), desk)
         files.sync(self.path / "receipts")
-        shard_path(self.path, partition).unlink(missing_ok=True)
 
-    def publish(self, receipt: Receipt) -> bool:
+    def remove(self, partition: int, desk: Path) -> None:
+        """Remove a partition: its receipt first, then its shard."""
+        self.withdraw(partition, desk)
+        _take(shard_path(self.path, partition), desk)
+
+    def publish(self, receipt: Receipt, desk: Path) -> bool:
         """Vouch for a shard that is in its place, or for failures; the first receipt stays.
 
         Returns:
             Whether it is this one.
         """
         path = receipt_path(self.path, receipt.partition)
-        work = work_path(self.path)
         data = canonical(seal(receipt))
-        if files.publish_bytes(path, data, work):
+        if files.publish_bytes(path, data, desk):
             files.sync(path)
             files.sync(path.parent)
             return True
         other = self.valid(receipt.partition)
         if other is None or (other.shard != receipt.shard and self._in_place(receipt)):
             # Its writer stalled for so long that its shard was taken for left behind.
-            files.replace(path, data, work)
+            files.replace(path, data, desk)
             return True
         return False
 
@@ -127,3 +145,12 @@ class Receipts:
         shard = receipt.shard
         path = shard_path(self.path, receipt.partition)
         return shard is not None and files.digest(path) == shard.sha256
+
+
+def _take(path: Path, desk: Path) -> None:
+    """Move a file, where there is one, to the desk, which fails where the desk is gone."""
+    try:
+        path.rename(files.temporary(desk))
+    except FileNotFoundError:
+        if os.path.lexists(path):
+            raise

@@ -30,6 +30,7 @@ MAX_RECEIPT_BYTES = 1 << 24
 MAX_MANIFEST_BYTES = 1 << 30
 MAX_CHUNK_BYTES = 1 << 28
 MAX_SHARD_BYTES = 1 << 32
+_MAX_DEPTH = 32
 _PACKAGES = ("spamo-cache", "zarr", "numpy")
 
 
@@ -57,8 +58,8 @@ class Attributes(StrictModel):
     manifest_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     """Of the snapshot; empty where the store was made without a manifest."""
     manifest_bytes: Annotated[int, Field(ge=0, le=MAX_MANIFEST_BYTES)] = 0
-    created: str = ""
-    created_by: str = ""
+    created: Annotated[str, Field(max_length=64)] = ""
+    created_by: Annotated[str, Field(max_length=256)] = ""
     versions: Mapping[str, str] = {}
 
     @property
@@ -157,12 +158,27 @@ def load_json(path: Location, limit: int) -> Any:
     raw = files.read(path, limit)
     try:
         document = json.loads(raw)
+        if _deeper(document, _MAX_DEPTH):
+            raise DamagedError("is nested too deeply", where=path)
+        if b"\\ud" in raw:  # half a character, which nothing can print or keep
+            json.dumps(document, ensure_ascii=False).encode()
         same = canonical(document) == raw
     except (ValueError, RecursionError):
         raise DamagedError("is not the JSON it was", where=path) from None
     if not same:
         raise DamagedError("is not in the form it was written", where=path)
     return document
+
+
+def _deeper(document: Any, depth: int) -> bool:
+    """Whether arrays and objects are nested beyond ``depth``; told without recursion."""
+    level = [document] if isinstance(document, dict | list) else []
+    for _ in range(depth):
+        lists = [node.values() if isinstance(node, dict) else node for node in level]
+        level = [child for node in lists for child in node if isinstance(child, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def load_group(path: Location, limit: int = MAX_ATTRIBUTES_BYTES) -> dict[str, Any]:
@@ -189,11 +205,13 @@ def load_attributes(path: Location) -> Attributes:
         StoreError: no store, or one with impossible sizes.
         DamagedError: broken attributes.
     """
-    if not (path / "zarr.json").exists():
-        raise StoreError("no feature store here", where=path, remedy="run `spamo-cache store ls`")
-    for folder in ("features", "receipts", "clips"):
-        if (path / folder).is_symlink():
-            raise StoreError("a store's folder must not be a link", where=path / folder)
+    with files.reading(path):
+        if not (path / "zarr.json").exists():
+            remedy = "run `spamo-cache store ls`"
+            raise StoreError("no feature store here", where=path, remedy=remedy)
+        for folder in ("features", "receipts", "clips"):
+            if (path / folder).is_symlink():
+                raise StoreError("a store's folder must not be a link", where=path / folder)
     attributes = unseal(load_group(path / "zarr.json"), Attributes, path / "zarr.json")
     check_geometry(attributes.geometry, path)
     return attributes

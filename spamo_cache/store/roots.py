@@ -5,10 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from spamo_cache.errors import DamagedError
+from spamo_cache.store import files
+from spamo_cache.store.claims import Claims
 from spamo_cache.store.index import ClipIndex
 from spamo_cache.store.plan import ABSENT
 from spamo_cache.store.receipts import Receipts, load_receipt
@@ -47,9 +52,10 @@ def stores(
 def _folders(place: Location) -> list[str]:
     if isinstance(place, RemotePath):
         return place.folders()
-    if not place.is_dir():
-        return []
-    return sorted(path.name for path in place.iterdir() if path.is_dir())
+    with files.reading(place):
+        if not place.is_dir():
+            return []
+        return sorted(path.name for path in place.iterdir() if path.is_dir())
 
 
 def finished(
@@ -68,11 +74,14 @@ def finished(
     Raises:
         DamagedError: a receipt of a remote store that is missing or broken.
     """
+    done = set(np.unique(index.partition[index.state != ABSENT]).tolist())
     if isinstance(store, Path):
-        here = Receipts(store, attributes)
-        yield from (entry for entry in here if among is None or entry.partition in among)
+        here, claims = Receipts(store, attributes), Claims.beside(store)
+        for number in sorted(done.union(here.partitions())):
+            if among is None or number in among:
+                with suppress(DamagedError):
+                    yield claims.settled(number, partial(here.sound, number))
         return
-    done = np.unique(index.partition[index.state != ABSENT]).tolist()
-    partitions = [number for number in done if among is None or number in among]
+    partitions = [number for number in sorted(done) if among is None or number in among]
     with ThreadPoolExecutor(_THREADS) as pool:
         yield from pool.map(lambda number: load_receipt(store, attributes, number), partitions)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -15,9 +16,11 @@ import numpy as np
 
 from spamo_cache.errors import DamagedError, StoreError, UsageError
 from spamo_cache.store import files, snapshot
+from spamo_cache.store.claims import ClaimLostError, Claims
 from spamo_cache.store.index import ClipIndex
 from spamo_cache.store.layout import store_path
 from spamo_cache.store.plan import with_receipts
+from spamo_cache.store.receipts import load_receipt
 from spamo_cache.store.records import Attributes, Receipt, load_attributes, shard_path
 from spamo_cache.store.remote import Location, RemotePath, location
 from spamo_cache.store.roots import finished
@@ -26,8 +29,6 @@ from spamo_cache.store.writer import StoreWriter
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
-_BLOCK_BYTES = 1 << 20
 
 Outcome = Literal["copied", "there", "different", "busy"]
 
@@ -99,7 +100,7 @@ def copy(
     writer = _writer(target, about, index, b"" if isinstance(manifest, StoreError) else manifest)
     outcomes: list[tuple[Outcome | DamagedError, int]] = []
     with ThreadPoolExecutor(workers) as pool:
-        for outcome in pool.map(lambda entry: _copy(store, writer, entry), receipts):
+        for outcome in pool.map(lambda entry: _copy(store, about, writer, entry), receipts):
             outcomes.append(outcome)
             if progress is not None:
                 progress(len(outcomes), len(receipts))
@@ -175,29 +176,48 @@ class _Folder:
 
     def __init__(self, writer: StoreWriter) -> None:
         self._writer = writer
-        writer.sweep()
         self.claim, self.seal, self.have = writer.claim, writer.seal, writer.receipts.valid
 
     def publish(self, receipt: Receipt, shard: Iterator[Buffer] | None) -> bool:
         """Put a shard aside, give it its name once it is whole, then vouch for it."""
         writer = self._writer
-        with files.writing(writer.path), files.aside(writer.work) as folder:
-            if shard is not None:
-                aside = folder / "shard"
-                with aside.open("xb") as writing:
-                    writing.writelines(shard)
-                files.sync(aside)
-                if not writer.receipts.place(receipt.partition, aside):
-                    return False
-            writer.receipts.publish(receipt)
-            return True
+        try:
+            with files.writing(writer.path), writer.claims.desk(str(receipt.partition)) as desk:
+                if shard is not None:
+                    aside = files.temporary(desk)
+                    with aside.open("xb") as writing:
+                        writing.writelines(shard)
+                    files.sync(aside)
+                    if not writer.receipts.place(receipt.partition, aside):
+                        return False
+                writer.receipts.publish(receipt, desk)
+                return True
+        except ClaimLostError:
+            return False
 
 
-def _copy(store: Location, writer: Target, receipt: Receipt) -> tuple[Outcome | DamagedError, int]:
+def _copy(
+    store: Location, about: Attributes, writer: Target, receipt: Receipt
+) -> tuple[Outcome | DamagedError, int]:
     try:
         return _copied(store, writer, receipt)
     except DamagedError as error:
-        return error, 0
+        # Perhaps it was replaced since the receipts were read: failed clips were tried again.
+        newer = _newer(store, about, receipt)
+        return (error, 0) if newer is None else _copy(store, about, writer, newer)
+
+
+def _newer(store: Location, about: Attributes, receipt: Receipt) -> Receipt | None:
+    """The receipt that has taken the place of ``receipt``."""
+    load = partial(load_receipt, store, about, receipt.partition)
+    try:
+        if isinstance(store, Path):
+            found = Claims.beside(store).settled(receipt.partition, load)
+        else:
+            found = load()
+    except DamagedError:
+        return None
+    return None if found == receipt else found
 
 
 def _copied(store: Location, writer: Target, receipt: Receipt) -> tuple[Outcome, int]:
@@ -227,7 +247,7 @@ def _verified(file: Location, size: int, digest: str) -> Iterator[Buffer]:
         DamagedError: too few, too many or other bytes.
     """
     found, remaining = hashlib.sha256(), size
-    for block in file.blocks() if isinstance(file, RemotePath) else _blocks(file):
+    for block in file.blocks() if isinstance(file, RemotePath) else files.blocks(file):
         remaining -= memoryview(block).nbytes
         if remaining < 0:
             break
@@ -239,12 +259,6 @@ def _verified(file: Location, size: int, digest: str) -> Iterator[Buffer]:
             where=file,
             remedy="run `spamo-cache store verify --deep --repair` on the store it comes from",
         )
-
-
-def _blocks(file: Path) -> Iterator[bytes]:
-    with open(files.open_regular(file), "rb") as reading:  # noqa: PTH123
-        while block := reading.read(_BLOCK_BYTES):
-            yield block
 
 
 def _check(target: Location, counts: Mapping[Outcome, int]) -> None:

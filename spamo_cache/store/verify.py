@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from spamo_cache.errors import DamagedError, StoreError
 from spamo_cache.store import files, snapshot
-from spamo_cache.store.index import ClipIndex
+from spamo_cache.store.claims import Claims
+from spamo_cache.store.index import ClipIndex, current_generation
 from spamo_cache.store.layout import (
     Geometry,
     Slot,
@@ -86,23 +88,20 @@ def verify(path: Path, *, deep: bool = False, progress: Progress | None = None) 
         StoreError: there is no store at ``path``.
     """
     report = Report(path, deep)
-    try:
-        attributes = load_attributes(path)
-    except DamagedError as error:
-        report.problems.append(_said(error))
-        return report
-    report.problems += _metadata_problems(path, attributes)
-    report.problems += _snapshot_problems(path, attributes, deep=deep)
-    try:
-        index = ClipIndex.open(path, attributes, everything=deep)
-        report.problems += _index_problems(index, attributes) if deep else []
-    except DamagedError as error:
-        report.problems.append(_said(error))
-        return report
-    report.clips = index.counts()
-    receipts = Receipts(path, attributes)
-    _check_partitions(report, receipts, index, progress)
-    _note_strays(report, receipts)
+    with files.reading(path):
+        try:
+            attributes = load_attributes(path)
+            report.problems += _metadata_problems(path, attributes)
+            report.problems += _snapshot_problems(path, attributes, deep=deep)
+            index, problems = _current_index(path, attributes, deep=deep)
+        except DamagedError as error:
+            report.problems.append(_said(error))
+            return report
+        report.problems += problems
+        checks = _Partitions(path, attributes, index, deep=deep)
+        _check_partitions(report, checks, progress)
+        report.clips = checks.index.counts()
+        _note_strays(report, checks.receipts)
     return report
 
 
@@ -147,6 +146,17 @@ def _snapshot_problems(path: Path, attributes: Attributes, *, deep: bool) -> Ite
         yield f"{_said(error)}; to do: {error.remedy}"
 
 
+def _current_index(
+    path: Path, attributes: Attributes, *, deep: bool
+) -> tuple[ClipIndex, list[str]]:
+    """The index and what is wrong with it; of the next one, if it was replaced meanwhile."""
+    while True:
+        index = ClipIndex.open(path, attributes, everything=deep)
+        problems = list(_index_problems(index, attributes)) if deep else []
+        if not problems or current_generation(path) == index.digest:
+            return index, problems
+
+
 def _index_problems(index: ClipIndex, attributes: Attributes) -> Iterator[str]:
     for name, record in index.generation.columns.items():
         where = index.folder / name / "zarr.json"
@@ -161,31 +171,72 @@ def _index_problems(index: ClipIndex, attributes: Attributes) -> Iterator[str]:
         yield "the index lists other clips than the fingerprint was made of"
 
 
-def _check_partitions(
-    report: Report, receipts: Receipts, index: ClipIndex, progress: Progress | None
-) -> None:
-    claimed = set(np.unique(index.partition[index.state != ABSENT]).tolist())
-    every = sorted(claimed.union(receipts.partitions()))
-    unsealed = [partition for partition in every if partition not in claimed]
-    if unsealed:
-        report.notes.append(f"{len(unsealed)} partitions are finished and not in the index yet")
+def _check_partitions(report: Report, checks: _Partitions, progress: Progress | None) -> None:
+    claims = Claims.beside(report.path)
+    every, behind = checks.partitions(), 0
     for done, partition in enumerate(every, start=1):
-        slots, states = index.slots(partition), index.states(partition)
         try:
-            receipt = receipts.load(partition)
-            receipts.check_shard(receipt)
-            _compare(receipt, slots)
-            if partition in claimed:
-                _compare_index(receipt, slots, states, index.checksums(partition))
-            if report.deep:
-                _read_all(report, receipt, slots, index.geometry)
+            behind += claims.settled(partition, partial(checks.check, partition))
         except StoreError as error:
             why = report.partitions[partition] = _said(error)
-            ok = [slot.id for slot, state in zip(slots, states, strict=True) if state == OK]
-            known = {damage.clip for damage in report.damaged}
-            report.damaged += [Damage(clip, partition, why) for clip in ok if clip not in known]
+            if isinstance(error, _ClipsDamagedError):
+                report.damaged += error.damaged
+            else:
+                report.damaged += [Damage(clip, partition, why) for clip in checks.ok(partition)]
         if progress is not None:
             progress(done, len(every))
+    if behind:
+        report.notes.append(f"{behind} partitions are finished and not in the index yet")
+
+
+class _ClipsDamagedError(DamagedError):
+    """Some clips of a partition, or what lies between its clips, are not what was published."""
+
+    damaged: Sequence[Damage] = ()
+
+
+class _Partitions:
+    """The partitions of a store that others may be writing to, held against its newest index."""
+
+    def __init__(self, path: Path, attributes: Attributes, index: ClipIndex, *, deep: bool) -> None:
+        self.receipts = Receipts(path, attributes)
+        self.index = index
+        self._path, self._attributes, self._deep = path, attributes, deep
+
+    def partitions(self) -> list[int]:
+        """Those that the index or a receipt speaks of."""
+        listed = np.unique(self.index.partition[self.index.state != ABSENT]).tolist()
+        return sorted({*listed, *self.receipts.partitions()})
+
+    def ok(self, partition: int) -> list[str]:
+        """The clips of which the index says that there are features."""
+        entries = zip(self.index.slots(partition), self.index.states(partition), strict=True)
+        return [slot.id for slot, state in entries if state == OK]
+
+    def check(self, partition: int) -> bool:
+        """Whether the index is yet to be told of what is new in a partition.
+
+        Raises:
+            DamagedError: the partition is not what it was; the next check uses the newest index.
+        """
+        try:
+            return self._check(partition)
+        except DamagedError:
+            if current_generation(self._path) != self.index.digest:
+                self.index = ClipIndex.open(self._path, self._attributes, everything=self._deep)
+            raise
+
+    def _check(self, partition: int) -> bool:
+        slots, states = self.index.slots(partition), self.index.states(partition)
+        listed = any(state != ABSENT for state in states)
+        if not listed and partition not in self.receipts.partitions():
+            return False  # taken back meanwhile
+        receipt = self.receipts.sound(partition)
+        _compare(receipt, slots)
+        behind = not listed or _is_behind(receipt, slots, states, self.index.checksums(partition))
+        if self._deep:
+            _read_all(self._path, receipt, slots, self.index.geometry)
+        return behind
 
 
 def _compare(receipt: Receipt, slots: list[Slot]) -> None:
@@ -197,21 +248,30 @@ def _compare(receipt: Receipt, slots: list[Slot]) -> None:
         raise DamagedError(f"receipt {receipt.partition} disagrees with the plan")
 
 
-def _compare_index(
+def _is_behind(
     receipt: Receipt, slots: list[Slot], states: list[int], checksums: list[int]
-) -> None:
-    found = zip(slots, states, checksums, strict=True)
-    for slot, *entry in found:
+) -> bool:
+    """Whether clips that had failed have features now of which the index does not know yet.
+
+    Raises:
+        DamagedError: any other difference.
+    """
+    behind = False
+    for slot, *entry in zip(slots, states, checksums, strict=True):
         clip = receipt.clips.get(slot.id)
-        if entry != ([FAILED, 0] if clip is None else [OK, clip.crc32c]):
+        if entry == ([FAILED, 0] if clip is None else [OK, clip.crc32c]):
+            continue
+        if clip is None or entry != [FAILED, 0]:
             raise DamagedError(f"receipt {receipt.partition} disagrees with the index")
+        behind = True
+    return behind
 
 
-def _read_all(report: Report, receipt: Receipt, slots: list[Slot], geometry: Geometry) -> None:
+def _read_all(store: Path, receipt: Receipt, slots: list[Slot], geometry: Geometry) -> None:
     """Compare a partition's every byte; clips that are damaged are told apart where possible."""
     if receipt.shard is None:
         return
-    path = shard_path(report.path, receipt.partition)
+    path = shard_path(store, receipt.partition)
     whole = files.digest(path) == receipt.shard.sha256
     shard = Shard(path, geometry, receipt.shard.size)
     damaged: list[Damage] = []
@@ -219,12 +279,13 @@ def _read_all(report: Report, receipt: Receipt, slots: list[Slot], geometry: Geo
         if slot.id in receipt.clips:
             why = _clip_damage(shard, slot, receipt.clips[slot.id], geometry)
             damaged += [Damage(slot.id, slot.partition, why)] if why else []
-    report.damaged += damaged
     if damaged:
-        report.partitions[receipt.partition] = f"{len(damaged)} clips are damaged"
-    elif not whole:
+        error = _ClipsDamagedError(f"{len(damaged)} clips are damaged")
+        error.damaged = damaged
+        raise error
+    if not whole:
         # The clips are right, yet what lies between them is not what was published.
-        report.partitions[receipt.partition] = f"{path}: bytes outside the clips have changed"
+        raise _ClipsDamagedError("bytes outside the clips have changed", where=path)
 
 
 def _clip_damage(shard: Shard, slot: Slot, entry: ClipReceipt, geometry: Geometry) -> str | None:

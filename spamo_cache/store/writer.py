@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from spamo_cache.errors import DamagedError, StoreError
 from spamo_cache.store import files, index, shard, snapshot
-from spamo_cache.store.claims import STALE_SECONDS, Claims
+from spamo_cache.store.claims import STALE_SECONDS, ClaimLostError, Claims, sweep_corpus
 from spamo_cache.store.index import ClipIndex
 from spamo_cache.store.layout import (
     ClipKey,
@@ -38,6 +38,8 @@ from spamo_cache.store.records import (
 )
 
 _INDEX_CLAIM = "index"
+_TRIES = 8
+"""Times that a claim may be lost on the way: each means a minute without a sign of life."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -62,7 +64,7 @@ class StoreWriter:
         self.receipts = Receipts(path, self.attributes)
         self.work = work_path(path)
         self._stale = stale
-        self.claims = Claims(self.work / "claims", stale)
+        self.claims = Claims.beside(path, stale)
         with files.writing(self.work):
             files.make_parents(self.work)
 
@@ -162,6 +164,7 @@ class StoreWriter:
                 files.make_parents(work)
                 files.make_folder(path, fill, work)
         writer = cls(path)
+        writer.sweep()
         writer._join(attributes, columns, splits)
         snapshot.keep(path, writer.attributes, manifest, work)
         return writer
@@ -211,7 +214,8 @@ class StoreWriter:
         """``with writer.claim(p) as mine``: True where nobody else works on the partition.
 
         A thread keeps the claim alive. That of a dead process is taken over at once on its own
-        host, and after ``stale`` silent seconds elsewhere.
+        host, and after ``stale`` silent seconds elsewhere; if its owner wakes up again, what it
+        publishes under that claim comes to nothing.
         """
         return self.claims.hold(str(partition))
 
@@ -236,7 +240,7 @@ class StoreWriter:
             replace: take the place of what the partition holds; only under its claim.
 
         Returns:
-            False where the partition had been finished by somebody else.
+            False where the partition had been finished by somebody else, or its claim was lost.
 
         Raises:
             StoreError: not the clips, rows or values planned; a disk that refuses.
@@ -245,27 +249,34 @@ class StoreWriter:
         kept = checked(slots, features, failures, self.geometry)
         if not replace and self.receipts.valid(partition) is not None:
             return False
-        with files.writing(self.path), files.aside(self.work) as folder:
-            record = None
-            if kept:
-                rows = rows_of_shard(slots, kept, self.geometry)
-                file, record = shard.write(folder, self.geometry, rows)
-            if replace:
-                # As late as can be: a crash from here on costs this partition, and no more.
-                self.receipts.withdraw(partition)
-            if kept and not self.receipts.place(partition, file):
-                return False
-            done = receipt(
-                self.fingerprint,
-                partition,
-                kept,
-                record,
-                geometry=self.geometry,
-                failures=failures,
-                sources=sources,
-                provenance=provenance,
-            )
-            return self.receipts.publish(done)
+        try:
+            with (
+                files.writing(self.path),
+                self.claims.desk(str(partition)) as desk,
+                files.aside(desk) as folder,
+            ):
+                record = None
+                if kept:
+                    rows = rows_of_shard(slots, kept, self.geometry)
+                    file, record = shard.write(folder, self.geometry, rows)
+                if replace:
+                    # As late as can be: a crash from here on costs this partition, and no more.
+                    (self.receipts.withdraw if kept else self.receipts.remove)(partition, desk)
+                if kept and not self.receipts.place(partition, file):
+                    return False
+                done = receipt(
+                    self.fingerprint,
+                    partition,
+                    kept,
+                    record,
+                    geometry=self.geometry,
+                    failures=failures,
+                    sources=sources,
+                    provenance=provenance,
+                )
+                return self.receipts.publish(done, desk)
+        except ClaimLostError:
+            return False
 
     # --- finishing and mending ------------------------------------------------------------------
 
@@ -284,30 +295,46 @@ class StoreWriter:
         Raises:
             StoreError: somebody is at work on one of them.
         """
-        wanted = set(partitions)
-        live = self.claims.live()
-        busy = [f"partition {p}: {live[str(p)]}" for p in sorted(wanted) if str(p) in live]
-        if busy:
-            raise StoreError("is being worked on", where=self.path, remedy="; ".join(busy))
+        wanted = sorted(set(partitions))
+        self._check_idle(wanted)
         try:
             known = ClipIndex.open(self.path, self.attributes, everything=True)
             self._write_index(known.columns, known.splits, without=wanted)
         except DamagedError:
             # Nothing can be read through a broken index; `open` makes it again from the plan.
             _LOG.warning("the clip index is damaged: the next extract makes it again")
-        with files.writing(self.path):
-            for partition in wanted:
-                self.receipts.withdraw(partition)
+        for partition in wanted:
+            with self.claim(partition) as mine:
+                if not mine:
+                    self._check_idle([partition])
+                    continue
+                with files.writing(self.path), self.claims.desk(str(partition)) as desk:
+                    self.receipts.remove(partition, desk)
+
+    def _check_idle(self, partitions: Iterable[int]) -> None:
+        live = self.claims.live()
+        busy = [f"partition {p}: {live[str(p)]}" for p in partitions if str(p) in live]
+        if busy:
+            raise StoreError("is being worked on", where=self.path, remedy="; ".join(busy))
 
     def _write_index(
         self, columns: Columns, splits: tuple[str, ...], without: Collection[int] = ()
     ) -> None:
         # One at a time: of two, the one that has seen fewer receipts must not be the last.
-        with files.writing(self.path), self.claims.wait(_INDEX_CLAIM):
-            known = (receipt for receipt in self.receipts if receipt.partition not in without)
-            index.write(self.path, self.work, with_receipts(columns, known), splits)
+        for _ in range(_TRIES):
+            with (
+                suppress(ClaimLostError),
+                files.writing(self.path),
+                self.claims.wait(_INDEX_CLAIM),
+                self.claims.desk(_INDEX_CLAIM) as desk,
+            ):
+                known = (receipt for receipt in self.receipts if receipt.partition not in without)
+                index.write(self.path, desk, with_receipts(columns, known), splits)
+                return
+        raise StoreError(
+            "others are writing the index", where=self.path, remedy="run it again later"
+        )
 
     def sweep(self) -> None:
-        """Remove what dead processes left beside the store."""
-        files.sweep(self.work)
-        self.claims.sweep()
+        """Remove what dead processes left beside the stores of this corpus."""
+        sweep_corpus(self.path.parent)

@@ -18,8 +18,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -32,6 +30,7 @@ from torch import Tensor
 
 from spamo_cache.config import Pipeline, load
 from spamo_cache.errors import SpamoError, UsageError
+from spamo_cache.store import files
 
 _PLACE = "place"
 
@@ -160,18 +159,7 @@ def identity(parts: Mapping[str, Any]) -> str:
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Replace ``path`` so that a reader or a kill sees the old or the new content, whole."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    files.replace(path, content, path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -230,14 +218,6 @@ def _claimed(handle: int, folder: Path) -> None:
         raise UsageError(
             "is in use by another process", where=folder, remedy="wait until it is done"
         ) from None
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _difference(known: Mapping[str, Any], asked: Mapping[str, Any]) -> str:

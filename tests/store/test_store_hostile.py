@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from spamo_cache.errors import StoreError
+from spamo_cache.store import catalogue
 from spamo_cache.store.layout import canonical, sha256
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.records import receipt_path, shard_path
@@ -179,3 +180,52 @@ def test_links_out_of_the_store_are_refused(sealed, tmp_path):
         file.unlink()
         outside.rename(file)
     assert verify(sealed.path, deep=True).sound
+
+
+def nested(depth: int) -> Any:
+    document: Any = 1
+    for _ in range(depth):
+        document = {"a": document}
+    return document
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"spec": nested(900)}, "nested too deeply"),
+        ({"spec": nested(40)}, "nested too deeply"),
+        ({"spec": {"a": [[[]] * 3] * 3}, "created_by": "\ud800"}, "not the JSON it was"),
+        ({"created_by": "x" * 100_000}, "created_by"),
+        ({"created": "long ago" * 100}, "created"),
+    ],
+)
+def test_one_hostile_store_does_not_end_a_list(changes, why, make, tmp_path):
+    good, bad = make(8).write(tmp_path).path, make(9).write(tmp_path).path
+    document = json.loads((bad / "zarr.json").read_bytes())
+    about = {**document["attributes"]["spamo_cache"], **changes}
+    document["attributes"]["spamo_cache"] = sealed_again(about)
+    (bad / "zarr.json").write_bytes(canonical(document))
+    entries = {entry.path: entry for entry in catalogue.stores([str(tmp_path)])}
+    assert why in (entries[bad].damaged or "")
+    assert entries[good].damaged is None
+    assert entries[good].clips["ok"] == 6
+    with pytest.raises(StoreError, match=why):
+        catalogue.info(bad)
+
+
+def test_a_receipt_nested_beyond_reason_is_damage_of_its_partition(sealed):
+    receipt_path(sealed.path, 0).write_bytes(canonical(nested(900)))
+    assert list(verify(sealed.path).partitions) == [0]
+    assert catalogue.info(sealed.path)["partitions_done"] == len(sealed.finished())
+
+
+def test_files_that_vanish_while_a_store_is_measured(sealed, monkeypatch):
+    """A writer beside it moves on to the next index."""
+    listed = Path.rglob
+
+    def and_one_more(path: Path, pattern: str) -> Iterator[Path]:
+        yield from listed(path, pattern)
+        yield path / "clips" / "gone"
+
+    monkeypatch.setattr(Path, "rglob", and_one_more)
+    assert [entry.damaged for entry in catalogue.stores([str(sealed.path.parents[1])])] == [None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -92,7 +93,7 @@ def test_kill_while_writing_leaves_the_old_state(tmp_path, monkeypatch):
 
     target = tmp_path / "state"
     checkpoint.write_atomic(target, b"old")
-    monkeypatch.setattr(checkpoint.os, "fsync", lambda _: (_ for _ in ()).throw(KilledError))
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(KilledError))
     with pytest.raises(KilledError):
         checkpoint.write_atomic(target, b"new")
     assert target.read_bytes() == b"old"
