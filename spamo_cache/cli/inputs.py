@@ -167,7 +167,7 @@ def store_root(given: str | None) -> Path:
         raise UsageError(
             "features are written to a local folder", where=root, remedy="name one by --store ROOT"
         )
-    return Path(root).expanduser()
+    return config.expanded(root)
 
 
 def store_roots(given: str | None) -> list[str]:

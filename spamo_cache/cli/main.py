@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import os
+import sys
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from spamo_cache import __version__
-from spamo_cache.cli import store
+from spamo_cache.cli import display, store
 from spamo_cache.cli.analyze import analyze
 from spamo_cache.cli.doctor import doctor
 from spamo_cache.cli.evaluate import evaluate
@@ -39,32 +39,40 @@ class Commands(TyperGroup):
         """In the order of the stages."""
         return sorted(super().list_commands(ctx), key=_ORDER.index)
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """What anybody prints passes by a net."""
+        with display.guarded():
+            return super().main(*args, **extra)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except SpamoError as error:
             if error.heard:
                 raise typer.Exit(error.exit_code) from error
-            _fail(str(error), error.exit_code, error)
+            _fail(error, error)
+        except BrokenPipeError as error:
+            # Whoever read (`| head`) has read enough.
+            raise typer.Exit(1) from error
         except OSError as error:
-            if error.errno in {None, errno.EPIPE}:
-                raise
-            _fail(_told(error), 1, error)
+            _fail(SpamoError(error.strerror or str(error), where=error.filename), error)
+        except MemoryError as error:
+            _fail(SpamoError("out of memory", remedy=_TRACEBACK), error)
+        except RecursionError as error:
+            _fail(SpamoError("something is nested too deep", remedy=_TRACEBACK), error)
         except KeyboardInterrupt as error:
             word = "interrupted; what was finished is kept, and the same command goes on from there"
-            _fail(word, INTERRUPTED, error)
+            _fail(SpamoError(word), error, INTERRUPTED)
 
 
-def _fail(message: str, code: int, error: BaseException) -> NoReturn:
+_TRACEBACK = "SPAMO_TRACEBACK=1 shows where it was raised"
+
+
+def _fail(shown: SpamoError, error: BaseException, code: int | None = None) -> NoReturn:
     if os.environ.get("SPAMO_TRACEBACK"):
         raise error
-    typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
-    typer.echo(message, err=True)
-    raise typer.Exit(code) from error
-
-
-def _told(error: OSError) -> str:
-    return f"{error.strerror}" + (f"\n  where: {error.filename}" if error.filename else "")
+    display.error(str(shown))
+    raise typer.Exit(shown.exit_code if code is None else code) from error
 
 
 app = typer.Typer(
@@ -91,7 +99,7 @@ for _command in (
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"spamo-cache {__version__}")
+        display.line(f"spamo-cache {__version__}")
         raise typer.Exit
 
 
@@ -107,4 +115,16 @@ def _options(
 
 def main() -> None:
     """Entry point of the ``spamo-cache`` script."""
-    app()
+    try:
+        app()
+    finally:
+        _drop_unwritten()
+
+
+def _drop_unwritten() -> None:
+    """Keep the end of the process from writing once more what could not be written."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -268,7 +268,7 @@ def _show(found: Reproduction) -> None:
         ],
         title="Stages",
     )
-    typer.echo(f"report: {found.report.resolve()}")
+    display.line(f"report: {found.report.resolve()}")
 
 
 def _sample(run: Path) -> list[dict[str, str]]:

@@ -53,8 +53,8 @@ def translate(
         display.as_json([_document(piece, said.get(piece), window) for piece in pieces])
     else:
         for piece in pieces:
-            times = "" if window is None else f"{_time(piece.start)}-{_time(piece.end)}\t"
-            typer.echo(f"{piece.video}\t{times}{said.get(piece, '')}")
+            times = () if window is None else (f"{_time(piece.start)}-{_time(piece.end)}",)
+            display.line(piece.video, *times, said.get(piece, ""))
     if len(said) < len(pieces):
         raise typer.Exit(1)
 

@@ -140,8 +140,8 @@ class _Loader(yaml.SafeLoader):
         """Anchor -> how many values it stands for, how deep they are nested."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()
-        if isinstance(event, yaml.AliasEvent):
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if self.check_event(yaml.AliasEvent):
             if event.anchor in self.anchors and event.anchor not in self._anchored:
                 raise _fault_at(event, f"*{event.anchor} stands for a part of itself")
             self._grow(event, *self._anchored.get(event.anchor, (0, 0)))

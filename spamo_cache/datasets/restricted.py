@@ -145,7 +145,7 @@ class _Restricted(_Unpickler):  # type: ignore[misc]
         budget = _Budget()
         # Made anew for every file, so that no file can alter what the next one gets.
         self._known = _reconstructors(budget)
-        self.dispatch = _Counted(self.dispatch | self._own, budget)
+        self.dispatch = _Counted(_Unpickler.dispatch | self._own, budget)
 
     def find_class(self, module: str, name: str) -> Any:
         try:

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from spamo_cache.config import expanded
 from spamo_cache.errors import WeightsError
 
 _TABLES = (
@@ -39,7 +40,7 @@ def locate(weights: str, base: Path) -> Path:
     Raises:
         WeightsError: neither a model's folder nor a hub id that can be reached.
     """
-    folder = base / Path(weights).expanduser()
+    folder = base / expanded(weights)
     if (folder / "config.json").is_file():
         return folder.resolve()
     if not _HUB.fullmatch(weights) or weights.startswith("."):

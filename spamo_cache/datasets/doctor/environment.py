@@ -106,7 +106,7 @@ def _weights() -> dict[str, str]:
         for place in places
         for path in sorted(place.rglob("*.safetensors"))
     }
-    home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
+    home = config.expanded(os.environ.get("HF_HOME") or "~/.cache/huggingface")
     hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
     for path in sorted(hub.glob("models--*/snapshots/*/*.safetensors")):
         # The hub names a weight file's blob by its SHA-256: no need to read gigabytes.
@@ -121,7 +121,7 @@ def _weights() -> dict[str, str]:
 def _place(root: str) -> dict[str, Any]:
     if "://" in root:
         return _remote(root)
-    path = Path(root).expanduser()
+    path = config.expanded(root)
     nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     return {
         "kind": "local",
