@@ -13,6 +13,11 @@ _SLOWEST_BYTES = 4096
 """A second, beyond the grace; a modem's rate."""
 
 
+def too_slow() -> TimeoutError:
+    """What is raised of an answer that does not come, or not fast enough."""
+    return TimeoutError(f"it sends less than {_SLOWEST_BYTES} bytes a second")
+
+
 class Pace:
     """How long an answer may still take; time counts while it is waited for."""
 
@@ -28,7 +33,7 @@ class Pace:
         """
         left = _GRACE_SECONDS + self._bytes / _SLOWEST_BYTES - self._waited
         if left <= 0:
-            raise TimeoutError(f"it sends less than {_SLOWEST_BYTES} bytes a second")
+            raise too_slow()
         return min(left, SILENT_SECONDS)
 
     @contextmanager

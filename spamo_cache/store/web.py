@@ -22,7 +22,7 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from spamo_cache.errors import DamagedError, StoreError
-from spamo_cache.store.pace import SILENT_SECONDS, Pace
+from spamo_cache.store.pace import SILENT_SECONDS, Pace, too_slow
 
 _BLOCK_BYTES = 1 << 20
 _CONNECT_SECONDS = 10.0
@@ -45,7 +45,10 @@ class _Paced(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         self._socket.settimeout(self._pace.left())
         with self._pace.waiting() as received:
-            count = self._socket.recv_into(buffer)
+            try:
+                count = self._socket.recv_into(buffer)
+            except TimeoutError:
+                raise too_slow() from None
             received(count)
         return count
 
@@ -161,7 +164,7 @@ class Web:
                 return answer
             answer.close()
             there = urljoin(here, target)
-            _check_redirect(here, there, url)
+            check_redirect(here, there, url)
             here = there
         raise StoreError(f"the server redirects more than {_MAX_REDIRECTS} times", where=url)
 
@@ -175,7 +178,18 @@ class Web:
         return self._managers[proxy]
 
 
-def _check_redirect(here: str, there: str, asked: str) -> None:
+def check_redirect(here: str, there: str, asked: str) -> None:
+    """Refuse a redirect that leads where no server has to send anybody.
+
+    Args:
+        here: the address that redirects.
+        there: where to.
+        asked: the address that was asked for first.
+
+    Raises:
+        StoreError: another kind of address, one without encryption in place of one with it, or one
+            of a private network in place of a public one.
+    """
     before, after = urlsplit(here), urlsplit(there)
     allowed = {"https"} if before.scheme == "https" else {"http", "https"}
     if after.scheme not in allowed or not after.hostname or "@" in after.netloc:
@@ -218,10 +232,14 @@ def _told(url: str) -> Iterator[None]:
         yield
     # ValueError: an address that none can be.
     except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-        first: BaseException = error
-        while (cause := first.__cause__ or first.__context__) is not None:
-            first = cause
-        raise _unexpected(str(first), url) from None
+        raise _unexpected(str(_first(error)), url) from None
+
+
+def _first(error: BaseException) -> BaseException:
+    """What an error comes from: of urllib3's own words the last ones name objects."""
+    context = None if error.__suppress_context__ else error.__context__
+    cause = error.__cause__ or context
+    return error if cause is None else _first(cause)
 
 
 def _unexpected(reason: str, url: str) -> StoreError:

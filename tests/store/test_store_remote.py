@@ -6,7 +6,6 @@ import pickle
 import subprocess
 import sys
 from dataclasses import asdict
-from io import BytesIO
 
 import pytest
 
@@ -128,18 +127,6 @@ def test_a_web_server_without_ranges_or_lists_is_told_so(serve, tmp_path):
         (root / "a").ranges([3], [5])
     with pytest.raises(StoreError, match="no list of its folders"):
         root.folders()
-
-
-def test_links_of_a_page_cannot_lead_elsewhere(monkeypatch):
-    page = (
-        '<a href="../">up</a><a href=\'weather/\'>w</a><a href="/etc/">e</a>'
-        '<a href="http://elsewhere/x/">x</a><a href="./dgs/">d</a><a href="a/b/">n</a>'
-        '<a href="file.txt">f</a><a href="%2e%2e%2fx/">q</a>'
-    )
-    monkeypatch.setattr(
-        "spamo_cache.store.webindex.urlopen", lambda *_, **__: BytesIO(page.encode())
-    )
-    assert location("https://host/features").folders() == ["dgs", "weather"]
 
 
 # --- addresses, errors, processes ---------------------------------------------------------------
