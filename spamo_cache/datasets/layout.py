@@ -6,9 +6,11 @@ import os
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
+from spamo_cache import bounded
 from spamo_cache.errors import CorpusError
 
 SHOWN = 3
+_MAX_BYTES = 1 << 30
 
 ABSENT = "clips whose video is missing"
 """Begins the note of a reader that found labels without their video."""
@@ -87,7 +89,7 @@ def read_text(path: Path) -> str:
         CorpusError: not to be opened, or in another encoding.
     """
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return bounded.read(path, _MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise CorpusError(
             f"is not UTF-8 text (byte {error.start})", where=path, remedy="fetch the file again"
