@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, Any, NoReturn
+from contextlib import suppress
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -42,37 +43,49 @@ class Commands(TyperGroup):
     def main(self, *args: Any, **extra: Any) -> Any:
         """What anybody prints passes by a net."""
         with display.guarded():
-            return super().main(*args, **extra)
+            try:
+                return super().main(*args, **extra)
+            except OSError as error:
+                # Help and errors of usage are printed outside of any command.
+                sys.exit(_report(error))
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except SpamoError as error:
-            if error.heard:
-                raise typer.Exit(error.exit_code) from error
-            _fail(error, error)
-        except BrokenPipeError as error:
-            # Whoever read (`| head`) has read enough.
-            raise typer.Exit(1) from error
-        except OSError as error:
-            _fail(SpamoError(error.strerror or str(error), where=error.filename), error)
-        except MemoryError as error:
-            _fail(SpamoError("out of memory", remedy=_TRACEBACK), error)
-        except RecursionError as error:
-            _fail(SpamoError("something is nested too deep", remedy=_TRACEBACK), error)
-        except KeyboardInterrupt as error:
-            word = "interrupted; what was finished is kept, and the same command goes on from there"
-            _fail(SpamoError(word), error, INTERRUPTED)
+        except (SpamoError, OSError, MemoryError, RecursionError, KeyboardInterrupt) as error:
+            raise typer.Exit(_report(error)) from error
 
 
-_TRACEBACK = "SPAMO_TRACEBACK=1 shows where it was raised"
-
-
-def _fail(shown: SpamoError, error: BaseException, code: int | None = None) -> NoReturn:
+def _report(error: BaseException) -> int:
+    """Tell what ended a command; its exit code."""
     if os.environ.get("SPAMO_TRACEBACK"):
         raise error
-    display.error(str(shown))
-    raise typer.Exit(shown.exit_code if code is None else code) from error
+    shown, code = _shown(error), INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
+    # Whoever read (`| head`) has read enough.
+    if not isinstance(error, BrokenPipeError) and not getattr(error, "heard", False):
+        # Where stderr is lost as well, the code tells it all.
+        with suppress(OSError):
+            display.error(str(shown))
+    return shown.exit_code if shown is error else code
+
+
+def _shown(error: BaseException) -> SpamoError:
+    match error:
+        case SpamoError():
+            return error
+        case OSError():
+            return SpamoError(error.strerror or str(error), where=error.filename)
+        case KeyboardInterrupt():
+            return SpamoError(
+                "interrupted; what was finished is kept, and the same command goes on from there"
+            )
+        case MemoryError():
+            return SpamoError("there is not enough memory", remedy=_TRACEBACK)
+        case _:
+            return SpamoError("something is nested too deep", remedy=_TRACEBACK)
+
+
+_TRACEBACK = "SPAMO_TRACEBACK=1 shows where it happened"
 
 
 app = typer.Typer(
