@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,7 +23,7 @@ from spamo_cache.cli.report import report
 from spamo_cache.cli.reproduce import reproduce
 from spamo_cache.cli.train import train
 from spamo_cache.cli.translate import translate
-from spamo_cache.errors import SpamoError
+from spamo_cache.errors import SpamoError, UsageError
 
 INTERRUPTED = 130
 """Exit code of a command that was interrupted, by the shells' convention."""
@@ -51,9 +53,18 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
+            _check_folder()
             return super().invoke(ctx)
         except (SpamoError, OSError, MemoryError, RecursionError, KeyboardInterrupt) as error:
             raise typer.Exit(_report(error)) from error
+
+
+def _check_folder() -> None:
+    """Libraries end the process where the working directory is gone."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise UsageError("this folder has been removed", remedy="change to another one") from None
 
 
 def _report(error: BaseException) -> int:
@@ -128,10 +139,15 @@ def _options(
 
 def main() -> None:
     """Entry point of the ``spamo-cache`` script."""
-    try:
-        app()
-    finally:
-        _drop_unwritten()
+    with display.guarded():
+        try:
+            app()
+        except Exception:  # noqa: BLE001 (it is told in full)
+            # A bug's, or one that was asked for: here, where it passes by the net.
+            traceback.print_exc()
+            sys.exit(1)
+        finally:
+            _drop_unwritten()
 
 
 def _drop_unwritten() -> None:
