@@ -48,7 +48,9 @@ def web() -> Web:
         raise UsageError(
             "remote roots need urllib3", remedy="pip install 'spamo-cache[remote]'"
         ) from None
-    return _webs.setdefault(os.getpid(), Web(_RETRIES))
+    if os.getpid() not in _webs:
+        _webs[os.getpid()] = Web(_RETRIES)
+    return _webs[os.getpid()]
 
 
 def connected(url: str) -> Any:

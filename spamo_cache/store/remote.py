@@ -167,15 +167,14 @@ class RemotePath:
             yield from web().blocks(self._address, start, end)
             return
         options = {} if start is None else {"range": (start, end)}
-        pace = Pace()
-        stream: Iterator[Buffer] | None = None
-        while True:
+        with told(self):
+            got = obstore().get(connected(self.url), self.key, options=options)
             # Each block as it comes: a server may take for ever over a larger one.
+            stream: Iterator[Buffer] = iter(got.stream(min_chunk_size=1))
+        pace = Pace()
+        while True:
             with told(self), pace.waiting() as received:
                 pace.left()
-                if stream is None:
-                    got = obstore().get(connected(self.url), self.key, options=options)
-                    stream = iter(got.stream(min_chunk_size=1))
                 block = next(stream, None)
                 received(0 if block is None else memoryview(block).nbytes)
             if block is None:
