@@ -13,7 +13,7 @@ from spamo_cache import config
 from spamo_cache.cli import display, inputs, options, tracing
 from spamo_cache.cli.exchange import export, import_
 from spamo_cache.cli.sharing import pull, push
-from spamo_cache.errors import UsageError
+from spamo_cache.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from spamo_cache.store.catalogue import Entry
@@ -189,7 +189,9 @@ def rm(
 
     path = inputs.located(name)
     if not yes:
-        typer.confirm(f"remove {path} and compute it again when it is needed?", abort=True)
+        # On a terminal, prompts are written by readline, past the net around stdout.
+        question = f"remove {path} and compute it again when it is needed?"
+        typer.confirm(printable(question), abort=True)
     catalogue.remove(path)
     display.line(f"removed {path}")
 

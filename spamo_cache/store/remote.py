@@ -323,9 +323,18 @@ def location(text: str | Location) -> Location:
     """
     if isinstance(text, RemotePath) or "://" not in str(text):
         return text if isinstance(text, RemotePath) else config.expanded(text)
-    parts = urlsplit(str(text))
-    if parts.scheme not in {"s3", "http", "https"} or not parts.netloc:
-        raise UsageError("no root can lie there", where=text, remedy="s3://, https:// or a folder")
+    elsewhere = UsageError(
+        "no root can lie there", where=text, remedy="s3://, https:// or a folder"
+    )
+    try:
+        parts = urlsplit(str(text))
+        known = parts.scheme in {"s3", "http", "https"} and bool(parts.hostname)
+        # A port that is none raises as well.
+        known = known and parts.port != 0
+    except ValueError:
+        raise elsewhere from None
+    if not known:
+        raise elsewhere
     if parts.query or parts.fragment or "@" in parts.netloc:
         raise UsageError(
             "an address of a root holds no password, query or fragment",

@@ -147,7 +147,11 @@ def test_an_address_is_a_value_like_a_path(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["gs://lab/x", "file:///etc", "s3://", "https://me:secret@host/x", "https://h/x?y=1"]
+    "text",
+    [
+        *("gs://lab/x", "file:///etc", "s3://", "https://me:secret@host/x", "https://h/x?y=1"),
+        *("http://[::1", "http://h:port/x", "http://h:99999/x", "https://:80/x", "://x"),
+    ],
 )
 def test_other_addresses_are_refused_without_telling_passwords(text):
     with pytest.raises(UsageError) as refused:
