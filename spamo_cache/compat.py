@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -45,6 +46,22 @@ def _loads(package: Path) -> bool:
         except OSError:
             return False
     return hasattr(_ops.torchvision, "nms")
+
+
+@contextmanager
+def some_home() -> Iterator[None]:
+    """Let nltk import where the system knows no home (a container's number without a name).
+
+    It looks for a place for downloads there, of which nothing here makes any.
+    """
+    if os.path.expanduser("~") != "~":  # noqa: PTH111 (Path's raises)
+        yield
+        return
+    os.environ["HOME"] = os.devnull
+    try:
+        yield
+    finally:
+        del os.environ["HOME"]
 
 
 @contextmanager

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import re
+
+_STEERING = re.compile(
+    # Controls of both sets, marks of direction, other ends of lines, half characters.
+    "[\\x00-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
+)
+_INDENTED = "\n    "
+
+
+def printable(text: str) -> str:
+    """``text`` as one line that can be shown: what would steer a terminal is told as ``\\u001b``.
+
+    Names, texts and messages of strangers can set a terminal's title, fill its clipboard, erase
+    or forge lines and turn the direction of writing. What comes back is valid inside JSON, too.
+    """
+    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
 
 class SpamoError(Exception):
     """Base of every error this package raises on purpose; the CLI prints it without a traceback.
 
     Args:
-        what: what is wrong, one sentence.
+        what: what is wrong, one sentence; faults of a list follow on lines indented by four.
         where: the file, key, clip or store it concerns.
         remedy: what the user can do about it.
     """
@@ -20,11 +37,11 @@ class SpamoError(Exception):
         self.what = what
         self.where = None if where is None else str(where)
         self.remedy = remedy
-        lines = [what]
+        lines = [_INDENTED.join(map(printable, what.split(_INDENTED)))]
         if self.where is not None:
-            lines.append(f"  where: {self.where}")
+            lines.append(f"  where: {printable(self.where)}")
         if remedy is not None:
-            lines.append(f"  to do: {remedy}")
+            lines.append(f"  to do: {printable(remedy)}")
         super().__init__("\n".join(lines))
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -1,5 +1,6 @@
 """Configuration: unknown keys, wrong types, overrides, where things lie."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,14 @@ def test_the_resolved_document_loads_as_the_same_pipeline(tmp_path: Path) -> Non
         ("spec: tiny", "spec: 2020-13-45", "not valid YAML"),
         ("spec: tiny", "spec: " + "[" * 5000, "not valid YAML"),
         ("name: tiny", "1: tiny", "Keys should be strings"),
+        ("spec: tiny", "spec: !!str tiny", "the tag tag:yaml.org,2002:str"),
+        ("spec: tiny", "spec: &a [*a]", "*a stands for a part of itself"),
+        ("spec: tiny", "spec: &a {<<: *a}", "*a stands for a part of itself"),
+        ("steps: 2", "steps: 0x" + "f" * 5000, "a number of 20000 bits"),
+        ("steps: 2", "steps: " + "1:" * 500 + "1", "bits"),
+        ("spec: tiny", "spec: tiny\n" + "x" * 300 + ": 1", "a key of 300 characters"),
+        ("spec: tiny", f"spec: &a {'[' * 20 + ']' * 20}\nx: {'[' * 20}*a{']' * 20}", "deeper than"),
+        ("spec: tiny", "#" * (1 << 18), "is larger than 262,144 bytes"),
     ],
 )
 def test_a_fault_is_one_clear_error(tmp_path: Path, old: str, new: str, expected: str) -> None:
@@ -264,3 +273,44 @@ def test_home_and_roots_follow_the_environment(
     assert config.roots() == [*expected, "/nfs"]
     monkeypatch.setenv("SPAMO_CACHE", ":".join(expected))
     assert config.roots() == expected
+
+
+ALIASES = "a0: &a0 [x, x]\n" + "".join(
+    f"a{k}: &a{k} [*a{k - 1}, *a{k - 1}]\n" for k in range(1, 40)
+)
+MERGES = "a0: &a0 {k0: 1}\n" + "".join(
+    f"a{k}: &a{k} {{<<: [*a{k - 1}, *a{k - 1}], k{k}: 1}}\n" for k in range(1, 40)
+)
+
+
+@pytest.mark.parametrize("text", [ALIASES, MERGES], ids=["aliases", "merge keys"])
+def test_a_few_bytes_cannot_stand_for_more_values_than_memory_holds(
+    tmp_path: Path, text: str
+) -> None:
+    with pytest.raises(ConfigError, match="more than 10,000 values"):
+        config.load(write(tmp_path, text), Pipeline)
+    with pytest.raises(ConfigError, match="is not a YAML value"):
+        config.load(write(tmp_path, PIPELINE), Pipeline, [f"name={text}"])
+
+
+def test_aliases_of_a_sensible_size_are_read(tmp_path: Path) -> None:
+    text = PIPELINE.replace("align: {", "align: &a {").replace(
+        "translate: {steps: 3, batch: 4, lr: 1.0e-4}", "translate: {<<: *a, steps: 3}"
+    )
+    assert config.load(write(tmp_path, text), Pipeline).translate.batch == 4
+
+
+@pytest.mark.parametrize(
+    "change", ["seed=0x" + "f" * 5000, ".".join("a" * 1000) + "=1", "name=" + "[" * 9999]
+)
+def test_a_change_out_of_bounds_is_one_short_error(tmp_path: Path, change: str) -> None:
+    with pytest.raises(ConfigError, match="is not") as caught:
+        config.load(write(tmp_path, PIPELINE), Pipeline, [change])
+    assert len(str(caught.value)) < 300
+
+
+def test_a_pipe_is_no_spec_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "spec.yaml")
+    for path in (tmp_path / "spec.yaml", Path("/dev/zero")):
+        with pytest.raises(ConfigError, match="is not a regular file"):
+            config.load(path, CacheSpec)

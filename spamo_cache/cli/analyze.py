@@ -111,11 +111,13 @@ def _number(value: float | None) -> str:
 
 def _examples(run: Path, numbers: Found) -> None:
     """What the sign rows of some clips look like; in brackets what the clip is about."""
-    typer.secho(f"\nvisual tokens of {run.name}, [those of a gloss or the sentence]", bold=True)
+    display.line("")
+    display.title(f"visual tokens of {run.name}, [those of a gloss or the sentence]")
     for example in numbers["tokens"]["examples"]:
         rows = [
             f"[{row['token']}]" if row["gloss"] or row["text"] else row["token"]
             for row in example["rows"]
         ]
         said = " ".join(example["gloss"] or ()) or "no glosses"
-        typer.echo(f"  {example['clip']}: {said} · {example['text']}\n    {' '.join(rows)}")
+        display.line(f"  {example['clip']}: {said} · {example['text']}")
+        display.line(f"    {' '.join(rows)}")

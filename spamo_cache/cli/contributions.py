@@ -9,8 +9,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from spamo_cache.cli import display, inputs, stills
 
 if TYPE_CHECKING:
@@ -64,23 +62,24 @@ def _film(root: Path | None, clip: Clip) -> Shots | str:
 def show_attributions(runs: Mapping[Path, Mapping[str, Any]]) -> None:
     """Print what runs said of clips, and where in them each stream saw it."""
     for run, found in runs.items():
-        typer.secho(f"attribution over time, {run.name}", bold=True)
+        display.title(f"attribution over time, {run.name}")
         for document in found.values():
             _show_clip(document)
 
 
 def _show_clip(document: Mapping[str, Any]) -> None:
-    typer.secho(f"\n{document['hypothesis']}", bold=True)
-    typer.echo(f"meant: {document['reference']}  ({document['clip']})")
+    display.line("")
+    display.title(f"{document['hypothesis']}")
+    display.line(f"meant: {document['reference']}  ({document['clip']})")
     for name, stream in document["streams"].items():
-        typer.echo(f"{name:>10} |{_bars(stream['curve'])}| {100 * stream['share']:.0f} %")
+        display.line(f"{name:>10} |{_bars(stream['curve'])}| {100 * stream['share']:.0f} %")
     nats, where = document["nats"], f"{document['length']} {document['unit']}s"
-    typer.echo(
+    display.line(
         f"{nats['clip'] - nats['baseline']:.1f} nats over {where}, missed by "
         f"{100 * nats['error']:.1f} %; baseline: {document['baseline']}"
     )
     if document["without"]:
-        typer.echo(f"no frames: {document['without']}")
+        display.line(f"no frames: {document['without']}")
 
 
 def _bars(curve: Sequence[float]) -> str:
@@ -101,7 +100,7 @@ def show_shapley(folders: Mapping[Path, Mapping[str, Any]]) -> None:
         ]
         gain = ("together", found["total"] - found["floor"], "")
         display.table(["part", found["metric"], "±"], [*rows, gain], title="Shapley values")
-        typer.echo(f"±: {found['spread']}")
+        display.line(f"±: {found['spread']}")
         display.table(
             ["who plays", found["metric"], "run"],
             [

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
-import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -24,6 +25,8 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+
+from spamo_cache.errors import printable
 
 
 class Advance(Protocol):
@@ -44,19 +47,92 @@ def console(*, err: bool = False) -> Console:
     return made
 
 
+class _Guarded:
+    """A standard stream that passes nothing by which a text could steer the terminal.
+
+    It is the last net, for what others print: usage errors, warnings, logs, tracebacks. On a
+    terminal colours and bars keep their sequences, which leave no trace once the line is over;
+    titles, clipboards and directions are never passed. What the stream's encoding lacks is escaped.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._coloured = Console(file=stream).is_terminal
+
+    def write(self, text: str) -> int:
+        parts = _COLOURS.split(text) if self._coloured else [text]
+        # The odd ones are what the pattern has found.
+        shown = [part if k % 2 else _lines(part) for k, part in enumerate(parts)]
+        encoding = self._stream.encoding or "utf-8"
+        self._stream.write("".join(shown).encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+_COLOURS = re.compile(r"(\x1b\[[0-9;?]*[A-Za-z]|\r)")
+
+
+def _lines(text: str) -> str:
+    return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Let nothing that is printed inside the block steer the terminal."""
+    with ExitStack() as stack:
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            # None where the process was started without it.
+            if stream is not None:
+                stack.callback(setattr, sys, name, stream)
+                setattr(sys, name, _Guarded(stream))
+        yield
+
+
+def _print(text: str, *, err: bool = False) -> None:
+    # At once: others read along, and a full disk or a closed pipe shows where it can be told.
+    print(text, file=sys.stderr if err else sys.stdout, flush=True)
+
+
+def line(*cells: object) -> None:
+    """A line on stdout; cells are set apart by tabs."""
+    _print("\t".join(printable(str(cell)) for cell in cells))
+
+
 def say(text: str) -> None:
     """A line about what happens; on stderr, so that a result can be piped."""
-    typer.echo(text, err=True)
+    _print(printable(text), err=True)
+
+
+def title(text: str) -> None:
+    """A line on stdout that stands out from those below it."""
+    console().print(Text(printable(text), style="bold"), soft_wrap=True)
+
+
+def error(message: str) -> None:
+    """What went wrong, on stderr.
+
+    Args:
+        message: a :class:`SpamoError` as text: lines, each fit to be shown.
+    """
+    shown = Text("error: ", style="bold red")
+    console(err=True).print(shown.append(message, style="not bold default"), soft_wrap=True)
 
 
 def as_json(document: object) -> None:
     """The document on stdout, indented, non-ASCII as it is."""
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+    _print(json.dumps(document, indent=2, ensure_ascii=False, default=str))
 
 
 def as_line(document: object) -> None:
     """The document on stdout as one line, for scripts that read while work goes on."""
-    typer.echo(json.dumps(document, ensure_ascii=False, default=str))
+    _print(json.dumps(document, ensure_ascii=False, default=str))
 
 
 def as_dict(record: Any) -> dict[str, Any]:
@@ -68,13 +144,12 @@ def table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None
 ) -> None:
     """A table on stdout; numbers are set flush right."""
-    if title:
-        typer.secho(title, bold=True)
+    _heading(title)
     made = Table()
     listed = list(rows)
     for index, column in enumerate(columns):
         number = bool(listed) and all(isinstance(row[index], int | float) for row in listed)
-        made.add_column(column, justify="right" if number else "left", overflow="fold")
+        made.add_column(printable(column), justify="right" if number else "left", overflow="fold")
     for row in listed:
         made.add_row(*(_cell(value) for value in row))
     console().print(made)
@@ -82,11 +157,16 @@ def table(
 
 def pairs(document: Mapping[Any, object], *, title: str | None = None) -> None:
     """Names and values, one pair a line."""
-    if title:
-        typer.secho(title, bold=True)
+    _heading(title)
     width = max(map(len, document), default=0)
     for name, value in document.items():
-        typer.echo(f"  {name:<{width}}  {_cell(value)}")
+        line(f"  {name:<{width}}  {_cell(value)}")
+
+
+def _heading(text: str | None) -> None:
+    # By another name: in `table` and `pairs` a title is what is asked for.
+    if text:
+        title(text)
 
 
 def failures(failed: Sequence[tuple[str, str]], *, shown: int = 20, rest: str = "") -> None:
@@ -108,7 +188,8 @@ def failures(failed: Sequence[tuple[str, str]], *, shown: int = 20, rest: str = 
 def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:,.2f}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return f"{value:,}" if whole else printable(str(value))
 
 
 def size(count: int) -> str:
@@ -145,7 +226,7 @@ def progress(label: str, unit: str) -> Iterator[Advance]:
     """A bar with rate and time left while the block runs; nothing where stderr is no terminal."""
     shown = console(err=True)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         _Rate(unit),
@@ -155,10 +236,10 @@ def progress(label: str, unit: str) -> Iterator[Advance]:
     with Progress(
         *columns, console=shown, disable=not shown.is_terminal, transient=True
     ) as running:
-        task = running.add_task(label, total=None)
+        task = running.add_task(printable(label), total=None)
 
         def advance(done: int, total: int, now: str | None = None) -> None:
-            running.update(task, completed=done, total=total, description=now or label)
+            running.update(task, completed=done, total=total, description=printable(now or label))
 
         yield advance
 

@@ -88,7 +88,7 @@ def _print(document: Mapping[str, Any]) -> None:
     if findings:
         display.table(("", "what", "where", "to do"), findings)
     else:
-        typer.echo("nothing to complain about")
+        display.line("nothing to complain about")
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, object]]:

@@ -113,9 +113,9 @@ def export(
         count = exports.export_hdf5(path, target)
     else:
         count = exports.export_npy(path, target, naming=_naming(official))
-    typer.echo(f"{count} clips: {target}")
+    display.line(f"{count} clips: {target}")
     if manifest is not None:
-        typer.echo(f"{_annotate(path, target, manifest)} clips in annotations: {target}")
+        display.line(f"{_annotate(path, target, manifest)} clips in annotations: {target}")
 
 
 def _annotate(store: Location, folder: Path, manifest: Path) -> int:

@@ -9,8 +9,6 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from spamo_cache import config
 from spamo_cache.cli import children, display
 from spamo_cache.cli import report as report_command
@@ -84,7 +82,7 @@ def _run(setting: Setting, asked: Asked, stages: Stages, *, as_json: bool) -> bo
         display.as_json(results.document())
     else:
         _show(results.document(), setting.folder)
-        typer.echo(f"report: {page.resolve()}")
+        display.line(f"report: {page.resolve()}")
     failed = [*features.failed.items(), *results.failed]
     display.failures(failed)
     return not failed

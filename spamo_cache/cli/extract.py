@@ -219,7 +219,7 @@ def _show(summary: Summary, *, planned: bool) -> None:
     )
     for name, stream in summary.streams.items():
         for donor in stream.donors:
-            typer.echo(f"{name}: {donor.clips:,} clips held by {donor.store}, made by {donor.by}")
+            display.line(f"{name}: {donor.clips:,} clips held by {donor.store}, made by {donor.by}")
 
 
 def _rows(stream: StreamSummary) -> str:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spamo_cache import config
+from spamo_cache import bounded, config
 from spamo_cache.cli import display, inputs
 from spamo_cache.config import Pipeline
 from spamo_cache.errors import UsageError
@@ -173,10 +173,13 @@ def _named(given: Sequence[str], streams: Sequence[str]) -> Mapping[str, str]:
 
 def _remembered(corpus: str) -> list[Location]:
     """Stores that were extracted and are still there, the last ones first."""
+    from pydantic import TypeAdapter
+
     from spamo_cache.store.remote import location
 
     try:
-        listed = json.loads((_folder(corpus) / _STORES).read_text(encoding="utf-8"))
+        noted = bounded.read_json(_folder(corpus) / _STORES)
+        listed = TypeAdapter(list[str]).validate_python(noted)
     except (OSError, ValueError):
         # Nothing extracted yet; a note that cannot be read is as good as none.
         return []

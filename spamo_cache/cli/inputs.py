@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spamo_cache import config
+from spamo_cache import bounded, config
 from spamo_cache.cli import display
 from spamo_cache.cli.options import EMBEDDED
 from spamo_cache.config import CacheSpec, Pipeline
@@ -167,7 +167,7 @@ def store_root(given: str | None) -> Path:
         raise UsageError(
             "features are written to a local folder", where=root, remedy="name one by --store ROOT"
         )
-    return Path(root).expanduser()
+    return config.expanded(root)
 
 
 def store_roots(given: str | None) -> list[str]:
@@ -190,8 +190,8 @@ def lines(file: Path) -> list[str]:
         UsageError: no such file, or one that is not text.
     """
     try:
-        found = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        found = bounded.read_text(file, bounded.MAX_JSON_BYTES).splitlines()
+    except (OSError, ValueError) as error:
         raise UsageError(f"cannot be read: {error}", where=file) from None
     return [line for line in found if line]
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import os
-from typing import Annotated, Any, NoReturn
+import sys
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from spamo_cache import __version__
-from spamo_cache.cli import store
+from spamo_cache.cli import display, store
 from spamo_cache.cli.analyze import analyze
 from spamo_cache.cli.doctor import doctor
 from spamo_cache.cli.evaluate import evaluate
@@ -20,7 +23,7 @@ from spamo_cache.cli.report import report
 from spamo_cache.cli.reproduce import reproduce
 from spamo_cache.cli.train import train
 from spamo_cache.cli.translate import translate
-from spamo_cache.errors import SpamoError
+from spamo_cache.errors import SpamoError, UsageError
 
 INTERRUPTED = 130
 """Exit code of a command that was interrupted, by the shells' convention."""
@@ -39,32 +42,61 @@ class Commands(TyperGroup):
         """In the order of the stages."""
         return sorted(super().list_commands(ctx), key=_ORDER.index)
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """What anybody prints passes by a net."""
+        with display.guarded():
+            try:
+                return super().main(*args, **extra)
+            except OSError as error:
+                # Help and errors of usage are printed outside of any command.
+                sys.exit(_report(error))
+
     def invoke(self, ctx: Any) -> Any:
         try:
+            _check_folder()
             return super().invoke(ctx)
-        except SpamoError as error:
-            if error.heard:
-                raise typer.Exit(error.exit_code) from error
-            _fail(str(error), error.exit_code, error)
-        except OSError as error:
-            if error.errno in {None, errno.EPIPE}:
-                raise
-            _fail(_told(error), 1, error)
-        except KeyboardInterrupt as error:
-            word = "interrupted; what was finished is kept, and the same command goes on from there"
-            _fail(word, INTERRUPTED, error)
+        except (SpamoError, OSError, MemoryError, RecursionError, KeyboardInterrupt) as error:
+            raise typer.Exit(_report(error)) from error
 
 
-def _fail(message: str, code: int, error: BaseException) -> NoReturn:
+def _check_folder() -> None:
+    """Libraries end the process where the working directory is gone."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise UsageError("this folder has been removed", remedy="change to another one") from None
+
+
+def _report(error: BaseException) -> int:
+    """Tell what ended a command; its exit code."""
     if os.environ.get("SPAMO_TRACEBACK"):
         raise error
-    typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
-    typer.echo(message, err=True)
-    raise typer.Exit(code) from error
+    shown, code = _shown(error), INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
+    # Whoever read (`| head`) has read enough.
+    if not isinstance(error, BrokenPipeError) and not getattr(error, "heard", False):
+        # Where stderr is lost as well, the code tells it all.
+        with suppress(OSError):
+            display.error(str(shown))
+    return shown.exit_code if shown is error else code
 
 
-def _told(error: OSError) -> str:
-    return f"{error.strerror}" + (f"\n  where: {error.filename}" if error.filename else "")
+def _shown(error: BaseException) -> SpamoError:
+    match error:
+        case SpamoError():
+            return error
+        case OSError():
+            return SpamoError(error.strerror or str(error), where=error.filename)
+        case KeyboardInterrupt():
+            return SpamoError(
+                "interrupted; what was finished is kept, and the same command goes on from there"
+            )
+        case MemoryError():
+            return SpamoError("there is not enough memory", remedy=_TRACEBACK)
+        case _:
+            return SpamoError("something is nested too deep", remedy=_TRACEBACK)
+
+
+_TRACEBACK = "SPAMO_TRACEBACK=1 shows where it happened"
 
 
 app = typer.Typer(
@@ -91,7 +123,7 @@ for _command in (
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"spamo-cache {__version__}")
+        display.line(f"spamo-cache {__version__}")
         raise typer.Exit
 
 
@@ -107,4 +139,21 @@ def _options(
 
 def main() -> None:
     """Entry point of the ``spamo-cache`` script."""
-    app()
+    with display.guarded():
+        try:
+            app()
+        except Exception:  # noqa: BLE001 (it is told in full)
+            # A bug's, or one that was asked for: here, where it passes by the net.
+            traceback.print_exc()
+            sys.exit(1)
+        finally:
+            _drop_unwritten()
+
+
+def _drop_unwritten() -> None:
+    """Keep the end of the process from writing once more what could not be written."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from spamo_cache.cli import inputs, options, stills
+from spamo_cache.cli import display, inputs, options, stills
 
 FRAMES = 8
 """Frames shown of a clip."""
@@ -31,7 +31,7 @@ def report(
 
         spamo-cache report runs/signed-weather/default -o report.html
     """
-    typer.echo(run(runs, output, root))
+    display.line(run(runs, output, root))
 
 
 def run(runs: Sequence[Path], output: Path, root: Path | None = None) -> Path:

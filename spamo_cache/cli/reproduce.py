@@ -5,7 +5,6 @@ Calls what the single commands call: doing the stages by hand gives the same num
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -273,12 +272,14 @@ def _show(found: Reproduction) -> None:
         ],
         title="Stages",
     )
-    typer.echo(f"report: {found.report.resolve()}")
+    display.line(f"report: {found.report.resolve()}")
 
 
-def _sample(run: Path) -> list[dict[str, str]]:
+def _sample(run: Path) -> list[dict[str, Any]]:
     """Translations spread evenly over the test set."""
-    table = run / "evaluation" / "test.hypotheses.jsonl"
-    lines = table.read_text(encoding="utf-8").splitlines()
+    from spamo_cache.evaluate.answers import read_table
+    from spamo_cache.train.experiments import TEST
+
+    lines = read_table(run, TEST)
     step = max(1, len(lines) // SHOWN)
-    return [json.loads(line) for line in lines[::step][:SHOWN]]
+    return lines[::step][:SHOWN]

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from spamo_cache.cli import display
 
 if TYPE_CHECKING:
@@ -34,14 +32,15 @@ def show(card: Scorecard) -> None:
         title=_title(card),
     )
     for caution in card.warnings:
-        typer.secho("  warning: " if caution.grave else "  note: ", bold=caution.grave, nl=False)
-        typer.echo(f"{caution.words} [{caution.kind}]")
+        shown = display.title if caution.grave else display.line
+        level = "warning" if caution.grave else "note"
+        shown(f"  {level}: {caution.words} [{caution.kind}]")
 
 
 def show_details(card: Scorecard) -> None:
     """Signatures, other conventions and published figures."""
     for name, signature in card.signatures.items():
-        typer.echo(f"  {name:<16} {signature}")
+        display.line(f"  {name:<16} {signature}")
     display.table(
         ("convention", "BLEU-4", ""),
         [(one.name, one.bleu4, "headline" if one.headline else "") for one in card.conventions],
@@ -89,7 +88,7 @@ def show_differences(run: Path, other: Path, found: Mapping[str, Difference]) ->
         ],
         title=f"{run} against {other}",
     )
-    typer.echo("  p: approximate randomisation; both tests are paired and two-sided")
+    display.line("  p: approximate randomisation; both tests are paired and two-sided")
 
 
 def _chances(one: Difference) -> tuple[str, str]:

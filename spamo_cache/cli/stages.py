@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
+from spamo_cache import bounded
 from spamo_cache.cli import display
 from spamo_cache.errors import SpamoError
 
@@ -59,8 +62,8 @@ def _read(path: Path) -> list[Stage]:
     if not path.exists():
         return []
     try:
-        return [Stage(**stage) for stage in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError) as error:
+        return TypeAdapter(list[Stage]).validate_python(bounded.read_json(path))
+    except (OSError, ValueError) as error:
         raise SpamoError(f"cannot be read: {error}", where=path, remedy="remove it") from None
 
 

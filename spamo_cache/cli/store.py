@@ -13,7 +13,7 @@ from spamo_cache import config
 from spamo_cache.cli import display, inputs, options, tracing
 from spamo_cache.cli.exchange import export, import_
 from spamo_cache.cli.sharing import pull, push
-from spamo_cache.errors import UsageError
+from spamo_cache.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from spamo_cache.store.catalogue import Entry
@@ -140,17 +140,17 @@ def verify(
 def _tell(found: Report, *, repaired: bool) -> None:
     display.pairs(found.clips, title=str(found.path))
     for problem in found.problems:
-        typer.echo(f"problem: {problem}")
+        display.line(f"problem: {problem}")
     for partition, why in found.partitions.items():
-        typer.echo(f"partition {partition}: {why}")
+        display.line(f"partition {partition}: {why}")
     for damage in found.damaged:
-        typer.echo(f"clip {damage.clip}: {damage.why}")
+        display.line(f"clip {damage.clip}: {damage.why}")
     for note in found.notes:
-        typer.echo(f"note: {note}")
+        display.line(f"note: {note}")
     if found.sound:
-        typer.echo("sound" + ("" if found.deep else " as far as a quick look tells; try --deep"))
+        display.line("sound" + ("" if found.deep else " as far as a quick look tells; try --deep"))
     elif repaired:
-        typer.echo("the damage is removed; run extract again to compute it anew")
+        display.line("the damage is removed; run extract again to compute it anew")
 
 
 def diff(
@@ -169,7 +169,7 @@ def diff(
         display.as_json(found)
     else:
         for sentence in found or ["no difference"]:
-            typer.echo(sentence)
+            display.line(sentence)
     if found:
         raise typer.Exit(1)
 
@@ -193,9 +193,11 @@ def rm(
         catalogue.sweep(config.roots())  # of a removal that was killed the rest may be left
         raise
     if not yes:
-        typer.confirm(f"remove {path} and compute it again when it is needed?", abort=True)
+        # On a terminal, prompts are written by readline, past the net around stdout.
+        question = f"remove {path} and compute it again when it is needed?"
+        typer.confirm(printable(question), abort=True)
     catalogue.remove(path)
-    typer.echo(f"removed {path}")
+    display.line(f"removed {path}")
 
 
 def _local(name: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,13 @@ def translate(
     for video in videos:
         if not video.exists():
             raise UsageError("no such video", where=video, remedy="check the path")
+        if _UNREADABLE.search(str(video.resolve())):
+            raise UsageError(
+                "a name with a backslash, a control character or bytes that are no UTF-8 cannot"
+                " stand in a manifest, which every video is read by",
+                where=video,
+                remedy="rename the file, and the folders it lies in",
+            )
     pieces = [Piece(video, start, end) for video in dict.fromkeys(videos)]
     if window is not None:
         pieces = [one for piece in pieces for one in windows(piece, window, overlap)]
@@ -53,10 +61,13 @@ def translate(
         display.as_json([_document(piece, said.get(piece), window) for piece in pieces])
     else:
         for piece in pieces:
-            times = "" if window is None else f"{_time(piece.start)}-{_time(piece.end)}\t"
-            typer.echo(f"{piece.video}\t{times}{said.get(piece, '')}")
+            times = () if window is None else (f"{_time(piece.start)}-{_time(piece.end)}",)
+            display.line(piece.video, *times, said.get(piece, ""))
     if len(said) < len(pieces):
         raise typer.Exit(1)
+
+
+_UNREADABLE = re.compile(r"[\\\x00-\x1f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spamo_cache import bounded
 from spamo_cache.cli.setting import Features, Setting
 from spamo_cache.config import Pipeline
 from spamo_cache.errors import SpamoError
@@ -132,7 +133,7 @@ def key_of(test: Mapping[str, Any]) -> str:
 def read(path: Path) -> dict[str, Any]:
     """A JSON object; an empty one where there is none."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = bounded.read_json(path)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -15,7 +15,7 @@ from spamo_cache.config.pipeline import (
     TranslateConfig,
     TuningConfig,
 )
-from spamo_cache.config.places import home, named_file, roots, shipped
+from spamo_cache.config.places import expanded, home, named_file, roots, shipped
 from spamo_cache.config.spec import (
     CacheSpec,
     FramesSpec,
@@ -54,6 +54,7 @@ __all__ = [
     "TuningConfig",
     "Variant",
     "assignment",
+    "expanded",
     "home",
     "load",
     "named_file",

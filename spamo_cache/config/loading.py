@@ -13,10 +13,18 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import ValidationError
 
+from spamo_cache import bounded
 from spamo_cache.config.strict import StrictModel
 from spamo_cache.errors import ConfigError
 
 Model = TypeVar("Model", bound=StrictModel)
+
+# Far beyond any spec or pipeline.
+_MAX_BYTES = 1 << 18
+_MAX_VALUES = 10_000
+_MAX_DEPTH = 32
+_MAX_KEY = 200
+_MAX_BITS = 64
 
 
 def load(path: Path, model: type[Model], overrides: Sequence[str] = ()) -> Model:
@@ -58,15 +66,21 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Parse a YAML mapping; no tag can construct an object, and no key may stand twice."""
+    """Parse a YAML mapping; no tag can construct an object, and no key may stand twice.
+
+    Raises:
+        ConfigError: missing, unreadable, no YAML mapping, too large or too deep.
+    """
     try:
-        document = _from_yaml(path.read_text(encoding="utf-8"))
+        document = _from_yaml(bounded.read_text(path, _MAX_BYTES))
     except FileNotFoundError:
         raise ConfigError("no such file", where=path, remedy="check the name") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", where=path) from None
+    except ValueError as error:
         raise ConfigError(f"cannot be read: {error}", where=path) from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"is not valid YAML: {_flat(error)}", where=path) from None
+    except ConfigError as error:
+        raise ConfigError(f"is not valid YAML: {error.what}", where=path) from None
     if not isinstance(document, dict):
         raise ConfigError("holds no YAML mapping", where=path, remedy="start with `name: ...`")
     return document
@@ -88,12 +102,14 @@ def assignment(text: str, option: str = "--set") -> tuple[str, Any]:
         ConfigError: ``text`` is not of that form.
     """
     key, sign, value = text.partition("=")
-    if not sign or not all(key.split(".")):
-        raise ConfigError(f"{option} {text!r} is not of the form key=value or a.b=value")
+    if not sign or not all(key.split(".")) or key.count(".") >= _MAX_DEPTH:
+        shown = reprlib.repr(text)
+        raise ConfigError(f"{option} {shown} is not of the form key=value or a.b=value")
     try:
         return key, _from_yaml(value)
-    except (yaml.YAMLError, RecursionError, ValueError):
-        raise ConfigError(f"{option} {key}: {value!r} is not a YAML value") from None
+    except ConfigError:
+        shown = reprlib.repr(value)
+        raise ConfigError(f"{option} {key}: {shown} is not a YAML value") from None
 
 
 def _override(document: dict[str, Any], text: str) -> None:
@@ -109,15 +125,71 @@ def _override(document: dict[str, Any], text: str) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, with numbers as YAML 1.2 has them and duplicate keys refused."""
+    """The safe loader, with numbers as YAML 1.2 has them, and bounds.
+
+    Keys that stand twice, tags, and what is too deep or too large are refused. An alias counts
+    with all that it stands for: 415 bytes of them can describe more values than any memory holds.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._values = 0
+        self._depth = 0
+        self._deepest = 0
+        self._anchored: dict[str, tuple[int, int]] = {}
+        """Anchor -> how many values it stands for, how deep they are nested."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if self.check_event(yaml.AliasEvent):
+            if event.anchor in self.anchors and event.anchor not in self._anchored:
+                raise _fault_at(event, f"*{event.anchor} stands for a part of itself")
+            self._grow(event, *self._anchored.get(event.anchor, (0, 0)))
+            return super().compose_node(parent, index)
+        if event.tag is not None:
+            raise _fault_at(event, f"the tag {event.tag}: only plain values are read")
+        values, deepest, self._deepest = self._values, self._deepest, self._depth
+        self._grow(event, 1, 1)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if event.anchor is not None:
+            self._anchored[event.anchor] = self._values - values, self._deepest - self._depth
+        self._deepest = max(deepest, self._deepest)
+        return node
+
+    def _grow(self, event: Any, values: int, depth: int) -> None:
+        self._values += values
+        self._deepest = max(self._deepest, self._depth + depth)
+        if self._values > _MAX_VALUES:
+            raise _fault_at(event, f"more than {_MAX_VALUES:,} values")
+        if self._deepest > _MAX_DEPTH:
+            raise _fault_at(event, f"nested deeper than {_MAX_DEPTH}")
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = [key for index, key in enumerate(keys) if key in keys[:index]]
-        if twice:
-            raise yaml.composer.ComposerError(None, None, f"{twice[0]!r} twice", node.start_mark)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise _fault_at(key, f"{key.value!r:.{_MAX_KEY}} twice")
+                if len(key.value) > _MAX_KEY:
+                    raise _fault_at(key, f"a key of {len(key.value)} characters")
+                seen.add(key.value)
         return node
+
+    def construct_yaml_int(self, node: Any) -> int:
+        value: int = super().construct_yaml_int(node)
+        if value.bit_length() > _MAX_BITS:
+            raise _fault_at(node, f"a number of {value.bit_length()} bits")
+        return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
+def _fault_at(node: Any, what: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=what, problem_mark=node.start_mark)
 
 
 # SafeLoader takes 1e-3 for text, because it lacks the dot that YAML 1.1 asks for.
@@ -127,11 +199,19 @@ _Loader.add_implicit_resolver(
 
 
 def _from_yaml(text: str) -> Any:
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 (a safe loader's subclass)
+    """The value of a YAML text.
+
+    Raises:
+        ConfigError: it is no YAML, or out of bounds.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a safe loader's subclass)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(_flat(error)) from None
 
 
 def _flat(error: object) -> str:
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()).replace('in "<unicode string>", ', "at ")
 
 
 def _fault(document: Mapping[str, Any], model: type[StrictModel], item: Any) -> str:

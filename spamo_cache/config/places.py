@@ -55,7 +55,23 @@ def _folders(base: Path) -> set[str]:
 
 def home() -> Path:
     """Everything this user keeps between runs: ``SPAMO_HOME``, else ``~/.cache/spamo-cache``."""
-    return Path(os.environ.get("SPAMO_HOME") or "~/.cache/spamo-cache").expanduser()
+    return expanded(os.environ.get("SPAMO_HOME") or "~/.cache/spamo-cache")
+
+
+def expanded(path: str | Path) -> Path:
+    """``~`` and ``~name`` written out.
+
+    Raises:
+        ConfigError: there is no such user, or this one has no home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(
+            "the system knows no home folder for this",
+            where=path,
+            remedy="write the path out, or set HOME; SPAMO_HOME is the folder of spamo-cache",
+        ) from None
 
 
 # Roots are separated by ":", which stands in addresses too: after the scheme and before the port.

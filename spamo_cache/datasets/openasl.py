@@ -7,10 +7,10 @@ Its split ``valid`` is called ``dev`` here.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from spamo_cache import bounded
 from spamo_cache.config import TextConfig
 from spamo_cache.datasets import layout
 from spamo_cache.datasets.corpus import Corpus
@@ -68,7 +68,7 @@ def labels(root: Path) -> list[Path]:
 
 def _boxes(path: Path) -> Mapping[str, Box]:
     try:
-        document = json.loads(layout.read_text(path))
+        document = bounded.parse_json(layout.read_text(path))
         return {clip: _box(edges) for clip, edges in document.items()}
     except (AttributeError, TypeError, ValueError) as error:
         raise CorpusError(

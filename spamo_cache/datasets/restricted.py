@@ -4,6 +4,9 @@ Two corpora come with pickles. A pickle is a small program; here it may build co
 numbers and NumPy arrays of them, and the first other name in it is an error. Even NumPy's own
 reconstruction is replaced by plain Python, because ``dtype.__setstate__`` believes flags from the
 file and an object array with false flags takes bytes for pointers.
+
+A small program can also ask for a lot: 170 bytes describe a list of 2**50 items. Size, steps,
+nesting and the number of values are therefore bounded.
 """
 
 from __future__ import annotations
@@ -12,15 +15,24 @@ import io
 import math
 import pickle
 import re
-from collections.abc import Callable, Mapping
+import struct
+import tokenize
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from spamo_cache import bounded
 from spamo_cache.errors import CorpusError
 
 _CODE = re.compile(r"[<>|=]?(?:[bB?]1?|[iufcSU]\d+|O8?)")
+_MAX_BYTES = 1 << 27
+_MAX_STEPS = 10_000_000
+_MAX_VALUES = 5_000_000
+_MAX_DEPTH = 50
+_MAX_BITS = 1024
+"""Of a whole number. For comparison: CSL-Daily's labels take 3 million steps."""
 _UNREADABLE = (
     pickle.UnpicklingError,
     AttributeError,
@@ -33,6 +45,8 @@ _UNREADABLE = (
     RecursionError,
     TypeError,
     ValueError,
+    struct.error,
+    tokenize.TokenError,
 )
 
 
@@ -40,7 +54,7 @@ def load_pickle(path: Path) -> Any:
     """The plain data of a pickle; arrays come as NumPy arrays or nested lists of objects.
 
     Raises:
-        CorpusError: missing, damaged, or naming anything but plain data.
+        CorpusError: missing, damaged, out of bounds, or naming anything but plain data.
     """
     return _loaded(path, _bytes_of(path))
 
@@ -49,19 +63,19 @@ def load_npy(path: Path) -> Any:
     """What an ``.npy`` file holds; a 0-d object array gives the object itself.
 
     Raises:
-        CorpusError: missing, damaged, or naming anything but plain data.
+        CorpusError: missing, damaged, out of bounds, or naming anything but plain data.
     """
     data = _bytes_of(path)
     file = io.BytesIO(data)
     try:
-        version = np.lib.format.read_magic(file)
-        read_header = _HEADERS[version]
-        _, _, dtype = read_header(file)
-        if not dtype.hasobject:
-            return np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, KeyError, EOFError) as error:
+        shape, _, dtype = _HEADERS[np.lib.format.read_magic(file)](file)
+        if dtype.hasobject:
+            return _loaded(path, data[file.tell() :])
+        if math.prod(shape) * dtype.itemsize > len(data):
+            raise ValueError("it ends before its content")
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    except _UNREADABLE as error:
         raise CorpusError(f"is no NumPy file: {error}", where=path) from None
-    return _loaded(path, data[file.tell() :])
 
 
 _HEADERS: Mapping[tuple[int, int], Callable[[io.BytesIO], tuple[Any, bool, np.dtype[Any]]]] = {
@@ -72,14 +86,14 @@ _HEADERS: Mapping[tuple[int, int], Callable[[io.BytesIO], tuple[Any, bool, np.dt
 
 def _bytes_of(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return bounded.read(path, _MAX_BYTES)
     except OSError as error:
         raise CorpusError(f"cannot be read: {error.strerror}", where=path) from None
 
 
 def _loaded(path: Path, data: bytes) -> Any:
     try:
-        return _plain(_Restricted(io.BytesIO(data)).load())
+        return _Plain().of(_Restricted(io.BytesIO(data)).load())
     except _Refused as error:
         raise CorpusError(
             f"the pickle asks for {error}, which plain annotations never need; nothing was run",
@@ -94,13 +108,44 @@ class _Refused(Exception):  # noqa: N818
     pass
 
 
-class _Restricted(pickle.Unpickler):
-    """Knows the few names that builtin data and NumPy arrays are pickled with."""
+class _Budget:
+    """The work that one file may cost."""
+
+    def __init__(self) -> None:
+        self.left = _MAX_STEPS
+
+    def spend(self, steps: int) -> None:
+        self.left -= steps
+        if self.left < 0:
+            raise _Refused(f"more than {_MAX_STEPS:,} steps")
+
+
+class _Counted(dict[int, Any]):
+    """A table of opcodes; each that is looked up costs a step."""
+
+    def __init__(self, table: Mapping[int, Any], budget: _Budget) -> None:
+        super().__init__(table)
+        self._budget = budget
+
+    def __getitem__(self, code: int) -> Any:
+        self._budget.spend(1)
+        return super().__getitem__(code)
+
+
+_Unpickler: Any = pickle._Unpickler
+
+
+# In Python, not in C: there a file can ask for a table of any size (PUT 2147483647) and end the
+# process by the hash of a tuple in a tuple in a tuple, too deep for the stack.
+class _Restricted(_Unpickler):  # type: ignore[misc]
+    """Knows the few names and opcodes that builtin data and NumPy arrays are pickled with."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, encoding="latin1")
+        budget = _Budget()
         # Made anew for every file, so that no file can alter what the next one gets.
-        self._known = _reconstructors()
+        self._known = _reconstructors(budget)
+        self.dispatch = _Counted(_Unpickler.dispatch | self._own, budget)
 
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -110,7 +155,71 @@ class _Restricted(pickle.Unpickler):
             raise _Refused(f"{module}.{name}") from None
 
     def persistent_load(self, pid: Any) -> Any:
-        raise _Refused(f"an outside object {pid!r}")
+        raise _Refused(f"an outside object {pid!r:.100}")
+
+    def _checked_call(self) -> None:
+        if not isinstance(self.stack[-1], tuple) or len(self.stack[-1]) > _MAX_ARGUMENTS:
+            raise _Refused("an object made in an unusual way")
+        self.load_reduce()
+
+    def _checked_build(self) -> None:
+        if not isinstance(self.stack[-2], _Array | _Dtype):
+            raise _Refused("a change to an object that has no state")
+        self.load_build()
+
+    def _checked_item(self) -> None:
+        _check_keys(self.stack[-2:-1])
+        self.load_setitem()
+
+    def _checked_items(self) -> None:
+        _check_keys(self.stack[::2])
+        self.load_setitems()
+
+    def _checked_dict(self) -> None:
+        _check_keys(self.stack[::2])
+        self.load_dict()
+
+    def _checked_members(self) -> None:
+        _check_keys(self.stack)
+        self.load_additems()
+
+    def _checked_frozenset(self) -> None:
+        _check_keys(self.stack)
+        self.load_frozenset()
+
+    def _unusual(self) -> None:
+        raise _Refused("an object made in an unusual way")
+
+    _own: ClassVar[dict[int, Any]] = {
+        pickle.REDUCE[0]: _checked_call,
+        pickle.BUILD[0]: _checked_build,
+        pickle.SETITEM[0]: _checked_item,
+        pickle.SETITEMS[0]: _checked_items,
+        pickle.DICT[0]: _checked_dict,
+        pickle.ADDITEMS[0]: _checked_members,
+        pickle.FROZENSET[0]: _checked_frozenset,
+        **dict.fromkeys(
+            (
+                *(pickle.NEWOBJ[0], pickle.NEWOBJ_EX[0], pickle.OBJ[0]),
+                *(pickle.EXT1[0], pickle.EXT2[0], pickle.EXT4[0]),
+                # Its size is believed before its content is there.
+                *(pickle.BYTEARRAY8[0], pickle.NEXT_BUFFER[0], pickle.READONLY_BUFFER[0]),
+            ),
+            _unusual,
+        ),
+    }
+
+
+_SCALARS = (str, bytes, int, float, complex, bool, type(None), np.generic)
+_MAX_ARGUMENTS = 8
+
+
+def _check_keys(keys: Iterable[object]) -> None:
+    """Refuse what is slow to hash, or too deep for it."""
+    for key in keys:
+        flat = key if isinstance(key, tuple) else (key,)
+        if len(flat) > _MAX_ARGUMENTS or not all(isinstance(one, _SCALARS) for one in flat):
+            raise _Refused("a key that is no plain value")
 
 
 class _Dtype:
@@ -159,31 +268,38 @@ def _array(dtype: _Dtype, content: bytes, count: int) -> np.ndarray[Any, Any]:
     return np.frombuffer(content, kind)
 
 
-def _reconstructors() -> dict[tuple[str, str], Any]:
+def _reconstructors(budget: _Budget) -> dict[tuple[str, str], Any]:
     def dtype(code: str, *_: object) -> _Dtype:
         if not isinstance(code, str) or not _CODE.fullmatch(code):
-            raise _Refused(f"a dtype {code!r}")
+            raise _Refused(f"a dtype {code!r:.100}")
         return _Dtype(code)
 
     def reconstruct(*_: object) -> _Array:
         return _Array()
 
     def scalar(kind: _Dtype, content: bytes | str) -> Any:
+        budget.spend(len(content))
         raw = content.encode("latin1") if isinstance(content, str) else content
         return _array(kind, raw, 1)[0]
 
     def encode(text: str, codec: str) -> bytes:
         # Protocol 2 writes bytes as latin-1 text.
         if codec not in ("latin1", "latin-1"):
-            raise _Refused(f"the codec {codec!r}")
+            raise _Refused(f"the codec {codec!r:.100}")
+        budget.spend(len(text) // 8)
         return text.encode("latin-1")
+
+    def members(items: Sequence[object] = ()) -> set[object]:
+        budget.spend(8 * len(items))
+        _check_keys(items)
+        return set(items)
 
     def ndarray(*_: object) -> None:
         raise _Refused("an array made in an unusual way")
 
     known: dict[tuple[str, str], Any] = {
-        ("builtins", "set"): lambda items=(): set(items),
-        ("builtins", "frozenset"): lambda items=(): frozenset(items),
+        ("builtins", "set"): members,
+        ("builtins", "frozenset"): lambda items=(): frozenset(members(items)),
         ("builtins", "bytes"): lambda: b"",
         ("builtins", "complex"): lambda real, imaginary: complex(float(real), float(imaginary)),
         ("_codecs", "encode"): encode,
@@ -195,14 +311,49 @@ def _reconstructors() -> dict[tuple[str, str], Any]:
     return known
 
 
-def _plain(value: Any) -> Any:
-    """Stand-ins replaced by what they stand for, at any depth."""
-    if isinstance(value, _Array):
-        return _plain(value.content)
-    if isinstance(value, _Dtype):
-        return value.numpy()
-    if isinstance(value, dict):
-        return {_plain(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_plain(item) for item in value)
-    return value
+class _Plain:
+    """Stand-ins replaced by what they stand for; what is shared stays shared.
+
+    Written out, a document of shared lists can be larger than any memory: values are counted as
+    often as they stand in it.
+    """
+
+    def __init__(self) -> None:
+        self._done: dict[int, tuple[Any, int, int]] = {}
+        """Identity of a container -> what it became, its values, how deep they are nested."""
+
+    def of(self, value: Any) -> Any:
+        """The plain data of what an unpickler has made."""
+        return self._walk(value, 0)[0]
+
+    def _walk(self, value: Any, depth: int) -> tuple[Any, int, int]:
+        if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+            raise _Refused(f"a number of more than {_MAX_BITS} bits")
+        if not isinstance(value, _Array | _Dtype | dict | list | tuple):
+            return value, 1, 0
+        if id(value) not in self._done:
+            if depth > _MAX_DEPTH:
+                raise _Refused(f"data nested deeper than {_MAX_DEPTH}, or in itself")
+            self._done[id(value)] = self._open(value, depth + 1)
+        done, count, deep = self._done[id(value)]
+        if count > _MAX_VALUES:
+            raise _Refused(f"more than {_MAX_VALUES:,} values")
+        if depth + deep > _MAX_DEPTH:
+            raise _Refused(f"data nested deeper than {_MAX_DEPTH}")
+        return done, count, deep
+
+    def _open(self, value: Any, depth: int) -> tuple[Any, int, int]:
+        if isinstance(value, _Array):
+            return self._walk(value.content, depth)
+        if isinstance(value, _Dtype):
+            return value.numpy(), 1, 0
+        inside = value.values() if isinstance(value, dict) else value
+        walked = [self._walk(item, depth) for item in inside]
+        found = [item for item, _, _ in walked]
+        made = dict(zip(value, found, strict=True)) if isinstance(value, dict) else found
+        count = 1 + sum(count for _, count, _ in walked)
+        return (
+            tuple(found) if isinstance(value, tuple) else made,
+            count,
+            1 + max((deep for _, _, deep in walked), default=0),
+        )

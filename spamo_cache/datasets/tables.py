@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 
+from spamo_cache import bounded
 from spamo_cache.datasets import columns
 from spamo_cache.errors import CorpusError
 
@@ -33,6 +34,8 @@ _MARKS = {
 }
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _LINE_END = re.compile(r"\r\n|\r|\n")
+_LARGEST = 1 << 32
+"""Bytes of a table: millions of clips, and key points beside them."""
 _LONGEST_CELL = 1 << 26
 """Characters; the csv module's own limit of 131,072 is less than a clip's key points."""
 
@@ -44,7 +47,7 @@ def decoded(path: Path) -> str:
         CorpusError: in another encoding; the first byte that does not fit is named.
         OSError: the file cannot be read.
     """
-    data = path.read_bytes()
+    data = bounded.read(path, _LARGEST)
     mark = next((mark for mark in _MARKS if data.startswith(mark)), b"")
     data, encoding = data[len(mark) :], _MARKS.get(mark, "utf-8")
     if not mark and b"\0" in data[:4]:
@@ -269,8 +272,8 @@ def _objects(text: str, path: Path) -> Iterator[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            found = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            found = bounded.parse_json(line)
+        except ValueError as error:
             raise CorpusError(f"line {number} is no JSON: {error}", where=path) from None
         if not isinstance(found, dict):
             raise CorpusError(

@@ -23,7 +23,7 @@ def local(weights: str, base: Path) -> Path | None:
     Raises:
         WeightsError: it is plainly meant as a path and nothing is there.
     """
-    path = base / Path(weights).expanduser()
+    path = base / config.expanded(weights)
     if path.exists():
         return path
     if weights.startswith((".", "/", "~")) or weights.endswith(("/", *_SUFFIXES)):

@@ -13,11 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from rouge_score.rouge_scorer import RougeScorer
-from rouge_score.tokenizers import DefaultTokenizer
-
+from spamo_cache import compat
 from spamo_cache.evaluate.measure import Measure, mean_of
 from spamo_cache.evaluate.words import unspaced, words
+
+with compat.some_home():
+    from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.tokenizers import DefaultTokenizer
 
 _BETA = 1.2
 _VERSION = version("rouge-score")

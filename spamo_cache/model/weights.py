@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from spamo_cache import checkpoints
+from spamo_cache.config import expanded
 from spamo_cache.errors import WeightsError
 
 _TABLES = (
@@ -35,7 +36,7 @@ def locate(weights: str, base: Path) -> Path:
         WeightsError: neither a model's folder nor a hub id that can be reached, or a folder with
             Git LFS pointers or web pages in place of its files.
     """
-    folder = base / Path(weights).expanduser()
+    folder = base / expanded(weights)
     if (folder / "config.json").is_file():
         folder = folder.resolve()
     elif weights.startswith(".") or not checkpoints.is_hub_id(weights):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from spamo_cache import bounded
 from spamo_cache.errors import SpamoError
 
 
@@ -20,7 +20,7 @@ def read_object(path: Path) -> dict[str, Any]:
 def parsed(path: Path) -> Any:
     """The content of a JSON file; None if there is no such file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return bounded.read_json(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
@@ -30,7 +30,7 @@ def parsed(path: Path) -> Any:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """JSON Lines; an absent file is empty, and a last line cut off by a kill is left out."""
     try:
-        rows = path.read_text(encoding="utf-8").split("\n")
+        rows = bounded.read_text(path, bounded.MAX_JSON_BYTES).split("\n")
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
@@ -41,7 +41,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         if not row.strip():
             continue
         try:
-            value = json.loads(row)
+            value = bounded.parse_json(row)
         except ValueError as error:
             if position == len(rows):
                 break

@@ -7,13 +7,18 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spamo_cache.errors import DamagedError, StoreError, UsageError
+
+if TYPE_CHECKING:
+    from spamo_cache.store.web import Web
 
 _RETRIES = 3
 
 _clients: dict[tuple[int, str, str | None], Any] = {}
+_webs: dict[int, Web] = {}
+"""By process: a child that was forked must not talk on its parent's connections."""
 
 
 def obstore() -> Any:
@@ -31,8 +36,25 @@ def obstore() -> Any:
     return library
 
 
+def web() -> Web:
+    """What reads from web servers; made once in each process.
+
+    Raises:
+        UsageError: urllib3, an extra, is not installed.
+    """
+    try:
+        from spamo_cache.store.web import Web  # noqa: PLC0415 (needed for remote roots only)
+    except ModuleNotFoundError:
+        raise UsageError(
+            "remote roots need urllib3", remedy="pip install 'spamo-cache[remote]'"
+        ) from None
+    if os.getpid() not in _webs:
+        _webs[os.getpid()] = Web(_RETRIES)
+    return _webs[os.getpid()]
+
+
 def connected(url: str) -> Any:
-    """A client for the server, or the bucket, of an address; made once in each process.
+    """A client for the bucket of an address; made once in each process.
 
     Raises:
         StoreError: in a process forked from one that has used any.
@@ -55,23 +77,21 @@ def connected(url: str) -> Any:
 
 def _connect(base: str, endpoint: str | None) -> Any:
     stores = obstore().store
-    scheme, _, host = base.partition("://")
     options: dict[str, Any] = {
         # Plain HTTP only where the user's own address says so.
-        "allow_http": scheme == "http" or (endpoint or "").startswith("http:"),
+        "allow_http": (endpoint or "").startswith("http:"),
         "connect_timeout": "10s",
         "read_timeout": "60s",
         "timeout": "1h",
     }
     patience: dict[str, Any] = {"max_retries": _RETRIES, "retry_timeout": timedelta(minutes=2)}
-    if scheme == "s3":
-        return stores.S3Store(host, client_options=options, retry_config=patience)
-    return stores.HTTPStore.from_url(base, client_options=options, retry_config=patience)
+    bucket = base.removeprefix("s3://")
+    return stores.S3Store(bucket, client_options=options, retry_config=patience)
 
 
 @contextmanager
 def told(path: object) -> Iterator[None]:
-    """Turn what obstore raises into this package's errors."""
+    """Turn what obstore raises, and an answer that is too slow, into this package's errors."""
     errors = obstore().exceptions
     try:
         yield
@@ -84,15 +104,9 @@ def told(path: object) -> Iterator[None]:
             remedy="check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for a public bucket set"
             " AWS_SKIP_SIGNATURE=true",
         ) from None
-    except errors.NotSupportedError:
-        raise StoreError(
-            "the server gives no ranges of files",
-            where=path,
-            remedy="pull the store, or serve it by nginx, Caddy, Apache or S3",
-        ) from None
     except ValueError as error:
         raise StoreError(f"no file can be called so: {_short(error)}", where=path) from None
-    except errors.BaseError as error:
+    except (errors.BaseError, TimeoutError) as error:
         raise StoreError(
             f"the server does not answer as it should: {_short(error)}",
             where=path,

@@ -7,20 +7,27 @@ pickled and shared. Clients are made on first use, one per server and process.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
+from spamo_cache import config
 from spamo_cache.errors import DamagedError, StoreError, UsageError
 from spamo_cache.store import webindex
-from spamo_cache.store.client import connected, missing, obstore, told
+from spamo_cache.store.client import connected, missing, obstore, told, web
+from spamo_cache.store.pace import Pace
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _NEAR_BYTES = 1 << 16
 """Bytes between two parts that are sooner read than asked for apart."""
+_REQUESTS = 8
+"""Parts of one file that are asked for beside each other."""
+_IN_PATHS = "/~!$&'()*+,;=:@"
+"""What a path of an address may hold as it is, besides letters, digits and ``-._``."""
 _LISTED = 1000
 _MAX_LISTS = 1000
 """Requests for lists, of up to a thousand names each, that one question may cost."""
@@ -80,14 +87,14 @@ class RemotePath:
     @property
     def key(self) -> str:
         """The name of the file for its server."""
-        parts = urlsplit(self.url)
-        return (self.url.split("/", 3)[3:] or [""])[0] if self.writable else unquote(parts.path[1:])
+        key = (self.url.split("/", 3)[3:] or [""])[0]
+        return key if self.writable else unquote(key)
 
     # --- reading --------------------------------------------------------------------------------
 
     def exists(self) -> bool:
         """Whether there is such a file; a folder is not one."""
-        return self._head() is not None
+        return self._size() is not None
 
     def is_symlink(self) -> bool:
         """Never: asked of local paths, too."""
@@ -99,10 +106,10 @@ class RemotePath:
         Raises:
             DamagedError: there is none.
         """
-        head = self._head()
-        if head is None:
+        found = self._size()
+        if found is None:
             raise missing(self)
-        return int(head["size"])
+        return found
 
     def read(self, limit: int) -> bytes:
         """The whole file of at most ``limit`` bytes, by one request.
@@ -112,13 +119,12 @@ class RemotePath:
             StoreError: the server cannot be reached or refuses.
         """
 
-        def load(client: Any, key: str) -> bytes:
-            found = obstore().get(client, key)
-            if found.meta["size"] > limit:
+        found = bytearray()
+        for block in self.blocks():
+            found += block
+            if len(found) > limit:
                 raise DamagedError(f"is larger than the {limit} bytes it may have", where=self)
-            return bytes(found.bytes())
-
-        return self._ask(load)
+        return bytes(found)
 
     def ranges(self, starts: Sequence[int], ends: Sequence[int]) -> list[Buffer]:
         """Parts of the file from each start to its end; neighbours come by one request.
@@ -127,31 +133,59 @@ class RemotePath:
             DamagedError: the file is missing or ends before.
             StoreError: the server cannot be reached, refuses, or has no ranges.
         """
+        spans = _joined(starts, ends)
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            loaded = dict(zip(spans, pool.map(lambda span: self._span(*span), spans), strict=True))
+        found: list[Buffer] = []
+        for start, end in zip(starts, ends, strict=True):
+            first, data = next((f, d) for (f, s), d in loaded.items() if f <= start and end <= s)
+            found.append(data[start - first : end - first])
+        return found
 
-        def load(client: Any, key: str) -> list[Buffer]:
-            ranges = {"starts": starts, "ends": ends, "coalesce": _NEAR_BYTES}
-            return list(obstore().get_ranges(client, key, **ranges))
-
-        parts = self._ask(load) if starts else []
-        for part, start, end in zip(parts, starts, ends, strict=True):
-            if memoryview(part).nbytes != end - start:
-                raise DamagedError(f"ends before byte {end}", where=self)
-        return parts
+    def _span(self, start: int, end: int) -> memoryview:
+        """Exactly the bytes from ``start`` to ``end``; more are not taken from the server."""
+        found = bytearray()
+        for block in self._stream(start, end):
+            found += block
+            if len(found) > end - start:
+                raise DamagedError("the server sends more than it was asked for", where=self)
+        if len(found) < end - start:
+            raise DamagedError(f"ends before byte {end}", where=self)
+        return memoryview(found)
 
     def blocks(self) -> Iterator[Buffer]:
-        """The whole file as a stream, by one request.
+        """The whole file as a stream, by one request; it is for the caller to end it.
 
         Raises:
             DamagedError: it is missing.
-            StoreError: the server cannot be reached or refuses, also halfway.
+            StoreError: the server cannot be reached, refuses or is too slow, also halfway.
         """
-        stream = iter(self._ask(lambda client, key: obstore().get(client, key).stream()))
+        return self._stream()
+
+    def _stream(self, start: int | None = None, end: int | None = None) -> Iterator[Buffer]:
+        if not self.writable:
+            yield from web().blocks(self._address, start, end)
+            return
+        options = {} if start is None else {"range": (start, end)}
+        with told(self):
+            got = obstore().get(connected(self.url), self.key, options=options)
+            # Each block as it comes: a server may take for ever over a larger one.
+            stream: Iterator[Buffer] = iter(got.stream(min_chunk_size=1))
+        pace = Pace()
         while True:
-            with told(self):
+            with told(self), pace.waiting() as received:
+                pace.left()
                 block = next(stream, None)
+                received(0 if block is None else memoryview(block).nbytes)
             if block is None:
                 return
             yield block
+
+    @property
+    def _address(self) -> str:
+        """The whole address as a web server wants it."""
+        server = "/".join(self.url.split("/")[:3])
+        return f"{server}/{quote(self.key, safe=_IN_PATHS)}"
 
     def folders(self) -> list[str]:
         """Names of the folders right below, sorted.
@@ -246,6 +280,12 @@ class RemotePath:
         self._ask(lambda client, key: obstore().put(client, key, data, use_multipart=False))
         return True
 
+    def _size(self) -> int | None:
+        if not self.writable:
+            return web().size(self._address)
+        head = self._head()
+        return None if head is None else int(head["size"])
+
     def _head(self) -> Any:
         def look(client: Any, key: str) -> Any:
             try:
@@ -260,6 +300,17 @@ class RemotePath:
             return question(connected(self.url), self.key)
 
 
+def _joined(starts: Sequence[int], ends: Sequence[int]) -> list[tuple[int, int]]:
+    """Ranges that hold all of these, near ones joined."""
+    spans: list[tuple[int, int]] = []
+    for start, end in sorted(zip(starts, ends, strict=True)):
+        if spans and start - spans[-1][1] <= _NEAR_BYTES:
+            spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
+        else:
+            spans.append((start, end))
+    return spans
+
+
 Location = Path | RemotePath
 """Where a root, a store or a file of one lies."""
 
@@ -271,10 +322,19 @@ def location(text: str | Location) -> Location:
         UsageError: another kind of address, or one with more in it than a place.
     """
     if isinstance(text, RemotePath) or "://" not in str(text):
-        return text if isinstance(text, RemotePath) else Path(text).expanduser()
-    parts = urlsplit(str(text))
-    if parts.scheme not in {"s3", "http", "https"} or not parts.netloc:
-        raise UsageError("no root can lie there", where=text, remedy="s3://, https:// or a folder")
+        return text if isinstance(text, RemotePath) else config.expanded(text)
+    elsewhere = UsageError(
+        "no root can lie there", where=text, remedy="s3://, https:// or a folder"
+    )
+    try:
+        parts = urlsplit(str(text))
+        known = parts.scheme in {"s3", "http", "https"} and bool(parts.hostname)
+        # A port that is none raises as well.
+        known = known and parts.port != 0
+    except ValueError:
+        raise elsewhere from None
+    if not known:
+        raise elsewhere
     if parts.query or parts.fragment or "@" in parts.netloc:
         raise UsageError(
             "an address of a root holds no password, query or fragment",

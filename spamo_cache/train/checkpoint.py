@@ -28,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from spamo_cache import bounded
 from spamo_cache.config import Pipeline, load
 from spamo_cache.errors import SpamoError, UsageError
 from spamo_cache.store import files
@@ -169,7 +170,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Raises SpamoError for a file that is missing or no JSON object."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = bounded.read_json(path)
     except (OSError, ValueError) as error:
         raise SpamoError(f"cannot be read: {error}", where=path) from error
     if not isinstance(value, dict):

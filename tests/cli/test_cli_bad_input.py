@@ -84,6 +84,8 @@ BAD = [
     ("empty run", "evaluate empty", 2, "empty"),
     ("missing run", "translate none frames/test-0", 2, "none"),
     ("missing video", "translate empty none.mp4", 2, "none.mp4"),
+    ("backslash", r"translate empty 'back\slash.mp4'", 2, "a name with a backslash"),
+    ("control character", "translate empty 'new\nline.mp4'", 2, "a control character"),
     ("missing run", "analyze none", 2, "none"),
     ("empty run", "analyze empty", 2, "empty"),
     ("missing run", "report none", 2, "none"),
@@ -107,6 +109,8 @@ def messy(lab: Path) -> None:
     (lab / "type.yaml").write_text(wrong, encoding="utf-8")
     lost = spec.replace("weights: clip-vision", "weights: lost-weights")
     (lab / "lost.yaml").write_text(lost, encoding="utf-8")
+    for name in ("back\\slash.mp4", "new\nline.mp4"):
+        (lab / name).write_bytes(b"")
     (lab / "short.csv").write_text("id,split\na,test\n", encoding="utf-8")
 
 

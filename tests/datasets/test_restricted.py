@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
+import time
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +151,84 @@ def test_damaged_files_are_one_clear_error(tmp_path: Path, content: bytes) -> No
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="cannot be read"):
         restricted.load_pickle(tmp_path / "absent.pkl")
+
+
+# --- small files that ask for a lot ---------------------------------------------------------------
+
+
+def shared(levels: int, last: bytes) -> bytes:
+    """A pickle whose every level stands twice in the next one: 2**levels values written out."""
+    made = [last + b"q\x00"]
+    for level in range(levels):
+        twice = bytes([ord("h"), level]) * 2
+        made.append(b"](" + twice + b"e" if last == b"]" else twice + b"\x86")
+        made.append(bytes([ord("q"), level + 1]))
+    return b"".join(made)
+
+
+TUPLES = shared(40, b")")
+DEEP = b")" + b"\x85" * 100_000
+TEXT = b"X" + (1 << 16).to_bytes(4, "little") + b"a" * (1 << 16)
+ASKING = {
+    "shared lists": b"\x80\x03" + shared(40, b"]") + b".",
+    "shared tuples": b"\x80\x03" + TUPLES + b".",
+    "a key that takes for ever to hash": b"\x80\x03}" + TUPLES + b"Ns.",
+    "a member that takes for ever to hash": b"\x80\x04\x8f(" + TUPLES + b"\x90.",
+    "a key too deep for the stack": b"\x80\x03}" + DEEP + b"Ns.",
+    "tuples in each other": b"\x80\x03" + DEEP + b".",
+    "a list in itself": b"\x80\x03]q\x00h\x00a.",
+    "a buffer of 64 GiB": b"\x80\x05\x96" + (1 << 36).to_bytes(8, "little") + b".",
+    "a long text made bytes many times": b"\x80\x02c_codecs\nencode\nq\x00"
+    + TEXT
+    + b"X\x06\x00\x00\x00latin1\x86q\x01"
+    + b"h\x00h\x01R" * 5000
+    + b".",
+    "a list made a set many times": b"\x80\x02c__builtin__\nset\nq\x00]("
+    + b"K\x01" * 10_000
+    + b"e\x85q\x01"
+    + b"h\x00h\x01R" * 5000
+    + b".",
+    "a number of 100,000 bits": pickle.dumps(1 << 100_000),
+    "an extension": b"\x80\x02\x82\x01.",
+}
+
+
+def peak() -> int:
+    """Bytes of memory that this process has ever held at once."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@pytest.mark.parametrize("kind", ASKING)
+def test_what_a_small_pickle_may_cost_is_bounded(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "labels.pkl"
+    path.write_bytes(ASKING[kind])
+    started, before = time.process_time(), peak()
+    with pytest.raises(CorpusError, match="nothing was run"):
+        restricted.load_pickle(path)
+    assert time.process_time() - started < 5
+    assert peak() - before < 1 << 30
+
+
+def test_a_memo_as_large_as_memory_is_not_made(tmp_path: Path) -> None:
+    path = tmp_path / "labels.pkl"
+    path.write_bytes(b"Np2147483647\n.")
+    before = peak()
+    assert restricted.load_pickle(path) is None
+    assert peak() - before < 1 << 30
+
+
+def test_lists_that_are_shared_now_and_then_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "labels.pkl"
+    gloss = ["NORD", "REGEN"]
+    document = {k: {"gloss": gloss, "word": (gloss, gloss)} for k in range(100)}
+    path.write_bytes(pickle.dumps(document))
+    assert restricted.load_pickle(path) == document
+
+
+def test_an_array_that_claims_more_than_its_file_holds_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "train_info.npy"
+    with path.open("wb") as file:
+        header = {"descr": "<f8", "fortran_order": False, "shape": (1 << 40,)}
+        np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(CorpusError, match="is no NumPy file: it ends before its content"):
+        restricted.load_npy(path)

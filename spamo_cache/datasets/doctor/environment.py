@@ -106,7 +106,7 @@ def _weights() -> dict[str, str]:
         for place in places
         for path in sorted(place.rglob("*.safetensors"))
     }
-    home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
+    home = config.expanded(os.environ.get("HF_HOME") or "~/.cache/huggingface")
     hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
     cached = hub.glob("models--*/snapshots/*/*")
     for path in sorted(path for path in cached if path.suffix in (".safetensors", ".bin")):
@@ -122,7 +122,7 @@ def _weights() -> dict[str, str]:
 def _place(root: str) -> dict[str, Any]:
     if "://" in root:
         return _remote(root)
-    path = Path(root).expanduser()
+    path = config.expanded(root)
     nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     return {
         "kind": "local",

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from spamo_cache import bounded
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.datasets.signed_weather.animate import FPS, perform
 from spamo_cache.datasets.signed_weather.grammar import ClipPlan, clips
@@ -85,7 +86,7 @@ def _claim(root: Path, card: dict[str, object]) -> None:
         root.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             _write(path, json.dumps(card).encode())
-        found = json.loads(path.read_text())
+        found = bounded.read_json(path)
     except OSError as error:
         raise CorpusError(f"cannot be written: {error}", where=root) from None
     except ValueError:

@@ -1,0 +1,78 @@
+"""Files and JSON that anybody may have written: read within bounds, or refused.
+
+A small file can cost hours, and a pipe or a device never ends. What is read here is a regular
+file of a size that was asked for, and JSON that is nested no deeper than people nest it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+MAX_JSON_BYTES = 1 << 28
+_MAX_DEPTH = 64
+
+
+def read(path: Path, limit: int) -> bytes:
+    """All of a regular file, links followed.
+
+    Raises:
+        OSError: missing, unreadable, a pipe or a device, or larger than ``limit`` bytes.
+    """
+    # Without O_NONBLOCK, opening a pipe waits for somebody to write into it.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file", str(path))
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"is larger than {limit:,} bytes", str(path))
+    return data
+
+
+def read_text(path: Path, limit: int) -> str:
+    """All of a regular file of UTF-8 text, with or without a byte order mark.
+
+    Raises:
+        OSError: as :func:`read`.
+        ValueError: it is not UTF-8.
+    """
+    try:
+        return read(path, limit).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8 text (byte {error.start})") from None
+
+
+def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        OSError: as :func:`read`.
+        ValueError: it is not UTF-8, no JSON, or nested too deep.
+    """
+    return parse_json(read_text(path, limit))
+
+
+def parse_json(text: str) -> Any:
+    """The value that a JSON text stands for.
+
+    Raises:
+        ValueError: no JSON, or nested too deep.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"is nested deeper than {_MAX_DEPTH}") from None
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(_MAX_DEPTH):
+        inside = [node.values() if isinstance(node, dict) else node for node in level]
+        level = [one for nodes in inside for one in nodes if isinstance(one, dict | list)]
+        if not level:
+            return value
+    raise ValueError(f"is nested deeper than {_MAX_DEPTH}")
