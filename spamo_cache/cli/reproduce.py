@@ -5,7 +5,6 @@ Calls what the single commands call: doing the stages by hand gives the same num
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -192,13 +191,11 @@ def _run(
         stage.bytes = sum(map(size_of, local))
     with stages.stage("train") as stage:
         given = [f"{stream}={path}" for stream, path in extracted.stores.items()]
-        trained, run = train_command.run(
-            *pipeline, store, out / loaded.name, resume=True, given=given
-        )
+        trained, run = train_command.run(*pipeline, store, out / loaded.name, given=given)
         stage.reused, stage.bytes = trained.reused, size_of(run / "model.safetensors")
     with stages.stage("evaluate") as stage:
         before = _written(run / "evaluation" / "test.json")
-        card = evaluate_command.run(run, "test", device=device)
+        card = evaluate_command.run(run, "test", device=device, store=store)
         stage.reused = before == _written(run / "evaluation" / "test.json")
         stage.bytes = size_of(run / "evaluation")
     with stages.stage("report") as stage:
@@ -271,9 +268,9 @@ def _show(found: Reproduction) -> None:
     typer.echo(f"report: {found.report.resolve()}")
 
 
-def _sample(run: Path) -> list[dict[str, str]]:
+def _sample(run: Path) -> list[dict[str, Any]]:
     """Translations spread evenly over the test set."""
-    table = run / "evaluation" / "test.hypotheses.jsonl"
-    lines = table.read_text(encoding="utf-8").splitlines()
-    step = max(1, len(lines) // SHOWN)
-    return [json.loads(line) for line in lines[::step][:SHOWN]]
+    from spamo_cache.evaluate.answers import read_table
+
+    lines = read_table(run, "test")
+    return lines[:: max(1, len(lines) // SHOWN)][:SHOWN]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from spamo_cache.errors import SpamoError
 
 if TYPE_CHECKING:
     from spamo_cache.config import Experiment
@@ -99,12 +100,15 @@ class Results:
 
     def _kept(self) -> dict[str, Mapping[str, Any]]:
         """Entries of an earlier call with the same corpus, settings and seeds."""
+        from spamo_cache.store import sealed
+
         try:
-            document = json.loads(self._path.read_text(encoding="utf-8"))
+            document = sealed.read(self._path)
             if any(document[key] != value for key, value in self._common.items()):
                 return {}
             return {entry["name"]: entry for entry in document["experiments"]}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (SpamoError, KeyError, TypeError):
+            # None yet, or one that is no good: what there is of runs is found by their identity.
             return {}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +11,12 @@ from typing import Any
 
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Clip
-from spamo_cache.errors import UsageError
+from spamo_cache.errors import DamagedError, UsageError
 from spamo_cache.evaluate.measure import Measure
 from spamo_cache.evaluate.metrics import sentence_bleu
 from spamo_cache.model.text import normalise
 from spamo_cache.train.batches import Examples
+from spamo_cache.train.checkpoint import read_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,9 +96,16 @@ def read_table(run: Path, name: str) -> list[dict[str, Any]]:
 
     Raises:
         UsageError: the run was not evaluated so.
+        DamagedError: they are not those that its card was made of.
     """
     path = table_file(run, name)
     if not path.is_file():
         raise UsageError(f"was not evaluated on {name}", where=run, remedy="evaluate it first")
-    with path.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+    data, card = path.read_bytes(), read_json(path.with_name(f"{name}.json"))
+    if card["table_sha256"] != hashlib.sha256(data).hexdigest():
+        raise DamagedError(
+            "is not what the evaluation wrote",
+            where=path,
+            remedy="remove it, and evaluate the run again",
+        )
+    return [json.loads(line) for line in data.split(b"\n")[:-1]]

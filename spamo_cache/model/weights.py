@@ -42,13 +42,18 @@ def locate(weights: str, base: Path) -> Path:
     folder = base / Path(weights).expanduser()
     if (folder / "config.json").is_file():
         return folder.resolve()
-    if not _HUB.fullmatch(weights) or weights.startswith("."):
+    if not is_hub_id(weights):
         raise WeightsError(
             "is no folder of a model (config.json is missing)",
             where=folder,
             remedy="set llm.weights to a Hugging Face folder or to org/name@revision",
         )
     return _fetch(weights)
+
+
+def is_hub_id(weights: str) -> bool:
+    """Whether a name may be that of a hub repository: ``org/name[@revision]``."""
+    return bool(_HUB.fullmatch(weights)) and not weights.startswith(".")
 
 
 def _fetch(weights: str) -> Path:

@@ -15,6 +15,7 @@ from torch import nn
 from spamo_cache.config import Pipeline
 from spamo_cache.errors import StoreError
 from spamo_cache.model.rows import Packed
+from spamo_cache.store.records import Attributes
 from spamo_cache.store.remote import Location
 
 
@@ -29,6 +30,11 @@ class Features(Protocol):
     def fingerprint(self) -> str: ...
     @property
     def path(self) -> Location | None: ...
+    @property
+    def about(self) -> Attributes | None:
+        """What the store says about itself; None for features held in memory."""
+        ...
+
     def state(self, clip: str) -> Literal["ok", "failed", "absent"]: ...
     def reason(self, clip: str) -> str | None: ...
     def rows(self, clip: str) -> int: ...
@@ -64,6 +70,7 @@ class MemoryFeatures:
     """Features held in memory: clip id -> (rows, width) array, all of one width and dtype."""
 
     path: Path | None = None
+    about: Attributes | None = None
 
     def __init__(
         self, arrays: Mapping[str, np.ndarray], failed: Mapping[str, str] | None = None
