@@ -198,5 +198,5 @@ def _score(folder: Path, run: Mapping[str, Any] | None, metric: str) -> Score | 
     known = read_card(card)
     if metric not in known.metrics:
         return f"its test has no {metric}"
-    low, high = known.intervals.get(metric, (None, None))
-    return Score(known.metrics[metric], None if low is None else (high - low) / 2)
+    bounds = known.intervals.get(metric)
+    return Score(known.metrics[metric], None if bounds is None else (bounds[1] - bounds[0]) / 2)

@@ -213,7 +213,9 @@ class Needs:
         from spamo_cache.datasets.manifest import Manifest
 
         spec, path = inputs.spec_used(pipeline, self.base)
-        clips = self.manifest and Manifest.read(self.manifest, corpus=pipeline.corpus)
+        clips = None
+        if self.manifest is not None:
+            clips = Manifest.read(self.manifest, corpus=pipeline.corpus)
         table, stores = features.load(
             pipeline, spec, manifest=clips, store=self.store, given=self.given
         )
