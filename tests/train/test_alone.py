@@ -30,10 +30,10 @@ def test_a_folder_that_is_being_trained_into_is_refused_until_its_process_is_dea
     with subprocess.Popen([sys.executable, "-c", HOLD, str(out)], **pipes) as other:
         assert other.stdout.readline() == "held\n"
         with pytest.raises(UsageError, match="another process"):
-            toy.run(out, toy.pipeline(**SMALL), resume=True)
+            toy.run(out, toy.pipeline(**SMALL))
         other.kill()
         other.wait()
-    assert not toy.run(out, toy.pipeline(**SMALL), resume=True).reused
+    assert not toy.run(out, toy.pipeline(**SMALL)).reused
     assert toy.run(out, toy.pipeline(**SMALL)).reused
 
 
@@ -41,7 +41,8 @@ def test_a_claim_that_a_kill_cut_short_is_no_hindrance(toy, tmp_path):
     out = tmp_path / "run"
     out.mkdir()
     (out / "lock").touch()
-    (out / ".config.yaml.abcd").write_text("name: to")
+    (out / f"0123456789ab.1.1.{'0' * 16}.tmp").mkdir()
+    (out / "config.yaml").write_text("name: to")
     assert not toy.run(out, toy.pipeline(**SMALL)).reused
 
 

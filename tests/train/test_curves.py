@@ -43,7 +43,7 @@ def test_tensorboard_shows_every_line_once_even_after_a_kill(toy, tmp_path, monk
         patch.setattr(Trainer, "_after", killed)
         with pytest.raises(KeyboardInterrupt):
             toy.run(tmp_path / "run", config)
-    toy.run(tmp_path / "run", config, resume=True)
+    toy.run(tmp_path / "run", config)
     found = drawn(tmp_path / "run")
     for tag, points in found.items():
         stage, _, name = tag.partition("/")

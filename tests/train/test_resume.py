@@ -39,7 +39,7 @@ def test_resumed_equals_uninterrupted(toy, finished, tmp_path, monkeypatch, plac
     with pytest.raises(KilledError):
         toy.run(tmp_path / "run")
     monkeypatch.undo()
-    summary = toy.run(tmp_path / "run", resume=True)
+    summary = toy.run(tmp_path / "run")
     assert results(tmp_path / "run") == results(finished[0])
     assert summary.best_bleu == finished[1].best_bleu
     assert not (tmp_path / "run" / "resume.safetensors").exists()
@@ -56,9 +56,7 @@ def test_resumes_after_sigkill(toy, finished, tmp_path):
     )
     assert child.returncode == -signal.SIGKILL, child.stderr
     assert not (tmp_path / "run" / "done.json").exists()
-    with pytest.raises(UsageError, match="--resume"):
-        toy.run(tmp_path / "run")
-    toy.run(tmp_path / "run", resume=True)
+    toy.run(tmp_path / "run")
     assert results(tmp_path / "run") == results(finished[0])
 
 
@@ -67,7 +65,7 @@ def test_goes_on_with_other_curves(toy, finished, tmp_path, monkeypatch):
     with pytest.raises(KilledError):
         toy.run(tmp_path / "run")
     monkeypatch.undo()
-    toy.run(tmp_path / "run", toy.pipeline(log=["tensorboard"]), resume=True)
+    toy.run(tmp_path / "run", toy.pipeline(log=["tensorboard"]))
     assert results(tmp_path / "run") == results(finished[0])
     assert list((tmp_path / "run" / "tensorboard").iterdir())
     assert toy.run(tmp_path / "run", toy.pipeline(name="another", question="why?")).reused
@@ -83,7 +81,7 @@ def test_refuses_to_go_on_with_other_features(toy, tmp_path, monkeypatch):
     stores["spatial"]._arrays["dev/0"] = stores["spatial"]._arrays["dev/0"] + 1
     before = results(tmp_path / "run", "metrics.jsonl", "run.json", "resume.safetensors")
     with pytest.raises(UsageError, match=r"stores\.spatial"):
-        toy.run(tmp_path / "run", stores=stores, resume=True)
+        toy.run(tmp_path / "run", stores=stores)
     assert before == results(tmp_path / "run", *before)
 
 
@@ -92,7 +90,7 @@ def test_kill_while_writing_leaves_the_old_state(tmp_path, monkeypatch):
 
     target = tmp_path / "state"
     checkpoint.write_atomic(target, b"old")
-    monkeypatch.setattr(checkpoint.os, "fsync", lambda _: (_ for _ in ()).throw(KilledError))
+    monkeypatch.setattr(checkpoint.files, "sync", lambda _: (_ for _ in ()).throw(KilledError))
     with pytest.raises(KilledError):
         checkpoint.write_atomic(target, b"new")
     assert target.read_bytes() == b"old"

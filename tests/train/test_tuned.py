@@ -108,7 +108,7 @@ def test_resumed_equals_uninterrupted(toy, done, frames, tmp_path, killed):
     with pytest.raises(KilledError):
         toy.run(tmp_path / "run", config, stores=frames())
     killed.undo()
-    toy.run(tmp_path / "run", config, stores=frames(), resume=True)
+    toy.run(tmp_path / "run", config, stores=frames())
     assert results(tmp_path / "run") == results(done[0])
 
 
