@@ -104,6 +104,18 @@ def read_card(path: Path) -> Scorecard:
         ) from None
 
 
+def keep_card(run: Path, card: Scorecard, lines: Iterable[Mapping[str, Any]]) -> Scorecard:
+    """Write a scorecard and its :func:`answers.table` into a run; the card as it is kept."""
+    path = table_file(run, card.name)
+    path.parent.mkdir(exist_ok=True)
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+    write_atomic(path, text)
+    kept = replace(card, table_sha256=hashlib.sha256(text).hexdigest())
+    # The card last: where it stands, its hypotheses stand too.
+    write_json(path.with_name(f"{card.name}.json"), _CARD.dump_python(kept, mode="json"))
+    return kept
+
+
 def evaluate(
     run: Path,
     split: str = "test",
@@ -165,7 +177,7 @@ def evaluate(
     result = task.judged(evidence, measured)
     found, failed = evidence.answers, evidence.data.failed
     seen = overlaps.seen(evidence.origin.clips("train"), found.references)
-    return task.write(result, table(found, measured, seen, failed))
+    return keep_card(run, result, table(found, measured, seen, failed))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,16 +236,6 @@ class _Task:
             return None
         read_table(self.folder.path, self.name)  # what it holds, or an error
         return read_card(self._card)
-
-    def write(self, result: Scorecard, lines: Iterable[Mapping[str, Any]]) -> Scorecard:
-        """Keep the card and its table; the card as it is kept."""
-        self._card.parent.mkdir(exist_ok=True)
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
-        write_atomic(self._table, text)
-        kept = replace(result, table_sha256=hashlib.sha256(text).hexdigest())
-        # The card last: where it stands, its hypotheses stand too.
-        write_json(self._card, _CARD.dump_python(kept, mode="json"))
-        return kept
 
     def decoded(self, loaded: LoadedRun, progress: Decoded | None) -> Evidence:
         """Translate the split."""
