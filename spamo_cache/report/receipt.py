@@ -148,8 +148,8 @@ def _stream(stream: str, store: StoreFacts | None) -> Iterator[Point]:
     # A phase of 0 is left out of specs.
     spec = {"phase": 0, **about.spec}
     for topic, keys in _GROUPS[stream].items():
-        told = (_told_spec(one, keys) for one in (paper, spec))
-        yield Point(f"{title}: {topic}", *told, _same(paper, spec, keys))
+        theirs, ours = _told_spec(paper, keys), _told_spec(spec, keys)
+        yield Point(f"{title}: {topic}", theirs, ours, _same(paper, spec, keys))
     for topic, (key, value, why) in _RELEASE.items():
         found = spec.get(key)
         alike = None if found in {None, "auto"} else found == value

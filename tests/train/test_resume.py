@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from spamo_cache.errors import UsageError
+from spamo_cache.errors import SpamoError, UsageError
 from spamo_cache.train.loop import Trainer
 
 
@@ -95,3 +95,25 @@ def test_kill_while_writing_leaves_the_old_state(tmp_path, monkeypatch):
         checkpoint.write_atomic(target, b"new")
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+NAMES = ("config.yaml", "manifest.parquet", "run.json", "metrics.jsonl", "resume.safetensors")
+
+
+def test_a_flipped_bit_in_an_unfinished_run_is_refused(toy, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    monkeypatch.setattr(Trainer, "_end_align", lambda _: (_ for _ in ()).throw(KilledError))
+    with pytest.raises(KilledError):
+        toy.run(run)
+    for name in NAMES:
+        data = (run / name).read_bytes()
+        for place in (0, len(data) // 3, len(data) // 2, len(data) - 2):
+            damaged = bytearray(data)
+            damaged[place] ^= 1 << place % 8
+            (run / name).write_bytes(damaged)
+            with pytest.raises(SpamoError) as caught:
+                toy.run(run)
+            assert name in str(caught.value)
+        (run / name).write_bytes(data)
+    with pytest.raises(KilledError):  # as it was, it goes on to where it is killed again
+        toy.run(run)

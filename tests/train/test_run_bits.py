@@ -18,8 +18,8 @@ from spamo_cache.train.checkpoint import RunFolder
 
 FILES = [
     "config.yaml", "manifest.parquet", "run.json", "metrics.jsonl", "model.safetensors",
-    "done.json", "lock", "evaluation/test.json", "evaluation/test.hypotheses.jsonl", "analysis/test.json",
-    "analysis/attribution/SHOT.json", "analysis/attribution/SHOT-0.jpg",
+    "done.json", "lock", "evaluation/test.json", "evaluation/test.hypotheses.jsonl",
+    "analysis/test.json", "analysis/attribution/SHOT.json", "analysis/attribution/SHOT-0.jpg",
 ]  # fmt: skip
 REFUSED = {"report", "evaluate", "load"}
 READERS = {
