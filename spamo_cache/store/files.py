@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -19,6 +20,7 @@ from spamo_cache.store.process import Process
 from spamo_cache.store.remote import Location, RemotePath
 
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_TEMPORARY = re.compile(r"(unknown|[0-9a-f]{12}\.\d+\.\d+)\.[0-9a-f]{16}\.tmp")
 # A folder with both bits is shared by its group.
 _SHARED = stat.S_ISGID | stat.S_IWGRP
 # A pipe or device must not block the open, a link must not lead out of the store.
@@ -30,9 +32,16 @@ def temporary(folder: Path) -> Path:
     return folder / f"{Process.me() or 'unknown'}.{secrets.token_hex(8)}.tmp"
 
 
+def is_temporary(name: str) -> bool:
+    """Whether :func:`temporary` may have made a name."""
+    return bool(_TEMPORARY.fullmatch(name))
+
+
 def sweep(folder: Path, old_seconds: float = 86_400.0) -> None:
     """Remove what dead processes left under :func:`temporary` names, or anybody long ago."""
     for path in folder.glob("*.tmp"):
+        if not is_temporary(path.name):
+            continue  # a user's own
         owner = Process.parse(path.name)
         try:
             old = time.time() - path.lstat().st_mtime > old_seconds

@@ -40,7 +40,6 @@ from spamo_cache.errors import DamagedError, SpamoError, UsageError
 from spamo_cache.model.weights import file_digest
 from spamo_cache.store import files, sealed
 from spamo_cache.store.claims import Claims
-from spamo_cache.store.process import Process
 from spamo_cache.store.records import Attributes, Sha256, validated
 
 _PLACE = "place"
@@ -163,7 +162,7 @@ class RunFolder:
             return True
         names = {path.name for path in self.path.iterdir()}
         own = {self.lock.name, self.config.name, self.manifest.name, _claims(self.lock).folder.name}
-        left = {name for name in names - own if not _temporary(name)}
+        left = {name for name in names - own if not files.is_temporary(name)}
         return bool(names) and (self.lock.name not in names or bool(left))
 
     def begin(self, pipeline: Pipeline, about: RunRecord, manifest: Manifest) -> bool:
@@ -466,10 +465,6 @@ def _locked(handle: int) -> bool:
 
 def _claims(lock: Path) -> Claims:
     return Claims(lock.with_name("claims"))
-
-
-def _temporary(name: str) -> bool:
-    return name.endswith(".tmp") and Process.parse(name) is not None
 
 
 def _difference(known: Mapping[str, Any], asked: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -102,12 +103,14 @@ def test_what_a_killed_writer_left_is_swept_and_a_living_one_s_is_not(toy, tmp_p
     dead = subprocess.run(
         [sys.executable, "-c", LEAVE, str(out)], check=True, capture_output=True, text=True
     ).stdout.split()
-    alive = files.temporary(out)
+    alive, own = files.temporary(out), out / "notes.tmp"
     alive.write_bytes(b"mine")
+    own.write_bytes(b"a user's")
+    os.utime(own, (0, 0))
     assert len(dead) == 2
     assert all((out / name).exists() for name in dead)
     assert toy.run(out, toy.pipeline(**SMALL)).reused
-    assert [path.name for path in out.glob("*.tmp")] == [alive.name]
+    assert {path.name for path in out.glob("*.tmp")} == {alive.name, own.name}
 
 
 LEAVE = """\
