@@ -20,7 +20,7 @@ from spamo_cache.store.process import Process
 from spamo_cache.store.remote import Location, RemotePath
 
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
-_TEMPORARY = re.compile(r"(unknown|[0-9a-f]{12}\.\d+\.\d+)\.[0-9a-f]{16}\.tmp")
+_TEMPORARY = re.compile(r"(unknown|[0-9a-f]{12}\.\d+\.\d+)\.[0-9a-f]+\.tmp")
 # A folder with both bits is shared by its group.
 _SHARED = stat.S_ISGID | stat.S_IWGRP
 # A pipe or device must not block the open, a link must not lead out of the store.

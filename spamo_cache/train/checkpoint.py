@@ -184,6 +184,10 @@ class RunFolder:
             )
         for name in known.files:
             self._check(self.path / name, known.files)
+        moved = known.model_copy(update={"base": about.base, "places": about.places})
+        if moved != known:
+            with suppress(OSError):  # only hints: a run that may only be read keeps the old ones
+                write_json(self.about, moved.model_dump(mode="json"))
         return self.state.exists()
 
     def _claim(self, pipeline: Pipeline, about: RunRecord, manifest: Manifest) -> None:

@@ -12,10 +12,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from spamo_cache import config
 from spamo_cache.cli.main import app
-from spamo_cache.errors import DamagedError, StoreError
+from spamo_cache.datasets.manifest import Manifest
+from spamo_cache.errors import DamagedError, StoreError, WeightsError
+from spamo_cache.evaluate import load_run
 from spamo_cache.evaluate.stores import open_stores
 from spamo_cache.store.find import by_fingerprint
+from spamo_cache.train import train
 from spamo_cache.train.checkpoint import RunFolder
 
 Call = Callable[..., Result]
@@ -111,6 +115,24 @@ def test_a_report_finds_the_stores_too(moved: Path, call: Call, tmp_path: Path) 
     assert '<data value="10.0">10</data></td></tr>' in page.read_text()
     call("report", moved / "run", "-o", page)
     assert '<data value="10.0">10</data></td></tr>' not in page.read_text()
+
+
+def test_training_again_from_the_new_places_notes_them(moved: Path, tmp_path: Path) -> None:
+    run, lab = tmp_path / "run", moved / "lab"
+    shutil.copytree(moved / "run", run)
+    with pytest.raises(WeightsError, match="was not found"):
+        load_run(run, device="cpu")
+    again = train(
+        config.load(lab / "pipeline.yaml", config.Pipeline, ["log=[]"]),
+        base=lab,
+        manifest=Manifest.read(lab / "manifest.csv", corpus="frames"),
+        stores=open_stores(RunFolder(run), [str(moved / "features")]),
+        out=run,
+        device="cpu",
+    )
+    assert again.reused
+    assert load_run(run, device="cpu").translator.folder == (lab / "llm").resolve()
+    assert open_stores(RunFolder(run), [])["motion"].path.is_relative_to(moved / "features")
 
 
 def test_the_store_that_has_the_clips_is_taken_and_a_damaged_one_told(
