@@ -140,17 +140,19 @@ def _stores(
     pipeline = run.pipeline()
     if not changed and pipeline.encoders is None:
         return open_stores(run, inputs.store_roots(store), split=split)
-    loaded, path = inputs.run_spec(run, spec)
+    # With the path of its spec, wherever that lies now.
+    _, path = inputs.run_spec(run, spec)
+    pipeline = pipeline.model_copy(update={"spec": str(path.resolve())})
     if not changed:
         own = open_stores(run, inputs.store_roots(store), split=split)
-        return frames.streams(pipeline, own, loaded, path.parent, root)
+        return frames.streams(pipeline, own, path.parent, root)
     other = pipeline.model_copy(update={"spec_set": {**pipeline.spec_set, **changed}})
-    loaded, path = inputs.load_spec(str(path), changes=config.overrides(other.spec_set))
+    run.sentences()  # read from the file below, or an error that says what is wrong with it
     keys = next(iter(run.read_about().stores.values())).corpus_sha256
     _, stores = features.load(
-        other, loaded, manifest=run.sentences(), store=store, corpus_sha256=keys
+        other, path.parent, manifest=run.manifest, store=store, corpus_sha256=keys
     )
-    return frames.streams(other, stores, loaded, path.parent, root)
+    return frames.streams(other, stores, path.parent, root)
 
 
 def _compared(folder: Path, other: Path, name: str) -> dict[str, Difference]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from spamo_cache import config
 from spamo_cache.cli import display, inputs
-from spamo_cache.config import CacheSpec, Pipeline
+from spamo_cache.config import Pipeline
 from spamo_cache.errors import DamagedError, UsageError
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ def remember(manifest: Manifest, stores: Iterable[Location]) -> None:
 
 def load(
     pipeline: Pipeline,
-    spec: CacheSpec,
+    base: Path,
     *,
-    manifest: Manifest | None = None,
+    manifest: Path | None = None,
     store: str | None = None,
     given: Sequence[str] = (),
     corpus_sha256: str | None = None,
@@ -62,8 +62,8 @@ def load(
     that only a remote root holds is first copied into the first local one: every epoch reads it.
 
     Args:
-        spec: how the pipeline's streams are computed.
-        manifest: the clips; None is what was extracted last.
+        base: folder of the pipeline's file.
+        manifest: table of the clips; None is what was extracted last.
         store: root to look into before all others.
         given: stores that the user names, as ``stream=store``.
         corpus_sha256: of the clips as stores have it; None is those that were extracted last.
@@ -72,13 +72,17 @@ def load(
         UsageError: nothing extracted and no manifest, no such stream, or no root holds it.
         StoreError: a store that cannot be opened or copied.
     """
+    from spamo_cache.datasets.manifest import Manifest
     from spamo_cache.store import catalogue
     from spamo_cache.store.reader import FeatureStore
 
     note = _Note.of(pipeline.corpus)
     known = note.there()
-    table = manifest or (note.manifest() if known else None)
-    if table is None:
+    if manifest is not None:
+        table = Manifest.read(manifest, corpus=pipeline.corpus)
+    elif known:
+        table = note.manifest()
+    else:
         raise UsageError(
             f"no features of corpus {pipeline.corpus!r} yet",
             remedy=f"run `spamo-cache extract --dataset {pipeline.corpus}` first, or name the "
@@ -88,7 +92,7 @@ def load(
     named = _named(given, pipeline.streams)
     if corpus_sha256 is None and known:
         corpus_sha256 = FeatureStore.open(known[0]).attributes["corpus_sha256"]
-    look = partial(_found, spec=spec, manifest=table, known=known, roots=roots)
+    look = partial(_found, base=base, manifest=table, known=known, roots=roots)
     opened = {}
     for stream in pipeline.streams:
         if stream in named:
@@ -122,7 +126,7 @@ def _found(
     stream: str,
     keys: str | None,
     *,
-    spec: CacheSpec,
+    base: Path,
     manifest: Manifest,
     known: Sequence[Location],
     roots: Sequence[str],
@@ -131,6 +135,7 @@ def _found(
     from spamo_cache.store.layout import stream_spec
     from spamo_cache.store.reader import FeatureStore
 
+    spec, _ = inputs.spec_used(pipeline, base)
     wanted = stream_spec(spec, stream)
     weights = spec.streams[stream].weights
     found = find(roots, pipeline.corpus, stream, spec=wanted, keys_sha256=keys, weights=weights)

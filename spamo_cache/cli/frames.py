@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spamo_cache.cli import inputs, options
-from spamo_cache.config import CacheSpec, Pipeline
+from spamo_cache.config import Pipeline
 from spamo_cache.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,17 +16,12 @@ if TYPE_CHECKING:
 
 
 def streams(
-    pipeline: Pipeline,
-    stores: Mapping[str, FeatureStore],
-    spec: CacheSpec,
-    base: Path,
-    root: Path | None,
+    pipeline: Pipeline, stores: Mapping[str, FeatureStore], base: Path, root: Path | None
 ) -> Mapping[str, Features]:
     """``stores``, or their clips as frames with the encoders that are to be tuned.
 
     Args:
-        spec: how the streams are computed.
-        base: folder of the spec's file.
+        base: folder of the pipeline's file.
         root: of the raw corpus; needed for frames only.
 
     Raises:
@@ -42,7 +37,8 @@ def streams(
     from spamo_cache.extract.worker import cores
 
     folder = _root(pipeline.corpus, root)
-    plain = {name: build(spec.streams[name], base, "float32") for name in stores}
+    spec, path = inputs.spec_used(pipeline, base)
+    plain = {name: build(spec.streams[name], path.parent, "float32") for name in stores}
     encoders = {
         name: TunableEncoder(encoder, pipeline.encoders, pipeline.seed)
         for name, encoder in plain.items()

@@ -210,16 +210,10 @@ class Needs:
     root: Path | None = None
 
     def found(self, pipeline: Pipeline) -> tuple[Manifest, Mapping[str, Features]]:
-        from spamo_cache.datasets.manifest import Manifest
-
-        spec, path = inputs.spec_used(pipeline, self.base)
-        clips = None
-        if self.manifest is not None:
-            clips = Manifest.read(self.manifest, corpus=pipeline.corpus)
         table, stores = features.load(
-            pipeline, spec, manifest=clips, store=self.store, given=self.given
+            pipeline, self.base, manifest=self.manifest, store=self.store, given=self.given
         )
-        return table, frames.streams(pipeline, stores, spec, path.parent, self.root)
+        return table, frames.streams(pipeline, stores, self.base, self.root)
 
 
 def train_one(

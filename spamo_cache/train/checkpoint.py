@@ -112,15 +112,7 @@ class RunSummary:
     peak_bytes: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """``done.json``: the summary, and the checksums of what is final now."""
-
-    summary: RunSummary
-    files: Mapping[str, str]
-
-
-_DONE = TypeAdapter(_Done)
+_SUMMARY = TypeAdapter(RunSummary)
 
 
 class RunFolder:
@@ -215,8 +207,7 @@ class RunFolder:
         """
         check_tensors(self.model)
         final = {path.name: file_digest(path) for path in (self.model, self.metrics)}
-        told = asdict(summary) | {"path": str(self.path)}
-        write_json(self.done, {"summary": told, "files": final})
+        write_json(self.done, asdict(summary) | {"path": str(self.path), "files": final})
 
     # --- reading, every checksum compared ---------------------------------------------------------
 
@@ -247,7 +238,7 @@ class RunFolder:
         Raises:
             DamagedError: ``done.json`` is not what was written.
         """
-        return self._done().summary if self.done.exists() else None
+        return self._done()[0] if self.done.exists() else None
 
     def weights(self) -> Path:
         """The file of the best weights.
@@ -256,12 +247,12 @@ class RunFolder:
             UsageError: no finished run lies here.
             DamagedError: they are not those that were written.
         """
-        self._check(self.model, self._done().files)
+        self._check(self.model, self._done()[1])
         return self.model
 
     def weights_sha256(self) -> str:
         """sha256 of the file of the best weights, as it was written; raises as :meth:`weights`."""
-        return self._done().files[self.model.name]
+        return self._done()[1][self.model.name]
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines that were logged; one that a kill cut off is left out.
@@ -272,7 +263,7 @@ class RunFolder:
         if not self.metrics.exists():
             return []
         if self.done.exists():
-            self._check(self.metrics, self._done().files)
+            self._check(self.metrics, self._done()[1])
         return self._lines(self.metrics.read_bytes())
 
     def log(self, line: Mapping[str, Any]) -> int:
@@ -302,17 +293,18 @@ class RunFolder:
             for number, line in enumerate(whole, start=1)
         ]
 
-    def _done(self) -> _Done:
+    def _done(self) -> tuple[RunSummary, Mapping[str, str]]:
+        """The summary, and the checksums of what is final."""
         if not self.done.exists():
             raise UsageError(
                 "holds no finished run", where=self.path, remedy="train it first, or to its end"
             )
+        document = read_json(self.done)
         try:
-            return _DONE.validate_python(read_json(self.done))
-        except ValidationError as error:
-            fault = error.errors(include_url=False)[0]
-            key = ".".join(map(str, fault["loc"]))
-            raise DamagedError(f"{key}: {fault['msg']}", where=self.done, remedy=_REMEDY) from None
+            return _SUMMARY.validate_python(document), document["files"]
+        except (ValidationError, KeyError) as error:
+            told = " ".join(str(error).split())
+            raise DamagedError(f"is no summary: {told}", where=self.done, remedy=_REMEDY) from None
 
     def _check(self, path: Path, listed: Mapping[str, str]) -> None:
         """Raise DamagedError unless a file is what the run lists."""
