@@ -117,7 +117,8 @@ _RELEASE: Mapping[str, tuple[str, str, str]] = {
     "arithmetic": ("compute", "float32", "float16 on a GPU: cosine 0.999999 to float32"),
     "kept as": ("dtype", "float32", "half the bytes; frame-to-frame differences are 0.4 % off"),
 }
-"""What the release does to both streams: key of the spec, its value, why ours is another."""
+"""What the release does to both streams: key of the spec, its value, why the shipped spec's is
+another."""
 
 _WEIGHTS: Mapping[str, tuple[tuple[str, ...], int]] = {
     "spatial": (
@@ -142,7 +143,9 @@ def _stream(stream: str, store: StoreFacts | None) -> Iterator[Point]:
         here = "held in memory: nobody says how it was made"
         yield Point(f"{title}: weights", f"{names[0]}, {width} wide", here, None)
         return
-    same = about.width == width and about.weights.split("@")[0] in names
+    same: bool | None = about.width == width and about.weights.split("@")[0] in names
+    if about.width == width and "encoder" not in about.spec:
+        same = None  # imported: nobody says what they were made by
     here = f"{about.weights} ({about.weights_sha256[:12]}), {about.width} wide"
     yield Point(f"{title}: weights", f"{names[0]}, {width} wide", here, same)
     # A phase of 0 is left out of specs.
@@ -154,7 +157,9 @@ def _stream(stream: str, store: StoreFacts | None) -> Iterator[Point]:
         found = spec.get(key)
         alike = None if found in {None, "auto"} else found == value
         here = "float16 on a GPU, float32 on a CPU" if found == "auto" else _word(found)
-        yield Point(f"{title}: {topic}", f"{value} (release)", here, alike, "" if alike else why)
+        # The reason is that of the shipped spec, whatever else others have.
+        told = why if found == paper[key] else ""
+        yield Point(f"{title}: {topic}", f"{value} (release)", here, alike, told)
 
 
 def encoder_of(about: Attributes) -> str:
