@@ -36,14 +36,16 @@ class Place:
     def card(self, test: Mapping[str, Any]) -> str | None:
         """Name of the scorecard on test under these changes to the cache spec, if it is there.
 
-        Raises:
-            SpamoError: a scorecard of the run is damaged.
+        One that is damaged is as good as none: it is made anew.
         """
         from spamo_cache.evaluate.scorecard import read_card
         from spamo_cache.train.experiments import TEST
 
         for path in sorted((self.folder / "evaluation").glob(f"{TEST}*.json")):
-            card = read_card(path)
+            try:
+                card = read_card(path)
+            except SpamoError:
+                continue
             # Names with a dash are of features shuffled in the evaluation alone.
             plain = card.split == TEST and not path.stem.startswith(f"{TEST}-")
             if plain and key_of(card.changed) == key_of(test):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Clip, Manifest
+from spamo_cache.errors import DamagedError, UsageError
 from spamo_cache.train.checkpoint import RunFolder
 
 
@@ -61,6 +62,10 @@ def _begun_with(folder: RunFolder, start: Path) -> RunFolder | None:
     """The run whose weights another began with, if they are still those; moved together or not."""
     expected = folder.read_about().parts["start"]
     for before in map(RunFolder, (start, folder.path.parent / start.name)):
-        if before.done.is_file() and before.weights_sha256() == expected:
+        try:
+            before.weights()
+        except (UsageError, DamagedError):
+            continue  # no longer there, or no longer what they were
+        if before.weights_sha256() == expected:
             return before
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from spamo_cache.train.batches import examples
 from spamo_cache.train.checkpoint import RunFolder, identity, read_json, write_atomic, write_json
 from spamo_cache.train.features import Features
 
+_LOG = logging.getLogger(__name__)
 _VERSION = 4
 """Of what a card holds; cards of other versions are made anew."""
 
@@ -148,7 +150,7 @@ def evaluate(
 
     Raises:
         UsageError: no finished run there, unknown split.
-        DamagedError: a file of the run or of an earlier evaluation is not what it was.
+        DamagedError: a file of the run is not what it was.
         StoreError: a store differs from the one trained from in more than ``changed``, or lacks
             clips of the split.
     """
@@ -229,13 +231,19 @@ class _Task:
         return table_file(self.folder.path, self.name)
 
     def known(self) -> Scorecard | None:
-        """The card of an earlier evaluation of the same things, its table still beside it."""
+        """The card of an earlier evaluation of the same things, its table still beside it.
+
+        What is damaged, or of another version, is as good as none.
+        """
         if not (self._card.exists() and self._table.exists()):
             return None
-        if read_json(self._card).get("identity") != self.identity:
+        try:
+            read_table(self.folder.path, self.name)
+            card = read_card(self._card)
+        except SpamoError as error:
+            _LOG.warning("an evaluation is made anew: %s", error)
             return None
-        read_table(self.folder.path, self.name)  # what it holds, or an error
-        return read_card(self._card)
+        return card if card.identity == self.identity else None
 
     def decoded(self, loaded: LoadedRun, progress: Decoded | None) -> Evidence:
         """Translate the split."""

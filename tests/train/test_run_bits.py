@@ -29,8 +29,9 @@ READERS = {
     "metrics.jsonl": {"report"},
     "model.safetensors": {"evaluate", "load"},
     "done.json": REFUSED,
-    "evaluation/test.json": {"report", "evaluate"},
-    "evaluation/test.hypotheses.jsonl": {"report", "evaluate"},
+    # An evaluation that is damaged is made anew.
+    "evaluation/test.json": {"report"},
+    "evaluation/test.hypotheses.jsonl": {"report"},
     "analysis/test.json": {"report"},
     "analysis/attribution/SHOT.json": {"report"},
     "analysis/attribution/SHOT-0.jpg": {"report"},
