@@ -99,10 +99,11 @@ def read_table(run: Path, name: str) -> list[dict[str, Any]]:
         DamagedError: they are not those that its card was made of.
     """
     path = table_file(run, name)
-    if not path.is_file():
+    card = path.with_name(f"{name}.json")
+    if not (path.is_file() and card.is_file()):
         raise UsageError(f"was not evaluated on {name}", where=run, remedy="evaluate it first")
-    data, card = path.read_bytes(), read_json(path.with_name(f"{name}.json"))
-    if card["table_sha256"] != hashlib.sha256(data).hexdigest():
+    data = path.read_bytes()
+    if read_json(card)["table_sha256"] != hashlib.sha256(data).hexdigest():
         raise DamagedError(
             "is not what the evaluation wrote",
             where=path,
