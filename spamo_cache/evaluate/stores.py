@@ -12,6 +12,7 @@ from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.records import Attributes
 from spamo_cache.train.checkpoint import RunFolder
 from spamo_cache.train.features import Features
+from spamo_cache.train.features import about as about_of
 
 _LAYOUT = {"chunk_rows", "shard_rows", "partition_frames"}
 """Where rows lie in a store, which changes none of them."""
@@ -81,9 +82,10 @@ def _of_stream(changed: Mapping[str, Any], stream: str) -> dict[str, Any]:
 def _check_changed(
     name: str, trained: Attributes | None, store: Features, changed: Mapping[str, Any]
 ) -> None:
-    if trained is None or store.about is None:
+    present = about_of(store)
+    if trained is None or present is None:
         return  # held in memory: nothing says how they were made
-    before, after = _made(trained), _made(store.about)
+    before, after = _made(trained), _made(present)
     for key in sorted((before.keys() | after.keys()) - _LAYOUT):
         expected = changed.get(key, before.get(key))
         if after.get(key) != expected:

@@ -30,10 +30,6 @@ class Features(Protocol):
     def fingerprint(self) -> str: ...
     @property
     def path(self) -> Location | None: ...
-    @property
-    def about(self) -> Attributes | None:
-        """What the store says about itself; None for features held in memory."""
-        ...
 
     def state(self, clip: str) -> Literal["ok", "failed", "absent"]: ...
     def reason(self, clip: str) -> str | None: ...
@@ -60,6 +56,12 @@ def are_frames(stream: Features) -> TypeGuard[Frames]:
     return hasattr(stream, "encoder")
 
 
+def about(stream: Features) -> Attributes | None:
+    """What its store says about itself; None for features that lie in none."""
+    found: Attributes | None = getattr(stream, "about", None)
+    return found
+
+
 def encoders_of(stores: Mapping[str, Features], streams: Iterable[str]) -> dict[str, nn.Module]:
     """Stream -> the encoder that is trained with the rest, of those that are frames."""
     found = {name: stores[name] for name in streams if name in stores}
@@ -70,7 +72,6 @@ class MemoryFeatures:
     """Features held in memory: clip id -> (rows, width) array, all of one width and dtype."""
 
     path: Path | None = None
-    about: Attributes | None = None
 
     def __init__(
         self, arrays: Mapping[str, np.ndarray], failed: Mapping[str, str] | None = None

@@ -28,7 +28,7 @@ from spamo_cache.train.checkpoint import (
     read_tensors,
 )
 from spamo_cache.train.crew import agreed, gather_crew
-from spamo_cache.train.features import Features, encoders_of
+from spamo_cache.train.features import Features, about, encoders_of
 from spamo_cache.train.loop import SAVE_SECONDS, Progress, Trainer
 from spamo_cache.train.sample import sample
 
@@ -83,14 +83,14 @@ def train(
     folder = RunFolder(out)
     llm = locate(pipeline.llm.weights, base)
     manifest = sample(manifest, pipeline.train_share, pipeline.seed)
-    about = describe(pipeline, base, manifest, stores, digest(llm))
-    weights = _start(pipeline, about.llm)
+    record = describe(pipeline, base, manifest, stores, digest(llm))
+    weights = _start(pipeline, record.llm)
     crew = gather_crew(pipeline, device)
     with ExitStack() as held:
 
         def begin() -> tuple[bool, RunSummary | None]:
             held.enter_context(folder.alone())
-            return _begin(folder, pipeline, about, manifest)
+            return _begin(folder, pipeline, record, manifest)
 
         unfinished, known = agreed(crew, begin)
         if known is not None:
@@ -140,10 +140,10 @@ def _start(pipeline: Pipeline, llm: str) -> dict[str, Tensor] | None:
 
 
 def _begin(
-    folder: RunFolder, pipeline: Pipeline, about: RunRecord, manifest: Manifest
+    folder: RunFolder, pipeline: Pipeline, record: RunRecord, manifest: Manifest
 ) -> tuple[bool, RunSummary | None]:
     """Whether there is a state to go on from, and the summary of a run that is finished."""
-    unfinished = folder.begin(pipeline, about, manifest)
+    unfinished = folder.begin(pipeline, record, manifest)
     if unfinished and folder.imported:
         folder.done.unlink(missing_ok=True)
     known = folder.summary()
@@ -187,9 +187,7 @@ def describe(
         base=str(base.resolve()),
         widths={name: stores[name].width for name in pipeline.streams},
         places={name: None if path is None else str(path) for name, path in places.items()},
-        stores={
-            name: about for name in pipeline.streams if (about := stores[name].about) is not None
-        },
+        stores={name: known for name in pipeline.streams if (known := about(stores[name]))},
         versions={"spamo-cache": spamo_cache.__version__, "torch": torch.__version__},
     )
 

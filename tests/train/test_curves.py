@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from types import ModuleType
 
 import pytest
 
 from spamo_cache.errors import ConfigError
+from spamo_cache.train.checkpoint import RunFolder
 from spamo_cache.train.loop import Trainer
 
 SMALL = {"steps": 20, "batch": 4, "lr": 1e-3}
 
 
 def lines(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return RunFolder(run).read_metrics()
 
 
 def drawn(run):
