@@ -76,7 +76,7 @@ def score(name: str, seed: int, out: Path, spec: Path) -> dict[str, float]:
     file = "default" if name == "random-encoders" else name
     extra = ["--set", f"spec={spec}"] if name == "random-encoders" else []
     pipeline = f"pipelines/signed-weather/{file}.yaml"
-    command("train", pipeline, "--set", f"seed={seed}", *extra, "--resume", "-o", str(run))
+    command("train", pipeline, "--set", f"seed={seed}", *extra, "-o", str(run))
     card = json.loads(command("evaluate", str(run), "--split", "test", "--json"))
     return {metric: card["metrics"][metric] for metric in ("bleu4", "chrf")}
 

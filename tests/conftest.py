@@ -1,6 +1,9 @@
-"""What every test gets: one thread, no network, a home of its own; servers for those that ask."""
+"""What every test gets: one thread, no network, a home of its own; for those that ask, servers, a
+tiny corpus with its networks, and one real run made from it."""
 
+import csv
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -123,3 +126,114 @@ def _files(folder: Path, ranges: bool, pages: bool) -> Application:
             return error(environ, start)
 
     return answer
+
+
+# --- a tiny corpus and a run --------------------------------------------------------------------
+
+_GOLDEN = Path(__file__).parent / "golden"
+_SPLITS = {"train": 6, "dev": 2, "test": 2}
+_SPEC = """\
+name: tiny
+streams:
+  spatial: {encoder: open_clip, weights: clip-vision, scales: [1]}
+  motion: {encoder: videomae, weights: videomae}
+store: {chunk_rows: {frame: 8, window: 2}, shard_rows: {frame: 64, window: 16}}
+"""
+_PIPELINE = """\
+name: tiny
+question: Do the stages fit together?
+corpus: frames
+spec: spec.yaml
+text: {language: German, tokenize: none}
+adapter: {width: 8}
+llm: {weights: llm, tuning: {r: 2, alpha: 4}}
+align: {steps: 2, batch: 2, lr: 1e-3}
+translate: {steps: 3, batch: 2, lr: 1e-3, eval_every: 3}
+decode: {beams: 2, max_tokens: 6}
+"""
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The corpus and networks, made once."""
+    import cv2
+    import numpy as np
+
+    folder = tmp_path_factory.mktemp("lab")
+    rng = np.random.default_rng(0)
+    rows = []
+    for split, clips in _SPLITS.items():
+        for number in range(clips):
+            name = f"{split}-{number}"
+            frames = folder / "frames" / name
+            frames.mkdir(parents=True)
+            for index in range(9 + 4 * number):
+                picture = rng.integers(0, 256, (32, 40, 3), dtype=np.uint8)
+                assert cv2.imwrite(str(frames / f"{index:04}.png"), picture)
+            rows.append([name, split, f"frames/{name}", f"wort {number} im satz", "German"])
+    with (folder / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["id", "split", "source", "text", "language"], *rows])
+    for network in ("clip-vision", "videomae"):
+        shutil.copytree(_GOLDEN / "encoders" / network, folder / network)
+    shutil.copytree(_GOLDEN / "translator" / "llm", folder / "llm")
+    (folder / "spec.yaml").write_text(_SPEC, encoding="utf-8")
+    (folder / "pipeline.yaml").write_text(_PIPELINE, encoding="utf-8")
+    return folder
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A corpus that was extracted, and a run that was trained, tested and analysed on it."""
+
+    folder: Path
+    """Corpus, networks, spec and pipeline; ``features`` and ``runs/tiny`` lie in it."""
+    stores: dict[str, Path]
+    clip: str
+    """The one whose translation was attributed to its frames."""
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "runs" / "tiny"
+
+    @property
+    def roots(self) -> list[str]:
+        return [str(self.folder / "features")]
+
+
+@pytest.fixture(scope="session")
+def tiny(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """One real run, which tests only read or copy."""
+    from spamo_cache import config
+    from spamo_cache.analysis import analyze, strips
+    from spamo_cache.datasets.manifest import Manifest
+    from spamo_cache.evaluate import evaluate
+    from spamo_cache.extract.run import extract
+    from spamo_cache.store.reader import FeatureStore
+    from spamo_cache.train import train
+
+    folder = tmp_path_factory.mktemp("tiny") / "lab"
+    shutil.copytree(made, folder)
+    manifest = Manifest.read(folder / "manifest.csv", corpus="frames")
+    spec = config.load(folder / "spec.yaml", config.CacheSpec)
+    done = extract(
+        manifest, folder, spec, folder, store_root=folder / "features", executor="serial",
+        device="cpu",
+    )  # fmt: skip
+    stores = {name: Path(str(path)) for name, path in done.stores.items()}
+    found = Tiny(folder, stores, "test-1")
+    train(
+        config.load(folder / "pipeline.yaml", config.Pipeline, ["log=[]"]),
+        base=folder,
+        manifest=manifest,
+        stores={name: FeatureStore.open(path) for name, path in stores.items()},
+        out=found.run,
+        device="cpu",
+    )
+    opened = {name: FeatureStore.open(path) for name, path in stores.items()}
+    evaluate(found.run, "test", stores=opened, device="cpu")
+    analyze(found.run, "test", stores=opened, device="cpu")
+    strips.attribute(
+        found.run, [found.clip], stores=opened, film=lambda _: [(0, b"\xff\xd8 a picture")],
+        device="cpu",
+    )  # fmt: skip
+    return found

@@ -54,6 +54,7 @@ def analyze(
     manifest: Manifest | None = None,
     stores: Mapping[str, Features] | None = None,
     device: str = "auto",
+    llm: Path | None = None,
 ) -> dict[str, Any]:
     """Measure how near clips lie to their own sentences; keeps ``<run>/analysis/<split>.json``.
 
@@ -63,7 +64,8 @@ def analyze(
         run: folder of a finished run.
         split: the split whose clips are placed.
         manifest: None takes the one kept in the run.
-        stores: stream -> features; None opens those the run was trained from.
+        stores: stream -> features; None finds those the run was trained from.
+        llm: folder of the run's LLM, where that has moved.
 
     Returns:
         Measured with the run's weights, those of its best translations: what :func:`summary`
@@ -77,9 +79,9 @@ def analyze(
         UsageError: no finished run there, or no such split.
         StoreError: a store is not the one trained from, or lacks clips of the split.
     """
-    loaded = load_run(run, device=device, stores=stores)
-    manifest = manifest or Manifest.read(loaded.folder.manifest)
-    stores = stores or open_stores(loaded.folder)
+    loaded = load_run(run, device=device, stores=stores, llm=llm)
+    manifest = manifest or loaded.folder.sentences()
+    stores = stores or open_stores(loaded.folder, split=split)
     check_stores(loaded.folder, stores)
     data = examples(loaded.pipeline, manifest, stores, split, loaded.translator.tokens)
     numbers = np.linspace(0, len(data) - 1, min(len(data), CLIPS)).round().astype(int).tolist()
@@ -142,14 +144,14 @@ def beginning(loaded: LoadedRun) -> Translator:
     pipeline, now = loaded.pipeline, loaded.translator
     with torch.random.fork_rng():
         torch.manual_seed(pipeline.seed)
-        then = Translator(pipeline, loaded.folder.read_about()["widths"], now.folder)
+        then = Translator(pipeline, loaded.folder.read_about().widths, now.folder)
     then.align.center.copy_(now.align.center)
     return then.to(now.device).eval()
 
 
 def _unknown_start(loaded: LoadedRun) -> str | None:
     """Why the weights that training began with are not known, where they are not."""
-    if "imported" in loaded.folder.read_about():
+    if loaded.folder.imported:
         return "the run was imported: its first weights are not known"
     if loaded.pipeline.start is not None:
         return "the run began with another run's weights"

@@ -16,6 +16,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from spamo_cache.errors import SpamoError, UsageError
+from spamo_cache.evaluate.scorecard import read_card
 from spamo_cache.train.checkpoint import read_json, write_json
 
 Coalition = frozenset[str]
@@ -194,8 +195,8 @@ def _score(folder: Path, run: Mapping[str, Any] | None, metric: str) -> Score | 
     card = folder / str(run["path"]) / "evaluation" / f"{run['evaluation']}.json"
     if not card.is_file():
         return "not tested"
-    known = read_json(card)
-    if metric not in known["metrics"]:
+    known = read_card(card)
+    if metric not in known.metrics:
         return f"its test has no {metric}"
-    low, high = known["intervals"].get(metric, (None, None))
-    return Score(known["metrics"][metric], None if low is None else (high - low) / 2)
+    bounds = known.intervals.get(metric)
+    return Score(known.metrics[metric], None if bounds is None else (bounds[1] - bounds[0]) / 2)

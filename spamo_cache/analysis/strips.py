@@ -45,6 +45,7 @@ def attribute(
     stores: Mapping[str, Features] | None = None,
     film: Film | None = None,
     device: str = "auto",
+    llm: Path | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Translate clips and attribute what is said to their rows, and so to their frames.
 
@@ -53,7 +54,8 @@ def attribute(
     Args:
         ids: clips of any split.
         manifest: None takes the one kept in the run.
-        stores: stream -> features; None opens those the run was trained from.
+        stores: stream -> features; None finds those the run was trained from.
+        llm: folder of the run's LLM, where that has moved.
 
     Returns:
         Clip -> its document. ``nats``: log-likelihood of the words given the ``clip`` and given
@@ -68,10 +70,10 @@ def attribute(
             such clip; nothing was said of it.
         StoreError: a store is not the one trained from, or lacks clips.
     """
-    loaded = load_run(run, device=device)
+    loaded = load_run(run, device=device, llm=llm)
     if loaded.pipeline.shuffle_features:
         raise UsageError("every clip has another's features here: no frames of its own", where=run)
-    manifest = manifest or Manifest.read(loaded.folder.manifest)
+    manifest = manifest or loaded.folder.sentences()
     stores = stores or open_stores(loaded.folder)
     check_stores(loaded.folder, stores)
     found = {}
@@ -195,7 +197,8 @@ def _keep(folder: Path, document: Mapping[str, Any], shots: Shots | str) -> dict
     folder.mkdir(parents=True, exist_ok=True)
     name, shown = slug(document["clip"]), []
     for number, (at, jpeg) in enumerate(() if isinstance(shots, str) else shots):
-        shown.append({"at": at, "file": f"{name}-{number}.jpg"})
+        known = hashlib.sha256(jpeg).hexdigest()
+        shown.append({"at": at, "file": f"{name}-{number}.jpg", "sha256": known})
         write_atomic(folder / f"{name}-{number}.jpg", jpeg)
     whole = {**document, "shots": shown, "without": shots if isinstance(shots, str) else None}
     write_json(folder / f"{name}.json", whole)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from spamo_cache.cli import contributions, display, options
+from spamo_cache.cli import contributions, display, inputs, options
 
 Found = Mapping[str, Any]
 
@@ -27,6 +27,8 @@ def analyze(
         ),
     ] = None,
     root: options.Root = None,
+    store: options.Store = None,
+    llm: options.LLM = None,
     device: options.Device = "auto",
     json: options.Json = False,
 ) -> None:
@@ -39,25 +41,41 @@ def analyze(
 
         spamo-cache analyze runs/signed-weather/default
     """
-    from spamo_cache import analysis
     from spamo_cache.analysis import shapley
 
     found: dict[Path, Any]
     show: Callable[[Mapping[Path, Found]], None]
     if clips:
-        look = partial(contributions.attribute, named=clips, root=root, split=split, device=device)
+        look = partial(
+            contributions.attribute,
+            named=clips,
+            root=root,
+            split=split,
+            device=device,
+            store=store,
+            llm=llm,
+        )
         found = {run: look(run) for run in runs}
         show = contributions.show_attributions
     elif all((run / shapley.RESULTS).is_file() for run in runs):
         found = {run: shapley.of_experiments(run) for run in runs}
         show = contributions.show_shapley
     else:
-        found = {run: analysis.analyze(run, split, device=device) for run in runs}
+        found = {run: _analyzed(run, split, store, llm, device) for run in runs}
         show = _show
     if json:
         display.as_json({str(run): numbers for run, numbers in found.items()})
     else:
         show(found)
+
+
+def _analyzed(run: Path, split: str, store: str | None, llm: Path | None, device: str) -> Found:
+    from spamo_cache import analysis
+    from spamo_cache.evaluate.stores import open_stores
+    from spamo_cache.train.checkpoint import RunFolder
+
+    stores = open_stores(RunFolder(run), inputs.store_roots(store), split=split)
+    return analysis.analyze(run, split, stores=stores, device=device, llm=llm)
 
 
 def _show(found: Mapping[Path, Found]) -> None:

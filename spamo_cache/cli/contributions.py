@@ -20,7 +20,14 @@ _COLUMNS = 60
 
 
 def attribute(
-    run: Path, named: Sequence[str], root: Path | None = None, *, split: str, device: str = "auto"
+    run: Path,
+    named: Sequence[str],
+    root: Path | None = None,
+    *,
+    split: str,
+    device: str = "auto",
+    store: str | None = None,
+    llm: Path | None = None,
 ) -> dict[str, Any]:
     """Attribute the translations of clips to their frames; see :func:`strips.attribute`.
 
@@ -29,14 +36,15 @@ def attribute(
             that the run translates worst and best.
         root: of the raw corpus, where the frames are; else there are none, unless the corpus is
             the embedded one.
+        store: root to look for the run's features in before all others.
+        llm: folder of the run's LLM, where that has moved.
     """
     from spamo_cache.analysis import strips
-    from spamo_cache.datasets.manifest import Manifest
+    from spamo_cache.evaluate.stores import open_stores
     from spamo_cache.train.checkpoint import RunFolder
 
     folder = RunFolder(run)
-    folder.pipeline()  # a run, or an error that says so
-    manifest = Manifest.read(folder.manifest)
+    manifest = folder.sentences()
     place = inputs.at_hand(manifest.corpus, root)
     known = {clip.id for clip in manifest.clips()}
     ids = [
@@ -47,7 +55,10 @@ def attribute(
         )
     ]
     film = partial(_film, place)
-    return strips.attribute(run, ids, manifest=manifest, film=film, device=device)
+    stores = open_stores(folder, inputs.store_roots(store), split=split)
+    return strips.attribute(
+        run, ids, manifest=manifest, stores=stores, film=film, device=device, llm=llm
+    )
 
 
 def _film(root: Path | None, clip: Clip) -> Shots | str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spamo_cache import config
-from spamo_cache.cli import display, features, frames, options, scores
+from spamo_cache.cli import display, features, frames, inputs, options, scores
 from spamo_cache.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ def evaluate(
     ] = None,
     store: options.Store = None,
     root: options.Root = None,
+    llm: options.LLM = None,
+    spec: options.Spec = None,
     table: Annotated[
         Path | None,
         typer.Option("--table", metavar="FILE", help="Write a row per clip, CSV or TSV."),
@@ -67,6 +69,8 @@ def evaluate(
             changed=changed,
             store=store,
             root=root,
+            llm=llm,
+            spec=spec,
         )
         for folder in wanted
     ]
@@ -92,13 +96,17 @@ def run(
     changed: Mapping[str, Any] | None = None,
     store: str | None = None,
     root: Path | None = None,
+    llm: Path | None = None,
+    spec: str | None = None,
 ) -> Scorecard:
     """Decode and score a split of a run.
 
     Args:
         changed: dotted keys of the cache spec -> value, at test time only.
-        store: root to look for such stores in before all others.
+        store: root to look for stores in before all others.
         root: of the raw corpus, for a run that tuned its encoders.
+        llm: folder of the run's LLM, where that has moved.
+        spec: the run's cache spec, where that has moved.
     """
     from spamo_cache.evaluate import evaluate as score
 
@@ -106,33 +114,45 @@ def run(
         return score(
             folder,
             split,
-            stores=_stores(folder, changed or {}, store, root),
+            stores=_stores(folder, split, changed or {}, store=store, root=root, spec=spec),
             shuffle=shuffle or None,
             changed=changed,
             device=device,
+            llm=llm,
             progress=advance,
         )
 
 
 def _stores(
-    folder: Path, changed: Mapping[str, Any], store: str | None, root: Path | None
-) -> Mapping[str, Features] | None:
-    """None where the run reads what it was trained from."""
+    folder: Path,
+    split: str,
+    changed: Mapping[str, Any],
+    *,
+    store: str | None,
+    root: Path | None,
+    spec: str | None,
+) -> Mapping[str, Features]:
+    """What the run was trained from or, of a changed cache spec, what fits that."""
     from spamo_cache.evaluate.stores import open_stores
     from spamo_cache.train.checkpoint import RunFolder
 
-    about = RunFolder(folder)
-    pipeline = about.pipeline()
+    run = RunFolder(folder)
+    pipeline = run.pipeline()
     if not changed and pipeline.encoders is None:
-        return None
-    base = Path(about.read_about()["base"])
-    own = open_stores(about)
+        return open_stores(run, inputs.store_roots(store), split=split)
+    # With the path of its spec, wherever that lies now.
+    _, path = inputs.run_spec(run, spec)
+    pipeline = pipeline.model_copy(update={"spec": str(path.resolve())})
     if not changed:
-        return frames.streams(pipeline, own, base, root)
+        own = open_stores(run, inputs.store_roots(store), split=split)
+        return frames.streams(pipeline, own, path.parent, root)
     other = pipeline.model_copy(update={"spec_set": {**pipeline.spec_set, **changed}})
-    keys = next(iter(own.values())).attributes["corpus_sha256"]
-    _, stores = features.load(other, base, manifest=about.manifest, store=store, corpus_sha256=keys)
-    return frames.streams(other, stores, base, root)
+    run.sentences()  # read from the file below, or an error that says what is wrong with it
+    keys = next(iter(run.read_about().stores.values())).corpus_sha256
+    _, stores = features.load(
+        other, path.parent, manifest=run.manifest, store=store, corpus_sha256=keys
+    )
+    return frames.streams(other, stores, path.parent, root)
 
 
 def _compared(folder: Path, other: Path, name: str) -> dict[str, Difference]:

@@ -168,14 +168,14 @@ def _show(document: Mapping[str, Any], folder: Path) -> None:
 
 
 def _scores(variant: Mapping[str, Any], folder: Path) -> tuple[object, ...]:
-    from spamo_cache.train.checkpoint import read_json
+    from spamo_cache.evaluate.scorecard import read_card
 
     cards = [
-        read_json(folder / run["path"] / "evaluation" / f"{run['evaluation']}.json")
+        read_card(folder / run["path"] / "evaluation" / f"{run['evaluation']}.json")
         for run in variant["runs"]
         if run["evaluation"] is not None
     ]
-    bleu = [card["metrics"]["bleu4"] for card in cards]
+    bleu = [card.metrics["bleu4"] for card in cards]
     if not bleu:
         return 0, "", "failed" if variant["runs"] else "not run"
     return len(bleu), fmean(bleu), stdev(bleu) if len(bleu) > 1 else ""

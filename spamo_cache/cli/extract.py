@@ -136,11 +136,9 @@ def run(
         changes: to the spec, ``key=value`` as ``--set`` has them.
         log: is told the progress besides the bar.
     """
-    from spamo_cache.datasets import registry
     from spamo_cache.extract.run import extract as compute
 
     loaded, path = inputs.load_spec(spec, changes=changes)
-    known = registry.CORPORA.get(manifest.corpus)
     with display.progress(manifest.corpus, "frames") as advance:
 
         def report(now: Progress) -> None:
@@ -159,8 +157,6 @@ def run(
             loaded,
             path.parent,
             store_root=inputs.store_root(store),
-            terms="" if known is None else known.terms,
-            snapshot=manifest.to_bytes(),
             progress=report,
             **options,
         )

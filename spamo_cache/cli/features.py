@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spamo_cache import bounded, config
+from spamo_cache import config
 from spamo_cache.cli import display, inputs
 from spamo_cache.config import Pipeline
-from spamo_cache.errors import UsageError
+from spamo_cache.errors import DamagedError, UsageError
 
 if TYPE_CHECKING:
     from spamo_cache.datasets.manifest import Manifest
@@ -21,15 +22,29 @@ if TYPE_CHECKING:
 
 _MANIFEST, _STORES = "manifest.parquet", "stores.json"
 _REMEMBERED = 64
+_AGAIN = "run `spamo-cache extract` again: it computes nothing twice, and notes it anew"
 
 
 def remember(manifest: Manifest, stores: Iterable[Location]) -> None:
     """Note what was extracted last of a corpus, so that ``train`` needs to be told nothing."""
-    folder = _folder(manifest.corpus)
-    places = map(_place, [*stores, *_remembered(manifest.corpus)])
-    listed = list(dict.fromkeys(places))
-    manifest.write(folder / _MANIFEST)
-    (folder / _STORES).write_text(json.dumps(listed[:_REMEMBERED], indent=1), encoding="utf-8")
+    from spamo_cache.store import files, sealed
+    from spamo_cache.store.claims import Claims
+
+    try:
+        before = _Note.of(manifest.corpus).there()
+    except DamagedError:
+        before = []
+    listed = list(dict.fromkeys(map(_place, [*stores, *before])))
+    folder, data = _folder(manifest.corpus), manifest.to_bytes()
+    text = sealed.dumps(
+        {"stores": listed[:_REMEMBERED], "manifest_sha256": hashlib.sha256(data).hexdigest()},
+        indent=1,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    Claims(folder / "claims").sweep()
+    with files.aside(folder) as work:
+        files.replace(folder / _MANIFEST, data, work)
+        files.replace(folder / _STORES, text.encode(), work)
 
 
 def load(
@@ -62,11 +77,12 @@ def load(
     from spamo_cache.store import catalogue
     from spamo_cache.store.reader import FeatureStore
 
-    known = _remembered(pipeline.corpus)
+    note = _Note.of(pipeline.corpus)
+    known = note.there()
     if manifest is not None:
         table = Manifest.read(manifest, corpus=pipeline.corpus)
     elif known:
-        table = Manifest.read(_folder(pipeline.corpus) / _MANIFEST)
+        table = note.manifest()
     else:
         raise UsageError(
             f"no features of corpus {pipeline.corpus!r} yet",
@@ -171,20 +187,50 @@ def _named(given: Sequence[str], streams: Sequence[str]) -> Mapping[str, str]:
     return named
 
 
-def _remembered(corpus: str) -> list[Location]:
-    """Stores that were extracted and are still there, the last ones first."""
-    from pydantic import TypeAdapter
+@dataclass(frozen=True, slots=True)
+class _Note:
+    """What was extracted last of a corpus, as it was noted below SPAMO_HOME."""
 
-    from spamo_cache.store.remote import location
+    folder: Path
+    stores: Sequence[str]
+    manifest_sha256: str
 
-    try:
-        noted = bounded.read_json(_folder(corpus) / _STORES)
-        listed = TypeAdapter(list[str]).validate_python(noted)
-    except (OSError, ValueError):
-        # Nothing extracted yet; a note that cannot be read is as good as none.
-        return []
-    places = map(location, listed)
-    return [p for p in places if not isinstance(p, Path) or (p / "zarr.json").is_file()]
+    @classmethod
+    def of(cls, corpus: str) -> _Note:
+        """The note of a corpus; an empty one where nothing was extracted yet.
+
+        Raises:
+            DamagedError: it is not what was written.
+        """
+        from spamo_cache.store import sealed
+
+        folder = _folder(corpus)
+        if not (folder / _STORES).is_file():
+            return cls(folder, (), "")
+        return cls(folder, **sealed.read(folder / _STORES, _AGAIN))
+
+    def there(self) -> list[Location]:
+        """Stores that were extracted and are still there, the last ones first."""
+        from spamo_cache.store.remote import location
+
+        places = map(location, self.stores)
+        return [p for p in places if not isinstance(p, Path) or (p / "zarr.json").is_file()]
+
+    def manifest(self) -> Manifest:
+        """The clips that were extracted.
+
+        Raises:
+            DamagedError: they are not those that were noted.
+        """
+        from spamo_cache.datasets.manifest import Manifest
+        from spamo_cache.store import files
+
+        path = self.folder / _MANIFEST
+        if files.digest(path) != self.manifest_sha256:
+            raise DamagedError(
+                "is not the manifest that was extracted last", where=path, remedy=_AGAIN
+            )
+        return Manifest.read(path)
 
 
 def _place(store: Location) -> str:

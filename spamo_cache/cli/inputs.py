@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from spamo_cache.datasets.manifest import Manifest
     from spamo_cache.store.remote import Location
+    from spamo_cache.train.checkpoint import RunFolder
 
 DEFAULT_SPEC = "spec.yaml"
 DEFAULT_PIPELINE = "default.yaml"
@@ -146,6 +147,41 @@ def load_spec(
 def spec_used(pipeline: Pipeline, base: Path) -> tuple[CacheSpec, Path]:
     """The cache spec of a pipeline with the pipeline's changes, and its file; see ``load_spec``."""
     return load_spec(pipeline.spec, base, config.overrides(pipeline.spec_set))
+
+
+def run_spec(run: RunFolder, given: str | None = None) -> tuple[CacheSpec, Path]:
+    """The cache spec that a run's features were computed by, and its file, wherever it lies now.
+
+    Args:
+        given: the spec by name or path; None looks where it lay, then among the shipped ones.
+
+    Raises:
+        ConfigError: there is none that computes these features.
+    """
+    from spamo_cache.store.layout import stream_spec
+
+    about, pipeline = run.read_about(), run.pipeline()
+    bases = (Path(about.base), config.shipped("pipelines") / pipeline.corpus)
+    for base in bases if given is None else (None,):
+        try:
+            spec, path = load_spec(
+                given or pipeline.spec, base, config.overrides(pipeline.spec_set)
+            )
+        except ConfigError:
+            if given is not None:
+                raise
+            continue
+        made = {name: stream_spec(spec, name) for name in about.stores if name in spec.streams}
+        if made == {
+            name: one.model_dump(mode="json")["spec"] for name, one in about.stores.items()
+        }:
+            return spec, path
+    raise ConfigError(
+        f"cache spec {given or pipeline.spec!r}, as the run's features were computed by it, was "
+        "not found",
+        where=run.path,
+        remedy="name its file by --spec FILE",
+    )
 
 
 def spec_of(corpus: str) -> str:

@@ -41,6 +41,18 @@ StoreName = Annotated[
         metavar="STORE", help="Path, address, or CORPUS/STREAM with or without -FINGERPRINT."
     ),
 ]
+LLM = Annotated[
+    Path | None,
+    typer.Option(
+        "--llm", metavar="DIR", help="Folder of the run's LLM [default: where it was trained]"
+    ),
+]
+Spec = Annotated[
+    str | None,
+    typer.Option(
+        "--spec", metavar="SPEC", help="The run's cache spec [default: where it was trained]"
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Pipeline = Annotated[

@@ -21,6 +21,7 @@ def report(
         Path, typer.Option("--output", "-o", metavar="FILE", help="The page to write.")
     ] = Path("report.html"),
     root: options.Root = None,
+    store: options.Store = None,
 ) -> None:
     """Write one self-contained page: scores, curves, translations, provenance.
 
@@ -31,24 +32,26 @@ def report(
 
         spamo-cache report runs/signed-weather/default -o report.html
     """
-    display.line(run(runs, output, root))
+    display.line(run(runs, output, root, store))
 
 
-def run(runs: Sequence[Path], output: Path, root: Path | None = None) -> Path:
-    """Write the page; its path. Frames are read below ``root``."""
+def run(
+    runs: Sequence[Path], output: Path, root: Path | None = None, store: str | None = None
+) -> Path:
+    """Write the page; its path. Frames are read below ``root``, stores looked for in ``store``."""
     from spamo_cache.report import write_report
 
     given = None if root is None else inputs.folder(root)
-    return write_report(runs, output, frames=partial(_frames, given))
+    roots = inputs.store_roots(store)
+    return write_report(runs, output, frames=partial(_frames, given), roots=roots)
 
 
 def _frames(root: Path | None, run: Path, ids: Sequence[str]) -> Mapping[str, Sequence[bytes]]:
     """Frames of a run's clips; none where nobody said where the corpus lies."""
     from spamo_cache.datasets.manifest import Manifest
+    from spamo_cache.train.checkpoint import RunFolder
 
-    if not (run / "manifest.parquet").is_file():
-        return {}
-    manifest = Manifest.read(run / "manifest.parquet")
+    manifest = RunFolder(run).sentences()
     place = inputs.at_hand(manifest.corpus, root)
     if place is None:
         return {}

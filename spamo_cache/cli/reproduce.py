@@ -196,13 +196,11 @@ def _run(
         stage.bytes = sum(map(size_of, local))
     with stages.stage("train") as stage:
         given = [f"{stream}={path}" for stream, path in extracted.stores.items()]
-        trained, run = train_command.run(
-            *pipeline, store, out / loaded.name, resume=True, given=given
-        )
+        trained, run = train_command.run(*pipeline, store, out / loaded.name, given=given)
         stage.reused, stage.bytes = trained.reused, size_of(run / "model.safetensors")
     with stages.stage("evaluate") as stage:
         before = _written(run / "evaluation" / "test.json")
-        card = evaluate_command.run(run, "test", device=device)
+        card = evaluate_command.run(run, "test", device=device, store=store)
         stage.reused = before == _written(run / "evaluation" / "test.json")
         stage.bytes = size_of(run / "evaluation")
     with stages.stage("report") as stage:
@@ -278,8 +276,6 @@ def _show(found: Reproduction) -> None:
 def _sample(run: Path) -> list[dict[str, Any]]:
     """Translations spread evenly over the test set."""
     from spamo_cache.evaluate.answers import read_table
-    from spamo_cache.train.experiments import TEST
 
-    lines = read_table(run, TEST)
-    step = max(1, len(lines) // SHOWN)
-    return lines[::step][:SHOWN]
+    lines = read_table(run, "test")
+    return lines[:: max(1, len(lines) // SHOWN)][:SHOWN]

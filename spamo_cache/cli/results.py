@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spamo_cache import bounded
+from spamo_cache.errors import SpamoError
 
 if TYPE_CHECKING:
     from spamo_cache.config import Experiment
@@ -100,12 +100,15 @@ class Results:
 
     def _kept(self) -> dict[str, Mapping[str, Any]]:
         """Entries of an earlier call with the same corpus, settings and seeds."""
+        from spamo_cache.store import sealed
+
         try:
-            document = bounded.read_json(self._path)
+            document = sealed.read(self._path)
             if any(document[key] != value for key, value in self._common.items()):
                 return {}
             return {entry["name"]: entry for entry in document["experiments"]}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (SpamoError, KeyError, TypeError):
+            # None yet, or one that is no good: what there is of runs is found by their identity.
             return {}
 
 

@@ -16,7 +16,7 @@ from spamo_cache.cli import display
 from spamo_cache.cli.children import Call, Children
 from spamo_cache.cli.results import Results
 from spamo_cache.cli.setting import Setting
-from spamo_cache.cli.whereabouts import Place, Whereabouts, key_of, read
+from spamo_cache.cli.whereabouts import Place, Whereabouts, key_of
 from spamo_cache.errors import SpamoError
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Runner:
         changes += [] if start is None else [f"start={start}"]
         stores = self._whereabouts.stores(run.pipeline)
         await call(
-            *("train", str(self._setting.pipeline), "--resume", "-o", str(place.folder)),
+            *("train", str(self._setting.pipeline), "-o", str(place.folder)),
             *("--manifest", str(self._setting.manifest)),
             *_repeated("--set", changes),
             *_repeated("--features", [f"{name}={path}" for name, path in stores.items()]),
@@ -150,9 +150,11 @@ class Runner:
 
 def _score(run: Planned, place: Place | None) -> str:
     """BLEU-4 in every test of a run."""
+    from spamo_cache.evaluate.scorecard import read_card
+
     names = [place.card(test) for test in run.tests] if place else []
-    cards = [read(place.folder / "evaluation" / f"{name}.json") for name in names if place]
-    scores = [f"{card['metrics']['bleu4']:.2f}" for card in cards]
+    cards = [read_card(place.folder / "evaluation" / f"{name}.json") for name in names if place]
+    scores = [f"{card.metrics['bleu4']:.2f}" for card in cards]
     return f"BLEU-4 {', '.join(scores)}" if scores else "trained"
 
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
-from spamo_cache import bounded
 from spamo_cache.cli import display
 from spamo_cache.errors import SpamoError
 
@@ -52,19 +48,23 @@ class Stages:
             self._write()
 
     def _write(self) -> None:
+        from spamo_cache.store import files, sealed
+
+        text = sealed.dumps({"stages": [asdict(stage) for stage in self.all.values()]}, indent=2)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        aside = self._path.with_suffix(".part")
-        aside.write_text(json.dumps([asdict(stage) for stage in self.all.values()], indent=2))
-        aside.replace(self._path)
+        with files.aside(self._path.parent) as work:
+            files.replace(self._path, text.encode(), work)
 
 
 def _read(path: Path) -> list[Stage]:
+    from spamo_cache.store import sealed
+
     if not path.exists():
         return []
     try:
-        return TypeAdapter(list[Stage]).validate_python(bounded.read_json(path))
-    except (OSError, ValueError) as error:
-        raise SpamoError(f"cannot be read: {error}", where=path, remedy="remove it") from None
+        return [Stage(**stage) for stage in sealed.read(path, "remove it")["stages"]]
+    except (KeyError, TypeError) as error:
+        raise SpamoError(f"holds no stages: {error!r}", where=path, remedy="remove it") from None
 
 
 def size_of(path: Path) -> int:

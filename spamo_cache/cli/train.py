@@ -46,9 +46,6 @@ def train(
             "--output", "-o", metavar="RUN", help="Folder of the run [default: runs/CORPUS/NAME]"
         ),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an interrupted run.")
-    ] = False,
     import_official: Annotated[
         Path | None,
         typer.Option(
@@ -73,7 +70,8 @@ def train(
 ) -> None:
     """Train a translator from the features that were extracted last; VT-Align, then translation.
 
-    A pipeline with a sweep, or with --seeds, is several runs; finished ones are reused.
+    After an interruption the same command resumes; a finished run is reused. A pipeline with a
+    sweep, or with --seeds, is several runs.
 
     Example:
 
@@ -85,10 +83,10 @@ def train(
     loaded, path = inputs.load_pipeline(pipeline, overrides or [])
     needs = Needs(path.parent, store, manifest, stores or (), root)
     if import_official is None and (loaded.sweep or seeds is not None):
-        _show_all(loaded, needs, seeds, output, resume=resume, json=json)
+        _show_all(loaded, needs, seeds, output, json=json)
         return
     out = output or _folder(loaded)
-    summary = train_one(loaded, needs, out, resume=resume, checkpoint=import_official)
+    summary = train_one(loaded, needs, out, checkpoint=import_official)
     if not _leads():
         return
     if json:
@@ -122,7 +120,6 @@ def _show_all(
     seeds: int | None,
     parent: Path | None,
     *,
-    resume: bool,
     json: bool,
 ) -> None:
     """Train every variant under every seed; a failed one does not keep the others from it."""
@@ -135,7 +132,7 @@ def _show_all(
         for single in [variant] if seeds is None else seeded(variant, seeds):
             out = _folder(single) if parent is None else parent / single.name
             try:
-                summary = train_one(single, needs, out, resume=resume)
+                summary = train_one(single, needs, out)
             except UsageError:
                 raise
             except SpamoError as error:
@@ -187,7 +184,6 @@ def run(
     store: str | None,
     output: Path | None,
     *,
-    resume: bool,
     manifest: Path | None = None,
     given: Sequence[str] = (),
     root: Path | None = None,
@@ -196,7 +192,7 @@ def run(
     pipeline, path = inputs.load_pipeline(name, overrides)
     out = output or _folder(pipeline)
     needs = Needs(path.parent, store, manifest, given, root)
-    return train_one(pipeline, needs, out, resume=resume), out
+    return train_one(pipeline, needs, out), out
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +217,7 @@ class Needs:
 
 
 def train_one(
-    pipeline: Pipeline, needs: Needs, out: Path, *, resume: bool, checkpoint: Path | None = None
+    pipeline: Pipeline, needs: Needs, out: Path, *, checkpoint: Path | None = None
 ) -> RunSummary:
     """Train one experiment into ``out``, with a bar that tells how it goes.
 
@@ -248,6 +244,5 @@ def train_one(
             manifest=table,
             stores=stores,
             out=out,
-            resume=resume,
             progress=step,
         )

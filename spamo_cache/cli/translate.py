@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from spamo_cache.cli import display, inputs, options
-from spamo_cache.errors import UsageError, VideoError
+from spamo_cache.errors import UsageError, VideoError, WeightsError
+
+if TYPE_CHECKING:
+    from spamo_cache.store.reader import FeatureStore
+    from spamo_cache.train.checkpoint import RunFolder
 
 
 def translate(
@@ -32,6 +36,8 @@ def translate(
     overlap: Annotated[
         float, typer.Option("--overlap", metavar="SECONDS", min=0, help="Of two windows.")
     ] = 0.0,
+    llm: options.LLM = None,
+    spec: options.Spec = None,
     device: options.Device = "auto",
     json: options.Json = False,
 ) -> None:
@@ -56,7 +62,7 @@ def translate(
     pieces = [Piece(video, start, end) for video in dict.fromkeys(videos)]
     if window is not None:
         pieces = [one for piece in pieces for one in windows(piece, window, overlap)]
-    said = dict(sentences(run, pieces, device))
+    said = dict(sentences(run, pieces, device, llm=llm, given=spec))
     if json:
         display.as_json([_document(piece, said.get(piece), window) for piece in pieces])
     else:
@@ -122,15 +128,30 @@ def _document(piece: Piece, text: str | None, window: float | None) -> dict[str,
     return {"video": piece.video, **times, "text": text}
 
 
-def sentences(run: Path, pieces: Sequence[Piece], device: str) -> Iterator[tuple[Piece, str]]:
-    """Each piece that could be read with its translation; the others are named on stderr."""
+def sentences(
+    run: Path,
+    pieces: Sequence[Piece],
+    device: str,
+    *,
+    llm: Path | None = None,
+    given: str | None = None,
+) -> Iterator[tuple[Piece, str]]:
+    """Each piece that could be read with its translation; the others are named on stderr.
+
+    Args:
+        llm: folder of the run's LLM, where that has moved.
+        given: the run's cache spec, where that has moved.
+
+    Raises:
+        WeightsError: the spec's encoders are not those of the run's features.
+    """
     from spamo_cache.datasets.manifest import Clip, Manifest
     from spamo_cache.evaluate import load_run, translate_features
     from spamo_cache.extract.run import extract
     from spamo_cache.store.reader import FeatureStore
 
-    loaded = load_run(run, device=device)
-    spec, spec_path = inputs.spec_used(loaded.pipeline, _base(run))
+    loaded = load_run(run, device=device, llm=llm)
+    spec, spec_path = inputs.run_spec(loaded.folder, given)
     root = Path(os.path.commonpath([piece.video.resolve().parent for piece in pieces]))
     clips = [
         Clip(
@@ -158,14 +179,21 @@ def sentences(run: Path, pieces: Sequence[Piece], device: str) -> Iterator[tuple
         )
         display.failures(summary.failed)
         stores = {name: FeatureStore.open(path) for name, path in summary.stores.items()}
+        _check_encoders(loaded.folder, stores, spec_path)
         for piece in pieces:
             if all(store.state(piece.id) == "ok" for store in stores.values()):
                 rows = {name: store.read([piece.id])[0] for name, store in stores.items()}
                 yield piece, translate_features(loaded, rows)
 
 
-def _base(run: Path) -> Path:
-    """The folder of the pipeline's file, against which the run's paths are meant."""
-    from spamo_cache.train.checkpoint import RunFolder
-
-    return Path(RunFolder(run).read_about()["base"])
+def _check_encoders(run: RunFolder, stores: Mapping[str, FeatureStore], spec: Path) -> None:
+    """Raise WeightsError unless these features come from the encoders of the run's own."""
+    for name, trained in run.read_about().stores.items():
+        found = stores[name].about
+        if (found.weights_sha256, found.semantics) != (trained.weights_sha256, trained.semantics):
+            raise WeightsError(
+                f"stream {name!r}: {found.weights!r} is not what the run's features were computed "
+                f"with ({found.weights_sha256[:12]}, not {trained.weights_sha256[:12]})",
+                where=spec,
+                remedy="put the weights back, or name another cache spec by --spec FILE",
+            )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spamo_cache import bounded
+from spamo_cache.cli import display
 from spamo_cache.cli.setting import Features, Setting
 from spamo_cache.config import Pipeline
 from spamo_cache.errors import SpamoError
@@ -34,14 +34,21 @@ class Place:
         return (self.folder / "done.json").exists()
 
     def card(self, test: Mapping[str, Any]) -> str | None:
-        """Name of the scorecard on test under these changes to the cache spec, if it is there."""
+        """Name of the scorecard on test under these changes to the cache spec, if it is there.
+
+        One that is damaged is as good as none: it is made anew.
+        """
+        from spamo_cache.evaluate.scorecard import read_card
         from spamo_cache.train.experiments import TEST
 
         for path in sorted((self.folder / "evaluation").glob(f"{TEST}*.json")):
-            card = read(path)
+            try:
+                card = read_card(path)
+            except SpamoError:
+                continue
             # Names with a dash are of features shuffled in the evaluation alone.
-            plain = card.get("split") == TEST and not path.stem.startswith(f"{TEST}-")
-            if plain and key_of(card.get("changed") or {}) == key_of(test):
+            plain = card.split == TEST and not path.stem.startswith(f"{TEST}-")
+            if plain and key_of(card.changed) == key_of(test):
                 return path.stem
         return None
 
@@ -80,7 +87,7 @@ class Whereabouts:
             sample(self._setting.table, pipeline.train_share, pipeline.seed),
             {name: FeatureStore.open(path) for name, path in self.stores(pipeline).items()},
             self._digest(pipeline.llm.weights),
-        )["identity"]
+        ).identity
         own = self._setting.folder / "runs" / f"{run.name}-{identity[:8]}"
         return Place(self._beside.get(identity, own))
 
@@ -117,23 +124,20 @@ class Whereabouts:
 
 def _finished(out: Path) -> dict[str, Path]:
     """Identity -> folder of the runs that were trained beside the experiments."""
+    from spamo_cache.train.checkpoint import RunFolder
+
     found = {}
     for path in sorted(out.glob("*/run.json")):
-        about = read(path)
-        if "imported" not in about and "identity" in about:
-            found[str(about["identity"])] = path.parent
+        try:
+            about = RunFolder(path.parent).read_about()
+        except SpamoError as error:
+            display.say(f"passed over a run: {error.what}: {path}")
+            continue
+        if about.imported is None:
+            found[about.identity] = path.parent
     return found
 
 
 def key_of(test: Mapping[str, Any]) -> str:
     """Equal for equal changes to a cache spec."""
     return json.dumps(test, sort_keys=True)
-
-
-def read(path: Path) -> dict[str, Any]:
-    """A JSON object; an empty one where there is none."""
-    try:
-        found = bounded.read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -12,7 +12,7 @@ import torch
 
 from spamo_cache import checkpoints, config
 from spamo_cache.errors import WeightsError
-from spamo_cache.store import files
+from spamo_cache.store import files, sealed
 
 _SUFFIXES = (".safetensors", *checkpoints.PICKLES)
 
@@ -109,15 +109,16 @@ def pin(name: str, found: str) -> None:
         WeightsError: ``name`` was recorded with another hash.
     """
     path = config.home() / "weights.json"
-    pins = checkpoints.read_json(path) if path.exists() else {}
+    remedy = "remove it: the hashes of what is fetched are then noted anew"
+    pins = sealed.read(path, remedy) if path.exists() else {}
     known = pins.get(name)
     if known is None:
-        text = json.dumps(pins | {name: found}, indent=1, sort_keys=True) + "\n"
+        text = sealed.dumps(pins | {name: found}, indent=1) + "\n"
         path.parent.mkdir(parents=True, exist_ok=True)
         files.replace(path, text.encode(), path.parent)
     elif known != found:
         raise WeightsError(
             f"{name} is not what it was: {found[:12]} now, {known[:12]} on first use",
             where=path,
-            remedy="pin a revision; if the change is meant, remove the entry from that file",
+            remedy="pin a revision; if the change is meant, remove that file, which notes anew",
         )

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spamo_cache import bounded
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Clip
-from spamo_cache.errors import SpamoError, UsageError
+from spamo_cache.errors import DamagedError, UsageError
 from spamo_cache.evaluate.measure import Measure
 from spamo_cache.evaluate.metrics import sentence_bleu
 from spamo_cache.model.text import normalise
 from spamo_cache.train.batches import Examples
+from spamo_cache.train.checkpoint import read_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,20 +96,17 @@ def read_table(run: Path, name: str) -> list[dict[str, Any]]:
 
     Raises:
         UsageError: the run was not evaluated so.
-        SpamoError: they cannot be read.
+        DamagedError: they are not those that its card was made of.
     """
     path = table_file(run, name)
-    if not path.is_file():
+    card = path.with_name(f"{name}.json")
+    if not (path.is_file() and card.is_file()):
         raise UsageError(f"was not evaluated on {name}", where=run, remedy="evaluate it first")
-    try:
-        # Not by splitlines: a sentence may hold U+2028 and its like.
-        lines = bounded.read_text(path, bounded.MAX_JSON_BYTES).split("\n")
-        found = [bounded.parse_json(line) for line in lines if line]
-    except (OSError, ValueError) as error:
-        raise SpamoError(f"cannot be read: {error}", where=path, remedy=_AGAIN) from None
-    if not all(isinstance(line, dict) for line in found):
-        raise SpamoError("holds lines that are no JSON objects", where=path, remedy=_AGAIN)
-    return found
-
-
-_AGAIN = "remove it, and evaluate again"
+    data = path.read_bytes()
+    if read_json(card)["table_sha256"] != hashlib.sha256(data).hexdigest():
+        raise DamagedError(
+            "is not what the evaluation wrote",
+            where=path,
+            remedy="remove it, and evaluate the run again",
+        )
+    return [json.loads(line) for line in data.split(b"\n")[:-1]]

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from spamo_cache import config
 from spamo_cache.config import Pipeline
-from spamo_cache.datasets.manifest import Manifest
-from spamo_cache.errors import UsageError
+from spamo_cache.errors import UsageError, WeightsError
 from spamo_cache.model.prompts import Prompts, Sentence
 from spamo_cache.model.translator import Translator
 from spamo_cache.model.weights import digest, locate
@@ -33,40 +33,63 @@ class LoadedRun:
 
 
 def load_run(
-    run: Path, *, device: str = "auto", stores: Mapping[str, Features] | None = None
+    run: Path,
+    *,
+    device: str = "auto",
+    stores: Mapping[str, Features] | None = None,
+    llm: Path | None = None,
 ) -> LoadedRun:
     """Load the best weights of a finished run.
 
     Args:
         stores: what it is to read; needed where it tuned its encoders, which are theirs.
+        llm: folder of its LLM, where that has moved.
 
     Raises:
         UsageError: no run there, an unfinished one, or one that reads frames and is given none.
         WeightsError: its LLM cannot be found or is no longer the one it was trained with.
+        DamagedError: a file of the run is not what it was.
     """
     folder = RunFolder(run)
     pipeline = folder.pipeline()
-    if not folder.done.exists():
-        raise UsageError("holds an unfinished run", where=run, remedy="train it with --resume")
+    weights = folder.weights()
     about = folder.read_about()
-    # An imported run may hold its own LLM.
-    inside = (run / pipeline.llm.weights / "config.json").is_file()
-    llm = locate(pipeline.llm.weights, run if inside else Path(about["base"]))
-    if digest(llm) != about["parts"]["llm"]:
-        raise UsageError(
-            "the LLM is not the one this run was trained with", where=llm, remedy="train again"
-        )
+    found = _find_llm(folder, pipeline, llm)
     encoders = encoders_of(stores or {}, pipeline.streams)
     if pipeline.encoders is not None and not encoders:
         raise UsageError(
             "tuned its encoders, and can only be evaluated, from the corpus's frames", where=run
         )
-    translator = Translator(pipeline, about["widths"], llm, encoders).to(pick_device(device))
+    translator = Translator(pipeline, about.widths, found, encoders).to(pick_device(device))
     if pipeline.translate.steps:
         translator.attach()
-    translator.restore(read_tensors(folder.model)[0])
-    prompts = prompts_of(pipeline, Manifest.read(folder.manifest), translator.tokens)
+    translator.restore(read_tensors(weights)[0])
+    prompts = prompts_of(pipeline, folder.sentences(), translator.tokens)
     return LoadedRun(folder, pipeline, translator.eval(), prompts)
+
+
+def _find_llm(folder: RunFolder, pipeline: Pipeline, given: Path | None) -> Path:
+    """The folder of the LLM a run was trained with, told by its digest.
+
+    Looked for within the run (an imported one may hold its own), where it lay at training, among
+    the pipelines that come with the package, and on the hub.
+    """
+    about, name = folder.read_about(), pipeline.llm.weights
+    bases = (folder.path, Path(about.base), config.shipped("pipelines") / pipeline.corpus)
+    places = [base / Path(name).expanduser() for base in bases] if given is None else [given]
+    there = [place for place in dict.fromkeys(places) if (place / "config.json").is_file()]
+    if not there and given is None and checkpoints.is_hub_id(name):
+        there = [locate(name, Path(about.base))]
+    for place in there:
+        if digest(place) == about.llm:
+            return place.resolve()
+    raise WeightsError(
+        f"the LLM is not the one this run was trained with, {about.llm[:12]}"
+        if there
+        else f"the LLM that this run was trained with, {about.llm[:12]}, was not found",
+        where=", ".join(map(str, there or places)),
+        remedy="say where it lies by --llm DIR",
+    )
 
 
 def pick_device(name: str) -> torch.device:
@@ -84,7 +107,7 @@ def translate_features(run: Path | LoadedRun, features: Mapping[str, np.ndarray]
     """
     loaded = run if isinstance(run, LoadedRun) else load_run(run)
     pipeline, translator = loaded.pipeline, loaded.translator
-    widths = loaded.folder.read_about()["widths"]
+    widths = loaded.folder.read_about().widths
     stores = {
         name: MemoryFeatures({_CLIP: _checked(features.get(name), name, widths[name])})
         for name in pipeline.streams

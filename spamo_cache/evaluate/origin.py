@@ -9,7 +9,7 @@ from pathlib import Path
 
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Clip, Manifest
-from spamo_cache.model.weights import file_digest
+from spamo_cache.errors import DamagedError, UsageError
 from spamo_cache.train.checkpoint import RunFolder
 
 
@@ -28,8 +28,7 @@ class Origin:
     @property
     def imported(self) -> str | None:
         """Name of the checkpoint that the weights came from, if they did."""
-        known: dict[str, str] = self.runs[-1].read_about().get("imported", {})
-        return known.get("name")
+        return (self.runs[-1].read_about().imported or {}).get("name")
 
     @cached_property
     def trained(self) -> list[Pipeline]:
@@ -45,7 +44,7 @@ class Origin:
 
     @cached_property
     def _manifests(self) -> list[Manifest]:
-        return [Manifest.read(folder.manifest) for folder in self.runs]
+        return [folder.sentences() for folder in self.runs]
 
 
 def origin(folder: RunFolder) -> Origin:
@@ -61,8 +60,12 @@ def origin(folder: RunFolder) -> Origin:
 
 def _begun_with(folder: RunFolder, start: Path) -> RunFolder | None:
     """The run whose weights another began with, if they are still those; moved together or not."""
-    expected = folder.read_about()["parts"]["start"]
+    expected = folder.read_about().parts["start"]
     for before in map(RunFolder, (start, folder.path.parent / start.name)):
-        if before.model.is_file() and file_digest(before.model) == expected:
+        try:
+            before.weights()
+        except (UsageError, DamagedError):
+            continue  # no longer there, or no longer what they were
+        if before.weights_sha256() == expected:
             return before
     return None

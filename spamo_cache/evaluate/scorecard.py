@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from spamo_cache.compat import cpu_threads
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Manifest
+from spamo_cache.errors import SpamoError
 from spamo_cache.evaluate import bleurt, overlaps
-from spamo_cache.evaluate.answers import Answers, answers, table, table_file
+from spamo_cache.evaluate.answers import Answers, answers, read_table, table, table_file
 from spamo_cache.evaluate.cautions import Caution, Evidence, cautions
 from spamo_cache.evaluate.conventions import Convention, conventions
 from spamo_cache.evaluate.decoding import Decoded, decode
@@ -27,12 +30,12 @@ from spamo_cache.evaluate.metrics import measures, score
 from spamo_cache.evaluate.origin import origin
 from spamo_cache.evaluate.published import Published, published
 from spamo_cache.evaluate.stores import check_stores, open_stores
-from spamo_cache.model.weights import file_digest
 from spamo_cache.train.batches import examples
 from spamo_cache.train.checkpoint import RunFolder, identity, read_json, write_atomic, write_json
 from spamo_cache.train.features import Features
 
-_VERSION = 3
+_LOG = logging.getLogger(__name__)
+_VERSION = 4
 """Of what a card holds; cards of other versions are made anew."""
 
 
@@ -62,6 +65,7 @@ class Scorecard:
         changed: keys of the cache spec -> value at test time, where the run was trained on another.
         stores: stream -> fingerprint.
         identity: sha256 over weights, settings, stores and references: equal means same result.
+        table_sha256: of the file of hypotheses beside the card.
     """
 
     run: str
@@ -82,6 +86,36 @@ class Scorecard:
     changed: Mapping[str, Any]
     stores: Mapping[str, str]
     identity: str
+    table_sha256: str = ""
+
+
+def read_card(path: Path) -> Scorecard:
+    """The scorecard in a file of ``<run>/evaluation``.
+
+    Raises:
+        SpamoError: it is missing, or one of another version.
+        DamagedError: it is not what was written.
+    """
+    try:
+        return _CARD.validate_python(read_json(path))
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        key = ".".join(map(str, fault["loc"]))
+        raise SpamoError(
+            f"is no scorecard: {key}: {fault['msg']}", where=path, remedy="evaluate the run again"
+        ) from None
+
+
+def keep_card(run: Path, card: Scorecard, lines: Iterable[Mapping[str, Any]]) -> Scorecard:
+    """Write a scorecard and its :func:`answers.table` into a run; the card as it is kept."""
+    path = table_file(run, card.name)
+    path.parent.mkdir(exist_ok=True)
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+    write_atomic(path, text)
+    kept = replace(card, table_sha256=hashlib.sha256(text).hexdigest())
+    # The card last: where it stands, its hypotheses stand too.
+    write_json(path.with_name(f"{card.name}.json"), _CARD.dump_python(kept, mode="json"))
+    return kept
 
 
 def evaluate(
@@ -94,6 +128,7 @@ def evaluate(
     changed: Mapping[str, Any] | None = None,
     bootstrap: int = BOOTSTRAP,
     device: str = "auto",
+    llm: Path | None = None,
     progress: Decoded | None = None,
 ) -> Scorecard:
     """Decode and score a split; an evaluation of the same things is read back, not repeated.
@@ -105,27 +140,29 @@ def evaluate(
     Args:
         run: folder of a finished run.
         manifest: None takes the one kept in the run.
-        stores: stream -> features; None opens those the run was trained from.
+        stores: stream -> features; None finds those the run was trained from.
         shuffle: give every clip another's features: how much a run reads from its video. None
             does what the run's pipeline says.
         changed: dotted keys of the cache spec -> the value that ``stores`` were computed with
             instead of the one that the run was trained on.
         bootstrap: resamples behind the intervals.
+        llm: folder of the run's LLM, where that has moved.
 
     Raises:
         UsageError: no finished run there, unknown split.
+        DamagedError: a file of the run is not what it was.
         StoreError: a store differs from the one trained from in more than ``changed``, or lacks
             clips of the split.
     """
     folder = RunFolder(run)
     pipeline = folder.pipeline()
     folder.weights()  # a finished run, or an error that says so
-    stores = stores or open_stores(folder)
+    stores = stores or open_stores(folder, split=split)
     check_stores(folder, stores, changed)
     task = _Task(
         folder=folder,
         pipeline=pipeline,
-        manifest=manifest or Manifest.read(folder.manifest),
+        manifest=manifest or folder.sentences(),
         stores={name: stores[name] for name in pipeline.streams},
         split=split,
         shuffled=pipeline.shuffle_features if shuffle is None else shuffle,
@@ -136,14 +173,13 @@ def evaluate(
     # Before the language model is loaded: that may take minutes.
     if (known := task.known()) is not None:
         return known
-    loaded = load_run(run, device=device, stores=stores)
+    loaded = load_run(run, device=device, stores=stores, llm=llm)
     evidence = task.decoded(loaded, progress)
     measured = task.measured(evidence.answers, loaded.translator.device)
     result = task.judged(evidence, measured)
     found, failed = evidence.answers, evidence.data.failed
     seen = overlaps.seen(evidence.origin.clips("train"), found.references)
-    task.write(result, table(found, measured, seen, failed))
-    return result
+    return keep_card(run, result, table(found, measured, seen, failed))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,8 +213,8 @@ class _Task:
         return identity(
             {
                 "version": _VERSION,
-                "run": self.folder.read_about()["identity"],
-                "weights": file_digest(self.folder.model),
+                "run": self.folder.read_about().identity,
+                "weights": self.folder.weights_sha256(),
                 "sentences": [self.split, sentences],
                 "settings": [self.shuffled, self.bootstrap, protocol, dict(self.changed)],
                 "stores": self.fingerprints,
@@ -195,20 +231,19 @@ class _Task:
         return table_file(self.folder.path, self.name)
 
     def known(self) -> Scorecard | None:
-        """The card of an earlier evaluation of the same things, its table still beside it."""
+        """The card of an earlier evaluation of the same things, its table still beside it.
+
+        What is damaged, or of another version, is as good as none.
+        """
         if not (self._card.exists() and self._table.exists()):
             return None
-        document = read_json(self._card)
-        if document.get("identity") != self.identity:
+        try:
+            read_table(self.folder.path, self.name)
+            card = read_card(self._card)
+        except SpamoError as error:
+            _LOG.warning("an evaluation is made anew: %s", error)
             return None
-        return _CARD.validate_python(document)
-
-    def write(self, result: Scorecard, lines: Iterable[Mapping[str, Any]]) -> None:
-        self._card.parent.mkdir(exist_ok=True)
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        write_atomic(self._table, text.encode())
-        # The card last: where it stands, its hypotheses stand too.
-        write_json(self._card, _CARD.dump_python(result, mode="json"))
+        return card if card.identity == self.identity else None
 
     def decoded(self, loaded: LoadedRun, progress: Decoded | None) -> Evidence:
         """Translate the split."""

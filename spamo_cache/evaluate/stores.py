@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from spamo_cache import config
 from spamo_cache.errors import StoreError
+from spamo_cache.store.find import by_fingerprint
 from spamo_cache.store.reader import FeatureStore
+from spamo_cache.store.records import Attributes
 from spamo_cache.train.checkpoint import RunFolder
 from spamo_cache.train.features import Features
+from spamo_cache.train.features import about as about_of
 
 _LAYOUT = {"chunk_rows", "shard_rows", "partition_frames"}
 """Where rows lie in a store, which changes none of them."""
@@ -16,20 +20,32 @@ _ELSEWHERE = ("streams.", "store.chunk_rows.", "store.shard_rows.")
 """Changes that do not reach the features of a stream of another name."""
 
 
-def open_stores(folder: RunFolder) -> Mapping[str, FeatureStore]:
-    """The stores a run was trained from, where they lay then.
+def open_stores(
+    folder: RunFolder, roots: Sequence[str] | None = None, *, split: str | None = None
+) -> dict[str, FeatureStore]:
+    """The stores a run was trained from, wherever they lie now; where they lay is but a hint.
+
+    Args:
+        roots: to look for them in; None is SPAMO_CACHE's.
+        split: the clips that will be read; a store that has them is preferred.
 
     Raises:
-        StoreError: they are no longer there, or never lay on a disk.
+        StoreError: no root holds one of them, or they were features in memory.
     """
-    places = folder.read_about()["places"]
-    if lost := [name for name, place in places.items() if place is None]:
+    about, searched = folder.read_about(), config.roots() if roots is None else roots
+    if lost := [name for name in about.fingerprints if name not in about.stores]:
         raise StoreError(
             f"features of stream {lost[0]!r} were held in memory",
             where=folder.path,
             remedy="hand them to evaluate() again",
         )
-    return {name: FeatureStore.open(place) for name, place in places.items()}
+    manifest = folder.sentences()
+    known = split is not None and split in manifest.splits
+    clips = manifest.select([split]).table["id"].to_pylist() if known and split else []
+    return {
+        name: by_fingerprint(searched, fingerprint, hint=about.places[name], clips=clips)
+        for name, fingerprint in about.fingerprints.items()
+    }
 
 
 def check_stores(
@@ -40,11 +56,12 @@ def check_stores(
     Args:
         changed: dotted keys of the cache spec -> the value that these were computed with instead.
     """
-    for name, expected in folder.read_about()["parts"]["stores"].items():
+    about = folder.read_about()
+    for name, expected in about.fingerprints.items():
         own = _of_stream(changed or {}, name)
         found = stores[name].fingerprint if name in stores else "none"
         if own and name in stores:
-            _check_changed(folder, name, stores[name], own)
+            _check_changed(name, about.stores.get(name), stores[name], own)
         elif found != expected:
             raise StoreError(
                 f"stream {name!r} is {found[:12]}, the run was trained from {expected[:12]}",
@@ -63,12 +80,12 @@ def _of_stream(changed: Mapping[str, Any], stream: str) -> dict[str, Any]:
 
 
 def _check_changed(
-    folder: RunFolder, name: str, store: Features, changed: Mapping[str, Any]
+    name: str, trained: Attributes | None, store: Features, changed: Mapping[str, Any]
 ) -> None:
-    place = folder.read_about()["places"][name]
-    if place is None or not isinstance(store, FeatureStore):
+    present = about_of(store)
+    if trained is None or present is None:
         return  # held in memory: nothing says how they were made
-    before, after = (_made(one) for one in (FeatureStore.open(place), store))
+    before, after = _made(trained), _made(present)
     for key in sorted((before.keys() | after.keys()) - _LAYOUT):
         expected = changed.get(key, before.get(key))
         if after.get(key) != expected:
@@ -79,9 +96,8 @@ def _check_changed(
             )
 
 
-def _made(store: FeatureStore) -> dict[str, Any]:
+def _made(about: Attributes) -> dict[str, Any]:
     """All that decides a store's features."""
-    about = store.attributes
-    parts = {key: about[key] for key in ("corpus_sha256", "weights_sha256", "semantics")}
+    parts = about.model_dump(include={"corpus_sha256", "weights_sha256", "semantics"})
     # A phase of 0 is left out of specs.
-    return {"phase": 0, **about["spec"], **parts}
+    return {"phase": 0, **about.model_dump(mode="json")["spec"], **parts}

@@ -99,6 +99,7 @@ class FrameStream:
             )
         self.encoder, self._store, self._reel = encoder, store, reel
         self.width, self.fingerprint, self.path = store.width, store.fingerprint, store.path
+        self.about = store.about
         self.values = int(np.prod(encoder.shape))
 
     def state(self, clip: str) -> Literal["ok", "failed", "absent"]:

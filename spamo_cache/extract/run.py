@@ -11,6 +11,8 @@ from typing import Literal
 
 from spamo_cache import config
 from spamo_cache.config import CacheSpec, StreamSpec
+from spamo_cache.datasets.manifest import Manifest
+from spamo_cache.datasets.registry import CORPORA
 from spamo_cache.encoders import registry
 from spamo_cache.encoders.encoder import Encoder
 from spamo_cache.errors import StoreError, UsageError
@@ -20,7 +22,7 @@ from spamo_cache.extract.executors import dask, serial
 from spamo_cache.extract.job import Done, Job, Report, StreamJob, Task
 from spamo_cache.extract.progress import Progress, Tracker
 from spamo_cache.extract.summary import Outcome, Summary, planned, summarise, usual_rate
-from spamo_cache.extract.survey import ManifestLike, Survey, survey
+from spamo_cache.extract.survey import Survey, survey
 from spamo_cache.extract.work import Work, held, left
 from spamo_cache.store.writer import StoreWriter
 from spamo_cache.video import by_decord
@@ -32,7 +34,7 @@ _BUSY_SECONDS = 1.0
 
 
 def extract(
-    manifest: ManifestLike,
+    manifest: Manifest,
     root: Path,
     spec: CacheSpec,
     spec_base: Path,
@@ -48,14 +50,13 @@ def extract(
     dry_run: bool = False,
     calibrate: bool = False,
     retry_failed: bool = False,
-    terms: str = "",
-    snapshot: bytes = b"",
     progress: Callable[[Progress], None] | None = None,
 ) -> Summary:
     """Compute the features that no root holds yet.
 
     Args:
         manifest: all clips of the corpus; ``splits`` chooses among them without changing the store.
+            New stores keep it, and the terms of use of a corpus that is known.
         root: corpus root, below which the clips' sources lie.
         spec: how streams are computed.
         spec_base: folder of the spec's file, where relative weights stand.
@@ -70,8 +71,6 @@ def extract(
         dry_run: decide everything, write nothing.
         calibrate: measure for 20 seconds, in a dry run, what its estimate of hours rests on.
         retry_failed: compute failed clips again; the others of their partitions are kept.
-        terms: terms of use of the corpus, kept with the stores.
-        snapshot: the manifest as Parquet, kept in the stores that are made.
         progress: called with the state so far, a few times a second at most per worker.
 
     Returns:
@@ -129,7 +128,7 @@ def extract(
         work = left(found, before, roots=roots, retry=retry_failed)
         rate = measure(job, work) if calibrate else usual_rate(device)
         return planned(work, before, device, rate)
-    writers = _writers(found, store_root, spec, terms, snapshot)
+    writers = _writers(found, store_root, spec, manifest)
     if retry_failed:
         for writer in writers.values():
             writer.seal()  # what is kept of a partition is read by way of the index
@@ -177,8 +176,9 @@ def _work(
 
 
 def _writers(
-    found: Survey, store_root: Path, spec: CacheSpec, terms: str, snapshot: bytes
+    found: Survey, store_root: Path, spec: CacheSpec, manifest: Manifest
 ) -> dict[str, StoreWriter]:
+    known, snapshot = CORPORA.get(manifest.corpus), manifest.to_bytes()
     writers = {
         name: StoreWriter.open(
             store_root,
@@ -192,7 +192,7 @@ def _writers(
             dtype=spec.store.dtype,
             chunk_rows=stream.chunk_rows,
             shard_rows=stream.shard_rows,
-            terms=terms,
+            terms="" if known is None else known.terms,
             manifest=snapshot,
         )
         for name, stream in found.streams.items()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from spamo_cache import config
 from spamo_cache.config import CacheSpec, StreamSpec
+from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.encoders import registry
 from spamo_cache.encoders.encoder import Encoder
 from spamo_cache.errors import UsageError
@@ -30,15 +30,6 @@ from spamo_cache.store.remote import Location
 from spamo_cache.video import Probe, probe_all
 
 _PROBE_THREADS = 8
-
-
-class ManifestLike(Protocol):
-    """The part of a manifest that extraction reads."""
-
-    @property
-    def corpus(self) -> str: ...
-    def __len__(self) -> int: ...
-    def clips(self) -> Sequence[SplitClip]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +71,7 @@ class Survey:
 
 
 def survey(
-    manifest: ManifestLike,
+    manifest: Manifest,
     root: Path,
     spec: CacheSpec,
     load: Callable[[StreamSpec], Encoder],

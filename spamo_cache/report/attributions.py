@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from spamo_cache.errors import SpamoError
+from spamo_cache.errors import DamagedError, SpamoError
 from spamo_cache.report.documents import read_object
 
 MOST = 8
@@ -88,5 +89,14 @@ def _curve(values: Sequence[Any], length: int) -> Curve:
 def _shots(folder: Path, listed: Sequence[Mapping[str, Any]]) -> list[tuple[int, bytes]]:
     step = max(1, -(-len(listed) // MOST_SHOTS))
     # A name is taken as a name: a file elsewhere is none of the page's business.
-    places = [(int(one["at"]), folder / Path(str(one["file"])).name) for one in listed[::step]]
-    return [(at, place.read_bytes()) for at, place in places if place.is_file()]
+    found = []
+    for one in listed[::step]:
+        place = folder / Path(str(one["file"])).name
+        if place.is_file():
+            jpeg = place.read_bytes()
+            if hashlib.sha256(jpeg).hexdigest() != one["sha256"]:
+                raise DamagedError(
+                    "is not the picture that was kept", where=place, remedy="analyze the clip again"
+                )
+            found.append((int(one["at"]), jpeg))
+    return found

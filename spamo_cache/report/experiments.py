@@ -131,8 +131,11 @@ def holds_experiments(folder: Path) -> bool:
     return (folder / RESULTS).is_file()
 
 
-def read_results(folder: Path) -> Results:
+def read_results(folder: Path, roots: Sequence[str] | None = None) -> Results:
     """Read ``results.json``, every run that it names, and ``shapley.json`` where it is.
+
+    Args:
+        roots: to look for the runs' stores in; None is SPAMO_CACHE's.
 
     Raises:
         SpamoError: a file is damaged.
@@ -140,7 +143,7 @@ def read_results(folder: Path) -> Results:
     where = folder / RESULTS
     document = read_object(where)
     try:
-        runs = _runs(folder, document["experiments"])
+        runs = _runs(folder, document["experiments"], roots)
         return Results(
             corpus=str(document["corpus"]),
             set=tuple(map(str, document.get("set", ()))),
@@ -155,14 +158,16 @@ def read_results(folder: Path) -> Results:
         ) from None
 
 
-def _runs(folder: Path, experiments: Sequence[Mapping[str, Any]]) -> dict[Path, Run]:
+def _runs(
+    folder: Path, experiments: Sequence[Mapping[str, Any]], roots: Sequence[str] | None
+) -> dict[Path, Run]:
     """Resolved folder -> run; those that do not lie there yet are left out."""
     found: dict[Path, Run] = {}
     for one in _trials(experiments):
         place = _place(folder, one)
         if place is not None and place not in found:
             try:
-                found[place] = read_run(place)
+                found[place] = read_run(place, roots)
             except UsageError:
                 continue
     return dict(zip(found, told_apart(list(found.values())), strict=True))

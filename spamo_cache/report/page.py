@@ -22,7 +22,13 @@ _HERE = Path(__file__).parent
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
-def write_report(runs: Sequence[Path], out: Path, *, frames: Frames | None = None) -> Path:
+def write_report(
+    runs: Sequence[Path],
+    out: Path,
+    *,
+    frames: Frames | None = None,
+    roots: Sequence[str] | None = None,
+) -> Path:
     """Write one self-contained HTML page.
 
     Args:
@@ -30,12 +36,13 @@ def write_report(runs: Sequence[Path], out: Path, *, frames: Frames | None = Non
             one folder of a corpus's experiments.
         out: the page's file; replaced whole.
         frames: gives pictures of clips; None: none are shown.
+        roots: to look for the runs' stores in; None is SPAMO_CACHE's.
 
     Raises:
         UsageError: no run given, or a folder that holds none.
         SpamoError: a damaged file of a run, or ``out`` cannot be written.
     """
-    page = render(runs, frames)
+    page = render(runs, frames, roots)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with files.aside(out.parent) as work:
@@ -50,9 +57,11 @@ def write_report(runs: Sequence[Path], out: Path, *, frames: Frames | None = Non
     return out
 
 
-def render(paths: Sequence[Path], frames: Frames | None = None) -> str:
+def render(
+    paths: Sequence[Path], frames: Frames | None = None, roots: Sequence[str] | None = None
+) -> str:
     """The page's HTML; the same runs give the same bytes."""
-    title, content = _content(paths, frames)
+    title, content = _content(paths, frames, roots)
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -67,7 +76,9 @@ def render(paths: Sequence[Path], frames: Frames | None = None) -> str:
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 
 
-def _content(paths: Sequence[Path], frames: Frames | None) -> tuple[str, Markup]:
+def _content(
+    paths: Sequence[Path], frames: Frames | None, roots: Sequence[str] | None
+) -> tuple[str, Markup]:
     if not paths:
         raise UsageError("no run was given", remedy="name one or more run folders")
     if any(map(holds_experiments, paths)):
@@ -77,10 +88,10 @@ def _content(paths: Sequence[Path], frames: Frames | None) -> tuple[str, Markup]
                 where=next(filter(holds_experiments, paths)),
                 remedy="name their folder alone",
             )
-        results = read_results(paths[0])
+        results = read_results(paths[0], roots)
         title = f"Experiments on {corpus_title(results.corpus)}"
         return title, experiments_page(results, title, frames)
-    runs = told_apart([read_run(path) for path in paths])
+    runs = told_apart([read_run(path, roots) for path in paths])
     titles = list(dict.fromkeys(corpus_title(run.pipeline.corpus) for run in runs))
     if len(runs) == 1:
         title = f"{runs[0].name} on {titles[0]}"

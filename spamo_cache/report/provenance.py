@@ -8,7 +8,7 @@ from spamo_cache.datasets.registry import CORPORA
 from spamo_cache.report import figures
 from spamo_cache.report.markup import Child, Markup, join, seconds, size, tag
 from spamo_cache.report.parts import card, cell, section, table
-from spamo_cache.report.receipt import departures, receipt
+from spamo_cache.report.receipt import departures, encoder_of, receipt
 from spamo_cache.report.runs import Run, Stage, StoreFacts
 
 _MARKS = {
@@ -20,18 +20,19 @@ _MARKS = {
 
 def provenance(run: Run) -> Markup:
     """From which stores, on what terms, and how long each stage took."""
-    head = ["stream", "fingerprint", "encoder weights", "their sha256", "width", "clips"]
+    head = ["stream", "fingerprint", "encoder", "weights", "their sha256", "width", "clips", "held"]
     rows = [_store(store) for store in run.stores]
     known = CORPORA.get(run.pipeline.corpus)
     lead = (
         "A fingerprint is the hash of everything that decides a feature: clips, encoder weights "
-        "and settings. Whoever has the same has the same features."
+        "and settings. Whoever has the same has the same features. Held: clips with features in "
+        "the store that was found here."
     )
     return section(
         run.anchor,
         "Provenance",
         lead,
-        table("Feature stores", head, rows, numeric=4) if rows else None,
+        table("Feature stores", head, rows, numeric=5) if rows else None,
         _times(run),
         _effort(run),
         tag("p", tag("strong", "Terms of use. "), known.terms, class_="terms") if known else None,
@@ -39,20 +40,24 @@ def provenance(run: Run) -> Markup:
 
 
 def _store(store: StoreFacts) -> list[Child]:
-    known = store.attributes
+    about, short = store.about, tag("code", store.fingerprint[:12], title=store.fingerprint)
+    if about is None:
+        return [store.stream, short, "held in memory", "–", "–", *[cell(None)] * 3]
+    held = None if store.counts is None else store.counts["ok"]
     return [
         store.stream,
-        tag("code", store.fingerprint[:12], title=store.fingerprint),
-        str(known.get("weights", "out of reach")),
-        tag("code", str(known.get("weights_sha256", "–"))[:12]),
-        *(cell(known.get(key), digits=0) for key in ("width", "clips")),
+        short,
+        encoder_of(about),
+        about.weights,
+        tag("code", about.weights_sha256[:12], title=about.weights_sha256),
+        *(cell(value, digits=0) for value in (about.width, about.clips, held)),
     ]
 
 
 def _times(run: Run) -> Markup | None:
     stages = run.stages
-    if not stages and run.done.get("seconds"):
-        stages = (Stage(name="train", seconds=float(run.done["seconds"]), bytes=0),)
+    if not stages and run.done is not None and run.done.seconds:
+        stages = (Stage(name="train", seconds=run.done.seconds, bytes=0),)
     if not stages:
         return None
     title = "Wall time of each stage, and what it left on disk"
@@ -64,9 +69,11 @@ def _times(run: Run) -> Markup | None:
 
 def _effort(run: Run) -> Markup | None:
     done = run.done
+    if done is None:
+        return None
     known = [
-        f"{1000 * done['step_seconds']:,.0f} ms a step" if done.get("step_seconds") else "",
-        f"{size(done['peak_bytes'])} of memory at most" if done.get("peak_bytes") else "",
+        f"{1000 * done.step_seconds:,.0f} ms a step" if done.step_seconds else "",
+        f"{size(done.peak_bytes)} of memory at most" if done.peak_bytes else "",
     ]
     told = ", ".join(filter(None, known))
     return tag("p", f"Training took {told}.", class_="aside") if told else None
@@ -97,12 +104,11 @@ def receipt_of(run: Run) -> Markup:
 
 def _made_by(run: Run) -> Markup:
     """What was run: versions, and the one hash behind the weights."""
-    versions = ", ".join(f"{k} {v}" for k, v in dict(run.about.get("versions", {})).items())
-    identity = str(run.about.get("identity", ""))
+    versions = ", ".join(f"{k} {v}" for k, v in run.about.versions.items())
     stores = ", ".join(f"{store.stream} {store.fingerprint[:12]}" for store in run.stores)
     facts = {
         "made by": versions,
-        "identity of the run": identity[:12],
+        "identity of the run": run.about.identity[:12],
         "stores": stores,
         "seed": str(run.pipeline.seed),
     }

@@ -1,9 +1,10 @@
-"""Run folders as a report sees them. Needs no torch: it reads what training left behind."""
+"""Run folders as a report sees them, read by the types that wrote them."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
@@ -13,11 +14,15 @@ from typing import Any
 
 from spamo_cache import config
 from spamo_cache.config import Pipeline
-from spamo_cache.errors import SpamoError, UsageError
+from spamo_cache.errors import SpamoError, StoreError
 from spamo_cache.report.attributions import Attribution, read_attributions
-from spamo_cache.report.documents import parsed, read_lines, read_object
+from spamo_cache.report.documents import read_object
 from spamo_cache.report.evaluations import Evaluation, read_evaluations
 from spamo_cache.report.markup import slug
+from spamo_cache.store.find import by_fingerprint
+from spamo_cache.store.plan import State
+from spamo_cache.store.records import Attributes
+from spamo_cache.train.checkpoint import RunFolder, RunRecord, RunSummary
 
 Point = tuple[float, float]
 
@@ -33,11 +38,14 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class StoreFacts:
-    """A store a run was trained from; ``attributes`` are empty where it is out of reach."""
+    """The features of one stream that a run was trained from."""
 
     stream: str
     fingerprint: str
-    attributes: Mapping[str, Any]
+    about: Attributes | None
+    """What the store says about itself; None for features that were held in memory."""
+    counts: Mapping[State, int] | None
+    """Clips by state; None where no root holds the store."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +57,9 @@ class Run:
     metrics: tuple[Mapping[str, Any], ...]
     evaluations: tuple[Evaluation, ...]
     stores: tuple[StoreFacts, ...]
-    about: Mapping[str, Any]
-    done: Mapping[str, Any]
-    """Summary of training; empty while it is unfinished."""
+    about: RunRecord
+    done: RunSummary | None
+    """Summary of training; None while it is unfinished."""
     stages: tuple[Stage, ...]
     analysis: Mapping[str, Any]
     attributions: tuple[Attribution, ...]
@@ -97,25 +105,26 @@ class Run:
         return points
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path, roots: Sequence[str] | None = None) -> Run:
     """Read a run folder, finished or not.
+
+    Args:
+        roots: to look for its stores in; None is SPAMO_CACHE's.
 
     Raises:
         UsageError: no run lies there.
         SpamoError: one of its files is damaged.
     """
-    if not (path / "config.yaml").is_file():
-        raise UsageError("holds no run", where=path, remedy="train one, or name another folder")
-    about = read_object(path / "run.json")
-    pipeline = config.load(path / "config.yaml", Pipeline)
+    folder = RunFolder(path)
+    about, pipeline = folder.read_about(), folder.pipeline()
     return Run(
         path=path,
         pipeline=pipeline,
-        metrics=tuple(read_lines(path / "metrics.jsonl")),
+        metrics=tuple(folder.read_metrics()),
         evaluations=read_evaluations(path),
-        stores=tuple(_stores(about)),
+        stores=tuple(_stores(about, config.roots() if roots is None else roots)),
         about=about,
-        done=read_object(path / "done.json"),
+        done=folder.summary(),
         stages=_stages(path),
         analysis=read_object(path / "analysis" / "test.json")
         or read_object(path / "analysis" / "dev.json"),
@@ -148,28 +157,24 @@ def _names(run: Run, seeds: Container[int]) -> Iterator[str]:
     yield from (f"{run.name} ({n})" for n in count(2))
 
 
-def _stores(about: Mapping[str, Any]) -> list[StoreFacts]:
-    fingerprints = about.get("parts", {}).get("stores", {})
-    places = about.get("places", {})
-    found = []
-    for stream, fingerprint in fingerprints.items():
-        place = places.get(stream)
-        # A store that moved is no fault of the run: its fingerprint still names it.
-        group = read_object(Path(place) / "zarr.json") if place else {}
-        attributes = group.get("attributes", {})
-        facts = StoreFacts(stream=stream, fingerprint=fingerprint, attributes=attributes)
-        found.append(facts)
-    return found
+def _stores(about: RunRecord, roots: Sequence[str]) -> Iterator[StoreFacts]:
+    for stream, fingerprint in about.fingerprints.items():
+        noted, counts = about.stores.get(stream), None
+        if noted is not None:
+            # A store that is gone or damaged is no fault of the run, which knows what it read.
+            with suppress(StoreError):
+                store = by_fingerprint(roots, fingerprint, hint=about.places[stream])
+                counts = store.counts()
+        yield StoreFacts(stream=stream, fingerprint=fingerprint, about=noted, counts=counts)
 
 
 def _stages(path: Path) -> tuple[Stage, ...]:
     """``reproduce`` keeps the times of its stages beside the run folder."""
     where = path.absolute().parent / "stages.json"
-    found = parsed(where)
     try:
         return tuple(
             Stage(name=str(one["name"]), seconds=float(one["seconds"]), bytes=int(one["bytes"]))
-            for one in found or ()
+            for one in read_object(where).get("stages", ())
         )
     except (KeyError, TypeError, ValueError) as error:
         raise SpamoError(f"holds no stages: {error!r}", where=where, remedy="remove it") from None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from spamo_cache.evaluate.conventions import Convention
+from spamo_cache.evaluate.published import Published
 from spamo_cache.report import figures
-from spamo_cache.report.evaluations import Evaluation, Published
+from spamo_cache.report.evaluations import Evaluation
 from spamo_cache.report.markup import Child, Markup, join, millions, number, signed, tag
 from spamo_cache.report.metrics import METRICS, NOTES, metric_name
 from spamo_cache.report.parts import banner, card, cell, plus_minus, section, table
@@ -27,11 +28,11 @@ def cards(run: Run) -> Markup:
         ]
         failed = f"{len(shown.failed):,} without features" if shown.failed else "every one scored"
         found.append((f"clips of {shown.name}", f"{shown.n:,}", failed))
-    recall = run.done.get("recall")
-    if recall is not None:
-        found.append(("recall@1", f"{100 * recall:.0f} %", f"{run.chosen_on}, after VT-Align"))
-    if run.learnt and (trained := run.done.get("trained")):
-        found.append(("trained", millions(trained), _tuned(run)))
+    done = run.done
+    if done is not None and done.recall is not None:
+        found.append(("recall@1", f"{100 * done.recall:.0f} %", f"{run.chosen_on}, after VT-Align"))
+    if done is not None and run.learnt and done.trained:
+        found.append(("trained", millions(done.trained), _tuned(run)))
     return tag(
         "dl",
         *(
@@ -123,9 +124,9 @@ def _notes(keys: Sequence[str]) -> Markup | None:
 def _conventions(shown: Evaluation) -> Markup | None:
     if not shown.conventions:
         return None
-    own = next((one["bleu4"] for one in shown.conventions if one.get("headline")), None)
+    own = next((one.bleu4 for one in shown.conventions if one.headline), None)
     rows: list[list[Child]] = [
-        [_convention(one), cell(one["bleu4"]), _difference(one["bleu4"], own)]
+        [_convention(one), cell(one.bleu4), _difference(one.bleu4, own)]
         for one in shown.conventions
     ]
     head = ["convention", "BLEU-4", "to the headline"]
@@ -141,9 +142,9 @@ def _conventions(shown: Evaluation) -> Markup | None:
     )
 
 
-def _convention(one: Mapping[str, Any]) -> Child:
-    mark = tag("b", "headline", class_="mark same") if one.get("headline") else None
-    return join(str(one["name"]), " ", mark)
+def _convention(one: Convention) -> Child:
+    mark = tag("b", "headline", class_="mark same") if one.headline else None
+    return join(one.name, " ", mark)
 
 
 def _difference(value: float, own: float | None) -> Child:

@@ -85,7 +85,7 @@ def banners(runs: Sequence[Run]) -> Markup | None:
                 "that the method works end to end, nothing about any sign language."
             )
             notes.append(banner("Synthetic corpus.", words))
-    if unfinished := [run.name for run in runs if not run.done]:
+    if unfinished := [run.name for run in runs if run.done is None]:
         words = f"Training of {', '.join(unfinished)} has not ended; numbers may still change."
         notes.append(banner("Unfinished.", words))
     if floors := [run.name for run in runs if run.pipeline.shuffle_features]:

@@ -79,7 +79,8 @@ def _chosen_on_dev(run: Run) -> bool:
 def _mean(variant: Variant, key: str, fits: Callable[[Run], bool] = lambda _: True) -> float | None:
     """A number of training, over the seeds; of none where nothing was trained."""
     runs = [run for run, _ in variant.scored if run.learnt and fits(run)]
-    known = [float(run.done[key]) for run in runs if run.done.get(key) is not None]
+    numbers = [getattr(run.done, key, None) for run in runs]
+    known = [float(number) for number in numbers if number is not None]
     return fmean(known) if known else None
 
 

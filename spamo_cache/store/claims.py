@@ -160,7 +160,7 @@ class Claims:
         What others left, of whom nobody here can tell whether they live, goes after a day, unless
         they hold a claim.
         """
-        left = sorted(self._work.glob("*.tmp"))
+        left = sorted(p for p in self._work.glob("*.tmp") if files.is_temporary(p.name))
         for path in self._files():
             with contextlib.suppress(OSError):
                 self._bury(path)

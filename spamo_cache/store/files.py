@@ -6,6 +6,7 @@ import errno
 import hashlib
 import logging
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -25,6 +26,7 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
 _NO_MODES = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP}
 _BLOCK_BYTES = 1 << 20
+_TEMPORARY = re.compile(r"(unknown|[0-9a-f]{12}\.\d+\.\d+)\.[0-9a-f]+\.tmp")
 # A folder with both bits is shared by its group.
 _SHARED = stat.S_ISGID | stat.S_IWGRP
 # A pipe or device must not block the open, a link must not lead out of the store.
@@ -70,6 +72,11 @@ def remove(path: Path) -> None:
         # Gone under our hands, by somebody who removes it as well.
         if os.path.lexists(path):
             remove(path)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether :func:`temporary` may have made a name."""
+    return bool(_TEMPORARY.fullmatch(name))
 
 
 def discard(path: Path) -> None:

@@ -37,24 +37,25 @@ class FeatureStore:
     Attributes:
         path: the store's folder, local or remote.
         ids: all planned clips, sorted, whether or not there are features of them.
-        attributes: what the store says about itself.
+        about: what the store says about itself.
+        attributes: the same as plain values.
         width: values of a row.
         dtype: of the values.
     """
 
     def __init__(self, path: Location) -> None:
         self.path = path
-        self._about = load_attributes(path)
-        self.attributes: Mapping[str, Any] = self._about.model_dump(mode="json")
-        self.geometry: Geometry = self._about.geometry
+        self.about = load_attributes(path)
+        self.attributes: Mapping[str, Any] = self.about.model_dump(mode="json")
+        self.geometry: Geometry = self.about.geometry
         self.width = self.geometry.width
         self.dtype: np.dtype[Any] = np.dtype(self.geometry.dtype)
-        expected = features_metadata(self.geometry, self._about.partitions)
+        expected = features_metadata(self.geometry, self.about.partitions)
         where = path / "features" / "zarr.json"
         if load_json(where, MAX_ATTRIBUTES_BYTES) != expected:
             raise DamagedError("the features are not laid out as the store says", where=where)
-        self._index = ClipIndex.open(path, self._about)
-        self._shards = shards_of(path, self._about)
+        self._index = ClipIndex.open(path, self.about)
+        self._shards = shards_of(path, self.about)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (FeatureStore.open, (self.path,))
@@ -73,15 +74,15 @@ class FeatureStore:
 
     @property
     def fingerprint(self) -> str:
-        return self._about.fingerprint
+        return self.about.fingerprint
 
     @property
     def corpus(self) -> str:
-        return self._about.corpus
+        return self.about.corpus
 
     @property
     def stream(self) -> str:
-        return self._about.stream
+        return self.about.stream
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -121,20 +122,20 @@ class FeatureStore:
 
     def clip_keys(self) -> list[ClipKey]:
         """What identified each clip's source, in order of ids."""
-        return ClipIndex.open(self.path, self._about, everything=True).clip_keys()
+        return ClipIndex.open(self.path, self.about, everything=True).clip_keys()
 
     def clip_key(self, clip: str) -> ClipKey:
         """What identified one clip's source."""
         chosen = self._positions([clip])
-        return ClipIndex.open(self.path, self._about, everything=True).clip_keys(chosen)[0]
+        return ClipIndex.open(self.path, self.about, everything=True).clip_keys(chosen)[0]
 
     def receipt(self, partition: int) -> Receipt:
         """The receipt of a finished partition."""
-        return load_receipt(self.path, self._about, partition)
+        return load_receipt(self.path, self.about, partition)
 
     def checksums(self) -> dict[str, str]:
         """SHA-256 of each clip's features, as receipts have them; nothing is read."""
-        receipts = finished(self.path, self._about, self._index)
+        receipts = finished(self.path, self.about, self._index)
         return {clip: entry.sha256 for done in receipts for clip, entry in done.clips.items()}
 
     # --- one clip -------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from pydantic import Field, ValidationError
 
 from spamo_cache.config import StrictModel
 from spamo_cache.errors import DamagedError, StoreError
-from spamo_cache.store import files
-from spamo_cache.store.layout import FORMAT, Geometry, canonical, sha256
+from spamo_cache.store import files, sealed
+from spamo_cache.store.layout import FORMAT, Geometry, canonical
 from spamo_cache.store.metadata import features_metadata, group_metadata
 from spamo_cache.store.remote import Location, RemotePath
 
@@ -107,8 +107,7 @@ Record = TypeVar("Record", bound=StrictModel)
 
 def seal(record: StrictModel) -> dict[str, Any]:
     """The record as a JSON document with the checksum of all the rest in ``sha256``."""
-    document = record.model_dump(mode="json")
-    return {**document, "sha256": sha256(canonical(document))}
+    return sealed.seal(record.model_dump(mode="json"))
 
 
 def unseal(document: Any, model: type[Record], where: Location) -> Record:
@@ -118,11 +117,7 @@ def unseal(document: Any, model: type[Record], where: Location) -> Record:
         DamagedError: it is not what was sealed, or never was such a record.
         StoreError: another format.
     """
-    if not isinstance(document, dict):
-        raise DamagedError("holds no JSON object", where=where)
-    rest = {key: value for key, value in document.items() if key != "sha256"}
-    if document.get("sha256") != sha256(canonical(rest)):
-        raise DamagedError("disagrees with its own checksum", where=where)
+    rest = sealed.unseal(document, where)
     found = rest.get("format")
     if isinstance(found, int) and found != FORMAT:
         newer = found > FORMAT

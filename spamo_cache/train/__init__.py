@@ -1,8 +1,9 @@
 """Stage 2: features and sentences to a translator."""
 
+from spamo_cache.train.checkpoint import RunSummary
 from spamo_cache.train.features import Features, MemoryFeatures
 from spamo_cache.train.loop import Progress
-from spamo_cache.train.run import RunSummary, train
+from spamo_cache.train.run import train
 from spamo_cache.train.variants import Spread, seeded, spread, variants
 
 __all__ = [

@@ -1,8 +1,8 @@
 """The run folder: what was asked, what was learnt, and where to go on after a kill.
 
     config.yaml          the resolved pipeline
-    run.json             identity, fingerprints and paths of the stores, versions
     manifest.parquet     the sentences it was trained and selected on
+    run.json             identity, fingerprints and attributes of the stores, versions
     metrics.jsonl        one line per logged step
     tensorboard/         the same as curves
     model.safetensors    adapter, VT-Align and tuned LLM weights of the best dev BLEU
@@ -10,30 +10,109 @@
     done.json            the summary; a run without it is unfinished
     lock                 held by the process that trains
 
-Every file is written aside and renamed, so a kill leaves the old one or the new one.
+Every file is written aside and renamed, so a kill leaves the old one or the new one. Every file
+has a checksum, which whatever reads it compares: documents and lines of metrics carry their own,
+files of tensors have it in their header, and ``run.json`` and ``done.json`` list the others.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import torch
 import yaml
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from spamo_cache import bounded
-from spamo_cache.config import Pipeline, load
-from spamo_cache.errors import SpamoError, UsageError
-from spamo_cache.store import files
+from spamo_cache.config import Pipeline, StrictModel, load
+from spamo_cache.datasets.manifest import Manifest
+from spamo_cache.errors import DamagedError, SpamoError, UsageError
+from spamo_cache.model.weights import file_digest
+from spamo_cache.store import files, sealed
+from spamo_cache.store.claims import Claims
+from spamo_cache.store.records import Attributes, Sha256, validated
 
 _PLACE = "place"
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+"""What file systems without locks answer: some of clusters, and FUSE."""
+
+
+class RunRecord(StrictModel):
+    """What ``run.json`` says of a run."""
+
+    identity: Sha256
+    """Of ``parts``: equal means the same experiment."""
+    parts: Mapping[str, Any]
+    """Pipeline, fingerprints of the stores, sentences, LLM, and weights it began with."""
+    base: str
+    """Folder of the pipeline's file when it was begun."""
+    widths: Mapping[str, int]
+    """Stream -> values per row."""
+    places: Mapping[str, str | None]
+    """Stream -> where its store lay when it was begun; None for features held in memory."""
+    stores: Mapping[str, Attributes]
+    """Stream -> what its store says about itself; none for features held in memory."""
+    versions: Mapping[str, str]
+    imported: Mapping[str, str] | None = None
+    """Name and sha256 of the official checkpoint that the weights came from."""
+    files: Mapping[str, Sha256] = {}
+    """sha256 of what was written before this."""
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Stream -> fingerprint of its features."""
+        found: dict[str, str] = self.parts["stores"]
+        return found
+
+    @property
+    def llm(self) -> str:
+        """Digest of the LLM's folder."""
+        return str(self.parts["llm"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """What training came to; ``done.json`` holds the same.
+
+    Attributes:
+        path: the run folder.
+        reused: nothing was trained, the run was there already.
+        best_bleu: BLEU-4 on dev of the weights kept; None without a translation stage.
+        best_step: step of the translation stage they are from.
+        recall: share of dev clips whose own sentence was the nearest after the align stage.
+        seconds: wall time of this call.
+        trained: number of trained parameters.
+        failed: split -> clips left out for want of features -> reason.
+        steps: of the last stage, taken by this call.
+        step_seconds: mean wall time of these, reading included, scorings of dev left out.
+        peak_bytes: most memory of this call: on a GPU what torch allocated, on a CPU what the
+            process held.
+    """
+
+    path: Path
+    reused: bool
+    best_bleu: float | None
+    best_step: int
+    recall: float | None
+    seconds: float
+    trained: int
+    failed: Mapping[str, Mapping[str, str]]
+    steps: int = 0
+    step_seconds: float | None = None
+    peak_bytes: int | None = None
+
+
+_SUMMARY = TypeAdapter(RunSummary)
 
 
 class RunFolder:
@@ -64,6 +143,7 @@ class RunFolder:
                 if not self._foreign():
                     self.path.mkdir(parents=True, exist_ok=True)
                     stack.enter_context(exclusive(self.lock))
+                    _claims(self.lock).sweep()
             yield
 
     def _foreign(self) -> bool:
@@ -72,76 +152,180 @@ class RunFolder:
             return False
         if not self.path.is_dir():
             return True
-        names = {path.name.removeprefix(".") for path in self.path.iterdir()}
-        own = (self.lock.name, self.config.name, self.about.name)
-        begun = self.lock.name in names and all(name.startswith(own) for name in names)
-        return bool(names) and not begun
+        names = {path.name for path in self.path.iterdir()}
+        own = {self.lock.name, self.config.name, self.manifest.name, _claims(self.lock).folder.name}
+        left = {name for name in names - own if not files.is_temporary(name)}
+        return bool(names) and (self.lock.name not in names or bool(left))
 
-    def begin(self, pipeline: Pipeline, about: Mapping[str, Any], *, resume: bool) -> bool:
+    def begin(self, pipeline: Pipeline, about: RunRecord, manifest: Manifest) -> bool:
         """Claim the folder for this experiment; True if there is a state to go on from.
 
         Raises:
-            UsageError: the folder holds another experiment, another kind of thing, or this one
-                half done while ``resume`` is off.
+            UsageError: the folder holds another experiment, or another kind of thing.
+            DamagedError: a file of the run is not what was written.
         """
         if not self.about.exists():
-            self._claim(pipeline, about)
+            self._claim(pipeline, about, manifest)
             return False
         known = self.read_about()
-        if known["identity"] != about["identity"]:
+        if known.identity != about.identity:
             raise UsageError(
-                f"holds a run of something else: {_difference(known, about)} differs",
+                f"holds a run of something else: {_difference(known.parts, about.parts)} differs",
                 where=self.path,
                 remedy="choose another folder with -o, or remove this one",
             )
-        if self.state.exists() and not (resume or self.done.exists()):
-            raise UsageError(
-                "holds this run, unfinished", where=self.path, remedy="go on with --resume"
-            )
+        for name in known.files:
+            self._check(self.path / name, known.files)
+        moved = known.model_copy(update={"base": about.base, "places": about.places})
+        if moved != known:
+            with suppress(OSError):  # only hints: a run that may only be read keeps the old ones
+                write_json(self.about, moved.model_dump(mode="json"))
         return self.state.exists()
 
-    def _claim(self, pipeline: Pipeline, about: Mapping[str, Any]) -> None:
+    def _claim(self, pipeline: Pipeline, about: RunRecord, manifest: Manifest) -> None:
         if self._foreign():
             raise UsageError(
                 "is not empty and holds no run", where=self.path, remedy="choose another folder"
             )
+        text = yaml.safe_dump(pipeline.model_dump(mode="json"), sort_keys=False)
+        contents = {self.config: text.encode(), self.manifest: manifest.to_bytes()}
+        listed = {path.name: hashlib.sha256(data).hexdigest() for path, data in contents.items()}
+        record = about.model_copy(update={"files": listed})
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            text = yaml.safe_dump(pipeline.model_dump(mode="json"), sort_keys=False)
-            write_atomic(self.config, text.encode())
-            write_json(self.about, about)
+            for path, data in contents.items():
+                write_atomic(path, data)
+            write_json(self.about, record.model_dump(mode="json"))
         except OSError as error:
             raise UsageError(f"cannot be written: {error}", where=self.path) from error
 
-    def pipeline(self) -> Pipeline:
-        """The resolved pipeline of this run.
+    def finish(self, summary: RunSummary) -> None:
+        """Write the summary, by which the run is finished.
+
+        Raises:
+            DamagedError: the weights are not those that were written.
+        """
+        check_tensors(self.model)
+        final = {path.name: file_digest(path) for path in (self.model, self.metrics)}
+        write_json(self.done, asdict(summary) | {"path": str(self.path), "files": final})
+
+    # --- reading, every checksum compared ---------------------------------------------------------
+
+    def read_about(self) -> RunRecord:
+        """What ``run.json`` says.
 
         Raises:
             UsageError: no run lies here.
+            DamagedError: it is not what was written.
         """
-        if not self.config.exists():
+        if not self.about.exists():
             raise UsageError("holds no run", where=self.path, remedy="train one with -o")
+        return validated(read_json(self.about), RunRecord, self.about)
+
+    def pipeline(self) -> Pipeline:
+        """The resolved pipeline of this run; raises as :meth:`read_about`."""
+        self._check(self.config, self.read_about().files)
         return load(self.config, Pipeline)
+
+    def sentences(self) -> Manifest:
+        """The clips it was trained and selected on; raises as :meth:`read_about`."""
+        self._check(self.manifest, self.read_about().files)
+        return Manifest.read(self.manifest)
+
+    def summary(self) -> RunSummary | None:
+        """What training came to; None while it is unfinished.
+
+        Raises:
+            DamagedError: ``done.json`` is not what was written.
+        """
+        return self._done()[0] if self.done.exists() else None
 
     def weights(self) -> Path:
         """The file of the best weights.
 
         Raises:
             UsageError: no finished run lies here.
+            DamagedError: they are not those that were written.
         """
+        self._check(self.model, self._done()[1])
+        return self.model
+
+    def weights_sha256(self) -> str:
+        """sha256 of the file of the best weights, as it was written; raises as :meth:`weights`."""
+        return self._done()[1][self.model.name]
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines that were logged; one that a kill cut off is left out.
+
+        Raises:
+            DamagedError: they are not what was written.
+        """
+        if not self.metrics.exists():
+            return []
+        if self.done.exists():
+            self._check(self.metrics, self._done()[1])
+        return self._lines(self.metrics.read_bytes())
+
+    def log(self, line: Mapping[str, Any]) -> int:
+        """Add a line of metrics; the size of the file, in bytes."""
+        with self.metrics.open("ab") as file:
+            file.write(sealed.dumps(line).encode() + b"\n")
+            return file.tell()
+
+    def cut_metrics(self, size: int) -> None:
+        """Keep the first ``size`` bytes: the lines after belong to steps to be repeated.
+
+        Raises:
+            DamagedError: these are not what was written.
+        """
+        self.metrics.touch()
+        with self.metrics.open("r+b") as file:
+            kept = file.read(size)
+            if len(kept) < size or (kept and not kept.endswith(b"\n")):
+                self._damaged(self.metrics)
+            self._lines(kept)
+            file.truncate(size)
+
+    def _lines(self, data: bytes) -> list[dict[str, Any]]:
+        whole = data.split(b"\n")[:-1]
+        return [
+            sealed.loads(line, f"{self.metrics}, line {number}", _REMEDY)
+            for number, line in enumerate(whole, start=1)
+        ]
+
+    def _done(self) -> tuple[RunSummary, Mapping[str, str]]:
+        """The summary, and the checksums of what is final."""
         if not self.done.exists():
             raise UsageError(
                 "holds no finished run", where=self.path, remedy="train it first, or to its end"
             )
-        return self.model
+        document = read_json(self.done)
+        try:
+            return _SUMMARY.validate_python(document), document["files"]
+        except (ValidationError, KeyError) as error:
+            told = " ".join(str(error).split())
+            raise DamagedError(f"is no summary: {told}", where=self.done, remedy=_REMEDY) from None
+
+    def _check(self, path: Path, listed: Mapping[str, str]) -> None:
+        """Raise DamagedError unless a file is what the run lists."""
+        try:
+            same = file_digest(path) == listed[path.name]
+        except OSError as error:
+            told = error.strerror or str(error)
+            raise DamagedError(f"cannot be read: {told}", where=path, remedy=_REMEDY) from None
+        except KeyError:
+            same = False
+        if not same:
+            self._damaged(path)
+
+    @staticmethod
+    def _damaged(path: Path) -> NoReturn:
+        raise DamagedError("is not what the run wrote", where=path, remedy=_REMEDY)
 
     @property
     def imported(self) -> bool:
         """Whether its first weights came from elsewhere, whole."""
-        return "imported" in self.read_about()
-
-    def read_about(self) -> dict[str, Any]:
-        return read_json(self.about)
+        return self.read_about().imported is not None
 
     def save_state(self, tensors: Mapping[str, Tensor], place: Mapping[str, Any]) -> None:
         """Make weights, optimiser and place durable as one file: they can never disagree."""
@@ -152,6 +336,12 @@ class RunFolder:
         return tensors, json.loads(header[_PLACE])
 
 
+_REMEDY = (
+    "a run's files are a record: bring this one back from a copy, or train the run again in "
+    "another folder"
+)
+
+
 def identity(parts: Mapping[str, Any]) -> str:
     """sha256 of the canonical JSON of what makes two runs the same experiment."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
@@ -159,71 +349,123 @@ def identity(parts: Mapping[str, Any]) -> str:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Replace ``path`` so that a reader or a kill sees the old or the new content, whole."""
-    files.replace(path, content, path.parent)
+    """Replace ``path`` so that a reader or a kill sees the old or the new content, whole.
+
+    What dead processes left unfinished in the folder goes.
+    """
+    _claims(path).sweep()
+    with files.aside(path.parent) as work:
+        files.replace(path, content, work)
 
 
-def write_json(path: Path, value: Any) -> None:
-    write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a document with a checksum of its content."""
+    write_atomic(path, (sealed.dumps(value, indent=2) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Raises SpamoError for a file that is missing or no JSON object."""
-    try:
-        value = bounded.read_json(path)
-    except (OSError, ValueError) as error:
-        raise SpamoError(f"cannot be read: {error}", where=path) from error
-    if not isinstance(value, dict):
-        raise SpamoError("holds no JSON object", where=path)
-    return value
+    """What :func:`write_json` wrote.
+
+    Raises:
+        SpamoError: it is missing.
+        DamagedError: it is not what was written.
+    """
+    return sealed.read(path, "bring it back from a copy, or remove it and make it again")
 
 
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str] | None = None
 ) -> None:
+    """Write a safetensors file whose header has a checksum of all the rest."""
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, save(held, metadata=dict(header or {})))
+    said = dict(header or {})
+    checksum = _checksum(((name, held[name]) for name in sorted(held)), said)
+    write_atomic(path, save(held, metadata={**said, sealed.KEY: checksum}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and header of a safetensors file.
+    """Tensors and header of a file of :func:`write_tensors`.
 
     Raises:
         SpamoError: missing or broken file.
+        DamagedError: it is not what was written.
     """
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+        return tensors, _checked(path, file, tensors.items())
+
+
+def check_tensors(path: Path) -> None:
+    """Raise what :func:`read_tensors` would; never more than one tensor is held."""
+    with _opened(path) as file:
+        _checked(path, file, ((name, file.get_tensor(name)) for name in sorted(file.keys())))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            yield file
     except (OSError, SafetensorError) as error:
         raise SpamoError(f"cannot be read: {error}", where=path) from error
+
+
+def _checked(path: Path, file: Any, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, str]:
+    """The header without its checksum, which is compared."""
+    header: dict[str, str] = file.metadata() or {}
+    expected = header.pop(sealed.KEY, None)
+    if expected != _checksum(tensors, header):
+        raise DamagedError("disagrees with its own checksum", where=path, remedy=_REMEDY)
+    return header
+
+
+def _checksum(tensors: Iterable[tuple[str, Tensor]], header: Mapping[str, str]) -> str:
+    total = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name, value in tensors:
+        total.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        total.update(value.flatten().view(torch.uint8).numpy().data)
+    return total.hexdigest()
 
 
 @contextmanager
 def exclusive(lock: Path) -> Iterator[None]:
     """Keep other processes out of the folder of a lock file for the block; a kill lets them in.
 
+    On a disk without locks, a claim with a heartbeat takes the lock's place.
+
     Raises:
         UsageError: another process is there.
     """
-    with lock.open("ab") as held:
-        # Some file systems of clusters have no locks.
-        with suppress(OSError):
-            _claimed(held.fileno(), lock.parent)
+    with ExitStack() as stack:
+        held = stack.enter_context(lock.open("ab"))
+        try:
+            free = _locked(held.fileno())
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            free = stack.enter_context(_claims(lock).hold(lock.name))
+        if not free:
+            raise UsageError(
+                "is in use by another process", where=lock.parent, remedy="wait until it is done"
+            )
         yield
 
 
-def _claimed(handle: int, folder: Path) -> None:
+def _locked(handle: int) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise UsageError(
-            "is in use by another process", where=folder, remedy="wait until it is done"
-        ) from None
+        return False
+    return True
+
+
+def _claims(lock: Path) -> Claims:
+    return Claims(lock.with_name("claims"))
 
 
 def _difference(known: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     """The first part of the identity that two runs do not share, with its dotted key."""
-    return _first_difference(known["parts"], asked["parts"]) or "its identity"
+    return _first_difference(known, asked) or "its identity"
 
 
 def _first_difference(known: Any, asked: Any, key: str = "") -> str:

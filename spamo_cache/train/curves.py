@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import shutil
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -45,8 +44,8 @@ class TensorBoard:
         writer = _imported("torch.utils.tensorboard", "tensorboard").SummaryWriter
         shutil.rmtree(folder.curves, ignore_errors=True)
         self._writer: Any = writer(str(folder.curves))
-        for line in folder.metrics.read_text(encoding="utf-8").splitlines():
-            self.add(json.loads(line))
+        for line in folder.read_metrics():
+            self.add(line)
 
     def add(self, line: Line) -> None:
         for name, value in _figures(line).items():
@@ -66,7 +65,7 @@ class WeightsAndBiases:
             name=pipeline.name,
             group=pipeline.corpus,
             # The same experiment in another folder is another run.
-            id=identity({"run": folder.read_about()["identity"], "at": str(folder.path.resolve())})[
+            id=identity({"run": folder.read_about().identity, "at": str(folder.path.resolve())})[
                 :16
             ],
             resume="allow",

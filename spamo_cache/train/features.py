@@ -15,6 +15,7 @@ from torch import nn
 from spamo_cache.config import Pipeline
 from spamo_cache.errors import StoreError
 from spamo_cache.model.rows import Packed
+from spamo_cache.store.records import Attributes
 from spamo_cache.store.remote import Location
 
 
@@ -29,6 +30,7 @@ class Features(Protocol):
     def fingerprint(self) -> str: ...
     @property
     def path(self) -> Location | None: ...
+
     def state(self, clip: str) -> Literal["ok", "failed", "absent"]: ...
     def reason(self, clip: str) -> str | None: ...
     def rows(self, clip: str) -> int: ...
@@ -52,6 +54,12 @@ class Frames(Features, Protocol):
 
 def are_frames(stream: Features) -> TypeGuard[Frames]:
     return hasattr(stream, "encoder")
+
+
+def about(stream: Features) -> Attributes | None:
+    """What its store says about itself; None for features that lie in none."""
+    found: Attributes | None = getattr(stream, "about", None)
+    return found
 
 
 def encoders_of(stores: Mapping[str, Features], streams: Iterable[str]) -> dict[str, nn.Module]:

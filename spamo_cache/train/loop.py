@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import time
@@ -116,10 +115,7 @@ class Trainer:
         elif self.pipeline.align.center:
             self._center()
         if self.crew.is_main_process:
-            self.folder.metrics.touch()
-            # Lines past the saved state belong to steps that are about to be repeated.
-            with self.folder.metrics.open("r+b") as file:
-                file.truncate(self.place.metrics_bytes)
+            self.folder.cut_metrics(self.place.metrics_bytes)
             self.curves = curves(self.pipeline, self.folder)
         # Nobody may write a new state before all have read the old one.
         self.crew.wait_for_everyone()
@@ -253,9 +249,7 @@ class Trainer:
         if not self.crew.is_main_process:
             return
         line = {"stage": stage, "step": self.place.step, **fields}
-        with self.folder.metrics.open("ab") as file:
-            file.write((json.dumps(line) + "\n").encode())
-            self.place.metrics_bytes = file.tell()
+        self.place.metrics_bytes = self.folder.log(line)
         for drawn in self.curves:
             drawn.add(line)
         if self.progress is not None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,11 @@ from spamo_cache.evaluate.inference import load_run
 from spamo_cache.model.official import OURS_ALONE, read_state, their_name
 from spamo_cache.model.translator import Translator
 from spamo_cache.model.weights import digest, file_digest, locate
-from spamo_cache.train.checkpoint import RunFolder, write_json, write_tensors
+from spamo_cache.store import files
+from spamo_cache.train.checkpoint import RunFolder, RunSummary, write_tensors
 from spamo_cache.train.features import Features
 from spamo_cache.train.loop import Place
-from spamo_cache.train.run import RunSummary, describe
+from spamo_cache.train.run import describe
 
 _OWN_LLM = "imported-llm"
 """Folder inside the run with the checkpoint's LLM, where that is not the pipeline's."""
@@ -45,7 +45,7 @@ def import_checkpoint(
     stores: Mapping[str, Features],
     out: Path,
 ) -> RunSummary:
-    """Make an official checkpoint a run: to evaluate, or to go on training with ``resume``.
+    """Make an official checkpoint a run: to evaluate, or to go on training.
 
     Where the checkpoint's LLM is not the pipeline's, it is kept inside the run, whose
     ``config.yaml`` names it then; otherwise the run is as small as any.
@@ -72,18 +72,17 @@ def import_checkpoint(
     if folder.about.exists():
         raise UsageError("holds a run already", where=out, remedy="choose another folder with -o")
     learnt = {name: value.clone() for name, value in translator.trained().items()}
-    if foreign:
-        # Not in the folder yet: it has to be empty when the run is begun.
-        kept = Path(tempfile.mkdtemp(prefix=".llm-", dir=_parent(out)))
-        _keep_llm(translator, llm, kept)
-        pipeline = _with_llm(pipeline, _OWN_LLM)
-        llm = kept
-    about = describe(pipeline, base, manifest, stores, digest(llm))
     imported = {"name": checkpoint.name, "sha256": file_digest(checkpoint)}
-    folder.begin(pipeline, about | {"imported": imported}, resume=False)
-    if foreign:
-        llm.rename(out / _OWN_LLM)
-    manifest.write(folder.manifest)
+    with _beside(out) as work:
+        if foreign:
+            # Not in the folder yet: it has to be empty when the run is begun.
+            work.mkdir()
+            _keep_llm(translator, llm, work)
+            pipeline, llm = _with_llm(pipeline, _OWN_LLM), work
+        about = describe(pipeline, base, manifest, stores, digest(llm))
+        folder.begin(pipeline, about.model_copy(update={"imported": imported}), manifest)
+        if foreign:
+            work.rename(out / _OWN_LLM)
     return _finish(folder, learnt)
 
 
@@ -100,13 +99,9 @@ def export_checkpoint(run: Path, file: Path) -> int:
         for name, value in loaded.translator.state_dict().items()
         if name not in OURS_ALONE
     }
-    handle, aside = tempfile.mkstemp(prefix=f".{file.name}.", dir=_parent(file))
-    os.close(handle)
-    try:
-        torch.save({"state_dict": state}, aside)
-        Path(aside).replace(file)
-    finally:
-        Path(aside).unlink(missing_ok=True)
+    with _beside(file) as work:
+        torch.save({"state_dict": state}, work)
+        work.replace(file)
     return len(state)
 
 
@@ -186,10 +181,17 @@ def _finish(folder: RunFolder, learnt: Mapping[str, Tensor]) -> RunSummary:
         trained=sum(value.numel() for name, value in learnt.items() if name not in OURS_ALONE),
         failed={},
     )
-    write_json(folder.done, asdict(summary) | {"path": str(folder.path)})
+    folder.finish(summary)
     return summary
 
 
-def _parent(path: Path) -> Path:
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path``, of which nothing is left after the block."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.parent
+    files.sweep(path.parent)
+    new = files.temporary(path.parent)
+    try:
+        yield new
+    finally:
+        files.remove(new)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,54 +19,22 @@ from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import StoreError, UsageError
 from spamo_cache.model.loading import check_llm
 from spamo_cache.model.text import normalise
-from spamo_cache.model.weights import digest, file_digest, locate
+from spamo_cache.model.weights import digest, locate
 from spamo_cache.train.batches import MEMORY
 from spamo_cache.train.checkpoint import (
     RunFolder,
+    RunRecord,
+    RunSummary,
     identity,
-    read_json,
     read_tensors,
-    write_json,
 )
 from spamo_cache.train.crew import agreed, gather_crew
-from spamo_cache.train.features import Features, encoders_of
+from spamo_cache.train.features import Features, about, encoders_of
 from spamo_cache.train.loop import SAVE_SECONDS, Progress, Trainer
 from spamo_cache.train.sample import sample
 
 _WORDS = {"name", "question", "log", "sweep"}
 """Keys of a pipeline that change no weight and no score."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunSummary:
-    """What training came to; ``done.json`` holds the same.
-
-    Attributes:
-        path: the run folder.
-        reused: nothing was trained, the run was there already.
-        best_bleu: BLEU-4 on dev of the weights kept; None without a translation stage.
-        best_step: step of the translation stage they are from.
-        recall: share of dev clips whose own sentence was the nearest after the align stage.
-        seconds: wall time of this call.
-        trained: number of trained parameters.
-        failed: split -> clips left out for want of features -> reason.
-        steps: of the last stage, taken by this call.
-        step_seconds: mean wall time of these, reading included, scorings of dev left out.
-        peak_bytes: most memory of this call: on a GPU what torch allocated, on a CPU what the
-            process held.
-    """
-
-    path: Path
-    reused: bool
-    best_bleu: float | None
-    best_step: int
-    recall: float | None
-    seconds: float
-    trained: int
-    failed: Mapping[str, Mapping[str, str]]
-    steps: int = 0
-    step_seconds: float | None = None
-    peak_bytes: int | None = None
 
 
 def train(
@@ -76,7 +44,6 @@ def train(
     manifest: Manifest,
     stores: Mapping[str, Features],
     out: Path,
-    resume: bool = False,
     progress: Progress | None = None,
     device: str = "auto",
     memory: int = MEMORY,
@@ -84,8 +51,8 @@ def train(
 ) -> RunSummary:
     """Train one experiment into ``out``; a finished equal one is reused.
 
-    The align stage holds only the LLM's embedding table. After a kill, ``resume`` goes on to the
-    same weights as an uninterrupted run, bit for bit on CPU with an equal number of threads.
+    The align stage holds only the LLM's embedding table. After a kill, the same call goes on to
+    the same weights as an uninterrupted run, bit for bit on CPU with an equal number of threads.
     Under torchrun or ``accelerate launch`` several processes share the work and the folder.
 
     Args:
@@ -95,9 +62,9 @@ def train(
         save_seconds: least time between two states to resume from.
 
     Raises:
-        UsageError: ``out`` holds something else, or this run unfinished and ``resume`` is off;
-            the manifest has no dev split; the pipeline is a sweep, starts from what is no finished
-            run, or tunes encoders and is given features.
+        UsageError: ``out`` holds something else; the manifest has no dev split; the pipeline is a
+            sweep, starts from what is no finished run, or tunes encoders and is given features.
+        DamagedError: a file of the run, or of the one that it starts from, is not what it was.
         StoreError: a stream is missing, or clips have not been extracted.
         WeightsError: the LLM cannot be found.
     """
@@ -118,18 +85,18 @@ def train(
     llm = locate(pipeline.llm.weights, base)
     check_llm(llm, pipeline.llm)
     manifest = sample(manifest, pipeline.train_share, pipeline.seed)
-    about = describe(pipeline, base, manifest, stores, digest(llm))
-    weights = _start(pipeline, about["parts"]["llm"])
+    record = describe(pipeline, base, manifest, stores, digest(llm))
+    weights = _start(pipeline, record.llm)
     crew = gather_crew(pipeline, device)
     with ExitStack() as held:
 
-        def begin() -> tuple[bool, dict[str, Any] | None]:
+        def begin() -> tuple[bool, RunSummary | None]:
             held.enter_context(folder.alone())
-            return _begin(folder, pipeline, about, manifest, resume)
+            return _begin(folder, pipeline, record, manifest)
 
         unfinished, known = agreed(crew, begin)
         if known is not None:
-            return RunSummary(**(known | {"path": out, "reused": True, "seconds": 0.0}))
+            return replace(known, path=out, reused=True, seconds=0.0)
         trainer = Trainer(
             pipeline,
             crew,
@@ -159,7 +126,7 @@ def train(
             peak_bytes=trainer.effort.peak_bytes,
         )
         if crew.is_main_process:
-            write_json(folder.done, asdict(summary) | {"path": str(out)})
+            folder.finish(summary)
             folder.state.unlink(missing_ok=True)
         return summary
 
@@ -169,34 +136,27 @@ def _start(pipeline: Pipeline, llm: str) -> dict[str, Tensor] | None:
     if pipeline.start is None:
         return None
     folder = RunFolder(Path(pipeline.start))
-    if folder.read_about()["parts"]["llm"] != llm:
+    if folder.read_about().llm != llm:
         raise UsageError("was trained with another LLM", where=folder.path)
     return read_tensors(folder.weights())[0]
 
 
 def _begin(
-    folder: RunFolder,
-    pipeline: Pipeline,
-    about: Mapping[str, Any],
-    manifest: Manifest,
-    resume: bool,
-) -> tuple[bool, dict[str, Any] | None]:
+    folder: RunFolder, pipeline: Pipeline, record: RunRecord, manifest: Manifest
+) -> tuple[bool, RunSummary | None]:
     """Whether there is a state to go on from, and the summary of a run that is finished."""
-    unfinished = folder.begin(pipeline, about, resume=resume)
-    imported = unfinished and folder.imported
-    if imported and resume:
+    unfinished = folder.begin(pipeline, record, manifest)
+    if unfinished and folder.imported:
         folder.done.unlink(missing_ok=True)
-    if folder.done.exists():
-        if not imported:
-            folder.state.unlink(missing_ok=True)
-        return unfinished, read_json(folder.done)
-    manifest.write(folder.manifest)
-    return unfinished, None
+    known = folder.summary()
+    if known is not None:
+        folder.state.unlink(missing_ok=True)
+    return unfinished, known
 
 
 def describe(
     pipeline: Pipeline, base: Path, manifest: Manifest, stores: Mapping[str, Features], llm: str
-) -> dict[str, Any]:
+) -> RunRecord:
     """What ``run.json`` says: the experiment's identity, and where its parts lie.
 
     Args:
@@ -221,17 +181,17 @@ def describe(
         "llm": llm,
     }
     if pipeline.start is not None:
-        weights = RunFolder(Path(pipeline.start)).weights()
-        parts["start"] = file_digest(weights)
+        parts["start"] = RunFolder(Path(pipeline.start)).weights_sha256()
     places = {name: stores[name].path for name in pipeline.streams}
-    return {
-        "identity": identity(parts),
-        "parts": parts,
-        "base": str(base.resolve()),
-        "widths": {name: stores[name].width for name in pipeline.streams},
-        "places": {name: None if path is None else str(path) for name, path in places.items()},
-        "versions": {"spamo-cache": spamo_cache.__version__, "torch": torch.__version__},
-    }
+    return RunRecord(
+        identity=identity(parts),
+        parts=parts,
+        base=str(base.resolve()),
+        widths={name: stores[name].width for name in pipeline.streams},
+        places={name: None if path is None else str(path) for name, path in places.items()},
+        stores={name: known for name in pipeline.streams if (known := about(stores[name]))},
+        versions={"spamo-cache": spamo_cache.__version__, "torch": torch.__version__},
+    )
 
 
 def settings(pipeline: Pipeline) -> dict[str, Any]:

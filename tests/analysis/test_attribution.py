@@ -15,6 +15,7 @@ from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.errors import UsageError
 from spamo_cache.evaluate.inference import load_run
+from spamo_cache.evaluate.scorecard import Scorecard, keep_card
 from spamo_cache.model.rows import Packed
 from spamo_cache.model.tokens import Tokens, padded_ids
 from spamo_cache.model.translator import Batch, Translator
@@ -229,17 +230,19 @@ def test_slugs_differ_where_ids_do() -> None:
 
 
 def test_worst_and_best_are_picked(tmp_path: Path) -> None:
-    folder = tmp_path / "evaluation"
     with pytest.raises(UsageError, match="not evaluated on test"):
         strips.pick(tmp_path, 2)
-    folder.mkdir()
     scores = {"a": 50.0, "b": 10.0, "c": 90.0, "silent": 0.0, "d": 20.0, "e": 70.0}
     lines = [
         {"id": clip, "hypothesis": "" if clip == "silent" else "wort", "chrf": chrf}
         for clip, chrf in scores.items()
     ]
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    (folder / "test.hypotheses.jsonl").write_text(text, encoding="utf-8")
+    card = Scorecard(
+        run="run", name="test", split="test", protocol="default", n=len(lines), metrics={},
+        intervals={}, signatures={}, bootstrap={}, headline={}, conventions=[], warnings=[],
+        published=[], failed={}, shuffled=False, changed={}, stores={}, identity="i",
+    )  # fmt: skip
+    keep_card(tmp_path, card, lines)
     assert strips.pick(tmp_path, 4) == ["b", "d", "e", "c"]
     assert strips.pick(tmp_path, 1) == ["c"]
     assert strips.pick(tmp_path, 99) == ["b", "d", "a", "e", "c"]

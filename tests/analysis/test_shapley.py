@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 
@@ -8,6 +7,8 @@ import pytest
 
 from spamo_cache.analysis.shapley import RUNS, coalitions, of_experiments, shapley
 from spamo_cache.errors import UsageError
+from spamo_cache.evaluate.scorecard import Scorecard, keep_card
+from spamo_cache.train.checkpoint import read_json, write_json
 
 # nobody and VT-Align alone: 1; hand-computed below.
 SCORES = {
@@ -49,6 +50,16 @@ def test_values_are_efficient_symmetric_and_nothing_for_a_dummy() -> None:
     assert values["c"] != pytest.approx(values["a"])
 
 
+def card(score: float, half: float) -> Scorecard:
+    """A scorecard on test with this BLEU-4."""
+    return Scorecard(
+        run="run", name="test", split="test", protocol="default", n=1,
+        metrics={"bleu4": score}, intervals={"bleu4": (score - half, score + half)},
+        signatures={}, bootstrap={}, headline={}, conventions=[], warnings=[], published=[],
+        failed={}, shuffled=False, changed={}, stores={}, identity="i",
+    )  # fmt: skip
+
+
 def experiments(
     folder: Path,
     scores: dict[int, dict[str, float]],
@@ -61,10 +72,8 @@ def experiments(
         for variant, score in by_variant.items():
             experiment, name = variant.split("/")
             place = folder.parent / f"{experiment}-{name}-{seed}"
-            card = place / "evaluation" / "test.json"
-            card.parent.mkdir(parents=True)
-            interval = {"bleu4": [score - half, score + half]}
-            card.write_text(json.dumps({"metrics": {"bleu4": score}, "intervals": interval}))
+            place.mkdir()
+            keep_card(place, card(score, half), [])
             run = {
                 "seed": seed,
                 "path": f"../{place.name}",
@@ -78,7 +87,7 @@ def experiments(
     ]
     folder.mkdir()
     results = {"corpus": "c", "set": [], "seeds": list(scores), "experiments": found}
-    (folder / "results.json").write_text(json.dumps(results))
+    write_json(folder / "results.json", results)
     return folder
 
 
@@ -93,7 +102,7 @@ def test_parts_of_the_method_by_hand(tmp_path: Path) -> None:
         }
     )
     assert sum(found["values"].values()) == pytest.approx(found["total"] - found["floor"])
-    assert json.loads((folder / "shapley.json").read_text(encoding="utf-8")) == found
+    assert read_json(folder / "shapley.json") == found
     nobody = [one for one in found["coalitions"] if one["run"] == "streams/floor"]
     assert [one["players"] for one in nobody] == [[], ["VT-Align"]]
     assert all("floor" in one["note"] for one in nobody)

@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
+from spamo_cache import config
+from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.extract import calibrate
+from spamo_cache.extract.run import extract
+from spamo_cache.store import records
 
 Call = Callable[..., Result]
 
@@ -61,3 +65,31 @@ def test_a_sample_is_copied_into_the_whole(lab: Path, call: Call) -> None:
     done = call(EXTRACT).stdout
     assert "copied         3" in done
     assert "computed       7" in done
+
+
+def test_a_store_made_from_python_is_the_store_of_the_command_line(
+    lab: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # When, by whom: of the partitions, and of the store.
+    monkeypatch.setattr(records, "now", lambda: "then")
+    call(EXTRACT)
+    manifest = Manifest.read(lab / "manifest.csv", corpus="frames")
+    spec = config.load(lab / "spec.yaml", config.CacheSpec)
+    made = extract(manifest, lab, spec, lab, store_root=lab / "python", executor="serial")
+    for store in made.stores.values():
+        twin = lab.parent / "home" / "features" / "frames" / Path(str(store)).name
+        assert plain(Path(str(store))) == plain(twin)
+        assert (Path(str(store)) / "manifest.parquet").is_file()
+
+
+def plain(store: Path) -> dict[str, object]:
+    """Everything in a store; of receipts all but what tells who made it and when."""
+    found: dict[str, object] = {}
+    for path in store.rglob("*"):
+        name = path.relative_to(store).as_posix()
+        if name.startswith("receipts/") and name[9:10].isdigit():
+            receipt = json.loads(path.read_bytes())
+            found[name] = {k: v for k, v in receipt.items() if k not in {"provenance", "sha256"}}
+        elif path.is_file():
+            found[name] = path.read_bytes()
+    return found

@@ -152,3 +152,19 @@ def test_a_window_is_translated_like_that_range(extracted: Path, call: Call) -> 
         ["long.mp4", "1.00-2.00"],
     ]
     assert lines[3:] == ["broken.mp4\t-\t"]
+
+
+@pytest.mark.parametrize("name", ["manifest.parquet", "stores.json"])
+def test_a_damaged_note_of_the_last_extraction_is_one_clear_error(
+    extracted: Path, call: Call, name: str
+) -> None:
+    note = extracted / "home" / "extracted" / "frames" / name
+    data = note.read_bytes()
+    for place in (len(data) // 3, len(data) // 2, len(data) - 8):
+        damaged = bytearray(data)
+        damaged[place] ^= 4
+        note.write_bytes(damaged)
+        assert name in call("train pipeline.yaml -o never", code=1).stderr
+    call(EXTRACT)
+    assert note.read_bytes() == data
+    assert not Path("never").exists()

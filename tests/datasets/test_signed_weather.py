@@ -343,3 +343,20 @@ def test_everything_has_two_wordings_and_no_wording_says_two_things() -> None:
     assert len({clause for clause, _, _ in clauses}) == len(clauses)
     english = [text for texts in grammar.WEATHER_TEXTS.values() for *_, text in texts.values()]
     assert len(set(english)) == len(english)
+
+
+def test_a_changed_bit_in_the_manifest_never_changes_a_sentence(made: Path, tmp_path: Path) -> None:
+    root = tmp_path / "corpus"
+    shutil.copytree(made, root, ignore=shutil.ignore_patterns("videos"))
+    whole, table = manifest(root), root / "manifest.parquet"
+    data = table.read_bytes()
+    refused = 0
+    for place in range(4, len(data), max(1, len(data) // 60)):
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << place % 8
+        table.write_bytes(damaged)
+        try:
+            assert manifest(root).table.equals(whole.table)
+        except CorpusError:
+            refused += 1
+    assert refused

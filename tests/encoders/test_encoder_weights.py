@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from spamo_cache import checkpoints
 from spamo_cache.config import MotionStream, SpatialStream
 from spamo_cache.encoders import registry, weights
-from spamo_cache.errors import ConfigError, SpamoError, UsageError, WeightsError
+from spamo_cache.errors import ConfigError, DamagedError, SpamoError, UsageError, WeightsError
+from spamo_cache.store import sealed
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "encoders"
 
@@ -157,7 +158,12 @@ def test_pins_hold_the_first_hash(base: Path) -> None:
     weights.pin("hub:c/d", "2" * 64)
     with pytest.raises(WeightsError, match="is not what it was"):
         weights.pin("hub:a/b", "3" * 64)
-    assert set(json.loads((base / "home" / "weights.json").read_text())) == {"hub:a/b", "hub:c/d"}
+    path = base / "home" / "weights.json"
+    pins = sealed.read(path)
+    assert pins == {"hub:a/b": "1" * 64, "hub:c/d": "2" * 64}
+    path.write_text(path.read_text().replace("11", "13", 1))
+    with pytest.raises(DamagedError, match="checksum"):
+        weights.pin("hub:a/b", "1" * 64)
 
 
 def test_fetched_weights_are_pinned_and_local_ones_are_not(

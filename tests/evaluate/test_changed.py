@@ -8,58 +8,89 @@ import pytest
 
 from spamo_cache.errors import StoreError
 from spamo_cache.evaluate import evaluate, stores
-from spamo_cache.train.checkpoint import RunFolder
+from spamo_cache.store.layout import FORMAT
+from spamo_cache.store.records import Attributes, validated
+from spamo_cache.train.checkpoint import RunFolder, RunRecord, identity, write_json
 
 SPEC = {"encoder": "videomae", "window": 16, "stride": 8, "resize": "pil", "dtype": "float16"}
-MADE = {"corpus_sha256": "c", "weights_sha256": "w", "semantics": 1}
+MADE = {"corpus_sha256": "c" * 64, "weights_sha256": "e" * 64}
+NAMES = {"motion": "a" * 64, "spatial": "b" * 64}
+"""Stream -> fingerprint of what the run was trained from."""
 
 
-class Store(SimpleNamespace):
-    """A store as far as it says how it was made."""
+def attributes(fingerprint, *, made=None, **spec):
+    """What a store says of itself."""
+    return validated(
+        {
+            "format": FORMAT,
+            "corpus": "toy",
+            "stream": "motion",
+            "fingerprint": fingerprint,
+            "spec": {**SPEC, **spec},
+            "weights": "toy",
+            "semantics": 1,
+            "clips": 1,
+            "partitions": 1,
+            "width": 2,
+            "dtype": "float16",
+            "chunk_rows": 8,
+            "shard_rows": 16,
+            **MADE,
+            **(made or {}),
+        },
+        Attributes,
+        "store",
+    )
 
-    path = "store"
 
-    @classmethod
-    def of(cls, fingerprint, *, made=None, **spec):
-        attributes = {**MADE, **(made or {}), "spec": {**SPEC, **spec}}
-        return cls(fingerprint=fingerprint, attributes=attributes)
+def other(**spec):
+    """A store that the run was not trained from."""
+    about = attributes("f" * 64, **spec)
+    return SimpleNamespace(path="store", fingerprint=about.fingerprint, about=about)
 
 
 @pytest.fixture
-def check(tmp_path, monkeypatch):
+def check(tmp_path):
     """check_stores for a run trained from one motion store and one spatial store."""
-    trained = {name: Store.of(name) for name in ("motion", "spatial")}
-    about = {
-        "parts": {"stores": {name: name for name in trained}},
-        "places": {name: name for name in trained},
-    }
-    monkeypatch.setattr(Store, "open", staticmethod(trained.__getitem__), raising=False)
-    monkeypatch.setattr(stores, "FeatureStore", Store)
-    monkeypatch.setattr(RunFolder, "read_about", lambda _: about)
-    return lambda changed, **others: stores.check_stores(
-        RunFolder(tmp_path), {**trained, **others}, changed
+    trained = {name: attributes(fingerprint) for name, fingerprint in NAMES.items()}
+    parts = {"stores": NAMES, "llm": "1" * 64}
+    record = RunRecord(
+        identity=identity(parts),
+        parts=parts,
+        base="/",
+        widths={},
+        places=NAMES,
+        stores=trained,
+        versions={},
     )
+    folder = RunFolder(tmp_path)
+    write_json(folder.about, record.model_dump(mode="json"))
+    own = {
+        name: SimpleNamespace(path="store", fingerprint=about.fingerprint, about=about)
+        for name, about in trained.items()
+    }
+    return lambda changed, **others: stores.check_stores(folder, {**own, **others}, changed)
 
 
 def test_what_was_said_may_differ(check):
     check({})
-    check({"streams.motion.stride": 4}, motion=Store.of("other", stride=4))
-    check({"streams.motion.phase": 3}, motion=Store.of("other", phase=3))
+    check({"streams.motion.stride": 4}, motion=other(stride=4))
+    check({"streams.motion.phase": 3}, motion=other(phase=3))
     # Left out of specs, it is 0.
-    check({"streams.motion.phase": 0}, motion=Store.of("other"))
-    both = {name: Store.of("other", resize="torchvision-uint8") for name in ("motion", "spatial")}
+    check({"streams.motion.phase": 0}, motion=other())
+    both = {name: other(resize="torchvision-uint8") for name in ("motion", "spatial")}
     check({"frames.resize": "torchvision-uint8"}, **both)
 
 
 @pytest.mark.parametrize(
     ("others", "told"),
     [
-        ({"motion": Store.of("other", stride=2)}, "stride 2, expected 4"),
-        ({"motion": Store.of("other", stride=4, window=8)}, "window 8, expected 16"),
-        ({"motion": Store.of("other", stride=4, phase=1)}, "phase 1, expected 0"),
-        ({"motion": Store.of("other", stride=4, made={"weights_sha256": "x"})}, "weights_sha256"),
-        ({"motion": Store.of("other", stride=4, made={"corpus_sha256": "x"})}, "corpus_sha256"),
-        ({"motion": Store.of("other", stride=4), "spatial": Store.of("new")}, "trained from"),
+        ({"motion": other(stride=2)}, "stride 2, expected 4"),
+        ({"motion": other(stride=4, window=8)}, "window 8, expected 16"),
+        ({"motion": other(stride=4, phase=1)}, "phase 1, expected 0"),
+        ({"motion": other(stride=4, made={"weights_sha256": "9" * 64})}, "weights_sha256"),
+        ({"motion": other(stride=4, made={"corpus_sha256": "9" * 64})}, "corpus_sha256"),
+        ({"motion": other(stride=4), "spatial": other()}, "trained from"),
         ({}, "stride 8, expected 4"),
     ],
 )

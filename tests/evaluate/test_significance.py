@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from sacrebleu.significance import PairedTest
 
 from spamo_cache.evaluate.measure import SEED, mean_of
 from spamo_cache.evaluate.metrics import measures
+from spamo_cache.evaluate.scorecard import Scorecard, keep_card
 from spamo_cache.evaluate.significance import _tossed, compare, difference
 
 WORDS = ["am", "tag", "scheint", "die", "sonne", "nacht", "regnet", "es", "im", "norden"]
@@ -75,13 +76,17 @@ def test_clips_are_paired_by_their_ids(tmp_path, finished):
     """Tables of equal clips may list them in other orders."""
     (hypotheses, references), runs = texts(0.2, 1), [tmp_path / name for name in ("one", "other")]
     lines = [
-        json.dumps({"id": str(number), "hypothesis": said, "reference": meant})
+        {"id": str(number), "hypothesis": said, "reference": meant}
         for number, (said, meant) in enumerate(zip(hypotheses, references, strict=True))
     ]
+    card = Scorecard(
+        run="run", name="test", split="test", protocol="default", n=len(lines), metrics={},
+        intervals={}, signatures={}, bootstrap={}, headline={}, conventions=[], warnings=[],
+        published=[], failed={}, shuffled=False, changed={}, stores={}, identity="i",
+    )  # fmt: skip
     for run, listed in zip(runs, (lines, lines[::-1]), strict=True):
-        (run / "evaluation").mkdir(parents=True)
-        (run / "config.yaml").write_text((finished[0] / "config.yaml").read_text())
-        (run / "evaluation" / "test.hypotheses.jsonl").write_text("\n".join(listed))
+        shutil.copytree(finished[0], run)
+        keep_card(run, card, listed)
     for name, found in compare(*runs).items():
         assert (found.difference, found.p) == (0, 1), name
 

@@ -159,17 +159,16 @@ def scored(monkeypatch, *scores):
 
 def test_an_imported_run_trains_on(corpus, golden_folder, tmp_path, monkeypatch):
     bring_in(golden_folder, corpus, tmp_path / "run")
-    assert go_on(tmp_path / "run", corpus).reused
     before = load_file(tmp_path / "run" / "model.safetensors")
     scored(monkeypatch, 5.0, 6.0)
-    summary = go_on(tmp_path / "run", corpus, resume=True)
+    summary = go_on(tmp_path / "run", corpus)
     assert (summary.reused, summary.best_step) == (False, 3)
     after = load_file(tmp_path / "run" / "model.safetensors")
     assert before.keys() == after.keys()
     assert not torch.equal(before["adapter.mlp.0.weight"], after["adapter.mlp.0.weight"])
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert {json.loads(line)["stage"] for line in lines} == {"translate"}
-    assert go_on(tmp_path / "run", corpus, resume=True).reused
+    assert go_on(tmp_path / "run", corpus).reused
     about = json.loads((tmp_path / "run" / "run.json").read_text())
     assert about["imported"]["name"] == "official.ckpt"
 
@@ -178,7 +177,7 @@ def test_imported_weights_stay_until_they_are_beaten(corpus, golden_folder, tmp_
     bring_in(golden_folder, corpus, tmp_path / "run")
     before = load_file(tmp_path / "run" / "model.safetensors")
     scored(monkeypatch, 5.0, 4.0)
-    summary = go_on(tmp_path / "run", corpus, resume=True)
+    summary = go_on(tmp_path / "run", corpus)
     assert (summary.best_bleu, summary.best_step) == (5.0, 0)
     after = load_file(tmp_path / "run" / "model.safetensors")
     assert all(torch.equal(value, after[name]) for name, value in before.items())

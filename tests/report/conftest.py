@@ -1,21 +1,35 @@
-"""Run folders as training, evaluation and reproduction leave them, small and made up."""
+"""Run folders with made-up numbers, written by the code that writes real ones."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from hashlib import sha256
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+import torch
 from PIL import Image
+from sacrebleu import sentence_chrf
 
 from spamo_cache.config import Pipeline
+from spamo_cache.datasets.manifest import Manifest
+from spamo_cache.evaluate.cautions import Caution
+from spamo_cache.evaluate.conventions import Convention
+from spamo_cache.evaluate.published import Published
+from spamo_cache.evaluate.scorecard import Scorecard, keep_card
 from spamo_cache.report import write_report
+from spamo_cache.train.checkpoint import (
+    RunFolder,
+    RunSummary,
+    identity,
+    write_json,
+    write_tensors,
+)
+from spamo_cache.train.run import settings
 
 Build = Callable[..., Path]
 VOID = {"meta", "link", "br", "hr", "img"}
@@ -64,31 +78,10 @@ def metrics(strength: float) -> list[dict[str, Any]]:
     return lines
 
 
-def dump(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
-
-
-def dump_lines(path: Path, values: list[Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
-    path.write_text(text, encoding="utf-8")
-
-
-def store(place: Path, stream: str) -> None:
-    spec: dict[str, Any] = {"encoder": "open_clip", "model": None, "scales": [1, 2]}
-    if stream == "motion":
-        spec = {"encoder": "videomae", "window": 16, "stride": 8}
-    attributes = {
-        "spec": spec, "weights": f"{stream}-encoder", "weights_sha256": "ab" * 32,
-        "width": 256 if stream == "spatial" else 128, "clips": 900,
-    }  # fmt: skip
-    dump(place / "zarr.json", {"attributes": attributes})
-
-
 @pytest.fixture
-def build_run(tmp_path: Path) -> Build:
-    """Makes ``<tmp>/runs/<name>``, trained and evaluated."""
+def build_run(tmp_path: Path, tiny: Any) -> Build:
+    """Makes ``<tmp>/runs/<name>``, trained and evaluated; its stores are those of the real run."""
+    real = RunFolder(tiny.run)
 
     def build(
         name: str = "default",
@@ -98,26 +91,36 @@ def build_run(tmp_path: Path) -> Build:
         evaluated: bool = True,
         repeat: int = 1,
         analysed: bool = False,
+        stores: Mapping[str, Mapping[str, Any]] | None = None,
+        done: Mapping[str, Any] | None = None,
+        manifest: Manifest | None = None,
         **changes: Any,
     ) -> Path:
         run = tmp_path / "runs" / name
-        run.mkdir(parents=True)
-        config = pipeline(name=name, **changes)
-        (run / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-        dump_lines(run / "metrics.jsonl", metrics(strength))
-        places = {}
-        for stream in config["streams"]:
-            places[stream] = str(tmp_path / f"{stream}.zarr")
-            store(tmp_path / f"{stream}.zarr", stream)
-        fingerprints = {stream: stream[0] * 64 for stream in config["streams"]}
-        about = {
-            "parts": {"stores": fingerprints}, "places": places,
-            "versions": {"spamo-cache": "0.1.0", "torch": "2.7"},
-        }  # fmt: skip
-        dump(run / "run.json", about)
+        config = Pipeline.model_validate(pipeline(name=name, **changes))
+        about = real.read_about()
+        parts = about.parts | {
+            "pipeline": settings(config),
+            "stores": {stream: about.fingerprints[stream] for stream in config.streams},
+        }
+        made = {
+            stream: about.stores[stream].model_copy(update=(stores or {}).get(stream, {}))
+            for stream in config.streams
+        }
+        record = about.model_copy(
+            update={"identity": identity(parts), "parts": parts, "stores": made}
+        )
+        folder = RunFolder(run)
+        folder.begin(config, record, manifest or real.sentences())
+        for line in metrics(strength):
+            folder.log(line)
+        write_tensors(folder.model, {"weight": torch.zeros(2)})
         if finished:
-            done = {"recall": 0.95, "best_bleu": strength, "trained": 537_153, "seconds": 185.0}
-            dump(run / "done.json", done)
+            told = {
+                "path": run, "reused": False, "best_bleu": strength, "best_step": 400,
+                "recall": 0.95, "seconds": 185.0, "trained": 537_153, "failed": {},
+            }  # fmt: skip
+            folder.finish(RunSummary(**told | dict(done or {})))
         if evaluated:
             evaluation(run, strength, repeat)
         if analysed:
@@ -130,7 +133,8 @@ def build_run(tmp_path: Path) -> Build:
 def evaluation(run: Path, strength: float, repeat: int) -> None:
     lines = [
         {"id": f"clip:{n}-{r}", "hypothesis": said, "reference": meant,
-         "failed": None if said else "the file is cut off", "seen": n == 0}
+         "failed": None if said else "the file is cut off", "seen": n == 0,
+         "chrf": sentence_chrf(said, [meant]).score, "bleu": 0.0, "rouge_l": 0.0}
         for r in range(repeat)
         for n, (meant, said) in enumerate(SENTENCES)
     ]  # fmt: skip
@@ -144,37 +148,38 @@ def evaluation(run: Path, strength: float, repeat: int) -> None:
         points |= {"ter": 100 - strength * share, "rouge_l": strength * share * 1.3}
         points |= {"rouge_l_official": strength * share * 1.2}
         points |= {"rouge_l_coco": strength * share * 1.25}
-        card = {
-            "run": run.name, "split": "test", "n": len(lines), "metrics": points,
-            "intervals": {key: [value * 0.9, value * 1.1] for key, value in points.items()},
-            "signatures": {"bleu4": "nrefs:1|tok:13a|version:2.6.0"},
-            "failed": {"clip:4-0": "the file is cut off"},
-            "shuffled": "shuffled" in name, "stores": {}, "identity": "i", "changed": changed,
-            "conventions": conventions(strength), "warnings": WARNINGS,
-            "published": PUBLISHED,
-        }  # fmt: skip
-        dump(run / "evaluation" / f"{name}.json", card)
-        dump_lines(run / "evaluation" / f"{name}.hypotheses.jsonl", lines)
+        card = Scorecard(
+            run=run.name, name=name, split="test", protocol="default", n=len(lines),
+            metrics=points,
+            intervals={key: (value * 0.9, value * 1.1) for key, value in points.items()},
+            signatures={"bleu4": "nrefs:1|tok:13a|version:2.6.0"},
+            bootstrap={"resamples": 1000, "seed": 12345}, headline={"rouge": "rouge_l"},
+            conventions=conventions(strength), warnings=WARNINGS, published=PUBLISHED,
+            failed={"clip:4-0": "the file is cut off"}, shuffled="shuffled" in name,
+            changed=changed, stores={}, identity="i",
+        )  # fmt: skip
+        keep_card(run, card, lines)
 
 
 WARNINGS = [
-    {"kind": "failed", "words": "1 of 6 clips has no features.", "clips": 1, "grave": False},
-    {"kind": "selected-on-test", "words": "Weights were kept by test.", "clips": 6, "grave": True},
+    Caution(kind="selected-on-test", words="Weights were kept by test.", clips=6, grave=True),
+    Caution(kind="failed", words="1 of 6 clips has no features.", clips=1),
 ]
 PUBLISHED = [
-    {
-        "system": "SpaMo", "metrics": {"bleu4": 24.32, "rouge_l_official": 46.57},
-        "protocol": "pairs of the batch stand in its prompts", "source": "arXiv 2408.10593",
-        "certain": True,
-    }
+    Published(
+        system="SpaMo", metrics={"bleu4": 24.32, "rouge_l_official": 46.57},
+        protocol="pairs of the batch stand in its prompts", source="arXiv 2408.10593",
+    )
 ]  # fmt: skip
 
 
-def conventions(strength: float) -> list[dict[str, Any]]:
+def conventions(strength: float) -> list[Convention]:
     names = ("cased, as it stands, 13a", "lower case, no final punctuation, none")
     return [
-        {"name": name, "lower": bool(n), "final_dot": None, "tokenize": "13a",
-         "bleu4": strength + n, "headline": n == 0}
+        Convention(
+            name=name, lower=bool(n), final_dot=None, tokenize="13a", bleu4=strength + n,
+            headline=n == 0,
+        )
         for n, name in enumerate(names)
     ]  # fmt: skip
 
@@ -214,12 +219,14 @@ def analysis(run: Path) -> None:
         "divergence_before": 4.0, "error": errors, "bias": errors, "bandwidth": errors,
     }  # fmt: skip
     found = {"split": "test", "clips": 6, "of": 6, "entropy": entropy, **measures(0.9)}
-    dump(run / "analysis/test.json", found | {"before": measures(0.1), "before_missing": None})
+    (run / "analysis/attribution").mkdir(parents=True)
+    whole = found | {"before": measures(0.1), "before_missing": None}
+    write_json(run / "analysis/test.json", whole)
     length = 30
     bump = [math.exp(-((m - 10) ** 2) / 20) - 0.1 for m in range(length)]
-    (run / "analysis/attribution").mkdir()
-    for n in range(6):
-        (run / f"analysis/attribution/clip-{n}.jpg").write_bytes(jpeg(n))
+    shots = [jpeg(n) for n in range(6)]
+    for n, shot in enumerate(shots):
+        (run / f"analysis/attribution/clip-{n}.jpg").write_bytes(shot)
     document = {
         "clip": "clip:1-0", "split": "test", "reference": SENTENCES[1][0],
         "hypothesis": SENTENCES[1][1], "method": "integrated gradients", "length": length,
@@ -228,9 +235,12 @@ def analysis(run: Path) -> None:
                     "motion": {"share": 0.3, "curve": [-v / 2 for v in bump[::-1]]}},
         "words": [{"word": word, "curve": bump[k:] + bump[:k]}
                   for k, word in enumerate(SENTENCES[1][1].split())],
-        "shots": [{"at": 5 * n + 2, "file": f"clip-{n}.jpg"} for n in range(6)],
+        "shots": [
+            {"at": 5 * n + 2, "file": f"clip-{n}.jpg", "sha256": sha256(shot).hexdigest()}
+            for n, shot in enumerate(shots)
+        ],
     }  # fmt: skip
-    dump(run / "analysis/attribution/clip.json", document)
+    write_json(run / "analysis/attribution/clip.json", document)
 
 
 def jpeg(number: int) -> bytes:

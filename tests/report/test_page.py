@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-import json
+import math
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +10,17 @@ from typing import Any
 
 import pytest
 
+from spamo_cache import config
 from spamo_cache.errors import SpamoError, UsageError
 from spamo_cache.report import write_report
 from spamo_cache.report.evaluations import Line
 from spamo_cache.report.receipt import departures, receipt
 from spamo_cache.report.runs import read_run
 from spamo_cache.report.translations import marked, spread
+from spamo_cache.store.find import by_fingerprint
+from spamo_cache.store.layout import stream_spec
+from spamo_cache.store.reader import FeatureStore
+from spamo_cache.train.checkpoint import RunFolder, read_json, write_json
 
 Build = Callable[..., Path]
 Show = Callable[..., Any]
@@ -32,7 +38,6 @@ def test_one_run_has_every_section(build_run: Build, page: Show) -> None:
     assert "40.00 ±4.0" in found.text
     assert "test-shuffled" in found.text
     assert "recall@1 95 % dev, after VT-Align" in found.text
-    assert "ssssssssssss" in found.text
     assert "nrefs:1|tok:13a|version:2.6.0" in found.text
     assert "tcn: k5 p2 k5 p2" in found.text
 
@@ -153,7 +158,7 @@ def test_stage_times_and_sizes_come_from_the_reproduction(build_run: Build, page
     run = build_run()
     assert "train 3 min 05 s" in page(run).text
     stages = [{"name": "extract", "seconds": 318, "bytes": 41_000_000, "reused": True}]
-    (run.parent / "stages.json").write_text(json.dumps(stages))
+    write_json(run.parent / "stages.json", {"stages": stages})
     assert "extract 5 min 18 s · 41.0 MB" in page(run).text
 
 
@@ -163,7 +168,8 @@ def test_measures_of_alignment_are_shown_where_they_were_taken(
     run = build_run()
     assert "Alignment" not in page(run).text
     (run / "analysis").mkdir()
-    (run / "analysis/test.json").write_text('{"split": "test", "recall_at_1": 0.8125, "clips": 6}')
+    measured = {"split": "test", "recall_at_1": 0.8125, "clips": 6}
+    write_json(run / "analysis/test.json", measured)
     assert "own sentence is the nearest 0.812" in page(run).text
 
 
@@ -172,18 +178,6 @@ def test_the_same_runs_give_the_same_bytes(build_run: Build) -> None:
     first = write_report([run], run.parent / "a.html").read_bytes()
     assert write_report([run], run.parent / "b.html").read_bytes() == first
     assert str(run.parent).encode() not in first
-
-
-def test_a_store_that_moved_is_named_by_its_fingerprint(
-    build_run: Build, page: Show, tmp_path: Path
-) -> None:
-    run = build_run()
-    (tmp_path / "motion.zarr/zarr.json").unlink()
-    text = page(run).text
-    assert "mmmmmmmmmmmm" in text
-    assert "out of reach" in text
-    unknown = [point.topic for point in receipt(read_run(run)) if point.same is None]
-    assert unknown == ["Stream motion"]
 
 
 def test_the_receipt_lists_departures_with_reasons(build_run: Build, page: Show) -> None:
@@ -197,58 +191,131 @@ def test_the_receipt_lists_departures_with_reasons(build_run: Build, page: Show)
     assert f"{departures(found)} of {len(found)} points depart" in page(build_run("again")).text
 
 
-def test_the_paper_s_own_settings_leave_only_the_deliberate_departures(
-    build_run: Build, tmp_path: Path
-) -> None:
+def test_the_paper_s_own_settings_leave_only_the_deliberate_departures(build_run: Build) -> None:
     stage = {"batch": 16, "lr": 6e-4}
+    spec = config.load(config.shipped("cache_specs") / "spamo.yaml", config.CacheSpec)
+    named = {"spatial": ("openai", 2048), "motion": ("MCG-NJU/videomae-large@main", 1024)}
     run = build_run(
         corpus="phoenix14t",
         llm={"weights": "google/flan-t5-xl@main"},
         adapter={},
         align=stage | {"steps": 4000},
         translate=stage | {"steps": 17_740},
+        stores={
+            stream: {"spec": stream_spec(spec, stream), "weights": weights, "width": width}
+            for stream, (weights, width) in named.items()
+        },
     )
-    spatial = {"model": "ViT-L-14-quickgelu", "scales": [1, 2]}
-    motion = {"window": 16, "stride": 8}
-    for stream, spec, width in (("spatial", spatial, 2048), ("motion", motion, 1024)):
-        attributes = {"spec": spec, "weights": "w", "width": width}
-        (tmp_path / f"{stream}.zarr/zarr.json").write_text(json.dumps({"attributes": attributes}))
     (run / "evaluation/test@streams.motion.stride=4.json").unlink()
-    departing = [point for point in receipt(read_run(run)) if point.same is False]
+    found = receipt(read_run(run))
+    departing = [point for point in found if point.same is False]
     assert [point.topic for point in departing] == [
+        "Spatial: resizing", "Spatial: kept as", "Motion: resizing", "Motion: kept as",
         "Long clips", "Prompt", "VT-Align pooling", "Weights kept", "Decoding",
         "ROUGE", "Clips without features",
     ]  # fmt: skip
     assert all(point.why for point in departing)
+    # What was computed on which device no spec says.
+    unknown = [point.topic for point in found if point.same is None]
+    assert unknown == ["Spatial: arithmetic", "Motion: arithmetic"]
+
+
+@pytest.mark.parametrize(
+    ("stream", "change", "topic"),
+    [
+        ("spatial", {"weights": "laion2b_s32b_b82k"}, "weights"),
+        ("spatial", {"weights": "tiny", "width": 64}, "weights"),
+        ("spatial", {"spec": {"model": "ViT-L-14"}}, "network"),
+        ("spatial", {"spec": {"scales": [1]}}, "scales"),
+        ("spatial", {"spec": {"stride": 4}}, "frames"),
+        ("spatial", {"spec": {"layer": -2}}, "output"),
+        ("spatial", {"spec": {"output": "cls"}}, "output"),
+        ("motion", {"weights": "MCG-NJU/videomae-base@main", "width": 768}, "weights"),
+        ("motion", {"spec": {"encoder": "transformers"}}, "network"),
+        ("motion", {"spec": {"window": 8}}, "windows"),
+        ("motion", {"spec": {"stride": 4}}, "windows"),
+        ("motion", {"spec": {"phase": 3}}, "windows"),
+        ("motion", {"spec": {"tail": "pad"}}, "windows"),
+        ("motion", {"spec": {"token": "mean"}}, "output"),
+        ("motion", {"spec": {"compute": "bfloat16"}}, "arithmetic"),
+    ],
+)
+def test_one_change_of_a_stream_departs_in_one_point(
+    build_run: Build, stream: str, change: Any, topic: str
+) -> None:
+    spec = config.load(config.shipped("cache_specs") / "spamo.yaml", config.CacheSpec)
+    release = {"resize": "pil", "compute": "float32", "dtype": "float32"}
+    named = {"spatial": ("openai", 2048), "motion": ("MCG-NJU/videomae-large@main", 1024)}
+    plain = {
+        name: {"spec": stream_spec(spec, name) | release, "weights": weights, "width": width}
+        for name, (weights, width) in named.items()
+    }
+    changed = plain[stream] | change
+    changed["spec"] = plain[stream]["spec"] | change.get("spec", {})
+    run = build_run(corpus="phoenix14t", stores=plain | {stream: changed})
+    points = [p for p in receipt(read_run(run)) if p.topic.startswith(("Spatial:", "Motion:"))]
+    assert [p.topic for p in points if not p.same] == [f"{stream.capitalize()}: {topic}"]
+
+
+def test_the_real_run_s_stores_are_told_wherever_they_lie(
+    tiny: Any, page: Show, tmp_path: Path
+) -> None:
+    run, moved = tmp_path / "run", tmp_path / "elsewhere"
+    shutil.copytree(tiny.run, run)
+    shutil.copytree(tiny.folder / "features", moved)
+    document = read_json(run / "run.json")
+    document["places"] = dict.fromkeys(document["places"], str(tmp_path / "gone"))
+    write_json(run / "run.json", document)
+    for roots, held in (([str(moved)], {"ok": 10, "failed": 0, "absent": 0}), ([], None)):
+        found = read_run(run, roots)
+        assert [store.stream for store in found.stores] == ["spatial", "motion"]
+        for store in found.stores:
+            real = FeatureStore.open(tiny.stores[store.stream])
+            assert store.about == real.about
+            assert store.counts == held
+            row = f"{real.about.weights} {real.about.weights_sha256[:12]} {real.width} 10"
+            assert row in page(run, roots=roots).text
+    points = {point.topic: point for point in receipt(found)}
+    assert points["Spatial: weights"].same is False
+    assert points["Motion: windows"].same is True
+    assert points["Motion: output"].same is True
+
+
+def test_stores_are_found_in_a_remote_root(tiny: Any, serve: Callable[..., Any]) -> None:
+    server = serve(tiny.folder / "features")
+    for name, path in tiny.stores.items():
+        fingerprint = FeatureStore.open(path).fingerprint
+        found = by_fingerprint([server.root], fingerprint)
+        assert (found.stream, str(found.path).startswith("http://")) == (name, True)
 
 
 def test_a_line_cut_off_by_a_kill_is_left_out(build_run: Build) -> None:
-    run = build_run()
+    run = build_run(finished=False)
     whole = len(read_run(run).metrics)
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"stage": "translate", "st')
     assert len(read_run(run).metrics) == whole
     with (run / "metrics.jsonl").open("a") as file:
         file.write("\n{}\n")
-    with pytest.raises(SpamoError, match="is no JSON"):
+    with pytest.raises(SpamoError, match="is not the JSON it was"):
         read_run(run)
 
 
 def test_numbers_that_are_not_finite_are_left_out_of_curves(build_run: Build) -> None:
-    run = build_run()
+    run = build_run(finished=False)
     before = read_run(run).curve("lm", "translate")
-    with (run / "metrics.jsonl").open("a") as file:
-        file.write('{"stage": "translate", "step": 410, "lm": NaN}\n')
+    RunFolder(run).log({"stage": "translate", "step": 410, "lm": math.nan})
     assert read_run(run).curve("lm", "translate") == before
 
 
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("evaluation/test.json", "{", "cannot be read"),
-        ("evaluation/test.json", '{"n": 3}', "is no scorecard"),
+        ("evaluation/test.json", "{", "is not the JSON it was"),
+        ("evaluation/test.json", '{"n": 3}', "disagrees with its own checksum"),
         ("done.json", "[1]", "holds no JSON object"),
-        ("../stages.json", '[{"name": "x"}]', "holds no stages"),
+        ("config.yaml", "name: another", "is not what the run wrote"),
+        ("../stages.json", '[{"name": "x"}]', "holds no JSON object"),
     ],
 )
 def test_damaged_files_are_one_clear_error(

@@ -49,8 +49,8 @@ def test_a_clip_shorter_than_that_shows_each_frame_once(corpus: Path) -> None:
 def test_the_page_shows_them_if_it_is_told_where_they_lie(
     build_run: Build, corpus: Path, tmp_path: Path
 ) -> None:
-    run = build_run(corpus="my-lab")
-    Manifest.from_clips("my-lab", [clip("clip:1-0", "frames")]).write(run / "manifest.parquet")
+    known = Manifest.from_clips("my-lab", [clip("clip:1-0", "frames")])
+    run = build_run(corpus="my-lab", manifest=known)
     out = tmp_path / "r.html"
     report.run([run], out)
     assert "<img" not in out.read_text()
@@ -61,9 +61,8 @@ def test_the_page_shows_them_if_it_is_told_where_they_lie(
 def test_another_clip_of_the_same_name_is_not_shown(
     build_run: Build, corpus: Path, tmp_path: Path
 ) -> None:
-    run = build_run(corpus="my-lab")
     meant = clip("clip:1-0", "frames")
-    Manifest.from_clips("my-lab", [meant]).write(run / "manifest.parquet")
+    run = build_run(corpus="my-lab", manifest=Manifest.from_clips("my-lab", [meant]))
     other = dataclasses.replace(meant, text="am freitag schnee")
     for there, seen in ((other, 0), (meant, report.FRAMES)):
         Manifest.from_clips("my-lab", [there]).write(corpus / "manifest.parquet")

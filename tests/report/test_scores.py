@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +13,14 @@ from spamo_cache.report.confusions import confused
 from spamo_cache.report.evaluations import Line
 from spamo_cache.report.runs import read_run, told_apart
 from spamo_cache.report.translations import LONGEST, marked
+from spamo_cache.train.checkpoint import read_json, write_json
 
 Build = Callable[..., Path]
 Show = Callable[..., Any]
 
 
 def changed(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    write_json(path, read_json(path) | changes)
 
 
 def test_the_scorecard_has_every_metric_and_says_what_it_is(build_run: Build, page: Show) -> None:

@@ -1,7 +1,7 @@
 """Trains the toy in forked children that are killed on command: imports are paid for once.
 
-Reads a JSON object per line: ``out``, ``resume``, and the number of the event at which the child
-is killed, if any. Answers with the child's exit status and the events it saw.
+Reads a JSON object per line: ``out``, and the number of the event at which the child is killed, if
+any. Answers with the child's exit status and the events it saw.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Events:
 
     def install(self) -> None:
         places = [
-            (os, "fsync"), (os, "fdopen"), (Path, "replace"), (Path, "unlink"),
+            (os, "fsync"), (Path, "write_bytes"), (Path, "replace"), (Path, "unlink"),
             (Translator, "forward"), (Translator, "generate"), (Trainer, "_log"),
             (optim, "set_rate"), (torch.optim.AdamW, "step"), (torch.optim.AdamW, "zero_grad"),
         ]  # fmt: skip
@@ -55,7 +55,7 @@ class Events:
 def child(order: dict[str, Any], toy: dict[str, Any]) -> None:
     events = Events(order.get("fatal"))
     events.install()
-    toy["run"](Path(order["out"]), toy["pipeline"](**toy["SHORT"]), resume=order["resume"])
+    toy["run"](Path(order["out"]), toy["pipeline"](**toy["SHORT"]))
     say({"events": events.count})
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from types import ModuleType
 
 import pytest
 
 from spamo_cache.errors import ConfigError
+from spamo_cache.train.checkpoint import RunFolder
 from spamo_cache.train.loop import Trainer
 
 SMALL = {"steps": 20, "batch": 4, "lr": 1e-3}
 
 
 def lines(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return RunFolder(run).read_metrics()
 
 
 def drawn(run):
@@ -43,7 +43,7 @@ def test_tensorboard_shows_every_line_once_even_after_a_kill(toy, tmp_path, monk
         patch.setattr(Trainer, "_after", killed)
         with pytest.raises(KeyboardInterrupt):
             toy.run(tmp_path / "run", config)
-    toy.run(tmp_path / "run", config, resume=True)
+    toy.run(tmp_path / "run", config)
     found = drawn(tmp_path / "run")
     for tag, points in found.items():
         stage, _, name = tag.partition("/")

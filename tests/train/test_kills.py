@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from spamo_cache.train.checkpoint import read_json
+
 KILLS = 20
 PROGRAM = Path(__file__).with_name("nursery.py")
 
@@ -27,9 +29,9 @@ def nursery():
         text=True,
     )
 
-    def order(out: Path, fatal: int | None = None, *, resume: bool = False) -> tuple[int, dict]:
+    def order(out: Path, fatal: int | None = None) -> tuple[int, dict]:
         said: dict = {}
-        process.stdin.write(json.dumps({"out": str(out), "fatal": fatal, "resume": resume}) + "\n")
+        process.stdin.write(json.dumps({"out": str(out), "fatal": fatal}) + "\n")
         process.stdin.flush()
         while "status" not in said:
             said |= json.loads(process.stdout.readline())
@@ -51,7 +53,7 @@ def whole(nursery, tmp_path_factory):
 
 def results(run: Path) -> dict[str, object]:
     """Everything but times, places, and what this call took of the work."""
-    done = json.loads((run / "done.json").read_text())
+    done = read_json(run / "done.json")
     done |= {"seconds": 0, "path": "", "steps": 0, "step_seconds": None, "peak_bytes": None}
     files = {path.name: path.read_bytes() for path in run.iterdir() if path.name != "done.json"}
     return files | {"done": done}
@@ -65,6 +67,6 @@ def test_killed_anywhere_the_run_ends_the_same(nursery, whole, tmp_path, number)
     fatal = random.Random(number).randint(first, last)
     status, said = nursery(tmp_path / "run", fatal)
     assert status == -signal.SIGKILL, said
-    status, said = nursery(tmp_path / "run", resume=True)
+    status, said = nursery(tmp_path / "run")
     assert status == 0, said
     assert results(tmp_path / "run") == results(uninterrupted)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from spamo_cache.errors import UsageError
+from spamo_cache.errors import SpamoError, UsageError
 from spamo_cache.train.loop import Trainer
 
 
@@ -40,7 +40,7 @@ def test_resumed_equals_uninterrupted(toy, finished, tmp_path, monkeypatch, plac
     with pytest.raises(KilledError):
         toy.run(tmp_path / "run")
     monkeypatch.undo()
-    summary = toy.run(tmp_path / "run", resume=True)
+    summary = toy.run(tmp_path / "run")
     assert results(tmp_path / "run") == results(finished[0])
     assert summary.best_bleu == finished[1].best_bleu
     assert not (tmp_path / "run" / "resume.safetensors").exists()
@@ -57,9 +57,7 @@ def test_resumes_after_sigkill(toy, finished, tmp_path):
     )
     assert child.returncode == -signal.SIGKILL, child.stderr
     assert not (tmp_path / "run" / "done.json").exists()
-    with pytest.raises(UsageError, match="--resume"):
-        toy.run(tmp_path / "run")
-    toy.run(tmp_path / "run", resume=True)
+    toy.run(tmp_path / "run")
     assert results(tmp_path / "run") == results(finished[0])
 
 
@@ -68,7 +66,7 @@ def test_goes_on_with_other_curves(toy, finished, tmp_path, monkeypatch):
     with pytest.raises(KilledError):
         toy.run(tmp_path / "run")
     monkeypatch.undo()
-    toy.run(tmp_path / "run", toy.pipeline(log=["tensorboard"]), resume=True)
+    toy.run(tmp_path / "run", toy.pipeline(log=["tensorboard"]))
     assert results(tmp_path / "run") == results(finished[0])
     assert list((tmp_path / "run" / "tensorboard").iterdir())
     assert toy.run(tmp_path / "run", toy.pipeline(name="another", question="why?")).reused
@@ -84,7 +82,7 @@ def test_refuses_to_go_on_with_other_features(toy, tmp_path, monkeypatch):
     stores["spatial"]._arrays["dev/0"] = stores["spatial"]._arrays["dev/0"] + 1
     before = results(tmp_path / "run", "metrics.jsonl", "run.json", "resume.safetensors")
     with pytest.raises(UsageError, match=r"stores\.spatial"):
-        toy.run(tmp_path / "run", stores=stores, resume=True)
+        toy.run(tmp_path / "run", stores=stores)
     assert before == results(tmp_path / "run", *before)
 
 
@@ -98,3 +96,25 @@ def test_kill_while_writing_leaves_the_old_state(tmp_path, monkeypatch):
         checkpoint.write_atomic(target, b"new")
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+NAMES = ("config.yaml", "manifest.parquet", "run.json", "metrics.jsonl", "resume.safetensors")
+
+
+def test_a_flipped_bit_in_an_unfinished_run_is_refused(toy, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    monkeypatch.setattr(Trainer, "_end_align", lambda _: (_ for _ in ()).throw(KilledError))
+    with pytest.raises(KilledError):
+        toy.run(run)
+    for name in NAMES:
+        data = (run / name).read_bytes()
+        for place in (0, len(data) // 3, len(data) // 2, len(data) - 2):
+            damaged = bytearray(data)
+            damaged[place] ^= 1 << place % 8
+            (run / name).write_bytes(damaged)
+            with pytest.raises(SpamoError) as caught:
+                toy.run(run)
+            assert name in str(caught.value)
+        (run / name).write_bytes(data)
+    with pytest.raises(KilledError):  # as it was, it goes on to where it is killed again
+        toy.run(run)

@@ -75,7 +75,7 @@ def test_a_finished_run_is_reused(toy, finished, monkeypatch):
 )
 def test_refuses_the_folder_of_another_run(toy, finished, changes, named):
     with pytest.raises(UsageError, match=named):
-        toy.run(finished[0], toy.pipeline(**changes), resume=True)
+        toy.run(finished[0], toy.pipeline(**changes))
 
 
 def test_refuses_other_features_in_the_same_folder(toy, finished):

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from spamo_cache.errors import UsageError, WeightsError
+from spamo_cache.errors import DamagedError, UsageError, WeightsError
 from spamo_cache.evaluate import evaluate
 from spamo_cache.evaluate.inference import load_run
 from spamo_cache.train import MemoryFeatures
@@ -108,7 +108,7 @@ def test_resumed_equals_uninterrupted(toy, done, frames, tmp_path, killed):
     with pytest.raises(KilledError):
         toy.run(tmp_path / "run", config, stores=frames())
     killed.undo()
-    toy.run(tmp_path / "run", config, stores=frames(), resume=True)
+    toy.run(tmp_path / "run", config, stores=frames())
     assert results(tmp_path / "run") == results(done[0])
 
 
@@ -209,7 +209,7 @@ def test_the_identity_holds_the_weights_and_not_where_they_lie(toy, finished, tm
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(UsageError, match="start"):
+    with pytest.raises(DamagedError, match="is not what the run wrote"):
         toy.run(tmp_path / "run", again(toy, tmp_path / "moved"))
 
 

@@ -68,7 +68,11 @@ def make(
 
 
 def manifest(root: Path) -> Manifest:
-    """The manifest of a corpus that :func:`make` finished."""
+    """The manifest of a corpus that :func:`make` finished.
+
+    Raises:
+        CorpusError: none was made here, or it is not what was made.
+    """
     path = root / MANIFEST
     if not path.exists():
         raise CorpusError(
@@ -76,7 +80,19 @@ def manifest(root: Path) -> Manifest:
             where=root,
             remedy="run `spamo-cache reproduce` or `spamo-cache manifest`, which make it",
         )
-    return Manifest.read(path, NAME)
+    found = Manifest.read(path, NAME)
+    try:
+        size = int(json.loads((root / _CARD).read_bytes())["size"])
+        same = found.table.equals(Manifest.from_clips(NAME, map(_clip, clips(size))).table)
+    except (OSError, ValueError, KeyError, TypeError):
+        same = False
+    if not same:
+        raise CorpusError(
+            "is not the manifest that was made with the corpus",
+            where=path,
+            remedy="remove it: it is made again, the videos are kept",
+        )
+    return found
 
 
 def _claim(root: Path, card: dict[str, object]) -> None:

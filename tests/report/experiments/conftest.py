@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from spamo_cache.train.checkpoint import read_json, write_json
+
 Build = Callable[..., Path]
-
-
-def dump(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value), encoding="utf-8")
 
 
 def variant(name: str, path: str, **changes: Any) -> dict[str, Any]:
@@ -28,14 +25,13 @@ def build_lab(build_run: Build) -> Callable[..., Path]:
     """Makes ``<tmp>/runs/experiments``: streams, stride and data; ``extra`` more variants."""
 
     def build(extra: int = 0) -> Path:
-        full = build_run(strength=40.0, analysed=True)
-        build_run("spatial", strength=22.0, streams=["spatial"])
-        seeds = [build_run(f"data-half-{seed}", strength=30.0 + seed) for seed in range(2)]
-        build_run("data-quarter", strength=21.0, train_share=0.25)
-        build_run("stride-4", strength=38.0, spec_set={"streams.motion.stride": 4})
-        crowd = [build_run(f"more-{n}", strength=10.0 + n / 2) for n in range(extra)]
-        for run in full.parent.glob("*/done.json"):
-            dump(run, json.loads(run.read_text()) | {"peak_bytes": 1_500_000_000})
+        run = partial(build_run, done={"peak_bytes": 1_500_000_000})
+        full = run(strength=40.0, analysed=True)
+        run("spatial", strength=22.0, streams=["spatial"])
+        seeds = [run(f"data-half-{seed}", strength=30.0 + seed) for seed in range(2)]
+        run("data-quarter", strength=21.0, train_share=0.25)
+        run("stride-4", strength=38.0, spec_set={"streams.motion.stride": 4})
+        crowd = [run(f"more-{n}", strength=10.0 + n / 2) for n in range(extra)]
         gone = {"seed": 0, "path": "../motion", "evaluation": "test", "error": "stopped: no memory"}
         late = {"seed": 0, "path": "../later", "evaluation": "test", "error": None}
         twice = [{"seed": n, "path": f"../{run.name}", "evaluation": "test", "error": None}
@@ -73,8 +69,8 @@ def build_lab(build_run: Build) -> Callable[..., Path]:
             ],
         }  # fmt: skip
         folder = full.parent / "experiments"
-        dump(folder / "results.json", document)
-        dump(folder / "shapley.json", SHAPLEY)
+        write_json(folder / "results.json", document)
+        write_json(folder / "shapley.json", SHAPLEY)
         return folder
 
     return build
@@ -85,9 +81,9 @@ def add() -> Callable[..., None]:
     """Adds a variant to the first experiment of a folder; its run lies beside."""
 
     def add(folder: Path, name: str, **changes: Any) -> None:
-        known = json.loads((folder / "results.json").read_text())
+        known = read_json(folder / "results.json")
         known["experiments"][0]["variants"].append(variant(name, f"../{name}", **changes))
-        dump(folder / "results.json", known)
+        write_json(folder / "results.json", known)
 
     return add
 

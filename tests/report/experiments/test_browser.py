@@ -12,13 +12,17 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from spamo_cache.evaluate.cautions import Caution
+from spamo_cache.evaluate.scorecard import keep_card, read_card
 from spamo_cache.report import write_report
+from spamo_cache.train.checkpoint import read_json, write_json
 
 Build = Callable[..., Path]
 HOSTILE = [
@@ -98,16 +102,12 @@ def hostile_page(build_run: Build, tmp_path: Path) -> Path:
     run = build_run(question=HOSTILE[0], analysed=True)
     lines = [
         {"id": f"{text[:40]}{n}", "hypothesis": f"{text} {n}", "reference": f"{text[::-1]} {n} a",
-         "failed": text if n % 2 else None}
+         "failed": text if n % 2 else None, "chrf": 0.0, "seen": False}
         for n, text in enumerate(HOSTILE)
     ]  # fmt: skip
-    written = "".join(json.dumps(line) + "\n" for line in lines)
-    (run / "evaluation/test.hypotheses.jsonl").write_text(written)
-    card = run / "evaluation/test.json"
-    known = json.loads(card.read_text())
-    known["warnings"] = [{"kind": "x", "words": text, "grave": True} for text in HOSTILE]
-    known["failed"] = {text: text for text in HOSTILE}
-    card.write_text(json.dumps(known))
+    card = read_card(run / "evaluation/test.json")
+    warnings = [Caution(kind="x", words=text, grave=True) for text in HOSTILE]
+    keep_card(run, replace(card, warnings=warnings, failed={t: t for t in HOSTILE}), lines)
     return write_report([run], tmp_path / "hostile.html")
 
 
@@ -185,7 +185,7 @@ def test_durations_are_sorted_by_seconds(
     folder = build_lab()
     for name, seconds in (("default", 3700), ("spatial", 59)):
         done = folder.parent / name / "done.json"
-        done.write_text(json.dumps(json.loads(done.read_text()) | {"seconds": seconds}))
+        write_json(done, read_json(done) | {"seconds": seconds})
     found = browser.ask(
         write_report([folder], tmp_path / "lab.html"),
         """
