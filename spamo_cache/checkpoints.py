@@ -45,8 +45,8 @@ _HUB_PICKLES = ["pytorch_model*.bin", "open_clip_pytorch_model*.bin"]
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether ``name`` has the form ``org/name[@revision]``."""
-    return _HUB_ID.fullmatch(name) is not None
+    """Whether ``name`` has the form ``org/name[@revision]``; ``./folder`` is a folder."""
+    return _HUB_ID.fullmatch(name) is not None and not name.startswith(".")
 
 
 def from_hub(name: str) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from spamo_cache import config
+from spamo_cache import checkpoints, config
 from spamo_cache.config import Pipeline
 from spamo_cache.errors import UsageError, WeightsError
 from spamo_cache.model.prompts import Prompts, Sentence

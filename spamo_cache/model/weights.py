@@ -39,7 +39,7 @@ def locate(weights: str, base: Path) -> Path:
     folder = base / expanded(weights)
     if (folder / "config.json").is_file():
         folder = folder.resolve()
-    elif weights.startswith(".") or not checkpoints.is_hub_id(weights):
+    elif not checkpoints.is_hub_id(weights):
         raise WeightsError(
             "is no folder of a model (config.json is missing)",
             where=folder,

@@ -79,6 +79,14 @@ def is_temporary(name: str) -> bool:
     return bool(_TEMPORARY.fullmatch(name))
 
 
+def sweep(folder: Path) -> None:
+    """Remove what processes that are dead for certain left under :func:`temporary` names."""
+    for path in folder.glob("*.tmp"):
+        owner = Process.parse(path.name) if is_temporary(path.name) else None
+        if owner is not None and owner.alive() is False:
+            discard(path)
+
+
 def discard(path: Path) -> None:
     """:func:`remove` where what is left does no harm: a later sweep may take it."""
     with suppress(OSError):
