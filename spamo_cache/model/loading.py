@@ -28,6 +28,7 @@ def load_llm(folder: Path, config: LLMConfig, tokens: Tokens, device: torch.devi
             missing.
     """
     model = _read(folder, config, tokens.decoder_only, device)
+    model.generation_config = _generation(model, tokens)
     model = _tuned(model, config, tokens.decoder_only)
     kind = DecoderLLM if tokens.decoder_only else Seq2SeqLLM
     return kind(model, tokens, getattr(torch, config.dtype))
@@ -55,6 +56,26 @@ def _read(folder: Path, config: LLMConfig, decoder_only: bool, device: torch.dev
         first = min(found["missing_keys"])
         raise WeightsError(f"lacks weights of the model, first {first!r}", where=folder)
     return model if bits else model.to(device)
+
+
+def _generation(model: Any, tokens: Tokens) -> Any:
+    """A checkpoint's special tokens, and nothing else of how it was once made to write.
+
+    Its ``generation_config.json`` may ask for least lengths, forced or forbidden tokens and
+    penalties, which ``generate`` would obey wherever a call leaves them open.
+    """
+    from transformers import GenerationConfig  # noqa: PLC0415
+
+    own, config = model.generation_config, model.config
+    names = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
+    kept = {name: getattr(own, name, None) for name in names}
+    kept = {
+        name: getattr(config, name, None) if value is None else value
+        for name, value in kept.items()
+    }
+    if tokens.decoder_only or kept["eos_token_id"] is None:
+        kept["eos_token_id"] = tokens.end
+    return GenerationConfig(**kept, pad_token_id=tokens.padding)
 
 
 def _quantised(config: LLMConfig) -> dict[str, Any]:
