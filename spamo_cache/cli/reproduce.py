@@ -193,7 +193,7 @@ def _run(
     with stages.stage("train") as stage:
         given = [f"{stream}={path}" for stream, path in extracted.stores.items()]
         trained, run = train_command.run(
-            *pipeline, store, out / loaded.name, resume=True, given=given
+            *pipeline, store, out / loaded.name, resume=True, given=given, device=device
         )
         stage.reused, stage.bytes = trained.reused, size_of(run / "model.safetensors")
     with stages.stage("evaluate") as stage:

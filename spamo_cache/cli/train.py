@@ -65,6 +65,7 @@ def train(
             help="Train nothing: write the run's weights as the official release names them.",
         ),
     ] = None,
+    device: options.Device = "auto",
     seeds: Annotated[
         int | None,
         typer.Option("--seeds", metavar="N", min=1, help="A run for each of N seeds."),
@@ -83,7 +84,7 @@ def train(
         _export(pipeline, overrides or [], output, export_official)
         return
     loaded, path = inputs.load_pipeline(pipeline, overrides or [])
-    needs = Needs(path.parent, store, manifest, stores or (), root)
+    needs = Needs(path.parent, store, manifest, stores or (), root, device)
     if import_official is None and (loaded.sweep or seeds is not None):
         _show_all(loaded, needs, seeds, output, resume=resume, json=json)
         return
@@ -191,11 +192,12 @@ def run(
     manifest: Path | None = None,
     given: Sequence[str] = (),
     root: Path | None = None,
+    device: str = "auto",
 ) -> tuple[RunSummary, Path]:
     """Find what the pipeline needs and train it; the run's summary and folder."""
     pipeline, path = inputs.load_pipeline(name, overrides)
     out = output or _folder(pipeline)
-    needs = Needs(path.parent, store, manifest, given, root)
+    needs = Needs(path.parent, store, manifest, given, root, device)
     return train_one(pipeline, needs, out, resume=resume), out
 
 
@@ -205,6 +207,7 @@ class Needs:
 
     Attributes:
         root: of the raw corpus, for pipelines that tune their encoders.
+        device: to train on.
     """
 
     base: Path
@@ -212,6 +215,7 @@ class Needs:
     manifest: Path | None
     given: Sequence[str]
     root: Path | None = None
+    device: str = "auto"
 
     def found(self, pipeline: Pipeline) -> tuple[Manifest, Mapping[str, Features]]:
         table, stores = features.load(
@@ -250,4 +254,5 @@ def train_one(
             out=out,
             resume=resume,
             progress=step,
+            device=needs.device,
         )

@@ -119,6 +119,13 @@ def _pairs(case: Evidence) -> Iterator[Caution]:
         return
     leaky, told = case.pipeline.protocol.pairs_from_batch, _told(case)
     many = f"{told} of {len(case.data)} prompts show a reference of {case.split} itself"
+    if bare := sum("=" not in text for text in _prompts(case)):
+        yield Caution(
+            kind="no-pairs",
+            words=f"{bare} of {len(case.data)} prompts show no pair: there is no translation of "
+            "the sentence that they would show.",
+            clips=bare,
+        )
     if leaky or told:
         kind = "pairs-from-batch" if leaky else "reference-in-prompt"
         yield Caution(kind=kind, words=f"{many}, which the LLM is to find.", clips=told, grave=True)
@@ -133,13 +140,17 @@ def _pairs(case: Evidence) -> Iterator[Caution]:
 
 
 def _told(case: Evidence) -> int:
-    """Prompts with a reference of the split, read in the very prompts that were decoded."""
+    """Prompts with a reference of the split."""
     hidden = set(map(gist, case.data.texts))
+    # A pair reads "source=target", and those of a prompt are of one sentence.
+    return sum("=" in text and gist(text.rpartition("=")[2]) in hidden for text in _prompts(case))
+
+
+def _prompts(case: Evidence) -> list[str]:
+    """The very prompts that were decoded."""
     batches = case.data.sorted_batches(case.pipeline.decode.batch)
     spoken = ([case.data.sentences[number] for number in batch] for batch in batches)
-    prompts = [prompt for batch in spoken for prompt in case.data.prompts.texts(batch)]
-    # A pair reads "source=target", and those of a prompt are of one sentence.
-    return sum("=" in text and gist(text.rpartition("=")[2]) in hidden for text in prompts)
+    return [prompt for batch in spoken for prompt in case.data.prompts.texts(batch)]
 
 
 def _missing(case: Evidence) -> Iterator[Caution]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from spamo_cache import devices
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import UsageError
@@ -41,9 +41,11 @@ def load_run(
         stores: what it is to read; needed where it tuned its encoders, which are theirs.
 
     Raises:
-        UsageError: no run there, an unfinished one, or one that reads frames and is given none.
+        UsageError: no run there, an unfinished one, or one that reads frames and is given none;
+            an unknown device, or a GPU that is not there.
         WeightsError: its LLM cannot be found or is no longer the one it was trained with.
     """
+    on = devices.resolve(device)
     folder = RunFolder(run)
     pipeline = folder.pipeline()
     if not folder.done.exists():
@@ -61,19 +63,12 @@ def load_run(
         raise UsageError(
             "tuned its encoders, and can only be evaluated, from the corpus's frames", where=run
         )
-    translator = Translator(pipeline, about["widths"], llm, encoders).to(pick_device(device))
+    translator = Translator(pipeline, about["widths"], llm, encoders).to(on)
     if pipeline.translate.steps:
         translator.attach()
     translator.restore(read_tensors(folder.model)[0])
     prompts = prompts_of(pipeline, Manifest.read(folder.manifest), translator.tokens)
     return LoadedRun(folder, pipeline, translator.eval(), prompts)
-
-
-def pick_device(name: str) -> torch.device:
-    """``auto`` is the GPU where there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def translate_features(run: Path | LoadedRun, features: Mapping[str, np.ndarray]) -> str:

@@ -19,7 +19,7 @@ from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.evaluate import bleurt, overlaps
 from spamo_cache.evaluate.answers import Answers, answers, table, table_file
 from spamo_cache.evaluate.cautions import Caution, Evidence, cautions
-from spamo_cache.evaluate.conventions import Convention, conventions
+from spamo_cache.evaluate.conventions import Convention, Texts, conventions, texts
 from spamo_cache.evaluate.decoding import Decoded, decode
 from spamo_cache.evaluate.inference import LoadedRun, load_run
 from spamo_cache.evaluate.measure import BOOTSTRAP, Measure
@@ -32,7 +32,7 @@ from spamo_cache.train.batches import examples
 from spamo_cache.train.checkpoint import RunFolder, identity, read_json, write_atomic, write_json
 from spamo_cache.train.features import Features
 
-_VERSION = 3
+_VERSION = 4
 """Of what a card holds; cards of other versions are made anew."""
 
 
@@ -52,8 +52,8 @@ class Scorecard:
         intervals: 95 % bootstrap intervals of the metrics.
         signatures: all settings of each metric.
         bootstrap: ``resamples`` and ``seed`` behind the intervals.
-        headline: the convention of ``metrics``: ``tokenize``, ``lower``, ``final_dot``, and which
-            ``rouge`` is the one to quote.
+        headline: the convention of ``metrics``: ``tokenize``, ``lower``, ``final_dot``, what is
+            done to ``hypotheses``, and which ``rouge`` is the one to quote.
         conventions: BLEU-4 under every convention that papers use, the headline's first.
         warnings: where the scores would mislead, the grave reasons first.
         published: what papers report, on test.
@@ -99,8 +99,9 @@ def evaluate(
     """Decode and score a split; an evaluation of the same things is read back, not repeated.
 
     Writes ``evaluation/<name>.json`` and, a line per clip, ``evaluation/<name>.hypotheses.jsonl``:
-    id, hypothesis, reference, failed, its own bleu, chrf and rouge_l, and whether its reference
-    was seen in training.
+    id, hypothesis and reference as they are scored, failed, its own bleu, chrf and rouge_l, and
+    whether its reference was seen in training. ``evaluation/<name>.texts`` holds both sides under
+    each convention as plain text, a line per clip, for sacrebleu's command line.
 
     Args:
         run: folder of a finished run.
@@ -142,7 +143,8 @@ def evaluate(
     result = task.judged(evidence, measured)
     found, failed = evidence.answers, evidence.data.failed
     seen = overlaps.seen(evidence.origin.clips("train"), found.references)
-    task.write(result, table(found, measured, seen, failed))
+    sides = texts(found.hypotheses, found.references, pipeline.text)
+    task.write(result, table(found, measured, seen, failed), sides)
     return result
 
 
@@ -194,19 +196,28 @@ class _Task:
     def _table(self) -> Path:
         return table_file(self.folder.path, self.name)
 
+    @property
+    def _texts(self) -> Path:
+        return texts_folder(self.folder.path, self.name)
+
     def known(self) -> Scorecard | None:
-        """The card of an earlier evaluation of the same things, its table still beside it."""
-        if not (self._card.exists() and self._table.exists()):
+        """The card of an earlier evaluation of the same things, its texts still beside it."""
+        if not (self._card.exists() and self._table.exists() and self._texts.exists()):
             return None
         document = read_json(self._card)
         if document.get("identity") != self.identity:
             return None
         return _CARD.validate_python(document)
 
-    def write(self, result: Scorecard, lines: Iterable[Mapping[str, Any]]) -> None:
-        self._card.parent.mkdir(exist_ok=True)
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        write_atomic(self._table, text.encode())
+    def write(
+        self, result: Scorecard, lines: Iterable[Mapping[str, Any]], sides: Iterable[Texts]
+    ) -> None:
+        self._texts.mkdir(parents=True, exist_ok=True)
+        for one in sides:
+            for side in ("hypotheses", "references"):
+                write_atomic(self._texts / f"{one.stem}.{side}.txt", _lines(getattr(one, side)))
+        rows = (json.dumps(line, ensure_ascii=False) for line in lines)
+        write_atomic(self._table, _lines(rows))
         # The card last: where it stands, its hypotheses stand too.
         write_json(self._card, _CARD.dump_python(result, mode="json"))
 
@@ -224,13 +235,12 @@ class _Task:
         with cpu_threads(pipeline.threads):
             said = decode(translator, data, pipeline.decode, progress=progress)
         found = answers(pipeline, self.manifest.clips(self.split), data, said)
-        raw = [clip.text for clip in found.clips]
         return Evidence(
             pipeline=pipeline,
             manifest=self.manifest,
             data=data,
             answers=found,
-            conventions=conventions(found.said, raw, pipeline.text),
+            conventions=conventions(found.hypotheses, found.references, pipeline.text),
             judged=self.judge is not None,
             origin=origin(self.folder),
         )
@@ -274,8 +284,17 @@ def _label(changed: Mapping[str, Any]) -> str:
     return "@" + re.sub(r"[^\w.=,-]+", "-", ",".join(words)) if words else ""
 
 
+def texts_folder(run: Path, name: str) -> Path:
+    """Where an evaluation keeps its texts: ``<Convention.texts>.{hypotheses,references}.txt``."""
+    return run / "evaluation" / f"{name}.texts"
+
+
+def _lines(texts: Iterable[str]) -> bytes:
+    return "".join(f"{text}\n" for text in texts).encode()
+
+
 def _headline(pipeline: Pipeline) -> dict[str, Any]:
-    own = pipeline.text.model_dump(include={"tokenize", "lower", "final_dot"})
+    own = pipeline.text.model_dump(include={"tokenize", "lower", "final_dot", "hypotheses"})
     return own | {"rouge": "rouge_l_official" if pipeline.protocol.english_rouge else "rouge_l"}
 
 

@@ -9,9 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
-from spamo_cache import config
+from spamo_cache import config, devices
 from spamo_cache.config import CacheSpec
-from spamo_cache.encoders import registry
 from spamo_cache.errors import StoreError, UsageError
 from spamo_cache.extract import worker
 from spamo_cache.extract.calibrate import calibrate as measure
@@ -87,7 +86,7 @@ def extract(
         raise UsageError(f"workers: {workers} is not a positive number")
     if calibrate and not dry_run:
         raise UsageError("calibration belongs to a dry run", remedy="add --dry-run")
-    device = registry.resolve_device(device)
+    device = devices.resolve(device)
     tracker = Tracker(progress, len(manifest))
     found = survey(
         manifest,

@@ -68,8 +68,11 @@ class Tokens:
         return [list(ids) for ids in self._tokenizer(list(texts), add_special_tokens=own).input_ids]
 
     def decode(self, sequences: Sequence[Sequence[int]]) -> list[str]:
+        # Spaces before punctuation stay: what a tokenizer tidies up nobody has said.
         texts = self._tokenizer.batch_decode(
-            [list(ids) for ids in sequences], skip_special_tokens=True
+            [list(ids) for ids in sequences],
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
         )
         return [" ".join(text.split()) for text in texts]
 

@@ -17,9 +17,10 @@ from spamo_cache.compat import cpu_threads
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import StoreError, UsageError
+from spamo_cache.model.loading import check_targets
 from spamo_cache.model.text import normalise
 from spamo_cache.model.weights import digest, file_digest, locate
-from spamo_cache.train.batches import MEMORY
+from spamo_cache.train.batches import MEMORY, check_pairs, selection_split
 from spamo_cache.train.checkpoint import (
     RunFolder,
     identity,
@@ -97,6 +98,7 @@ def train(
         UsageError: ``out`` holds something else, or this run unfinished and ``resume`` is off;
             the manifest has no dev split; the pipeline is a sweep, starts from what is no finished
             run, or tunes encoders and is given features.
+        ConfigError: the LLM has no such layers to tune; pairs are asked for that no clip has.
         StoreError: a stream is missing, or clips have not been extracted.
         WeightsError: the LLM cannot be found.
     """
@@ -116,6 +118,9 @@ def train(
     folder = RunFolder(out)
     llm = locate(pipeline.llm.weights, base)
     manifest = sample(manifest, pipeline.train_share, pipeline.seed)
+    for split in ("train", selection_split(pipeline, manifest)):
+        check_pairs(pipeline, manifest, split)
+    check_targets(llm, pipeline.llm)
     about = describe(pipeline, base, manifest, stores, digest(llm))
     weights = _start(pipeline, about["parts"]["llm"])
     crew = gather_crew(pipeline, device)
