@@ -254,5 +254,6 @@ def train_one(
             out=out,
             resume=resume,
             progress=step,
+            notice=lambda words: display.say(f"warning: {words}"),
             device=needs.device,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from spamo_cache.config import Pipeline
@@ -14,6 +14,7 @@ from spamo_cache.evaluate.conventions import Convention
 from spamo_cache.evaluate.origin import Origin
 from spamo_cache.evaluate.published import published
 from spamo_cache.evaluate.words import unspaced, words
+from spamo_cache.model.coverage import Coverage, cut_words, unknown_words
 from spamo_cache.model.text import gist
 from spamo_cache.train.batches import DEV_SPLITS, Examples
 
@@ -47,6 +48,7 @@ class Evidence:
         answers: what is scored.
         conventions: what BLEU-4 comes to under each of them.
         judged: BLEURT is among the metrics.
+        coverage: split -> what the LLM's tokenizer loses of its sentences.
         origin: what the weights were made from.
     """
 
@@ -56,6 +58,7 @@ class Evidence:
     answers: Answers
     conventions: Sequence[Convention]
     judged: bool
+    coverage: Mapping[str, Coverage]
     origin: Origin
 
     @property
@@ -168,6 +171,19 @@ def _missing(case: Evidence) -> Iterator[Caution]:
     )
 
 
+def _unknown(case: Evidence) -> Iterator[Caution]:
+    for split, found in case.coverage.items():
+        if (words := unknown_words(found, split)) is not None:
+            yield Caution(
+                kind="unknown-tokens",
+                words=f"{words}: what they stand for can be neither learnt nor said.",
+                clips=found.lossy,
+                grave=found.lossy > _MANY * found.sentences,
+            )
+        if (words := cut_words(found, split)) is not None:
+            yield Caution(kind="cut-targets", words=f"{words}.", clips=found.long)
+
+
 def _sentences(case: Evidence) -> Iterator[Caution]:
     if case.split == "train":
         yield Caution(
@@ -205,8 +221,8 @@ def _videos(case: Evidence) -> Iterator[Caution]:
     if shared and case.split != "train":
         yield Caution(
             kind="video-in-training",
-            words=f"{shared} of {len(case.answers.clips)} clips are clips of train too: the same "
-            "video at the same times.",
+            words=f"{shared} of {len(case.answers.clips)} clips show footage of train: the same "
+            "video at overlapping times.",
             clips=shared,
             grave=True,
         )
@@ -270,6 +286,6 @@ def _bleurt(case: Evidence) -> Iterator[Caution]:
 
 
 _CHECKS = (
-    *(_weights, _selection, _pairs, _missing, _sentences),
+    *(_weights, _selection, _pairs, _missing, _unknown, _sentences),
     *(_videos, _sampled, _tokenizer, _rouge, _sample, _bleurt),
 )

@@ -24,11 +24,14 @@ from spamo_cache.evaluate.decoding import Decoded, decode
 from spamo_cache.evaluate.inference import LoadedRun, load_run
 from spamo_cache.evaluate.measure import BOOTSTRAP, Measure
 from spamo_cache.evaluate.metrics import measures, score
-from spamo_cache.evaluate.origin import origin
+from spamo_cache.evaluate.origin import Origin, origin
 from spamo_cache.evaluate.published import Published, published
 from spamo_cache.evaluate.stores import check_stores, open_stores
+from spamo_cache.model.coverage import Coverage, coverage
+from spamo_cache.model.text import normalise
+from spamo_cache.model.tokens import Tokens
 from spamo_cache.model.weights import file_digest
-from spamo_cache.train.batches import examples
+from spamo_cache.train.batches import Examples, examples
 from spamo_cache.train.checkpoint import RunFolder, identity, read_json, write_atomic, write_json
 from spamo_cache.train.features import Features
 
@@ -235,6 +238,7 @@ class _Task:
         with cpu_threads(pipeline.threads):
             said = decode(translator, data, pipeline.decode, progress=progress)
         found = answers(pipeline, self.manifest.clips(self.split), data, said)
+        made_from = origin(self.folder)
         return Evidence(
             pipeline=pipeline,
             manifest=self.manifest,
@@ -242,8 +246,17 @@ class _Task:
             answers=found,
             conventions=conventions(found.hypotheses, found.references, pipeline.text),
             judged=self.judge is not None,
-            origin=origin(self.folder),
+            coverage=self._coverage(translator.tokens, data, made_from),
+            origin=made_from,
         )
+
+    def _coverage(self, tokens: Tokens, data: Examples, made_from: Origin) -> dict[str, Coverage]:
+        """Of the sentences learnt and of those to be said."""
+        convention = self.pipeline.text
+        learnt = [normalise(clip.text, convention) for clip in made_from.clips("train")]
+        both = {"train": learnt, self.split: data.texts}
+        limit = self.pipeline.decode.max_tokens
+        return {split: coverage(tokens, texts, limit) for split, texts in both.items()}
 
     def measured(self, found: Answers, device: torch.device) -> dict[str, Measure]:
         """Every metric of the answers."""

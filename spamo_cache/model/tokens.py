@@ -51,6 +51,12 @@ class Tokens:
         return self.end if own is None else int(own)
 
     @property
+    def unknown(self) -> int | None:
+        """Id that stands for what the tokenizer does not know; None where it has none."""
+        own = self._tokenizer.unk_token_id
+        return None if own is None else int(own)
+
+    @property
     def opening(self) -> list[int]:
         """Ids in front of the sign rows: what the tokenizer begins a decoder-only sequence with."""
         own = self._tokenizer("").input_ids if self.decoder_only else []

@@ -51,6 +51,17 @@ def locate(weights: str, base: Path) -> Path:
     return _fetch(weights)
 
 
+def at_hand(weights: str, base: Path) -> Path | None:
+    """As :func:`locate`, of what is on this machine already; None otherwise."""
+    if (base / Path(weights).expanduser() / "config.json").is_file() or not _HUB.fullmatch(weights):
+        return locate(weights, base)
+    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415
+
+    name, _, revision = weights.partition("@")
+    found = try_to_load_from_cache(name, "config.json", revision=revision or None)
+    return Path(found).parent if isinstance(found, str) else None
+
+
 def _fetch(weights: str) -> Path:
     from huggingface_hub import snapshot_download  # noqa: PLC0415
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from spamo_cache.compat import cpu_threads
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import StoreError, UsageError
+from spamo_cache.model.coverage import coverage, cut_words, unknown_words
 from spamo_cache.model.loading import check_targets
 from spamo_cache.model.text import normalise
 from spamo_cache.model.weights import digest, file_digest, locate
@@ -78,6 +79,7 @@ def train(
     out: Path,
     resume: bool = False,
     progress: Progress | None = None,
+    notice: Callable[[str], None] | None = None,
     device: str = "auto",
     memory: int = MEMORY,
     save_seconds: float = SAVE_SECONDS,
@@ -91,6 +93,7 @@ def train(
     Args:
         base: folder of the pipeline's file, which a relative ``llm.weights`` refers to.
         stores: stream -> features, or frames where the pipeline tunes its encoders.
+        notice: called, before anything is trained, with what the training sentences lose.
         memory: bytes of features of one split to keep in memory.
         save_seconds: least time between two states to resume from.
 
@@ -145,6 +148,9 @@ def train(
             save_seconds=save_seconds,
             progress=progress,
         )
+        if notice is not None and crew.is_main_process:
+            for words in _losses(pipeline, trainer):
+                notice(words)
         with cpu_threads(pipeline.threads):
             trainer.start(resume=unfinished)
             place = trainer.run()
@@ -165,6 +171,16 @@ def train(
             write_json(folder.done, asdict(summary) | {"path": str(out)})
             folder.state.unlink(missing_ok=True)
         return summary
+
+
+def _losses(pipeline: Pipeline, trainer: Trainer) -> Iterator[str]:
+    """What the LLM cannot learn of the training sentences, whatever it is trained."""
+    tokens, texts = trainer.translator.tokens, trainer.data.texts
+    found = coverage(tokens, texts, pipeline.decode.max_tokens)
+    if (words := unknown_words(found, "train")) is not None:
+        yield f"{words}: choose an LLM that knows the script"
+    if (words := cut_words(found, "train")) is not None and not pipeline.protocol.whole_targets:
+        yield f"{words}: raise decode.max_tokens"
 
 
 def _start(pipeline: Pipeline, llm: str) -> dict[str, Tensor] | None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from spamo_cache.datasets.manifest import Manifest
-from spamo_cache.evaluate import evaluate
+from spamo_cache.evaluate import evaluate, overlaps
 from spamo_cache.evaluate.metrics import bleu4
 
 SHORT = {
@@ -230,6 +230,31 @@ def test_a_training_video_in_the_test_split(judged):
     )
     leak = found["video-in-training"]
     assert (leak.clips, leak.grave) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("times", "shared"),
+    [
+        ((3.0, 7.0), True),
+        ((4.5, 4.6), True),
+        ((4.9, 9.0), True),
+        ((None, None), True),
+        ((None, 2.5), True),
+        ((5.0, 9.0), False),
+        ((0.0, 2.0), False),
+        ((6.0, None), False),
+    ],
+)
+def test_overlapping_times_of_a_training_video(toy, times, shared):
+    """A test clip against a training clip from 2 to 5 s of the same video."""
+    clips = [replace(clip, source="a.mp4") for clip in toy.corpus()[0].clips()[:2]]
+    train, test = (
+        replace(clip, start=start, end=end)
+        for clip, (start, end) in zip(clips, [(2.0, 5.0), times], strict=True)
+    )
+    assert overlaps.same_videos([train], [test]) == shared
+    assert overlaps.same_videos([train], [replace(test, source="./a.mp4")]) == shared
+    assert overlaps.same_videos([train], [replace(test, source="b.mp4")]) == 0
 
 
 @pytest.mark.parametrize("dropped", [True, False])
