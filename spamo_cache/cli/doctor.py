@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spamo_cache import config
 from spamo_cache.cli import display, inputs, options
-from spamo_cache.errors import CorpusError, UsageError
+from spamo_cache.errors import CorpusError, UsageError, WeightsError
 
 if TYPE_CHECKING:
     from spamo_cache.datasets.doctor import Diagnosis, Finding
@@ -100,12 +101,22 @@ def _corpus(
     with display.progress("decoding a sample", "clips") as advance:
         found = lint(where, load, corpus=known, sample=sample, progress=advance)
     with suppress(CorpusError):  # a finding by now
-        losses = _losses(load(), pipeline or (known.name if known else options.EMBEDDED))
+        table = load()
+        losses = _losses(table, pipeline or _usual(table.corpus))
         return diagnosis([*found.findings, *losses], found.facts)
     return found
 
 
-def _losses(manifest: Manifest, name: str) -> Iterator[Finding]:
+def _usual(corpus: str) -> str | None:
+    """The pipeline that comes with a corpus; of a corpus of one's own what ``train`` would take."""
+    from spamo_cache.datasets import registry
+
+    if corpus not in registry.CORPORA:
+        return options.EMBEDDED
+    return corpus if (config.shipped("pipelines") / corpus).is_dir() else None
+
+
+def _losses(manifest: Manifest, name: str | None) -> Iterator[Finding]:
     """What the tokenizer of a pipeline's LLM loses of the sentences, where the LLM is at hand."""
     from spamo_cache.datasets.doctor.findings import Finding
     from spamo_cache.model.coverage import coverage, cut_words, unknown_words
@@ -113,13 +124,19 @@ def _losses(manifest: Manifest, name: str) -> Iterator[Finding]:
     from spamo_cache.model.tokens import Tokens
     from spamo_cache.model.weights import at_hand
 
+    if name is None:
+        return
     pipeline, path = inputs.load_pipeline(name, [])
     llm = at_hand(pipeline.llm.weights, path.parent)
     if llm is None:
         return
     where = f"LLM of {path.parent.name}/{path.name}: {pipeline.llm.weights}"
     texts = [normalise(clip.text, pipeline.text) for clip in manifest.clips()]
-    found = coverage(Tokens(llm), texts, pipeline.decode.max_tokens)
+    try:
+        found = coverage(Tokens(llm), texts, pipeline.decode.max_tokens)
+    except WeightsError as error:
+        yield Finding("warning", f"the tokenizer was not tried: {error.what}", where)
+        return
     another = "another pipeline's LLM is tried by --pipeline"
     if (words := unknown_words(found, manifest.corpus)) is not None:
         yield Finding("warning", words, where, f"choose an LLM that knows the script; {another}")

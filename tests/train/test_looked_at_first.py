@@ -50,15 +50,15 @@ def chinese(toy):
 def test_training_tells_what_the_tokenizer_does_not_know(toy, tmp_path, monkeypatch):
     told = []
 
-    class Stopped(Exception):
+    class StoppedError(Exception):
         pass
 
     def stop(*_, **__):
-        raise Stopped
+        raise StoppedError
 
     monkeypatch.setattr(training.Trainer, "start", stop)
     config = toy.pipeline(decode={"max_tokens": 6})
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         toy.run(tmp_path / "run", config, manifest=chinese(toy), notice=told.append)
     unknown, cut = told
     assert "target tokens of train are unknown" in unknown

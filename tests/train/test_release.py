@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from spamo_cache.compat import declare_torchvision_ops
 from spamo_cache.config import StageConfig
 from spamo_cache.errors import ConfigError
 from spamo_cache.model.tokens import Tokens
@@ -21,6 +22,7 @@ STAGE = StageConfig(steps=57, batch=16, lr=6e-4, accumulate=2)
 
 def test_the_learning_rate_is_that_of_transformers_cosine_schedule():
     """As the release sets it up; Lightning steps it after every update."""
+    declare_torchvision_ops()
     from transformers import get_cosine_schedule_with_warmup
 
     optimiser = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=STAGE.lr)
