@@ -102,8 +102,8 @@ def _corpus(
         found = lint(where, load, corpus=known, sample=sample, progress=advance)
     with suppress(CorpusError):  # a finding by now
         table = load()
-        losses = _losses(table, pipeline or _usual(table.corpus))
-        return diagnosis([*found.findings, *losses], found.facts)
+        lost = _lost(table, pipeline or _usual(table.corpus))
+        return diagnosis([*found.findings, *lost], found.facts)
     return found
 
 
@@ -116,7 +116,7 @@ def _usual(corpus: str) -> str | None:
     return corpus if (config.shipped("pipelines") / corpus).is_dir() else None
 
 
-def _losses(manifest: Manifest, name: str | None) -> Iterator[Finding]:
+def _lost(manifest: Manifest, name: str | None) -> Iterator[Finding]:
     """What the tokenizer of a pipeline's LLM loses of the sentences, where the LLM is at hand."""
     from spamo_cache.datasets.doctor.findings import Finding
     from spamo_cache.model.coverage import coverage, cut_words, unknown_words

@@ -149,7 +149,7 @@ def train(
             progress=progress,
         )
         if notice is not None and crew.is_main_process:
-            for words in _losses(pipeline, trainer):
+            for words in _lost(pipeline, trainer):
                 notice(words)
         with cpu_threads(pipeline.threads):
             trainer.start(resume=unfinished)
@@ -173,7 +173,7 @@ def train(
         return summary
 
 
-def _losses(pipeline: Pipeline, trainer: Trainer) -> Iterator[str]:
+def _lost(pipeline: Pipeline, trainer: Trainer) -> Iterator[str]:
     """What the LLM cannot learn of the training sentences, whatever it is trained."""
     tokens, texts = trainer.translator.tokens, trainer.data.texts
     found = coverage(tokens, texts, pipeline.decode.max_tokens)
