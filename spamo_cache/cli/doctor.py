@@ -97,11 +97,11 @@ def _corpus(
         name = dataset or options.EMBEDDED
         known, where = registry.corpus(name), inputs.corpus_root(name, root)
         load = partial(known.manifest, where)
-    load = cache(load)
+    once = cache(load)
     with display.progress("decoding a sample", "clips") as advance:
-        found = lint(where, load, corpus=known, sample=sample, progress=advance)
+        found = lint(where, once, corpus=known, sample=sample, progress=advance)
     with suppress(CorpusError):  # a finding by now
-        table = load()
+        table = once()
         lost = _lost(table, pipeline or _usual(table.corpus))
         return diagnosis([*found.findings, *lost], found.facts)
     return found
