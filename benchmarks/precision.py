@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from spamo_cache import devices
 from spamo_cache.config import CacheSpec, StreamSpec, load, named_file
 from spamo_cache.datasets import signed_weather
 from spamo_cache.datasets.manifest import Clip
@@ -104,7 +105,7 @@ def main() -> None:
     arguments = parser.parse_args()
     path = named_file(arguments.spec, "cache_specs", "default.yaml")
     spec = load(path, CacheSpec)
-    device = registry.resolve_device(arguments.device)
+    device = devices.resolve(arguments.device)
     videos = clips(arguments.source, arguments.clips)
     print("| stream | choice | least cosine | mean cosine | largest difference | movement |")
     print("|---|---|---|---|---|---|")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import snapshot_download, try_to_load_from_cache
 from safetensors import safe_open
 from torch import Tensor
 
@@ -79,6 +79,13 @@ def from_hub(name: str) -> Path:
             "`weights`",
         ) from error
     return folder
+
+
+def cached(name: str) -> Path | None:
+    """Folder of the repository ``org/name[@revision]`` in the hub's cache; None if not there."""
+    repository, _, revision = name.partition("@")
+    found = try_to_load_from_cache(repository, "config.json", revision=revision or None)
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def check(folder: Path) -> None:

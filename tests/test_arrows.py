@@ -19,7 +19,7 @@ LEVELS: dict[str, int] = {
     **dict.fromkeys(("extract", "train", "evaluate", "analysis", "report"), 3),
     **dict.fromkeys(("model", "encoders", "video", "datasets"), 2),
     "store": 1,
-    **dict.fromkeys(("config", "errors", "compat", "bounded", "checkpoints"), 0),
+    **dict.fromkeys(("config", "errors", "compat", "bounded", "checkpoints", "devices"), 0),
 }
 EXTRAS = ("open_clip", "decord", "torchvision", "av", "dask", "distributed", "dask_jobqueue")
 STAGE_1 = ("extract", "encoders", "video")

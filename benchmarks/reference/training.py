@@ -45,9 +45,11 @@ class Timed(Trainer):
 class Idle(Timed):
     """The same on one batch that lies on the device: what data never waited for would cost."""
 
-    def _planned(self, stage: Stage, config: StageConfig) -> tuple[Iterator[Part], Iterator[Batch]]:
-        parts, batches = super()._planned(stage, config)
-        return iter(list(parts)), iter(list(batches))
+    def _planned(
+        self, stage: Stage, config: StageConfig
+    ) -> tuple[Iterator[tuple[int, list[Part]]], Iterator[Batch]]:
+        planned, batches = super()._planned(stage, config)
+        return iter(list(planned)), iter(list(batches))
 
 
 class Bench:

@@ -20,11 +20,11 @@ def places(jobs: int | None, threads: int | None, device: str) -> list[dict[str,
     Args:
         jobs: None is one per GPU or, without one, as many as the cores allow.
         threads: what a process asks for on a CPU; None is all cores.
-        device: ``auto``, ``cpu`` or ``cuda``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     """
     from spamo_cache.extract.worker import cores
 
-    gpus = [] if device == "cpu" else _gpus()
+    gpus = [] if device == "cpu" else _gpus(device)
     if gpus:
         count = len(gpus) if jobs is None else jobs
         return [{"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} for number in range(count)]
@@ -35,13 +35,15 @@ def places(jobs: int | None, threads: int | None, device: str) -> list[dict[str,
     return [{"CUDA_VISIBLE_DEVICES": "", **threads_each}] * count
 
 
-def _gpus() -> list[str]:
-    """As ``CUDA_VISIBLE_DEVICES`` names those that this process sees."""
+def _gpus(device: str) -> list[str]:
+    """As ``CUDA_VISIBLE_DEVICES`` names those that this process sees and ``device`` allows."""
     import torch
 
     count = torch.cuda.device_count()
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    return (named or list(map(str, range(count))))[:count]
+    found = (named or list(map(str, range(count))))[:count]
+    _, _, number = device.partition(":")
+    return [found[int(number)]] if number else found
 
 
 Call = Callable[..., Awaitable[None]]

@@ -126,8 +126,14 @@ def _annotate(store: Location, folder: Path, manifest: Path) -> int:
 
     features = FeatureStore.open(store)
     table = Manifest.read(manifest, corpus=features.corpus)
-    done = frozenset(features.select(state="ok"))
-    return write_annotations(table, folder, clips=done, file_name=file_name)
+    done = features.select(state="ok")
+    # Features that came as files have no count; one row of a spatial stream is one frame.
+    per_frame = features.stream == "spatial"
+    frames = {
+        clip: features.slot(clip).frames or (features.rows(clip) if per_frame else 0)
+        for clip in done
+    }
+    return write_annotations(table, folder, frames=frames, file_name=file_name)
 
 
 def _naming(official: bool) -> Naming:

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from spamo_cache import devices
+
 EMBEDDED = "signed-weather"
 """The corpus that needs nothing: it is drawn on demand."""
 
@@ -54,7 +56,10 @@ Spec = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Device = Annotated[
+    str,
+    typer.Option("--device", callback=devices.check, help="auto, cpu, cuda or cuda:N."),
+]
 Pipeline = Annotated[
     str,
     typer.Argument(metavar="PIPELINE", help="Pipeline file, or a folder of pipelines/ by name."),

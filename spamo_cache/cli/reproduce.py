@@ -196,7 +196,9 @@ def _run(
         stage.bytes = sum(map(size_of, local))
     with stages.stage("train") as stage:
         given = [f"{stream}={path}" for stream, path in extracted.stores.items()]
-        trained, run = train_command.run(*pipeline, store, out / loaded.name, given=given)
+        trained, run = train_command.run(
+            *pipeline, store, out / loaded.name, given=given, device=device
+        )
         stage.reused, stage.bytes = trained.reused, size_of(run / "model.safetensors")
     with stages.stage("evaluate") as stage:
         before = _written(run / "evaluation" / "test.json")

@@ -42,6 +42,8 @@ class Runner:
     ) -> None:
         self._setting, self._plan, self._crew = setting, plan, crew
         self._whereabouts, self._results = whereabouts, results
+        # Where GPUs are dealt out, a child sees its own one alone.
+        self._device = ("--device", setting.device.partition(":")[0])
         self._ended: dict[str, Path | None] = {}
 
     async def train(self) -> None:
@@ -96,6 +98,7 @@ class Runner:
             *_repeated("--set", changes),
             *_repeated("--features", [f"{name}={path}" for name, path in stores.items()]),
             *self._frames(run),
+            *self._device,
         )
 
     async def _test(self, run: Planned, place: Place, call: Call) -> Faults:
@@ -106,7 +109,7 @@ class Runner:
         for test in run.tests:
             if place.card(test) is None:
                 changes = _repeated("--spec-set", config.overrides(test))
-                line = ["evaluate", str(place.folder), "--split", TEST, *changes]
+                line = ["evaluate", str(place.folder), "--split", TEST, *changes, *self._device]
                 store = self._setting.store
                 try:
                     await call(
@@ -142,7 +145,7 @@ class Runner:
         for options in (("--clip", str(ATTRIBUTED), "--root", root), ()):
             try:
                 async with self._crew.place() as call:
-                    await call("analyze", str(folder), *options)
+                    await call("analyze", str(folder), *options, *self._device)
             except SpamoError as error:
                 # The page has a gap then; the experiments are what was asked for.
                 display.say(f"no analysis of {folder.name}: {_in_a_line(error)}")

@@ -62,6 +62,7 @@ def train(
             help="Train nothing: write the run's weights as the official release names them.",
         ),
     ] = None,
+    device: options.Device = "auto",
     seeds: Annotated[
         int | None,
         typer.Option("--seeds", metavar="N", min=1, help="A run for each of N seeds."),
@@ -81,7 +82,7 @@ def train(
         _export(pipeline, overrides or [], output, export_official)
         return
     loaded, path = inputs.load_pipeline(pipeline, overrides or [])
-    needs = Needs(path.parent, store, manifest, stores or (), root)
+    needs = Needs(path.parent, store, manifest, stores or (), root, device)
     if import_official is None and (loaded.sweep or seeds is not None):
         _show_all(loaded, needs, seeds, output, json=json)
         return
@@ -187,11 +188,12 @@ def run(
     manifest: Path | None = None,
     given: Sequence[str] = (),
     root: Path | None = None,
+    device: str = "auto",
 ) -> tuple[RunSummary, Path]:
     """Find what the pipeline needs and train it; the run's summary and folder."""
     pipeline, path = inputs.load_pipeline(name, overrides)
     out = output or _folder(pipeline)
-    needs = Needs(path.parent, store, manifest, given, root)
+    needs = Needs(path.parent, store, manifest, given, root, device)
     return train_one(pipeline, needs, out), out
 
 
@@ -201,6 +203,7 @@ class Needs:
 
     Attributes:
         root: of the raw corpus, for pipelines that tune their encoders.
+        device: to train on.
     """
 
     base: Path
@@ -208,6 +211,7 @@ class Needs:
     manifest: Path | None
     given: Sequence[str]
     root: Path | None = None
+    device: str = "auto"
 
     def found(self, pipeline: Pipeline) -> tuple[Manifest, Mapping[str, Features]]:
         table, stores = features.load(
@@ -245,4 +249,6 @@ def train_one(
             stores=stores,
             out=out,
             progress=step,
+            notice=lambda words: display.say(f"warning: {words}"),
+            device=needs.device,
         )

@@ -21,6 +21,9 @@ class TextConfig(StrictModel):
     """Append " ." where the sentence has no final punctuation; ``attached``: "." where no "."."""
     tokenize: Literal["13a", "none", "zh", "char", "intl"] = "13a"
     """sacrebleu's tokenizer of the headline BLEU."""
+    hypotheses: Literal["as-said", "lower", "convention"] = "as-said"
+    """What is done to hypotheses before they are scored: nothing; lower case, as in the official
+    release; ``convention``: all that is done to references, a final dot included."""
 
 
 class AdapterConfig(StrictModel):
@@ -103,8 +106,9 @@ class StageConfig(StrictModel):
     eps: Annotated[float, Field(gt=0)] = 1e-8
     accumulate: Annotated[int, Field(ge=1)] = 1
     """Equal parts that each process computes its share of ``batch`` in, one after the other, to
-    save memory. The translation loss stays that of the whole batch; VT-Align tells a clip apart
-    from those of its own part only, and batch norm sees one part at a time."""
+    save memory. The translation loss stays that of the whole batch (``protocol.mean_of_batches``:
+    the mean of the parts'); VT-Align tells a clip apart from those of its own part only, and batch
+    norm sees one part at a time."""
 
 
 class AlignConfig(StageConfig):
@@ -139,7 +143,8 @@ class DecodeConfig(StrictModel):
 class ProtocolConfig(StrictModel):
     """What the official release does otherwise, a switch for each so that it can be measured.
 
-    ``protocol: official`` turns all of them on.
+    ``protocol: official`` turns all of them on, ``{official: true, pairs_from_batch: false}`` all
+    but one.
     """
 
     select_on_test: bool = False
@@ -160,24 +165,51 @@ class ProtocolConfig(StrictModel):
     others left whole; otherwise all are thinned out together."""
     no_warm_up: bool = False
     """No VT-Align stage before translation: sets ``align.steps`` to 0."""
+    batches_of_eight: bool = False
+    """A step is two batches of 8 clips, one after the other; batch norm and VT-Align see 8: sets
+    ``batch`` to 16 and ``accumulate`` to 2."""
+    mean_of_batches: bool = False
+    """The parts of an accumulated step count alike, however many tokens they hold."""
+    unsorted_batches: bool = False
+    """Clips are shuffled and cut into batches whatever their length; the clips left at the end of
+    an epoch are a smaller batch."""
+    decay_everything: bool = False
+    """Weight decay on biases, norms and VT-Align's temperature too."""
+    lr_from_zero: bool = False
+    """The learning rate of the first update is 0, and every one of the warm-up a step later."""
+    whole_targets: bool = False
+    """Training sentences longer than ``decode.max_tokens`` are not cut."""
+    tokens_63: bool = False
+    """The release's limit of 64 counts the start token: sets ``decode.max_tokens`` to 63."""
+    pil_resize: bool = False
+    """Frames are resized by PIL: sets ``frames.resize`` of the cache spec."""
+    float32_features: bool = False
+    """Features are computed and kept in float32: sets ``compute`` and ``store.dtype`` of the
+    cache spec."""
     lower_and_dot: bool = False
-    """Text in lower case with a final ".": sets ``text.lower`` and ``text.final_dot``."""
+    """References in lower case with a final ".", hypotheses in lower case: sets ``text.lower``,
+    ``text.final_dot`` and ``text.hypotheses``."""
     english_rouge: bool = False
     """The headline ROUGE keeps a-z and 0-9 alone and takes English endings off."""
 
     @property
     def name(self) -> str:
-        """``default``, ``official``, or the switches that are on."""
+        """``default``, ``official``, the switches that are on, or those that official lacks."""
         on = [switch for switch, value in self if value]
-        if len(on) == len(type(self).model_fields):
-            return "official"
+        off = [switch for switch, value in self if not value]
+        if len(on) > len(off):
+            return "official" + (f" without {', '.join(off)}" if off else "")
         return ", ".join(on) or "default"
 
 
 _IMPLIED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "bleu_13a": {"text": {"tokenize": "13a"}},
     "no_warm_up": {"align": {"steps": 0}},
-    "lower_and_dot": {"text": {"lower": True, "final_dot": "attached"}},
+    "batches_of_eight": {key: {"batch": 16, "accumulate": 2} for key in ("align", "translate")},
+    "tokens_63": {"decode": {"max_tokens": 63}},
+    "pil_resize": {"spec_set": {"frames.resize": "pil"}},
+    "float32_features": {"spec_set": {"compute": "float32", "store.dtype": "float32"}},
+    "lower_and_dot": {"text": {"lower": True, "final_dot": "attached", "hypotheses": "lower"}},
 }
 """Switches of the protocol that are values of other keys."""
 
@@ -243,9 +275,12 @@ class Pipeline(StrictModel):
             return data
         protocol = data.get("protocol")
         if protocol == "official":
-            protocol = dict.fromkeys(ProtocolConfig.model_fields, True)
-            data = {**data, "protocol": protocol}
+            protocol = {"official": True}
         if isinstance(protocol, Mapping):
+            if protocol.get("official") is True:
+                named = {name: value for name, value in protocol.items() if name != "official"}
+                protocol = dict.fromkeys(ProtocolConfig.model_fields, True) | named
+                data = {**data, "protocol": protocol}
             for switch, values in _IMPLIED.items():
                 data = merged(data, values) if protocol.get(switch) is True else data
         return data
@@ -255,6 +290,15 @@ class Pipeline(StrictModel):
     def _changes_have_dotted_keys(cls, changes: Any) -> Any:
         # --set spec_set.frames.resize=pil makes groups of its keys.
         return dict(_dotted(changes)) if isinstance(changes, Mapping) else changes
+
+    @model_validator(mode="after")
+    def _pairs_of_the_batch_are_of_some_language(self) -> Pipeline:
+        if self.protocol.pairs_from_batch and not self.llm.pairs:
+            raise ValueError(
+                "protocol.pairs_from_batch shows no pair without llm.pairs: set llm.pairs=[en, fr, "
+                "es], or protocol={official: true, pairs_from_batch: false}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _streams_differ(self) -> Pipeline:

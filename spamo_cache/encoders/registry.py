@@ -16,7 +16,6 @@ from spamo_cache import checkpoints
 from spamo_cache.config import StreamSpec
 from spamo_cache.encoders import weights
 from spamo_cache.encoders.encoder import Encoder
-from spamo_cache.errors import UsageError
 
 Compute = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -61,22 +60,6 @@ def usual_flops(device: str, cores: int) -> float:
     """Operations per second to expect, for estimates: a data-centre GPU in half precision, or CPU
     cores in float32."""
     return 4e14 if torch.device(device).type == "cuda" else 6e10 * cores
-
-
-def resolve_device(name: str) -> str:
-    """``auto`` -> ``cuda`` where there is one, else ``cpu``.
-
-    Raises:
-        UsageError: an unknown device, or a GPU that is not there.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind = name.partition(":")[0]
-    if kind not in _TOKENS:
-        raise UsageError(f"unknown device {name!r}", remedy="use auto, cpu, cuda or cuda:N")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UsageError("no CUDA device is available", remedy="use --device cpu")
-    return name
 
 
 def resolve_compute(compute: Compute, device: str) -> Compute:

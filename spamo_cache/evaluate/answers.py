@@ -14,7 +14,7 @@ from spamo_cache.datasets.manifest import Clip
 from spamo_cache.errors import DamagedError, UsageError
 from spamo_cache.evaluate.measure import Measure
 from spamo_cache.evaluate.metrics import sentence_bleu
-from spamo_cache.model.text import normalise
+from spamo_cache.model.text import normalise, scored
 from spamo_cache.train.batches import Examples
 from spamo_cache.train.checkpoint import read_json
 
@@ -25,13 +25,12 @@ class Answers:
 
     Attributes:
         clips: in the order of the manifest.
-        said: what the LLM said; nothing for a clip without features.
-        hypotheses: the same in the run's text convention.
+        hypotheses: what the LLM said, as it is scored (``text.hypotheses``); nothing for a clip
+            without features.
         references: in the run's text convention.
     """
 
     clips: Sequence[Clip]
-    said: Sequence[str]
     hypotheses: Sequence[str]
     references: Sequence[str]
 
@@ -47,11 +46,9 @@ def answers(
     """
     said = dict(zip(data.ids, decoded, strict=True))
     kept = [clip for clip in clips if clip.id in said or not pipeline.protocol.drop_missing]
-    lines = [said.get(clip.id, "") for clip in kept]
     return Answers(
         clips=kept,
-        said=lines,
-        hypotheses=[normalise(line, pipeline.text) for line in lines],
+        hypotheses=[scored(said.get(clip.id, ""), pipeline.text) for clip in kept],
         references=[normalise(clip.text, pipeline.text) for clip in kept],
     )
 
@@ -62,10 +59,11 @@ def table(
     seen: Sequence[bool],
     failed: Mapping[str, str],
 ) -> Iterator[dict[str, Any]]:
-    """A line per clip: its texts, why it failed if it did, and its own scores in points of 100."""
+    """A line per clip: its texts as they are scored, why it failed if it did, and its own scores
+    in points of 100."""
     columns = zip(
         found.clips,
-        found.said,
+        found.hypotheses,
         found.references,
         sentence_bleu(measured["bleu4"]),
         measured["chrf"].per_clip,
@@ -73,10 +71,10 @@ def table(
         seen,
         strict=True,
     )
-    for clip, said, reference, bleu, chrf, rouge_l, known in columns:
+    for clip, hypothesis, reference, bleu, chrf, rouge_l, known in columns:
         yield {
             "id": clip.id,
-            "hypothesis": said,
+            "hypothesis": hypothesis,
             "reference": reference,
             "failed": failed.get(clip.id),
             "bleu": bleu,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from spamo_cache.config import Pipeline
@@ -14,6 +14,7 @@ from spamo_cache.evaluate.conventions import Convention
 from spamo_cache.evaluate.origin import Origin
 from spamo_cache.evaluate.published import published
 from spamo_cache.evaluate.words import unspaced, words
+from spamo_cache.model.coverage import Coverage, cut_words, unknown_words
 from spamo_cache.model.text import gist
 from spamo_cache.train.batches import DEV_SPLITS, Examples
 
@@ -47,6 +48,7 @@ class Evidence:
         answers: what is scored.
         conventions: what BLEU-4 comes to under each of them.
         judged: BLEURT is among the metrics.
+        coverage: split -> what the LLM's tokenizer loses of its sentences.
         origin: what the weights were made from.
     """
 
@@ -56,6 +58,7 @@ class Evidence:
     answers: Answers
     conventions: Sequence[Convention]
     judged: bool
+    coverage: Mapping[str, Coverage]
     origin: Origin
 
     @property
@@ -119,6 +122,13 @@ def _pairs(case: Evidence) -> Iterator[Caution]:
         return
     leaky, told = case.pipeline.protocol.pairs_from_batch, _told(case)
     many = f"{told} of {len(case.data)} prompts show a reference of {case.split} itself"
+    if bare := sum("=" not in text for text in _prompts(case)):
+        yield Caution(
+            kind="no-pairs",
+            words=f"{bare} of {len(case.data)} prompts show no pair: there is no translation of "
+            "the sentence that they would show.",
+            clips=bare,
+        )
     if leaky or told:
         kind = "pairs-from-batch" if leaky else "reference-in-prompt"
         yield Caution(kind=kind, words=f"{many}, which the LLM is to find.", clips=told, grave=True)
@@ -133,13 +143,17 @@ def _pairs(case: Evidence) -> Iterator[Caution]:
 
 
 def _told(case: Evidence) -> int:
-    """Prompts with a reference of the split, read in the very prompts that were decoded."""
+    """Prompts with a reference of the split."""
     hidden = set(map(gist, case.data.texts))
+    # A pair reads "source=target", and those of a prompt are of one sentence.
+    return sum("=" in text and gist(text.rpartition("=")[2]) in hidden for text in _prompts(case))
+
+
+def _prompts(case: Evidence) -> list[str]:
+    """The very prompts that were decoded."""
     batches = case.data.sorted_batches(case.pipeline.decode.batch)
     spoken = ([case.data.sentences[number] for number in batch] for batch in batches)
-    prompts = [prompt for batch in spoken for prompt in case.data.prompts.texts(batch)]
-    # A pair reads "source=target", and those of a prompt are of one sentence.
-    return sum("=" in text and gist(text.rpartition("=")[2]) in hidden for text in prompts)
+    return [prompt for batch in spoken for prompt in case.data.prompts.texts(batch)]
 
 
 def _missing(case: Evidence) -> Iterator[Caution]:
@@ -155,6 +169,19 @@ def _missing(case: Evidence) -> Iterator[Caution]:
         clips=clips,
         grave=dropped,
     )
+
+
+def _unknown(case: Evidence) -> Iterator[Caution]:
+    for split, found in case.coverage.items():
+        if (words := unknown_words(found, split)) is not None:
+            yield Caution(
+                kind="unknown-tokens",
+                words=f"{words}: what they stand for can be neither learnt nor said.",
+                clips=found.lossy,
+                grave=found.lossy > _MANY * found.sentences,
+            )
+        if (words := cut_words(found, split)) is not None:
+            yield Caution(kind="cut-targets", words=f"{words}.", clips=found.long)
 
 
 def _sentences(case: Evidence) -> Iterator[Caution]:
@@ -194,8 +221,8 @@ def _videos(case: Evidence) -> Iterator[Caution]:
     if shared and case.split != "train":
         yield Caution(
             kind="video-in-training",
-            words=f"{shared} of {len(case.answers.clips)} clips are clips of train too: the same "
-            "video at the same times.",
+            words=f"{shared} of {len(case.answers.clips)} clips show footage of train: the same "
+            "video at overlapping times.",
             clips=shared,
             grave=True,
         )
@@ -259,6 +286,6 @@ def _bleurt(case: Evidence) -> Iterator[Caution]:
 
 
 _CHECKS = (
-    *(_weights, _selection, _pairs, _missing, _sentences),
+    *(_weights, _selection, _pairs, _missing, _unknown, _sentences),
     *(_videos, _sampled, _tokenizer, _rouge, _sample, _bleurt),
 )

@@ -1,7 +1,12 @@
-"""BLEU-4 under every convention that papers use, side by side: case, final dot, tokenizer."""
+"""BLEU-4 under every convention that papers use, side by side: case, final dot, tokenizer.
+
+References follow the convention; hypotheses are taken as they are scored. Only what both sides
+lose alike (case, final punctuation) is taken from hypotheses too: nothing is ever added to them.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -17,9 +22,38 @@ Dot = bool | Literal["attached"] | None
 _DOTS: dict[Dot, str] = {
     False: "final punctuation as it stands",
     None: "no final punctuation",
-    True: 'final " ."',
-    "attached": 'final "."',
+    True: 'references end in " ."',
+    "attached": 'references end in "."',
 }
+_HYPOTHESES = {
+    "as-said": "",
+    "lower": ", hypotheses put in lower case",
+    "convention": ", hypotheses put under it too",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Texts:
+    """Both sides as one convention has them.
+
+    Attributes:
+        words: the convention in words, but for the tokenizer.
+        lower: references in lower case, and hypotheses with them where case is ignored.
+        final_dot: as in :class:`TextConfig`; None: both sides without the punctuation at the end.
+        hypotheses: one per clip.
+        references: one per hypothesis.
+    """
+
+    words: str
+    lower: bool
+    final_dot: Dot
+    hypotheses: tuple[str, ...]
+    references: tuple[str, ...]
+
+    @property
+    def stem(self) -> str:
+        """What its files are called."""
+        return re.sub(r"\W+", "-", self.words).strip("-")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,9 +62,10 @@ class Convention:
 
     Attributes:
         name: the convention in words.
-        lower: both sides in lower case.
-        final_dot: as in :class:`TextConfig`; None: without the punctuation at the end.
+        lower: as in :class:`Texts`.
+        final_dot: as in :class:`Texts`.
         tokenize: sacrebleu's tokenizer.
+        texts: what the files of its texts are called, see ``scorecard.texts_folder``.
         bleu4: in points of 100.
         headline: this is the convention of the run's own scores.
     """
@@ -39,6 +74,7 @@ class Convention:
     lower: bool
     final_dot: Dot
     tokenize: str
+    texts: str
     bleu4: float
     headline: bool
 
@@ -46,47 +82,68 @@ class Convention:
 def conventions(
     hypotheses: Sequence[str], references: Sequence[str], own: TextConfig
 ) -> list[Convention]:
-    """The headline first; conventions under which no text reads otherwise are named once.
+    """The headline first.
 
     Args:
-        hypotheses: what the LLM said.
-        references: as they stand in the manifest, one per hypothesis.
+        hypotheses: as they are scored.
+        references: as they are scored, one per hypothesis.
         own: the convention of the run's scores.
     """
-    found: list[Convention] = []
-    seen = set()
-    for lower, dot, tokenize in _all(references, own):
-        texts = [[_told(text, lower, dot) for text in side] for side in (hypotheses, references)]
-        key = (tokenize, *map(tuple, texts))
-        if key not in seen:
-            found.append(
-                Convention(
-                    name=f"{'lower case' if lower else 'cased'}, {_DOTS[dot]}, {tokenize}",
-                    lower=lower,
-                    final_dot=dot,
-                    tokenize=tokenize,
-                    bleu4=bleu4(*texts, tokenize=tokenize),
-                    headline=not found,
-                )
-            )
-        seen.add(key)
-    return found
-
-
-def _all(references: Sequence[str], own: TextConfig) -> Iterator[tuple[bool, Dot, str]]:
     usual = ("zh", "char", "13a") if unspaced(references) else ("13a", "none")
-    # What has learnt to say lower case, or a final dot, is not to be scored on anything else.
-    cases = (True,) if own.lower else (False, True)
+    found = product(texts(hypotheses, references, own), dict.fromkeys((own.tokenize, *usual)))
+    return [
+        Convention(
+            name=f"{one.words}, {tokenize}",
+            lower=one.lower,
+            final_dot=one.final_dot,
+            tokenize=tokenize,
+            texts=one.stem,
+            bleu4=bleu4(one.hypotheses, one.references, tokenize=tokenize),
+            headline=number == 0,
+        )
+        for number, (one, tokenize) in enumerate(found)
+    ]
+
+
+def texts(hypotheses: Sequence[str], references: Sequence[str], own: TextConfig) -> list[Texts]:
+    """The texts of all conventions, the headline's first, none of them twice.
+
+    Args:
+        hypotheses: as they are scored.
+        references: as they are scored.
+        own: the convention of the run's scores.
+    """
+    found: dict[tuple[tuple[str, ...], tuple[str, ...]], Texts] = {}
+    for one in _all(hypotheses, references, own):
+        found.setdefault((one.hypotheses, one.references), one)
+    return list(found.values())
+
+
+def _all(hypotheses: Sequence[str], references: Sequence[str], own: TextConfig) -> Iterator[Texts]:
     dots: tuple[Dot, ...] = (own.final_dot, None)
     if not own.final_dot and not _punctuated(references):
         dots = (False, None, True)
-    yield from product(cases, dots, dict.fromkeys((own.tokenize, *usual)))
+    for ignored, dot in product((False, True), dots):
+        case = "case ignored" if ignored else "lower case" if own.lower else "cased"
+        yield Texts(
+            words=f"{case}, {_DOTS[dot]}{_HYPOTHESES[own.hypotheses]}",
+            lower=ignored or own.lower,
+            final_dot=dot,
+            hypotheses=tuple(_told(text, ignored, dot is None) for text in hypotheses),
+            references=tuple(
+                _told(_dotted(text, dot), ignored, dot is None) for text in references
+            ),
+        )
 
 
 def _punctuated(texts: Sequence[str]) -> bool:
     return 2 * sum(text != bare(text) for text in texts) > len(texts)
 
 
-def _told(text: str, lower: bool, dot: Dot) -> str:
-    text = bare(text) if dot is None else text
-    return normalise(text, TextConfig(language="", lower=lower, final_dot=dot or False))
+def _told(text: str, lower: bool, stripped: bool) -> str:
+    text = bare(text) if stripped else text
+    return text.lower() if lower else text
+
+
+def _dotted(text: str, dot: Dot) -> str:
+    return normalise(text, TextConfig(language="", final_dot=dot or False))

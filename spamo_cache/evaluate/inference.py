@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from spamo_cache import checkpoints, config
+from spamo_cache import checkpoints, config, devices
 from spamo_cache.config import Pipeline
 from spamo_cache.errors import UsageError, WeightsError
 from spamo_cache.model.prompts import Prompts, Sentence
@@ -46,10 +45,12 @@ def load_run(
         llm: folder of its LLM, where that has moved.
 
     Raises:
-        UsageError: no run there, an unfinished one, or one that reads frames and is given none.
+        UsageError: no run there, an unfinished one, or one that reads frames and is given none;
+            an unknown device, or a GPU that is not there.
         WeightsError: its LLM cannot be found or is no longer the one it was trained with.
         DamagedError: a file of the run is not what it was.
     """
+    on = devices.resolve(device)
     folder = RunFolder(run)
     pipeline = folder.pipeline()
     weights = folder.weights()
@@ -60,7 +61,7 @@ def load_run(
         raise UsageError(
             "tuned its encoders, and can only be evaluated, from the corpus's frames", where=run
         )
-    translator = Translator(pipeline, about.widths, found, encoders).to(pick_device(device))
+    translator = Translator(pipeline, about.widths, found, encoders).to(on)
     if pipeline.translate.steps:
         translator.attach()
     translator.restore(read_tensors(weights)[0])
@@ -90,13 +91,6 @@ def _find_llm(folder: RunFolder, pipeline: Pipeline, given: Path | None) -> Path
         where=", ".join(map(str, there or places)),
         remedy="say where it lies by --llm DIR",
     )
-
-
-def pick_device(name: str) -> torch.device:
-    """``auto`` is the GPU where there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def translate_features(run: Path | LoadedRun, features: Mapping[str, np.ndarray]) -> str:

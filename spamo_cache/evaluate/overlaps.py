@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import posixpath
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from math import inf
 
 from spamo_cache.datasets.manifest import Clip
 from spamo_cache.evaluate.metrics import bleu4
@@ -16,9 +19,27 @@ def seen(others: Iterable[Clip], references: Iterable[str]) -> list[bool]:
 
 
 def same_videos(others: Iterable[Clip], clips: Iterable[Clip]) -> int:
-    """How many of the clips are among the others too: the same video at the same times."""
-    known = {(clip.source, clip.start, clip.end) for clip in others}
-    return sum((clip.source, clip.start, clip.end) in known for clip in clips)
+    """How many of the clips show footage of the others: the same video at overlapping times.
+
+    Clips that merely touch, one beginning where another ends, do not overlap.
+    """
+    known: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+    for clip in others:
+        known[posixpath.normpath(clip.source)].append(_times(clip))
+    return sum(
+        any(
+            max(start, first) < min(end, last)
+            for first, last in known.get(posixpath.normpath(clip.source), ())
+        )
+        for clip in clips
+        for start, end in [_times(clip)]
+    )
+
+
+def _times(clip: Clip) -> tuple[float, float]:
+    """From when to when, in seconds, a clip is shown; a whole video without times."""
+    start = 0.0 if clip.start is None else clip.start
+    return start, inf if clip.end is None else clip.end
 
 
 def bleu4_of_others(

@@ -22,15 +22,18 @@ from spamo_cache.errors import SpamoError
 from spamo_cache.evaluate import bleurt, overlaps
 from spamo_cache.evaluate.answers import Answers, answers, read_table, table, table_file
 from spamo_cache.evaluate.cautions import Caution, Evidence, cautions
-from spamo_cache.evaluate.conventions import Convention, conventions
+from spamo_cache.evaluate.conventions import Convention, Texts, conventions, texts
 from spamo_cache.evaluate.decoding import Decoded, decode
 from spamo_cache.evaluate.inference import LoadedRun, load_run
 from spamo_cache.evaluate.measure import BOOTSTRAP, Measure
 from spamo_cache.evaluate.metrics import measures, score
-from spamo_cache.evaluate.origin import origin
+from spamo_cache.evaluate.origin import Origin, origin
 from spamo_cache.evaluate.published import Published, published
 from spamo_cache.evaluate.stores import check_stores, open_stores
-from spamo_cache.train.batches import examples
+from spamo_cache.model.coverage import Coverage, coverage
+from spamo_cache.model.text import normalise
+from spamo_cache.model.tokens import Tokens
+from spamo_cache.train.batches import Examples, examples
 from spamo_cache.train.checkpoint import RunFolder, identity, read_json, write_atomic, write_json
 from spamo_cache.train.features import Features
 
@@ -55,8 +58,8 @@ class Scorecard:
         intervals: 95 % bootstrap intervals of the metrics.
         signatures: all settings of each metric.
         bootstrap: ``resamples`` and ``seed`` behind the intervals.
-        headline: the convention of ``metrics``: ``tokenize``, ``lower``, ``final_dot``, and which
-            ``rouge`` is the one to quote.
+        headline: the convention of ``metrics``: ``tokenize``, ``lower``, ``final_dot``, what is
+            done to ``hypotheses``, and which ``rouge`` is the one to quote.
         conventions: BLEU-4 under every convention that papers use, the headline's first.
         warnings: where the scores would mislead, the grave reasons first.
         published: what papers report, on test.
@@ -110,12 +113,21 @@ def keep_card(run: Path, card: Scorecard, lines: Iterable[Mapping[str, Any]]) ->
     """Write a scorecard and its :func:`answers.table` into a run; the card as it is kept."""
     path = table_file(run, card.name)
     path.parent.mkdir(exist_ok=True)
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+    text = _lines(json.dumps(line, ensure_ascii=False) for line in lines)
     write_atomic(path, text)
     kept = replace(card, table_sha256=hashlib.sha256(text).hexdigest())
     # The card last: where it stands, its hypotheses stand too.
     write_json(path.with_name(f"{card.name}.json"), _CARD.dump_python(kept, mode="json"))
     return kept
+
+
+def keep_texts(run: Path, name: str, sides: Iterable[Texts]) -> None:
+    """Write both sides under each convention as plain text, for sacrebleu's command line."""
+    folder = texts_folder(run, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in sides:
+        for side in ("hypotheses", "references"):
+            write_atomic(folder / f"{one.stem}.{side}.txt", _lines(getattr(one, side)))
 
 
 def evaluate(
@@ -134,8 +146,9 @@ def evaluate(
     """Decode and score a split; an evaluation of the same things is read back, not repeated.
 
     Writes ``evaluation/<name>.json`` and, a line per clip, ``evaluation/<name>.hypotheses.jsonl``:
-    id, hypothesis, reference, failed, its own bleu, chrf and rouge_l, and whether its reference
-    was seen in training.
+    id, hypothesis and reference as they are scored, failed, its own bleu, chrf and rouge_l, and
+    whether its reference was seen in training. ``evaluation/<name>.texts`` holds both sides under
+    each convention as plain text, a line per clip, for sacrebleu's command line.
 
     Args:
         run: folder of a finished run.
@@ -179,6 +192,8 @@ def evaluate(
     result = task.judged(evidence, measured)
     found, failed = evidence.answers, evidence.data.failed
     seen = overlaps.seen(evidence.origin.clips("train"), found.references)
+    sides = texts(found.hypotheses, found.references, pipeline.text)
+    keep_texts(run, result.name, sides)
     return keep_card(run, result, table(found, measured, seen, failed))
 
 
@@ -230,12 +245,16 @@ class _Task:
     def _table(self) -> Path:
         return table_file(self.folder.path, self.name)
 
+    @property
+    def _texts(self) -> Path:
+        return texts_folder(self.folder.path, self.name)
+
     def known(self) -> Scorecard | None:
         """The card of an earlier evaluation of the same things, its table still beside it.
 
         What is damaged, or of another version, is as good as none.
         """
-        if not (self._card.exists() and self._table.exists()):
+        if not (self._card.exists() and self._table.exists() and self._texts.exists()):
             return None
         try:
             read_table(self.folder.path, self.name)
@@ -259,16 +278,25 @@ class _Task:
         with cpu_threads(pipeline.threads):
             said = decode(translator, data, pipeline.decode, progress=progress)
         found = answers(pipeline, self.manifest.clips(self.split), data, said)
-        raw = [clip.text for clip in found.clips]
+        made_from = origin(self.folder)
         return Evidence(
             pipeline=pipeline,
             manifest=self.manifest,
             data=data,
             answers=found,
-            conventions=conventions(found.said, raw, pipeline.text),
+            conventions=conventions(found.hypotheses, found.references, pipeline.text),
             judged=self.judge is not None,
-            origin=origin(self.folder),
+            coverage=self._coverage(translator.tokens, data, made_from),
+            origin=made_from,
         )
+
+    def _coverage(self, tokens: Tokens, data: Examples, made_from: Origin) -> dict[str, Coverage]:
+        """Of the sentences learnt and of those to be said."""
+        convention = self.pipeline.text
+        learnt = [normalise(clip.text, convention) for clip in made_from.clips("train")]
+        both = {"train": learnt, self.split: data.texts}
+        limit = self.pipeline.decode.max_tokens
+        return {split: coverage(tokens, texts, limit) for split, texts in both.items()}
 
     def measured(self, found: Answers, device: torch.device) -> dict[str, Measure]:
         """Every metric of the answers."""
@@ -309,8 +337,17 @@ def _label(changed: Mapping[str, Any]) -> str:
     return "@" + re.sub(r"[^\w.=,-]+", "-", ",".join(words)) if words else ""
 
 
+def texts_folder(run: Path, name: str) -> Path:
+    """Where an evaluation keeps its texts: ``<Convention.texts>.{hypotheses,references}.txt``."""
+    return run / "evaluation" / f"{name}.texts"
+
+
+def _lines(texts: Iterable[str]) -> bytes:
+    return "".join(f"{text}\n" for text in texts).encode()
+
+
 def _headline(pipeline: Pipeline) -> dict[str, Any]:
-    own = pipeline.text.model_dump(include={"tokenize", "lower", "final_dot"})
+    own = pipeline.text.model_dump(include={"tokenize", "lower", "final_dot", "hypotheses"})
     return own | {"rouge": "rouge_l_official" if pipeline.protocol.english_rouge else "rouge_l"}
 
 

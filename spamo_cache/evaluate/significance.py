@@ -18,7 +18,6 @@ from spamo_cache.errors import UsageError
 from spamo_cache.evaluate.answers import read_table
 from spamo_cache.evaluate.measure import BOOTSTRAP, SEED, Measure, draws
 from spamo_cache.evaluate.metrics import measures
-from spamo_cache.model.text import normalise
 from spamo_cache.train.checkpoint import RunFolder
 
 TRIALS = 10_000
@@ -117,6 +116,6 @@ def _p(chance: np.ndarray, gap: float) -> float:
 
 def _answers(run: Path, name: str) -> tuple[dict[str, str], dict[str, str]]:
     """The hypothesis of each clip as it was scored, and its reference."""
-    convention, lines = RunFolder(run).pipeline().text, read_table(run, name)
-    hypotheses = {line["id"]: normalise(line["hypothesis"], convention) for line in lines}
+    lines = read_table(run, name)
+    hypotheses = {line["id"]: line["hypothesis"] for line in lines}
     return hypotheses, {line["id"]: line["reference"] for line in lines}

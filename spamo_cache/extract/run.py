@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
-from spamo_cache import config
+from spamo_cache import config, devices
 from spamo_cache.config import CacheSpec, StreamSpec
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.datasets.registry import CORPORA
@@ -90,7 +90,7 @@ def extract(
         raise UsageError("calibration belongs to a dry run", remedy="add --dry-run")
     if spec.frames.reader == "decord" and not by_decord.is_installed():
         raise UsageError("decord is not installed", remedy="install it, or leave --reader out")
-    device = registry.resolve_device(device)
+    device = devices.resolve(device)
     base = spec_base.absolute()
     # What was loaded in an earlier run may have changed on disk since.
     worker.load.cache_clear()

@@ -121,7 +121,9 @@ class SignAdapter(nn.Module):
             for name, project in self.projections.items()
         ]
         joined = parts if self.along_time else [beside(parts)]
-        encoded = self.tcn(join(joined, minimum=self.tcn.needs))
+        # Batch norm and, if asked to, VT-Align count the padding, which must not hang on how many
+        # processes share a batch.
+        encoded = self.tcn(join(joined, minimum=self.tcn.needs, together=self.training))
         rows = self.mlp(encoded.rows)
         if self.scaled:
             rows = F.rms_norm(rows, rows.shape[-1:], eps=1e-6) * self.rms

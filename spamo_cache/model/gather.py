@@ -1,4 +1,4 @@
-"""The rows of all processes of a distributed training, so that gradients flow back to each."""
+"""What the processes of a distributed training share, so that they compute one big batch."""
 
 from __future__ import annotations
 
@@ -15,9 +15,21 @@ def gathered(rows: Tensor) -> Tensor:
     Every process holds the same number of clips. A loss of all rows, computed by each process and
     with its gradients averaged over them as DDP does, has the gradients of one big batch.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if not _together():
         return rows
     return _Gather.apply(rows)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def longest(lengths: Tensor) -> int:
+    """The greatest of ``lengths`` (clips,), of all processes: what one big batch is padded to."""
+    most = lengths.max()
+    if _together():
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+    return int(most)
+
+
+def _together() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 class _Gather(torch.autograd.Function):

@@ -58,20 +58,15 @@ class LLM(nn.Module):
         """(clips, longest) token ids by beam search.
 
         Deterministic, unless ``sampled``: then beams grow by tokens drawn at random, from torch's
-        global generator. The checkpoint's own habits (temperature, penalties) are not taken over.
+        global generator.
         """
         return self.model.generate(  # type: ignore[no-any-return]
             **self._reading(rows),
             num_beams=decode.beams,
             do_sample=sampled,
             top_p=TOP_P if sampled else 1.0,
-            top_k=50,
-            temperature=1.0,
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
             max_new_tokens=decode.max_tokens,
             length_penalty=decode.length_penalty,
-            pad_token_id=self.tokens.padding,
         )
 
     @abstractmethod
@@ -119,8 +114,4 @@ class DecoderLLM(LLM):
 
     def _reading(self, rows: Padded) -> dict[str, Any]:
         read, inside = rows.aligned_right()
-        return {
-            "inputs_embeds": read.to(self.dtype),
-            "attention_mask": inside.long(),
-            "eos_token_id": self.tokens.end,
-        }
+        return {"inputs_embeds": read.to(self.dtype), "attention_mask": inside.long()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ def load_llm(folder: Path, config: LLMConfig, tokens: Tokens, device: torch.devi
             missing.
     """
     model = _read(folder, checkpoints.tensors(folder), config, device)
+    model.generation_config = _generation(model, tokens)
     model = _tuned(model, config, tokens.decoder_only)
     kind = DecoderLLM if tokens.decoder_only else Seq2SeqLLM
     return kind(model, tokens, getattr(torch, config.dtype))
@@ -99,6 +100,26 @@ def _generation_config(folder: Path) -> Any:
     return GenerationConfig.from_pretrained(folder, local_files_only=True)
 
 
+def _generation(model: Any, tokens: Tokens) -> Any:
+    """A checkpoint's special tokens, and nothing else of how it was once made to write.
+
+    Its ``generation_config.json`` may ask for least lengths, forced or forbidden tokens and
+    penalties, which ``generate`` would obey wherever a call leaves them open.
+    """
+    from transformers import GenerationConfig  # noqa: PLC0415
+
+    own, config = model.generation_config, model.config
+    names = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
+    kept = {name: getattr(own, name, None) for name in names}
+    kept = {
+        name: getattr(config, name, None) if value is None else value
+        for name, value in kept.items()
+    }
+    if tokens.decoder_only or kept["eos_token_id"] is None:
+        kept["eos_token_id"] = tokens.end
+    return GenerationConfig(**kept, pad_token_id=tokens.padding)
+
+
 def _quantised(config: LLMConfig) -> dict[str, Any]:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(
@@ -127,39 +148,63 @@ def _tuned(model: Any, config: LLMConfig, decoder_only: bool) -> Any:
     return model if tuning.mode == "freeze" else _with_lora(model, tuning, decoder_only)
 
 
+def check_targets(folder: Path, config: LLMConfig) -> None:
+    """See that what is to be tuned is there, by the model's shape alone: no weight is read.
+
+    Raises:
+        WeightsError: the folder describes no model that writes text.
+        ConfigError: a LoRA target that the model does not have; bitsandbytes is missing.
+    """
+    if config.quantise != "none":
+        _quantised(config)
+    if config.tuning.mode != "lora":
+        return
+    _targets(_outline(folder), config.tuning)
+
+
+def _targets(model: Any, tuning: TuningConfig) -> list[str]:
+    """The layers that get a LoRA, by the ends of their names.
+
+    Raises:
+        ConfigError: one that no linear layer of the model is called.
+    """
+    layers = {name for name, layer in model.named_modules() if _is_linear(layer)}
+    if not tuning.targets:
+        ends = {name.rpartition(".")[2] for name in layers}
+        found = next((known for known in _TARGETS if ends.issuperset(known)), None)
+        if found is None:
+            raise _no_such_layer("its queries and values have no name known here", layers)
+        return list(found)
+    for target in tuning.targets:
+        if not any(f".{name}".endswith(f".{target}") for name in layers):
+            raise _no_such_layer(f"the model has no linear layer {target!r}", layers)
+    return list(tuning.targets)
+
+
+def _is_linear(layer: Any) -> bool:
+    from transformers.pytorch_utils import Conv1D  # noqa: PLC0415
+
+    return isinstance(layer, torch.nn.Linear | Conv1D)
+
+
 def _with_lora(model: Any, tuning: TuningConfig, decoder_only: bool) -> Any:
     from peft import LoraConfig, TaskType, get_peft_model  # noqa: PLC0415
 
-    targets = list(tuning.targets or _query_and_value(model))
     lora = LoraConfig(
         task_type=TaskType.CAUSAL_LM if decoder_only else TaskType.SEQ_2_SEQ_LM,
         r=tuning.r,
         lora_alpha=tuning.alpha,
         lora_dropout=tuning.dropout,
-        target_modules=targets,
+        target_modules=_targets(model, tuning),
     )
-    try:
-        with warnings.catch_warnings():
-            # peft asks transformers for an attribute by its old name, and says how it sees that
-            # GPT-2 keeps its weights transposed.
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-            warnings.filterwarnings("ignore", "fan_in_fan_out is set to False", UserWarning)
-            return get_peft_model(model, lora)
-    except ValueError as error:
-        raise _no_such_layer(targets, " ".join(str(error).split())[:300]) from error
+    with warnings.catch_warnings():
+        # peft asks transformers for an attribute by its old name, and says how it sees that
+        # GPT-2 keeps its weights transposed.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to False", UserWarning)
+        return get_peft_model(model, lora)
 
 
-def _query_and_value(model: Any) -> tuple[str, ...]:
-    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    for targets in _TARGETS:
-        if names.issuperset(targets):
-            return targets
-    raise _no_such_layer([], "query and value have no name known here")
-
-
-def _no_such_layer(targets: list[str], what: str) -> ConfigError:
-    return ConfigError(
-        what,
-        where=f"llm.tuning.targets: {targets}",
-        remedy="name linear layers of the model, as in [q, v]",
-    )
+def _no_such_layer(what: str, layers: Iterable[str]) -> ConfigError:
+    names = sorted({name.rpartition(".")[2] for name in layers})
+    return ConfigError(what, where="llm.tuning.targets", remedy=f"choose among {', '.join(names)}")

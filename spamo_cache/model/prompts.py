@@ -67,10 +67,12 @@ def donors(
         if gist(sentence.text) not in hidden and all(map(sentence.translations.get, languages))
     ]
     if not kept:
+        columns = ", ".join(f"text_{name}" for name in languages)
         raise ConfigError(
-            "no training sentence can be shown in a prompt",
+            f"no training sentence can be shown in a prompt: none has {columns} and occurs in "
+            "training alone",
             where=f"llm.pairs: {list(languages)}",
-            remedy=f"the manifest needs columns {', '.join(f'text_{name}' for name in languages)}",
+            remedy="translate more training sentences, or leave the pairs out",
         )
     return kept
 

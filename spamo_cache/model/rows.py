@@ -9,6 +9,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from spamo_cache.model import gather
+
 
 @dataclass(frozen=True, slots=True)
 class Packed:
@@ -57,16 +59,17 @@ def mask(lengths: Tensor, longest: int) -> Tensor:
     return torch.arange(longest, device=lengths.device)[None] < lengths[:, None]
 
 
-def join(parts: Sequence[Packed], minimum: int = 0) -> Padded:
+def join(parts: Sequence[Packed], minimum: int = 0, *, together: bool = False) -> Padded:
     """Join the sequences of each clip along time, without gaps, and pad with zeros.
 
     Args:
         parts: one packed sequence per clip and part, all of one width.
         minimum: clips with fewer rows are filled up with zero rows that count as rows.
+        together: pad to the longest clip of all processes; all of them have to call this.
     """
     offsets = list(accumulate((part.lengths for part in parts), initial=parts[0].lengths * 0))
     lengths = offsets[-1].clamp(min=minimum)
-    clips, longest = len(lengths), int(lengths.max())
+    clips, longest = len(lengths), gather.longest(lengths) if together else int(lengths.max())
     places = torch.cat([_places(part, start) for part, start in zip(parts, offsets, strict=False)])
     rows = torch.cat([part.rows for part in parts])
     # One flat slot per clip and position: a single scatter, however many clips and parts.

@@ -1,4 +1,4 @@
-"""The text convention of a corpus, the same in training and in scoring."""
+"""The text convention of a corpus: references and targets follow it, hypotheses need not."""
 
 from __future__ import annotations
 
@@ -17,6 +17,14 @@ def normalise(text: str, config: TextConfig) -> str:
     if config.final_dot == "attached":
         return text if text.endswith(".") else f"{text}."
     return f"{text} ." if config.final_dot and not _ends_sentence(text[-1]) else text
+
+
+def scored(said: str, config: TextConfig) -> str:
+    """A hypothesis as it is scored: what was said, unless ``config.hypotheses`` names more."""
+    if config.hypotheses == "convention":
+        return normalise(said, config)
+    text = " ".join(said.split())
+    return text.lower() if config.hypotheses == "lower" else text
 
 
 def gist(text: str) -> str:

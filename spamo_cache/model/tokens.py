@@ -51,6 +51,12 @@ class Tokens:
         return self.end if own is None else int(own)
 
     @property
+    def unknown(self) -> int | None:
+        """Id that stands for what the tokenizer does not know; None where it has none."""
+        own = self._tokenizer.unk_token_id
+        return None if own is None else int(own)
+
+    @property
     def opening(self) -> list[int]:
         """Ids in front of the sign rows: what the tokenizer begins a decoder-only sequence with."""
         own = self._tokenizer("").input_ids if self.decoder_only else []
@@ -68,8 +74,11 @@ class Tokens:
         return [list(ids) for ids in self._tokenizer(list(texts), add_special_tokens=own).input_ids]
 
     def decode(self, sequences: Sequence[Sequence[int]]) -> list[str]:
+        # Spaces before punctuation stay: what a tokenizer tidies up nobody has said.
         texts = self._tokenizer.batch_decode(
-            [list(ids) for ids in sequences], skip_special_tokens=True
+            [list(ids) for ids in sequences],
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
         )
         return [" ".join(text.split()) for text in texts]
 

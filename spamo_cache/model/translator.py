@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from spamo_cache.config import DecodeConfig, Pipeline
 from spamo_cache.errors import WeightsError
 from spamo_cache.model.adapter import SignAdapter
 from spamo_cache.model.align import VTAlign
+from spamo_cache.model.gather import longest
 from spamo_cache.model.llm import LLM
 from spamo_cache.model.loading import load_llm
 from spamo_cache.model.prompts import instruction
@@ -142,6 +144,9 @@ class Translator(nn.Module):
     @torch.no_grad()
     def sentences(self, labels: Tensor) -> Padded:
         """Input embeddings of the target sentences; padding holds the padding token's."""
+        if self.training and self.align.padded:
+            width = longest(torch.tensor([labels.shape[1]], device=labels.device))
+            labels = F.pad(labels, (0, width - labels.shape[1]), value=IGNORED)
         inside = labels != IGNORED
         ids = labels.masked_fill(~inside, self.tokens.padding)
         return Padded(self.embeddings(ids).float(), inside.sum(1))

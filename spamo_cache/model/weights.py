@@ -51,6 +51,13 @@ def locate(weights: str, base: Path) -> Path:
     return folder
 
 
+def at_hand(weights: str, base: Path) -> Path | None:
+    """As :func:`locate`, of what is on this machine already; None otherwise."""
+    if (base / expanded(weights) / "config.json").is_file() or not checkpoints.is_hub_id(weights):
+        return locate(weights, base)
+    return checkpoints.cached(weights)
+
+
 def digest(folder: Path) -> str:
     """sha256 over the names and contents of the files that decide what the model says."""
     suffixes = {".json", ".safetensors", ".model", ".txt"}

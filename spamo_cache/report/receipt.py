@@ -12,13 +12,14 @@ from functools import cache
 from typing import Any
 
 from spamo_cache import config
-from spamo_cache.config import CacheSpec, Pipeline
+from spamo_cache.config import CacheSpec, Pipeline, TextConfig
 from spamo_cache.datasets.registry import CORPORA
 from spamo_cache.report.runs import Run, StoreFacts
 from spamo_cache.store.layout import stream_spec
 from spamo_cache.store.records import Attributes
 
 _PAPER_CORPORA = ("phoenix14t", "csl-daily", "how2sign")
+_ARITHMETIC = ("frames.resize", "compute", "store.dtype")
 _PROMPT = "Translate the given sentence into {language}."
 
 
@@ -74,8 +75,10 @@ def _features(run: Run) -> Iterator[Point]:
 def _changed(run: Run) -> Iterator[Point]:
     """What an experiment turned about features and clips; nothing where it left them alone."""
     pipeline = run.pipeline
-    if pipeline.spec_set:
-        yield Point("Cache spec", f"as in {pipeline.spec}", _told_keys(pipeline.spec_set), False)
+    # How frames are resized and rows kept is told of the stores themselves.
+    turned = {key: value for key, value in pipeline.spec_set.items() if key not in _ARITHMETIC}
+    if turned:
+        yield Point("Cache spec", f"as in {pipeline.spec}", _told_keys(turned), False)
     for shown in run.evaluations:
         if shown.changed:
             here, why = _told_keys(shown.changed), f"in the evaluation {shown.name} alone"
@@ -228,9 +231,9 @@ def _prompt(pipeline: Pipeline) -> Point:
     pairs = f"{len(llm.pairs)} pairs from {place}" if llm.pairs else "no pairs"
     return Point(
         "Prompt",
-        "the instruction and up to 3 in-context pairs",
+        "the instruction and 3 in-context pairs",
         f"{'the instruction' if llm.prompt == _PROMPT else f'“{llm.prompt}”'}, {pairs}",
-        llm.prompt == _PROMPT and leaky and bool(llm.pairs),
+        llm.prompt == _PROMPT and leaky and len(llm.pairs) == 3,
         "the release takes pairs from the batch, so test references stand in its test prompts",
     )
 
@@ -240,12 +243,11 @@ def _lora(r: int, alpha: int, dropout: float, targets: tuple[str, ...]) -> str:
 
 
 def _training(run: Run) -> Iterator[Point]:
-    align, translate = run.pipeline.align, run.pipeline.translate
-    padded, on_test = run.pipeline.protocol.pool_padding, run.pipeline.protocol.select_on_test
+    align, translate, protocol = run.pipeline.align, run.pipeline.translate, run.pipeline.protocol
     steps = 15_000 if run.pipeline.corpus == "how2sign" else 4_000
     here = f"{align.steps:,} steps of {align.batch} clips" if align.steps else "none"
     paper = f"{steps:,} steps (the release ships none)"
-    yield Point("VT-Align before translation", paper, here, align.steps == steps)
+    yield Point("VT-Align before translation", paper, here, align.steps in (0, steps))
     joint = f"weight {translate.alpha:g}" if translate.alpha else "none"
     yield Point("VT-Align while translating", "weight 1", joint, translate.alpha == 1)
     if align.center:
@@ -255,23 +257,89 @@ def _training(run: Run) -> Iterator[Point]:
     yield Point(
         "VT-Align pooling",
         "over the padding too (release)",
-        "over the padding too" if padded else "over true rows only",
-        padded,
+        "over the padding too" if protocol.pool_padding else "over true rows only",
+        protocol.pool_padding,
         "a clip's score does not hang on its neighbours in the batch",
     )
-    whole = f"batch {translate.batch}"
-    if translate.accumulate > 1:
-        whole += f" in {translate.accumulate} parts"
-    here = f"AdamW {translate.lr:g}, {whole}, {translate.steps:,} steps"
-    paper = "AdamW 1e-4, 40 epochs (release: 6e-4, batch 16, up to 500 epochs)"
-    same = translate.batch == 16 and translate.lr in (1e-4, 6e-4)
-    yield Point("Optimisation", paper, here, same)
+    yield from _batches(run.pipeline)
+    yield from _optimiser(run.pipeline)
+    yield Point(
+        "Training sentences",
+        "whole (release)",
+        "whole"
+        if protocol.whole_targets
+        else f"cut at {run.pipeline.decode.max_tokens} tokens, end token kept",
+        protocol.whole_targets,
+        "none is learnt that cannot be said",
+    )
     yield Point(
         "Weights kept",
         "best on test (release)",
-        f"best BLEU-4 on {'test' if on_test else 'dev'}",
-        on_test,
+        f"best BLEU-4 on {'test' if protocol.select_on_test else 'dev'}",
+        protocol.select_on_test,
         "test is looked at once, at the end",
+    )
+
+
+def _batches(pipeline: Pipeline) -> Iterator[Point]:
+    translate, protocol = pipeline.translate, pipeline.protocol
+    together, left = divmod(translate.batch, translate.accumulate)
+    clips = f"{together} clips" if not left else f"{translate.batch} clips"
+    here = f"{translate.accumulate} of {clips} a step" if translate.accumulate > 1 else clips
+    yield Point(
+        "Batches that VT-Align and batch norm see",
+        "2 of 8 clips a step (release)",
+        here,
+        (translate.batch, translate.accumulate) == (16, 2),
+        "16 clips at once tell a sentence apart from more others",
+    )
+    yield Point(
+        "Weight of the batches of a step",
+        "alike (release)",
+        "alike" if protocol.mean_of_batches or translate.accumulate == 1 else "by their tokens",
+        protocol.mean_of_batches,
+        "every token of a step counts alike",
+    )
+    yield Point(
+        "Order of the clips",
+        "shuffled, those left at an epoch's end in a smaller batch (release)",
+        "shuffled, those left at an epoch's end in a smaller batch"
+        if protocol.unsorted_batches
+        else "shuffled, clips of like length in a batch, those left over in the next epoch",
+        protocol.unsorted_batches,
+        "less padding, and all batches of one size",
+    )
+
+
+def _optimiser(pipeline: Pipeline) -> Iterator[Point]:
+    translate, protocol = pipeline.translate, pipeline.protocol
+    betas = " and ".join(f"{beta:g}" for beta in translate.betas)
+    here = (
+        f"AdamW {translate.lr:g}, betas {betas}, decay {translate.weight_decay:g}, "
+        f"clip {translate.clip:g}, {translate.steps:,} steps of {translate.batch} clips"
+    )
+    paper = (
+        "AdamW 1e-4, 40 epochs (release: 6e-4, betas 0.9 and 0.98, decay 0.01, clip 1, up to 500 "
+        "epochs in steps of 16 clips)"
+    )
+    rest = (translate.betas, translate.eps, translate.weight_decay, translate.clip)
+    same = translate.batch == 16 and translate.lr in (1e-4, 6e-4)
+    yield Point("Optimisation", paper, here, same and rest == ((0.9, 0.98), 1e-8, 0.01, 1.0))
+    yield Point(
+        "Weight decay",
+        "on all that is trained (release)",
+        "on all that is trained" if protocol.decay_everything else "on matrices alone",
+        protocol.decay_everything,
+        "biases, norms and the temperature have no reason to shrink",
+    )
+    first = "0" if protocol.lr_from_zero else "one step of it"
+    yield Point(
+        "Learning rate",
+        "warm-up over 10 % of the steps that begins with 0, then a cosine (release)",
+        f"warm-up over {100 * translate.warmup:g} % of the steps that begins with {first}, then a "
+        "cosine",
+        protocol.lr_from_zero and translate.warmup == 0.1,
+        "a first update of rate 0 changes nothing",
     )
 
 
@@ -284,7 +352,15 @@ def _scoring(run: Run) -> Iterator[Point]:
         decode.beams == 5 and protocol.sampled_beams,
         "the same run gives the same sentences",
     )
+    yield Point(
+        "Longest translation",
+        "63 tokens and the start token (release)",
+        f"{decode.max_tokens} tokens",
+        decode.max_tokens == 63,
+        "64 tokens are meant",
+    )
     yield Point("BLEU tokenizer", "13a, always (release)", text.tokenize, text.tokenize == "13a")
+    yield from _texts(text)
     english = protocol.english_rouge
     yield Point(
         "ROUGE",
@@ -299,4 +375,32 @@ def _scoring(run: Run) -> Iterator[Point]:
         "left out" if protocol.drop_missing else "scored as empty sentences",
         protocol.drop_missing,
         "n stays the published one",
+    )
+
+
+def _texts(text: TextConfig) -> Iterator[Point]:
+    case = "lower case" if text.lower else "cased"
+    dots: dict[object, str] = {
+        False: "as they stand",
+        True: 'with a final " ."',
+        "attached": 'with a final "."',
+    }
+    yield Point(
+        "References",
+        'lower case, with a final "." (release)',
+        f"{case}, {dots[text.final_dot]}",
+        text.lower and text.final_dot == "attached",
+        "the convention of this corpus's papers",
+    )
+    hypotheses = {
+        "as-said": "scored as they were said",
+        "lower": "scored in lower case",
+        "convention": "put under the references' convention, final dot included",
+    }
+    yield Point(
+        "Hypotheses",
+        "scored in lower case (release)",
+        hypotheses[text.hypotheses],
+        text.hypotheses == "lower",
+        "nothing is scored that was not said" if text.hypotheses == "as-said" else "",
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Clip, Manifest
-from spamo_cache.errors import StoreError, UsageError
+from spamo_cache.errors import ConfigError, StoreError, UsageError
 from spamo_cache.model.prompts import Prompts, Sentence
 from spamo_cache.model.text import normalise
 from spamo_cache.model.tokens import Tokens, padded_ids
@@ -91,8 +91,10 @@ def examples(
 
     Raises:
         UsageError: the manifest has no such split.
+        ConfigError: pairs are asked for that no clip has.
         StoreError: clips that were never extracted, or no clip that can be used.
     """
+    check_pairs(pipeline, manifest, split)
     stores = {name: stores[name] for name in pipeline.streams}
     spoken = {clip.id: _sentence(clip, pipeline) for clip in manifest.clips(split)}
     ids, failed = usable(
@@ -114,17 +116,47 @@ def examples(
     )
     sentences = [spoken[clip] for clip in ids]
     texts = [sentence.text for sentence in sentences]
-    targets = [_cut(line, pipeline.decode.max_tokens) for line in tokens.encode(texts)]
+    targets = tokens.encode(texts)
+    if not pipeline.protocol.whole_targets:
+        targets = [_cut(line, pipeline.decode.max_tokens) for line in targets]
     prompts = prompts_of(pipeline, manifest, tokens)
     return Examples(split, ids, texts, targets, bank, failed, sentences, prompts)
 
 
-def dev_split(manifest: Manifest) -> str:
+def check_pairs(pipeline: Pipeline, manifest: Manifest, split: str) -> None:
+    """See that the sentences that a split's prompts show are translated.
+
+    Raises:
+        ConfigError: those of the training split, or of the split itself where pairs come from the
+            batch, are translated into none of a language that pairs are asked for in.
+    """
+    shown = split if pipeline.protocol.pairs_from_batch else "train"
+    languages = dict.fromkeys(pipeline.llm.pairs)
+    clips = manifest.clips(shown) if languages else ()
+    for clip in clips:
+        for language in [name for name in languages if clip.extra.get(f"text_{name}")]:
+            del languages[language]
+        if not languages:
+            return
+    if languages:
+        missing = ", ".join(f"text_{name}" for name in languages)
+        raise ConfigError(
+            f"llm.pairs asks for translations that no clip has: {missing} of split {shown}",
+            where=f"manifest of {manifest.corpus}",
+            remedy="add these columns to the manifest, or leave the pairs out: "
+            "--set llm.pairs=[], and under protocol official "
+            "--set 'protocol={official: true, pairs_from_batch: false}'",
+        )
+
+
+def selection_split(pipeline: Pipeline, manifest: Manifest) -> str:
     """The split that checkpoints are selected on.
 
     Raises:
-        UsageError: the manifest has none; selecting on test is no choice.
+        UsageError: the manifest has none; selecting on test is a protocol's choice alone.
     """
+    if pipeline.protocol.select_on_test:
+        return "test"
     for name in DEV_SPLITS:
         if name in manifest.splits:
             return name
@@ -168,11 +200,20 @@ class Schedule:
     Every epoch is a new permutation. Within pools of a few batches clips are sorted by length, so
     that little is padded; then the batches are shuffled. The clips that do not fill a batch at
     the end of an epoch are left for the next one.
+
+    Args:
+        lengths: (clips,) rows.
+        batch: clips of a step.
+        unsorted: as in the official release, clips of any length share a batch, and those left at
+            the end of an epoch are a smaller one.
     """
 
-    def __init__(self, lengths: np.ndarray, batch: int, seed: str) -> None:
+    def __init__(
+        self, lengths: np.ndarray, batch: int, seed: str, *, unsorted: bool = False
+    ) -> None:
         self._lengths = lengths
-        self._batch = min(batch, len(lengths))
+        self._unsorted = unsorted
+        self._batch = batch if unsorted else min(batch, len(lengths))
         self._seed = seed
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
 
@@ -183,7 +224,12 @@ class Schedule:
 
     @property
     def per_epoch(self) -> int:
-        return len(self._lengths) // self._batch
+        return len(self._lengths) // self._batch + (self.left > 0)
+
+    @property
+    def left(self) -> int:
+        """Clips of the smaller batch that an epoch ends with; 0 where all batches are whole."""
+        return len(self._lengths) % self._batch if self._unsorted else 0
 
     def __getitem__(self, step: int) -> list[int]:
         epoch, place = divmod(step, self.per_epoch)
@@ -196,6 +242,8 @@ class Schedule:
         chance = random.Random(f"{self._seed} {epoch}")  # noqa: S311
         order = list(range(len(self._lengths)))
         chance.shuffle(order)
+        if self._unsorted:
+            return [order[i : i + self._batch] for i in range(0, len(order), self._batch)]
         order = order[: self.per_epoch * self._batch]
         pool = self._batch * _POOL
         batches = []

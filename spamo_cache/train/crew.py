@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -18,8 +19,9 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
+from spamo_cache import devices
 from spamo_cache.config import Pipeline
-from spamo_cache.errors import SpamoError
+from spamo_cache.errors import SpamoError, UsageError
 from spamo_cache.model.gather import gathered
 
 T = TypeVar("T")
@@ -29,18 +31,30 @@ def gather_crew(pipeline: Pipeline, device: str) -> Accelerator:
     """The processes that a launcher (torchrun, ``accelerate launch``) started, or this one alone.
 
     Args:
-        device: ``auto``, ``cpu`` or ``cuda``.
+        device: ``auto``, ``cpu``, ``cuda`` or, of one process alone, ``cuda:N``.
+
+    Raises:
+        UsageError: an unknown device, a GPU that is not there, or one GPU for several processes.
     """
-    on_gpu = device != "cpu" and torch.cuda.is_available()
+    name = devices.resolve(device)
+    on_gpu = name != "cpu"
+    if ":" in name:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UsageError(
+                f"several processes cannot share {name}",
+                remedy="use --device cuda: each takes a GPU of its own",
+            )
+        torch.cuda.set_device(name)
     half = on_gpu or pipeline.llm.dtype == "bfloat16"
     if pipeline.precision != "auto":
         half = pipeline.precision == "bfloat16"
-    # Kept by accelerate from one training to the next, which may ask for another precision.
-    AcceleratorState._reset_state()
+    # Kept by accelerate from one training to the next, which may ask for another precision or,
+    # where no group of processes hangs on it, another device.
+    AcceleratorState._reset_state(reset_partial_state=not dist.is_initialized())
     # Without VT-Align its temperature is trained by nothing, which DDP has to be told.
     unused = DistributedDataParallelKwargs(find_unused_parameters=pipeline.translate.alpha == 0)
     crew = Accelerator(
-        cpu=device == "cpu",
+        cpu=not on_gpu,
         mixed_precision="bf16" if half else "no",
         kwargs_handlers=[unused],
     )

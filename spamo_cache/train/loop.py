@@ -22,10 +22,10 @@ from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import SpamoError
 from spamo_cache.evaluate.decoding import decode, recall_at_1
 from spamo_cache.evaluate.metrics import bleu4
-from spamo_cache.model.text import normalise
+from spamo_cache.model.text import scored
 from spamo_cache.model.translator import Batch, Stage, Translator
 from spamo_cache.train import optim
-from spamo_cache.train.batches import MEMORY, Schedule, dev_split, examples, stream_batches
+from spamo_cache.train.batches import MEMORY, Schedule, examples, selection_split, stream_batches
 from spamo_cache.train.checkpoint import RunFolder, write_tensors
 from spamo_cache.train.crew import merged, seed, share_norms
 from spamo_cache.train.curves import Curves, curves
@@ -95,8 +95,11 @@ class Trainer:
             share_norms(self.translator)
         tokens = self.translator.tokens
         self.data = examples(pipeline, manifest, stores, "train", tokens, memory=memory)
-        dev = "test" if pipeline.protocol.select_on_test else dev_split(manifest)
+        dev = selection_split(pipeline, manifest)
         self.dev = examples(pipeline, manifest, stores, dev, tokens, memory=memory)
+        for stage, config in self._stages():
+            if config.steps:
+                self._cut(stage, config)  # what cannot be dealt out is known before any step
         self.place = Place()
         self.moments: dict[str, Tensor] = {}
         self.save_seconds, self.saved = save_seconds, time.monotonic()
@@ -139,6 +142,9 @@ class Trainer:
                 drawn.close()
         return self.place
 
+    def _stages(self) -> tuple[tuple[Stage, StageConfig], ...]:
+        return ("align", self.pipeline.align), ("translate", self.pipeline.translate)
+
     def _attach(self) -> None:
         torch.manual_seed(self.pipeline.seed)
         llm = self.translator.attach()
@@ -150,20 +156,23 @@ class Trainer:
         # Of the stage before, accelerate would keep the optimiser and its moments.
         self.crew.free_memory()
         self.translator.train()
-        optimiser: Any = optim.make(self.translator, config)
+        protocol = self.pipeline.protocol
+        optimiser: Any = optim.make(
+            self.translator, config, decay_everything=protocol.decay_everything
+        )
         optim.restore(optimiser, self.translator, self.moments)
         module, optimiser = self.crew.prepare(self.translator, optimiser)
         trained = [value for value in self.translator.parameters() if value.requires_grad]
-        parts, batches = self._planned(stage, config)
+        planned, batches = self._planned(stage, config)
         self.effort.begin()
-        for step in range(self.place.step, config.steps):
-            optim.set_rate(optimiser, optim.learning_rate(config, step))
-            for number in range(config.accumulate):
+        for step, parts in planned:
+            optim.set_rate(optimiser, self._rate(config, step))
+            for number, part in enumerate(parts):
                 # Chance depends on the place alone: a resumed run needs no generator's state.
                 seed(self.crew.device, self._chance(stage, step, number))
-                last = number == config.accumulate - 1
+                last = number == len(parts) - 1
                 with nullcontext() if last else self.crew.no_sync(module):
-                    self._descend(module, stage, next(parts), next(batches))
+                    self._descend(module, stage, part, next(batches))
             norm = self.crew.clip_grad_norm_(trained, config.clip)
             optimiser.step()
             optimiser.zero_grad()
@@ -174,16 +183,32 @@ class Trainer:
             if self._after(stage, config, optimiser):
                 return
 
-    def _planned(self, stage: Stage, config: StageConfig) -> tuple[Iterator[Part], Iterator[Batch]]:
-        """This process's parts of all batches to come, and their clips."""
-        schedule = Schedule(self.data.bank.lengths, config.batch, f"{self.pipeline.seed} {stage}")
-        lengths = [len(ids) for ids in self.data.tokens]
-        parts = Parts(stage, config, schedule.batch, lengths, self.crew)
+    def _cut(self, stage: Stage, config: StageConfig) -> tuple[Schedule, Parts]:
+        """The clips of every step of a stage, and how they are cut."""
+        protocol = self.pipeline.protocol
+        schedule = Schedule(
+            self.data.bank.lengths,
+            config.batch,
+            f"{self.pipeline.seed} {stage}",
+            unsorted=protocol.unsorted_batches,
+        )
+        tokens = [len(ids) for ids in self.data.tokens]
+        alike = protocol.mean_of_batches
+        return schedule, Parts(stage, config, schedule, tokens, self.crew, alike=alike)
+
+    def _planned(
+        self, stage: Stage, config: StageConfig
+    ) -> tuple[Iterator[tuple[int, list[Part]]], Iterator[Batch]]:
+        """The steps to come with this process's parts of them, and the parts' clips."""
+        schedule, cut = self._cut(stage, config)
         steps = range(self.place.step, config.steps)
-        planned, wanted = tee((part, step) for step in steps for part in parts(schedule[step]))
-        asked = ((part.numbers, step) for part, step in wanted)
-        batches = stream_batches(self.data, asked, self.crew.device)
-        return (part for part, _ in planned), batches
+        planned, wanted = tee((step, cut(schedule[step])) for step in steps)
+        asked = ((part.numbers, step) for step, parts in wanted for part in parts)
+        return planned, stream_batches(self.data, asked, self.crew.device)
+
+    def _rate(self, config: StageConfig, step: int) -> float:
+        from_zero = self.pipeline.protocol.lr_from_zero
+        return optim.learning_rate(config, step, from_zero=from_zero)
 
     def _descend(self, module: Any, stage: Stage, part: Part, batch: Batch) -> None:
         """Add the gradients of a part to those of its step."""
@@ -205,7 +230,7 @@ class Trainer:
         """Log, select and save what is due after a step; True once patience is over."""
         step, last = self.place.step, self.place.step == config.steps
         if step % LOG_EVERY == 0 or last:
-            rate = optim.learning_rate(config, step - 1)
+            rate = self._rate(config, step - 1)
             self._log(stage, config, self.meter.take(self.crew) | {"lr": rate})
         every = self.pipeline.translate.eval_every
         if stage == "translate" and (step % every == 0 or last):
@@ -218,7 +243,7 @@ class Trainer:
     def _select(self, config: StageConfig) -> None:
         """Score dev; keep the weights if they are the best so far, the earlier of equals."""
         place, text = self.place, self.pipeline.text
-        hypotheses = [normalise(h, text) for h in self._decode_dev()]
+        hypotheses = [scored(said, text) for said in self._decode_dev()]
         bleu = bleu4(hypotheses, self.dev.texts, tokenize=text.tokenize)
         if place.best_bleu is None or bleu > place.best_bleu:
             place.best_bleu, place.best_step, place.stale = bleu, place.step, 0

@@ -14,11 +14,21 @@ from spamo_cache.config import StageConfig
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
-def learning_rate(stage: StageConfig, step: int) -> float:
-    """Rate of the update that follows ``step`` finished ones."""
-    warm = round(stage.warmup * stage.steps)
+def learning_rate(stage: StageConfig, step: int, *, from_zero: bool = False) -> float:
+    """Rate of the update that follows ``step`` finished ones.
+
+    Args:
+        from_zero: as in the official release (transformers' cosine schedule), where the first
+            update has a rate of 0.
+    """
+    if from_zero:
+        warm = int(stage.warmup * stage.steps)
+        risen = step
+    else:
+        warm = round(stage.warmup * stage.steps)
+        risen = step + 1
     if step < warm:
-        return stage.lr * (step + 1) / warm
+        return stage.lr * risen / warm
     done = (step - warm) / max(1, stage.steps - warm)
     return stage.lr * (1 + math.cos(math.pi * done)) / 2
 
@@ -28,11 +38,17 @@ def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def make(module: nn.Module, stage: StageConfig) -> torch.optim.AdamW:
-    """AdamW over what is trainable; decay on matrices only (biases, norms, scales are spared)."""
+def make(
+    module: nn.Module, stage: StageConfig, *, decay_everything: bool = False
+) -> torch.optim.AdamW:
+    """AdamW over what is trainable.
+
+    Args:
+        decay_everything: biases, norms and scales decay too, not matrices alone.
+    """
     trained = [value for value in module.parameters() if value.requires_grad]
-    matrices = [value for value in trained if value.ndim > 1]
-    others = [value for value in trained if value.ndim <= 1]
+    matrices = [value for value in trained if value.ndim > 1 or decay_everything]
+    others = [value for value in trained if not (value.ndim > 1 or decay_everything)]
     groups: list[dict[str, Any]] = [
         {"params": matrices},
         {"params": others, "weight_decay": 0.0},

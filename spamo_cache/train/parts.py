@@ -11,6 +11,7 @@ from torch import Tensor
 
 from spamo_cache.config import StageConfig
 from spamo_cache.errors import ConfigError
+from spamo_cache.train.batches import Schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,39 +41,62 @@ class Part:
 
 
 class Parts:
-    """How batches are cut: the clips dealt out to the processes, each hand cut into equal parts.
+    """How batches are cut into equal parts, and the clips of a part dealt out to the processes.
+
+    A batch with fewer clips than the others comes to fewer parts, the last one smaller.
 
     Args:
+        schedule: of the batches that will be cut.
         tokens: of every clip's sentence.
+        alike: parts count alike in the translation loss, not by their tokens; those that a
+            smaller batch lacks count as nothing learnt.
 
     Raises:
         ConfigError: a batch cannot be cut so.
     """
 
     def __init__(
-        self, stage: str, config: StageConfig, batch: int, tokens: Sequence[int], crew: Accelerator
+        self,
+        stage: str,
+        config: StageConfig,
+        schedule: Schedule,
+        tokens: Sequence[int],
+        crew: Accelerator,
+        *,
+        alike: bool = False,
     ) -> None:
-        self._tokens = tokens
+        self._tokens, self._alike = tokens, alike
         self._rank, self._processes = crew.process_index, crew.num_processes
         self._count = config.accumulate
-        if batch % (self._count * self._processes):
+        if schedule.batch % (self._count * self._processes):
             raise ConfigError(
-                f"{batch} clips cannot be dealt out to {self._processes} processes in "
+                f"{schedule.batch} clips cannot be dealt out to {self._processes} processes in "
                 f"{self._count} equal parts each",
                 where=f"{stage}.batch",
                 remedy=f"make it a multiple of {self._count * self._processes}",
             )
+        if schedule.left % self._processes:
+            raise ConfigError(
+                f"the last {schedule.left} clips of an epoch cannot be dealt out to "
+                f"{self._processes} processes",
+                where="protocol.unsorted_batches",
+                remedy="train in one process, or switch it off",
+            )
+        self._size = schedule.batch // self._count
 
     def __call__(self, batch: Sequence[int]) -> list[Part]:
         """This process's parts of a batch."""
-        total = sum(self._tokens[number] for number in batch)
-        own = batch[self._rank :: self._processes]
-        size = len(own) // self._count
-        hands = [own[start : start + size] for start in range(0, len(own), size)]
-        align = 1 / (self._count * self._processes)
-        return [
-            Part(hand, sum(map(self._tokens.__getitem__, hand)) / total, align) for hand in hands
-        ]
+        cut = [batch[start : start + self._size] for start in range(0, len(batch), self._size)]
+        parts = self._count if self._alike else len(cut)
+        found = []
+        for part in cut:
+            hand = part[self._rank :: self._processes]
+            tokens = self._said(part) * parts if self._alike else self._said(batch)
+            found.append(Part(hand, self._said(hand) / tokens, 1 / (parts * self._processes)))
+        return found
+
+    def _said(self, numbers: Sequence[int]) -> int:
+        return sum(self._tokens[number] for number in numbers)
 
 
 class Meter:

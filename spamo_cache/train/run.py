@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +17,11 @@ from spamo_cache.compat import cpu_threads
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import StoreError, UsageError
-from spamo_cache.model.loading import check_llm
+from spamo_cache.model.coverage import coverage, cut_words, unknown_words
+from spamo_cache.model.loading import check_llm, check_targets
 from spamo_cache.model.text import normalise
 from spamo_cache.model.weights import digest, locate
-from spamo_cache.train.batches import MEMORY
+from spamo_cache.train.batches import MEMORY, check_pairs, selection_split
 from spamo_cache.train.checkpoint import (
     RunFolder,
     RunRecord,
@@ -45,6 +46,7 @@ def train(
     stores: Mapping[str, Features],
     out: Path,
     progress: Progress | None = None,
+    notice: Callable[[str], None] | None = None,
     device: str = "auto",
     memory: int = MEMORY,
     save_seconds: float = SAVE_SECONDS,
@@ -58,12 +60,14 @@ def train(
     Args:
         base: folder of the pipeline's file, which a relative ``llm.weights`` refers to.
         stores: stream -> features, or frames where the pipeline tunes its encoders.
+        notice: called, before anything is trained, with what the training sentences lose.
         memory: bytes of features of one split to keep in memory.
         save_seconds: least time between two states to resume from.
 
     Raises:
         UsageError: ``out`` holds something else; the manifest has no dev split; the pipeline is a
             sweep, starts from what is no finished run, or tunes encoders and is given features.
+        ConfigError: the LLM has no such layers to tune; pairs are asked for that no clip has.
         DamagedError: a file of the run, or of the one that it starts from, is not what it was.
         StoreError: a stream is missing, or clips have not been extracted.
         WeightsError: the LLM cannot be found.
@@ -85,6 +89,9 @@ def train(
     llm = locate(pipeline.llm.weights, base)
     check_llm(llm, pipeline.llm)
     manifest = sample(manifest, pipeline.train_share, pipeline.seed)
+    for split in ("train", selection_split(pipeline, manifest)):
+        check_pairs(pipeline, manifest, split)
+    check_targets(llm, pipeline.llm)
     record = describe(pipeline, base, manifest, stores, digest(llm))
     weights = _start(pipeline, record.llm)
     crew = gather_crew(pipeline, device)
@@ -109,6 +116,9 @@ def train(
             save_seconds=save_seconds,
             progress=progress,
         )
+        if notice is not None and crew.is_main_process:
+            for words in _lost(pipeline, trainer):
+                notice(words)
         with cpu_threads(pipeline.threads):
             trainer.start(resume=unfinished)
             place = trainer.run()
@@ -129,6 +139,16 @@ def train(
             folder.finish(summary)
             folder.state.unlink(missing_ok=True)
         return summary
+
+
+def _lost(pipeline: Pipeline, trainer: Trainer) -> Iterator[str]:
+    """What the LLM cannot learn of the training sentences, whatever it is trained."""
+    tokens, texts = trainer.translator.tokens, trainer.data.texts
+    found = coverage(tokens, texts, pipeline.decode.max_tokens)
+    if (words := unknown_words(found, "train")) is not None:
+        yield f"{words}: choose an LLM that knows the script"
+    if (words := cut_words(found, "train")) is not None and not pipeline.protocol.whole_targets:
+        yield f"{words}: raise decode.max_tokens"
 
 
 def _start(pipeline: Pipeline, llm: str) -> dict[str, Tensor] | None:

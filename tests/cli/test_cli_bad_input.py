@@ -49,6 +49,12 @@ BAD = [
     ("empty list", "extract --manifest manifest.csv --spec spec.yaml --streams a,,b", 2, "a,,b"),
     ("unknown split", "extract --manifest manifest.csv --spec spec.yaml --split tset", 2, "tset"),
     ("unknown device", "extract --manifest manifest.csv --spec spec.yaml --device tpu", 2, "tpu"),
+    ("unknown device", "train pipeline.yaml --device gpu", 2, "use auto, cpu, cuda or cuda:N"),
+    ("unknown device", "evaluate empty --device gpu", 2, "use auto, cpu, cuda or cuda:N"),
+    ("unknown device", "translate empty frames/test-0 --device gpu", 2, "use auto, cpu, cuda"),
+    ("unknown device", "analyze empty --device gpu", 2, "use auto, cpu, cuda or cuda:N"),
+    ("unknown device", "reproduce --device gpu", 2, "use auto, cpu, cuda or cuda:N"),
+    ("unknown device", "reproduce --all --device GPU", 2, "use auto, cpu, cuda or cuda:N"),
     ("unknown executor", "extract --executor ray", 2, "ray"),
     (
         "unwritable store",

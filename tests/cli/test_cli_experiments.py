@@ -267,23 +267,24 @@ def test_an_analysis_that_a_kill_cut_short_is_done_again(tmp_path: Path) -> None
         async def place(self) -> AsyncIterator[Any]:
             async def call(_: str, folder: str, *options: str) -> None:
                 asked.append(options)
-                if not options:
+                if "--clip" not in options:
                     (Path(folder) / "analysis" / "test.json").touch()
 
             yield call
 
     (tmp_path / "analysis" / "attribution").mkdir(parents=True)
-    here: Any = SimpleNamespace(corpus_root=Path("corpus"))
+    here: Any = SimpleNamespace(corpus_root=Path("corpus"), device="cuda:1")
     nothing: Any = None
     crew: Any = Crew()
     runner = Runner(here, nothing, nothing, nothing, crew)
     for _ in range(2):
         children.asyncio.run(runner._look(tmp_path))
-    assert asked == [("--clip", "4", "--root", "corpus"), ()]
+    device = ("--device", "cuda")
+    assert asked == [("--clip", "4", "--root", "corpus", *device), device]
 
 
 def test_places_are_gpus_or_shares_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(children, "_gpus", lambda: ["3", "5"])
+    monkeypatch.setattr(children, "_gpus", lambda _: ["3", "5"])
     assert [place["CUDA_VISIBLE_DEVICES"] for place in children.places(None, None, "auto")] == [
         *("3", "5"),
     ]

@@ -100,6 +100,9 @@ def test_export_is_what_the_official_code_trains_from(features, call, tmp_path):
         loaded = np.load(tmp_path / "out" / f"{split}_info_ml.npy", allow_pickle=True).item()
         assert [loaded[n]["fileid"] for n in range(len(loaded) - 1)] == sorted(clips)
         assert {loaded[n]["en_text"] for n in range(len(loaded) - 1)} == {"word"}
+        for entry in (loaded[n] for n in range(len(loaded) - 1)):
+            rows = np.load(tmp_path / "features" / split / f"{entry['fileid']}_s2wrapping.npy")
+            assert entry["num_frames"] == len(rows)
         for clip in clips:
             name = f"{clip}_s2wrapping.npy"
             given, made = (np.load(tmp_path / f / split / name) for f in ("features", "out"))

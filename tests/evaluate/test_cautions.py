@@ -9,13 +9,16 @@ from dataclasses import replace
 import pytest
 
 from spamo_cache.datasets.manifest import Manifest
-from spamo_cache.evaluate import evaluate
+from spamo_cache.evaluate import evaluate, overlaps
 from spamo_cache.evaluate.metrics import bleu4
 
 SHORT = {
     "translate": {"steps": 2, "batch": 4, "lr": 1e-3},
     "align": {"steps": 0, "batch": 4, "lr": 1e-3},
+    # No sentence is longer than can be said.
+    "decode": {"beams": 1, "max_tokens": 40, "batch": 2},
 }
+LETTERS = str.maketrans("0123456789/", "acdefghilm ")
 
 
 @pytest.fixture
@@ -36,7 +39,9 @@ def judged(toy, tmp_path):
 
 
 def distinct(clip):
-    return replace(clip, text=f"{clip.text} {clip.id}", extra={"text_en": f"english of {clip.id}"})
+    """A sentence of its own, of letters that the tokenizer knows."""
+    own = clip.id.translate(LETTERS)
+    return replace(clip, text=f"{clip.text} {own}", extra={"text_en": f"english of {clip.id}"})
 
 
 def test_a_run_without_leaks_has_no_warnings(judged):
@@ -63,7 +68,7 @@ def test_clips_of_training_are_known_by_heart(judged):
 
 # --- weights of another run ---------------------------------------------------------------------
 
-NOTHING = {stage: SHORT[stage] | {"steps": 0} for stage in SHORT}
+NOTHING = SHORT | {stage: SHORT[stage] | {"steps": 0} for stage in ("align", "translate")}
 
 
 @pytest.fixture
@@ -111,7 +116,7 @@ def test_selection_on_test_is_inherited(begun):
 
 
 def test_sentences_and_videos_of_an_earlier_training_are_found(toy, begun):
-    told = next(clip.text for clip in toy.corpus()[0].clips() if clip.id == "test/3") + " test/3"
+    told = next(distinct(one).text for one in toy.corpus()[0].clips() if one.id == "test/3")
     planted = {"train/0": {"text": told, "source": "test/1.mp4"}}
     _, found = begun({}, change=lambda clip: replace(clip, **planted.get(clip.id, {})))
     assert found["seen-in-training"].clips == found["video-in-training"].clips == 1
@@ -147,13 +152,44 @@ def test_a_run_that_never_learnt_to_translate(judged):
 def test_leaks_are_looked_for_in_what_was_trained_on(toy, judged, tmp_path):
     """Whatever manifest the test split comes from."""
     judged(change=lambda clip: replace(clip, text="regen") if clip.id[-2:] == "/0" else clip)
-    alone = [replace(clip, text="Regen.") for clip in toy.corpus()[0].clips("test")]
+    alone = [replace(clip, text="regen .") for clip in toy.corpus()[0].clips("test")]
     manifest, stores = Manifest.from_clips("toy", alone), toy.corpus()[1]
     card = evaluate(tmp_path / "run", "test", manifest=manifest, stores=stores, device="cpu")
     assert {one.kind: one.clips for one in card.warnings} == {
         "seen-in-training": 6,
         "dev-test-overlap": 6,
     }
+
+
+def test_sentences_that_the_tokenizer_does_not_know(judged):
+    """A script that it lacks, in training and on test."""
+    card, found = judged(change=lambda clip: replace(distinct(clip), text=f"明天 {clip.id}"))
+    words = [one.words for one in card.warnings if one.kind == "unknown-tokens"]
+    assert found["unknown-tokens"].grave
+    assert "in 16 of 16 sentences of train" in words[0]
+    assert "in 6 of 6 sentences of test" in words[1]
+    assert "cut-targets" not in found
+
+
+def test_sentences_that_cannot_be_said_in_full(judged):
+    _, found = judged("dev", change=distinct, decode={"beams": 1, "max_tokens": 6})
+    assert (found["cut-targets"].clips, found["cut-targets"].grave) == (5, False)
+    assert "5 of 5 sentences of dev have more than decode.max_tokens = 6" in (
+        found["cut-targets"].words
+    )
+
+
+def test_prompts_without_a_pair_are_counted(judged):
+    """Where only some sentences are translated."""
+    _, found = judged(
+        change=lambda clip: replace(
+            distinct(clip), extra={"text_en": "english" if clip.id[-1] in "02" else ""}
+        ),
+        llm={"weights": "llm", "pairs": ["en"], "tuning": {"r": 4}},
+        protocol={"pairs_from_batch": True},
+    )
+    assert found["no-pairs"].clips == 4
+    assert "4 of 6 prompts show no pair" in found["no-pairs"].words
 
 
 def test_test_references_in_the_prompts(judged):
@@ -230,6 +266,31 @@ def test_a_training_video_in_the_test_split(judged):
     )
     leak = found["video-in-training"]
     assert (leak.clips, leak.grave) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("times", "shared"),
+    [
+        ((3.0, 7.0), True),
+        ((4.5, 4.6), True),
+        ((4.9, 9.0), True),
+        ((None, None), True),
+        ((None, 2.5), True),
+        ((5.0, 9.0), False),
+        ((0.0, 2.0), False),
+        ((6.0, None), False),
+    ],
+)
+def test_overlapping_times_of_a_training_video(toy, times, shared):
+    """A test clip against a training clip from 2 to 5 s of the same video."""
+    clips = [replace(clip, source="a.mp4") for clip in toy.corpus()[0].clips()[:2]]
+    train, test = (
+        replace(clip, start=start, end=end)
+        for clip, (start, end) in zip(clips, [(2.0, 5.0), times], strict=True)
+    )
+    assert overlaps.same_videos([train], [test]) == shared
+    assert overlaps.same_videos([train], [replace(test, source="./a.mp4")]) == shared
+    assert overlaps.same_videos([train], [replace(test, source="b.mp4")]) == 0
 
 
 @pytest.mark.parametrize("dropped", [True, False])

@@ -7,10 +7,16 @@ from spamo_cache.config import TextConfig
 from spamo_cache.datasets.registry import CORPORA
 from spamo_cache.evaluate.conventions import conventions
 from spamo_cache.evaluate.published import published
+from spamo_cache.model.text import normalise, scored
 
 
 def found(hypotheses, references, **text):
-    rows = conventions(hypotheses, references, TextConfig(language="", **text))
+    own = TextConfig(language="", **text)
+    rows = conventions(
+        [scored(line, own) for line in hypotheses],
+        [normalise(line, own) for line in references],
+        own,
+    )
     assert [row.headline for row in rows] == [True] + [False] * (len(rows) - 1)
     return {(row.lower, row.final_dot, row.tokenize): row.bleu4 for row in rows}
 
@@ -58,6 +64,32 @@ def test_case_and_tokenizer_of_cased_text():
 def test_what_changes_no_text_is_named_once():
     rows = found(["es regnet stark im norden"], ["es regnet oft im norden"])
     assert set(rows) == {(False, dot, name) for dot in (False, True) for name in ("13a", "none")}
+
+
+def test_a_dot_that_nobody_said_earns_nothing():
+    """Whatever the references end in."""
+    said, reference = ["das wetter wird morgen schoen"], ["明天北方下雨"]
+    for dot in (True, "attached"):
+        rows = found(said, reference, lower=True, final_dot=dot, tokenize="zh")
+        assert all(value == 0 for value in rows.values())
+    reference = "am tag regnet es sehr stark im norden"
+    rows = found([reference], [reference], final_dot=True)
+    assert rows[False, True, "13a"] == bleu(reference, f"{reference} .") < 100
+    assert rows[False, None, "13a"] == pytest.approx(100)
+
+
+def test_normalising_both_sides_is_a_convention_with_a_name():
+    pair = ["Am Tag regnet es"], ["am tag regnet es"]
+    text = {"lower": True, "final_dot": True}
+    own = TextConfig(language="", hypotheses="convention", **text)
+    said = [scored(line, own) for line in pair[0]]
+    assert said == ["am tag regnet es ."]
+    first = conventions(said, [normalise(line, own) for line in pair[1]], own)[0]
+    assert "hypotheses put under it too" in first.name
+    assert first.bleu4 == pytest.approx(100)
+    assert found(*pair, **text)[True, True, "13a"] < 100
+    # As the official release scores.
+    assert scored("Am  Tag", TextConfig(language="", hypotheses="lower", **text)) == "am tag"
 
 
 def test_text_that_learnt_an_attached_dot_keeps_it():

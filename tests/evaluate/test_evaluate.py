@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,6 +90,96 @@ def test_the_headline_is_the_first_of_the_conventions(run):
     own = {key: card.headline[key] for key in ("tokenize", "lower", "final_dot")}
     assert own == {"tokenize": "13a", "lower": False, "final_dot": False}
     assert card.headline["rouge"] == "rouge_l"
+
+
+SACREBLEU = """
+import json, sys
+from sacrebleu.sacrebleu import main
+kept = []
+for words in json.loads(sys.argv[1]):
+    # It opens the standard streams anew, and the old ones must not be closed with that.
+    kept += [sys.stdin, sys.stdout, sys.stderr]
+    sys.argv = ["sacrebleu", *words]
+    main()
+    sys.stdout.flush()
+"""
+
+
+def by_sacrebleu(*commands):
+    """What its command line prints for each of the commands."""
+    words = [sys.executable, "-c", SACREBLEU, json.dumps([list(map(str, c)) for c in commands])]
+    ran = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    printed = ran.stdout
+    decoder, found = json.JSONDecoder(), []
+    while printed := printed.strip():
+        document, end = decoder.raw_decode(printed)
+        found.append(document)
+        printed = printed[end:]
+    return found
+
+
+GERMAN = {"reference": "Am Tag regnet es, {} oft", "said": "am Tag  regnet es, {} sehr"}
+CHINESE = {"reference": "明天北方下雨{}天气很冷", "said": "明天北方下雪{}天气很冷。"}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ({}, GERMAN),
+        ({"lower": True, "final_dot": True}, GERMAN),
+        ({"lower": True, "final_dot": True, "hypotheses": "convention"}, GERMAN),
+        ({"lower": True, "final_dot": "attached", "hypotheses": "lower"}, GERMAN),
+        ({"language": "Chinese", "tokenize": "zh"}, CHINESE),
+    ],
+    ids=["cased", "dotted", "both", "official", "chinese"],
+)
+def test_sacrebleu_gives_every_number_from_what_was_written(
+    toy, tmp_path, monkeypatch, text, sentences
+):
+    manifest, stores = toy.corpus()
+    clips = [
+        replace(clip, text=sentences["reference"].format(clip.id[-1])) for clip in manifest.clips()
+    ]
+    manifest = Manifest.from_clips("toy", clips)
+    stage = {"steps": 1, "batch": 4, "lr": 1e-3}
+    config = toy.pipeline(
+        text={"language": "German", **text}, align=stage | {"steps": 0}, translate=stage
+    )
+    summary = toy.run(tmp_path / "run", config, manifest=manifest)
+    # Selection scores as evaluation does.
+    card = evaluate(tmp_path / "run", "dev", stores=stores, device="cpu")
+    assert card.metrics["bleu4"] == pytest.approx(summary.best_bleu)
+
+    said = [sentences["said"].format(number) for number in range(6)]
+    monkeypatch.setattr(scorecard, "decode", lambda *_, **__: said)
+    card = evaluate(tmp_path / "run", "test", stores=stores, device="cpu")
+    folder = scorecard.texts_folder(tmp_path / "run", "test")
+    commands = []
+    for one in card.conventions:
+        sides = (folder / f"{one.texts}.{side}.txt" for side in ("references", "hypotheses"))
+        commands.append([next(sides), "-i", next(sides), "-w", "10", "--tokenize", one.tokenize])
+    spaceless = ["--ter-normalized", "--ter-asian-support"] if sentences is CHINESE else []
+    headline = [*commands[0], "-m", "bleu", "chrf", "ter", *spaceless]
+    first, *others = by_sacrebleu(headline, *commands[1:])
+    for name, document in zip(("bleu4", "chrf", "ter"), first, strict=True):
+        assert card.metrics[name] == pytest.approx(document["score"], abs=1e-9)
+        assert card.signatures[name] == document["signature"]
+    assert card.conventions[0].bleu4 == card.metrics["bleu4"]
+    for one, document in zip(card.conventions[1:], others, strict=True):
+        assert one.bleu4 == pytest.approx(document["score"], abs=1e-9)
+
+    # Nothing is added to what was said: only the official release's lower case is taken from it.
+    lines = table(tmp_path / "run", "test")
+    written = (folder / f"{card.conventions[0].texts}.hypotheses.txt").read_text().splitlines()
+    assert [line["hypothesis"] for line in lines] == written
+    expected = [" ".join(one.split()) for one in said]
+    if text.get("hypotheses") == "lower":
+        expected = [one.lower() for one in expected]
+    if text.get("hypotheses") == "convention":
+        expected = [f"{one.lower()} ." for one in expected]
+    assert written == expected
+    assert card.headline["hypotheses"] == text.get("hypotheses", "as-said")
 
 
 def test_bleurt_where_its_weights_are_at_hand(run, monkeypatch):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from spamo_cache.config import Pipeline, ProtocolConfig
+from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import ConfigError, StoreError
 from spamo_cache.evaluate import evaluate, load_run
 from spamo_cache.evaluate.decoding import decode
@@ -20,6 +22,7 @@ from spamo_cache.train.batches import examples
 from spamo_cache.train.features import Bank
 
 SWITCHES = list(ProtocolConfig.model_fields)
+PAIRS = {"weights": "llm", "prompt": "{language}", "pairs": ["en"], "tuning": {"r": 4}}
 
 
 def flat(value, key=""):
@@ -35,37 +38,58 @@ def flat(value, key=""):
 def changed(one: Pipeline, other: Pipeline) -> dict:
     """Keys in which two pipelines differ, and what the second has there."""
     before, after = (flat(config.model_dump(mode="json")) for config in (one, other))
-    assert before.keys() == after.keys()
-    return {key: value for key, value in after.items() if value != before[key]}
+    assert before.keys() <= after.keys()
+    return {key: value for key, value in after.items() if value != before.get(key)}
 
 
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_a_switch_sets_no_other_key_than_it_names(toy, switch):
     chinese = {"language": "Chinese", "tokenize": "zh"}
-    plain = toy.pipeline(text=chinese)
+    plain = toy.pipeline(text=chinese, llm=PAIRS)
     implied = {
         "bleu_13a": {"text.tokenize": "13a"},
         "no_warm_up": {"align.steps": 0},
-        "lower_and_dot": {"text.lower": True, "text.final_dot": "attached"},
+        "batches_of_eight": {
+            f"{stage}.{key}": value
+            for stage in ("align", "translate")
+            for key, value in (("batch", 16), ("accumulate", 2))
+        },
+        "tokens_63": {"decode.max_tokens": 63},
+        "pil_resize": {"spec_set.frames.resize": "pil"},
+        "float32_features": {"spec_set.compute": "float32", "spec_set.store.dtype": "float32"},
+        "lower_and_dot": {
+            "text.lower": True,
+            "text.final_dot": "attached",
+            "text.hypotheses": "lower",
+        },
     }
-    switched = toy.pipeline(text=chinese, protocol={switch: True})
+    switched = toy.pipeline(text=chinese, llm=PAIRS, protocol={switch: True})
     assert changed(plain, switched) == {f"protocol.{switch}": True} | implied.get(switch, {})
     assert switched.protocol.name == switch
-    off = toy.pipeline(text=chinese, protocol={switch: False})
+    off = toy.pipeline(text=chinese, llm=PAIRS, protocol={switch: False})
     assert off == plain
     assert off.protocol.name == "default"
 
 
 def test_one_word_turns_all_of_them_on(toy):
-    config = toy.pipeline(protocol="official")
+    config = toy.pipeline(llm=PAIRS, protocol="official")
     assert all(value for _, value in config.protocol)
-    assert config == toy.pipeline(protocol=dict.fromkeys(SWITCHES, True))
+    assert config == toy.pipeline(llm=PAIRS, protocol=dict.fromkeys(SWITCHES, True))
     assert config.protocol.name == "official"
     assert (config.align.steps, config.text.tokenize, config.text.lower) == (0, "13a", True)
     # As kept in a run's folder.
     assert Pipeline.model_validate(config.model_dump(mode="json")) == config
     with pytest.raises(ValueError, match="protocol"):
         toy.pipeline(protocol="offical")
+
+
+def test_official_but_for_a_switch_is_called_so(toy):
+    config = toy.pipeline(protocol={"official": True, "pairs_from_batch": False})
+    assert config.protocol.name == "official without pairs_from_batch"
+    assert sum(value for _, value in config.protocol) == len(SWITCHES) - 1
+    assert Pipeline.model_validate(config.model_dump(mode="json")) == config
+    with pytest.raises(ValueError, match="pairs_from_batch shows no pair"):
+        toy.pipeline(protocol="official")
 
 
 def test_text_is_lowered_and_ends_with_a_dot(toy):
@@ -198,21 +222,45 @@ def test_cropping_leaves_short_clips_alone(toy):
         assert torch.equal(part.rows, batches[1].streams[stream].rows)
 
 
-def test_official_pairs_need_translations_in_no_manifest_column(toy):
-    """The leaky pairs are of the batch; the default ones of the training split."""
+def with_english(toy, *, of=lambda _: True):
+    """The toy's corpus, translated into English where ``of`` says so."""
     manifest, stores = toy.corpus()
-    tokens = Tokens(toy.GOLDEN / "llm")
-    llm = {"weights": "llm", "pairs": ["en"]}
+    clips = [
+        replace(clip, extra={"text_en": f"say {clip.text}" if of(clip) else ""})
+        for clip in manifest.clips()
+    ]
+    return Manifest.from_clips("toy", clips), stores
+
+
+@pytest.mark.parametrize("leaky", [False, True])
+def test_pairs_that_no_clip_has_are_an_error_before_training(toy, tmp_path, leaky):
+    """As with the plain annotations of PHOENIX14T, which hold no translations."""
+    config = toy.pipeline(llm=PAIRS, protocol={"pairs_from_batch": leaky})
     with pytest.raises(ConfigError, match="text_en"):
-        examples(toy.pipeline(llm=llm), manifest, stores, "dev", tokens)
-    leaky = toy.pipeline(llm=llm, protocol={"pairs_from_batch": True})
+        toy.run(tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()
+    # Its own columns are asked for, in every language.
+    two = toy.pipeline(llm=PAIRS | {"pairs": ["en", "fr"]}, protocol={"pairs_from_batch": leaky})
+    manifest, _ = with_english(toy)
+    with pytest.raises(ConfigError, match="text_fr") as raised:
+        toy.run(tmp_path / "run", two, manifest=manifest)
+    assert "text_en" not in str(raised.value)
+
+
+def test_a_split_without_pairs_is_an_error_too(toy):
+    manifest, stores = with_english(toy, of=lambda clip: clip.split != "test")
+    leaky = toy.pipeline(llm=PAIRS, protocol={"pairs_from_batch": True})
+    tokens = Tokens(toy.GOLDEN / "llm")
     assert examples(leaky, manifest, stores, "dev", tokens).batch([0, 1]).prompts.shape[0] == 2
+    with pytest.raises(ConfigError, match="split test"):
+        examples(leaky, manifest, stores, "test", tokens)
 
 
 def test_a_run_keeps_to_its_protocol(toy, tmp_path):
-    config = toy.pipeline(protocol="official", translate={"steps": 2, "batch": 4, "lr": 1e-3})
-    toy.run(tmp_path, config)
-    _, stores = toy.corpus()
+    translate = {"steps": 2, "batch": 4, "lr": 1e-3}
+    config = toy.pipeline(llm=PAIRS, protocol="official", translate=translate)
+    manifest, stores = with_english(toy)
+    toy.run(tmp_path, config, manifest=manifest)
     card = evaluate(tmp_path, "test", stores=stores, device="cpu")
     assert card.protocol == "official"
     assert "tok:13a" in card.signatures["bleu4"]

@@ -211,7 +211,10 @@ def test_the_paper_s_own_settings_leave_only_the_deliberate_departures(build_run
     departing = [point for point in found if point.same is False]
     assert [point.topic for point in departing] == [
         "Spatial: resizing", "Spatial: kept as", "Motion: resizing", "Motion: kept as",
-        "Long clips", "Prompt", "VT-Align pooling", "Weights kept", "Decoding",
+        "Long clips", "Prompt", "VT-Align pooling",
+        "Batches that VT-Align and batch norm see", "Weight of the batches of a step",
+        "Order of the clips", "Weight decay", "Learning rate", "Training sentences",
+        "Weights kept", "Decoding", "Longest translation", "References", "Hypotheses",
         "ROUGE", "Clips without features",
     ]  # fmt: skip
     assert all(point.why for point in departing)
@@ -287,6 +290,35 @@ def test_stores_are_found_in_a_remote_root(tiny: Any, serve: Callable[..., Any])
         fingerprint = FeatureStore.open(path).fingerprint
         found = by_fingerprint([server.root], fingerprint)
         assert (found.stream, str(found.path).startswith("http://")) == (name, True)
+
+
+def test_the_official_protocol_departs_in_nothing_that_was_run(build_run: Build) -> None:
+    run = build_run(
+        corpus="phoenix14t",
+        llm={"weights": "google/flan-t5-xl@main", "pairs": ["en", "fr", "es"]},
+        adapter={},
+        align={"batch": 16, "lr": 6e-4, "steps": 4000},
+        translate={"batch": 32, "lr": 6e-4, "steps": 222_000},
+        decode={"beams": 5},
+        protocol="official",
+    )
+    found = {point.topic: point for point in receipt(read_run(run))}
+    # Not of a protocol: what the stores hold.
+    of_stores = {"Stream spatial", "Stream motion", "Cache spec", "Features at the test"}
+    departing = [name for name, point in found.items() if point.same is False]
+    assert set(departing) <= of_stores
+    assert found["Batches that VT-Align and batch norm see"].here == "2 of 8 clips a step"
+    # What was run decides, not what a switch is called.
+    changed = {"batches_of_eight": False, "tokens_63": False, "lower_and_dot": False}
+    run = build_run(
+        "changed",
+        translate={"batch": 32, "lr": 6e-4, "steps": 222_000},
+        llm={"weights": "google/flan-t5-xl@main", "pairs": ["en", "fr", "es"]},
+        protocol={"official": True, **changed},
+    )
+    found = {point.topic: point for point in receipt(read_run(run))}
+    for topic in ("Batches that VT-Align and batch norm see", "Longest translation", "Hypotheses"):
+        assert found[topic].same is False, topic
 
 
 def test_a_line_cut_off_by_a_kill_is_left_out(build_run: Build) -> None:

@@ -60,6 +60,21 @@ def apart(toy, count: int) -> dict:
     }
 
 
+def padded(toy) -> dict:
+    """Batch norm and VT-Align count the padding, in batches of clips of any length.
+
+    The last of the 16 clips' batches is a smaller one.
+    """
+    protocol = {"pool_padding": True, "unsorted_batches": True, "mean_of_batches": True}
+    stage = {"steps": 5, "batch": 12, "lr": 1e-5, "accumulate": 2}
+    return whole(toy) | {
+        "adapter": {"width": 16, "scale": "embeddings", "norm": "batch"},
+        "align": stage,
+        "translate": stage | {"eval_every": 5},
+        "protocol": protocol,
+    }
+
+
 def together(folder: Path, runs: dict) -> list[subprocess.CompletedProcess]:
     """What two processes came to that train all ``runs`` one after the other."""
     command = [sys.executable, PROGRAM, "RANK", folder / "rendezvous", json.dumps(runs)]
@@ -82,9 +97,10 @@ def together(folder: Path, runs: dict) -> list[subprocess.CompletedProcess]:
 
 @pytest.fixture(scope="module")
 def pair(toy, tmp_path_factory):
-    """Three trainings by two processes, which ended well."""
+    """Four trainings by two processes, which ended well."""
     folder = tmp_path_factory.mktemp("pair")
     runs = {"whole": whole(toy), "in parts": in_parts(toy, 2), "apart": apart(toy, 2)}
+    runs["padded"] = padded(toy)
     ended = together(folder, {str(folder / name): changes for name, changes in runs.items()})
     assert not any(child.returncode for child in ended), [child.stderr for child in ended]
     # A thread that is left meets Python's end, and now and then aborts the process.
@@ -110,6 +126,11 @@ def test_parts_of_two_processes_are_those_of_one(toy, pair, tmp_path):
     config = toy.pipeline(**in_parts(toy, 2))
     toy.run(tmp_path / "run", config, manifest=toy.uneven())
     check_equal(pair / "in parts", tmp_path / "run")
+
+
+def test_padding_does_not_hang_on_the_number_of_processes(toy, pair, tmp_path):
+    toy.run(tmp_path / "run", toy.pipeline(**padded(toy)), manifest=toy.uneven())
+    check_equal(pair / "padded", tmp_path / "run")
 
 
 @pytest.mark.parametrize("parts", [1, 4])
@@ -181,3 +202,8 @@ def test_a_batch_that_cannot_be_cut_is_named(toy, tmp_path):
     uneven = toy.pipeline(align={"steps": 1, "batch": 4, "lr": 1e-3, "accumulate": 3})
     with pytest.raises(ConfigError, match="multiple of 3"):
         toy.run(tmp_path / "run", uneven)
+    later = toy.pipeline(translate={"steps": 1, "batch": 4, "lr": 1e-3, "accumulate": 3})
+    with pytest.raises(ConfigError, match="multiple of 3"):
+        toy.run(tmp_path / "later", later)
+    # VT-Align was not trained for nothing.
+    assert not (tmp_path / "later" / "metrics.jsonl").exists()

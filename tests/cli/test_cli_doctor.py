@@ -1,0 +1,50 @@
+"""The doctor tries the tokenizer of an LLM that is at hand on a corpus's sentences."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def say(lab):
+    """Let the clips of the corpus say something."""
+
+    def write(text):
+        table = (lab / "manifest.csv").read_text(encoding="utf-8").splitlines()
+        rows = [line.split(",")[:3] for line in table[1:]]
+        lines = [table[0], *(",".join([*row, text, "German"]) for row in rows)]
+        (lab / "said.csv").write_text("\n".join(lines), encoding="utf-8")
+
+    return write
+
+
+def warned(call, options=""):
+    found = json.loads(call(f"doctor --manifest said.csv --sample 0 --json {options}").stdout)
+    return [
+        (one["what"], one["where"])
+        for one in found["findings"]
+        if "tokens" in one["what"] and one["level"] == "warning"
+    ]
+
+
+@pytest.mark.parametrize("option", ["", "--pipeline pipeline.yaml"])
+def test_a_script_that_the_tokenizer_does_not_know(say, call, option):
+    say("明天北方有雨")
+    ((what, where),) = warned(call, option)
+    assert "target tokens" in what
+    assert "in 10 of 10 sentences" in what
+    assert ("pipeline.yaml" if option else "signed-weather/default.yaml") in where
+
+
+def test_sentences_longer_than_can_be_said(say, call):
+    say(" ".join(["regen"] * 30))
+    ((what, _),) = warned(call, "--pipeline pipeline.yaml")
+    assert "10 of 10 sentences" in what
+    assert "decode.max_tokens = 6" in what
+
+
+def test_nothing_to_complain_about(say, call):
+    say("heute regen")
+    assert warned(call) == []
