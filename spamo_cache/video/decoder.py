@@ -168,7 +168,8 @@ class Decoder:
             yield from self._container.demux(self._stream)
         except av.error.InvalidDataError:
             # Nothing behind can be found. What the decoder still holds is lost with it.
-            self._spoil(self._now)
+            held = [time for time, _ in self._recent][-self.delay - 1 :]
+            self._spoil(min(held, default=0), self._now)
 
     def _note(self, packet: Any) -> int:
         """Remember a packet; its time."""

@@ -63,7 +63,7 @@ def _avi_end(file: BinaryIO) -> int:
     while True:
         file.seek(at)
         head = file.read(12)
-        if len(head) < 12:
+        if len(head) < 12 or not head[:4].isascii() or b"\0" in head[:4]:
             return end
         name, size, kind = struct.unpack("<4sI4s", head)
         if name == b"RIFF":
