@@ -198,3 +198,17 @@ def test_doctor_looks_at_a_corpus_and_at_the_machine(lab: Path, call: Call) -> N
     shutil.rmtree(lab / "frames" / "test-0")
     result = call("doctor --manifest manifest.csv", code=1)
     assert "missing" in result.stdout
+
+
+def test_a_damaged_llm_is_told_before_work_begins(lab: Path, call: Call) -> None:
+    """reproduce has extracted nothing then, and train has begun no run."""
+    file = lab / "llm" / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-100])
+    assert "model.safetensors" in call(REPRODUCE, code=1).stderr
+    assert not (lab.parent / "home" / "features").exists()
+    call(EXTRACT)
+    assert "cannot be read" in call("train pipeline.yaml -o run", code=1).stderr
+    assert not (lab / "run").exists()
+    file.write_bytes(whole)
+    call("train pipeline.yaml -o run")
