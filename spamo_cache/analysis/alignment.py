@@ -54,6 +54,7 @@ def analyze(
     manifest: Manifest | None = None,
     stores: Mapping[str, Features] | None = None,
     device: str = "auto",
+    roots: Sequence[str] | None = None,
     llm: Path | None = None,
 ) -> dict[str, Any]:
     """Measure how near clips lie to their own sentences; keeps ``<run>/analysis/<split>.json``.
@@ -65,6 +66,7 @@ def analyze(
         split: the split whose clips are placed.
         manifest: None takes the one kept in the run.
         stores: stream -> features; None finds those the run was trained from.
+        roots: to look for them in; None is SPAMO_CACHE's.
         llm: folder of the run's LLM, where that has moved.
 
     Returns:
@@ -81,7 +83,7 @@ def analyze(
     """
     loaded = load_run(run, device=device, stores=stores, llm=llm)
     manifest = manifest or loaded.folder.sentences()
-    stores = stores or open_stores(loaded.folder, split=split)
+    stores = stores or open_stores(loaded.folder, roots, split=split)
     check_stores(loaded.folder, stores)
     data = examples(loaded.pipeline, manifest, stores, split, loaded.translator.tokens)
     numbers = np.linspace(0, len(data) - 1, min(len(data), CLIPS)).round().astype(int).tolist()

@@ -45,6 +45,7 @@ def attribute(
     stores: Mapping[str, Features] | None = None,
     film: Film | None = None,
     device: str = "auto",
+    roots: Sequence[str] | None = None,
     llm: Path | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Translate clips and attribute what is said to their rows, and so to their frames.
@@ -55,6 +56,7 @@ def attribute(
         ids: clips of any split.
         manifest: None takes the one kept in the run.
         stores: stream -> features; None finds those the run was trained from.
+        roots: to look for them in; None is SPAMO_CACHE's.
         llm: folder of the run's LLM, where that has moved.
 
     Returns:
@@ -74,7 +76,7 @@ def attribute(
     if loaded.pipeline.shuffle_features:
         raise UsageError("every clip has another's features here: no frames of its own", where=run)
     manifest = manifest or loaded.folder.sentences()
-    stores = stores or open_stores(loaded.folder)
+    stores = stores or open_stores(loaded.folder, roots)
     check_stores(loaded.folder, stores)
     found = {}
     with cpu_threads(loaded.pipeline.threads):

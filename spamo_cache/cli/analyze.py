@@ -41,6 +41,7 @@ def analyze(
 
         spamo-cache analyze runs/signed-weather/default
     """
+    from spamo_cache import analysis
     from spamo_cache.analysis import shapley
 
     found: dict[Path, Any]
@@ -61,21 +62,19 @@ def analyze(
         found = {run: shapley.of_experiments(run) for run in runs}
         show = contributions.show_shapley
     else:
-        found = {run: _analyzed(run, split, store, llm, device) for run in runs}
+        look = partial(
+            analysis.analyze,
+            split=split,
+            device=device,
+            roots=inputs.store_roots(store),
+            llm=llm,
+        )
+        found = {run: look(run) for run in runs}
         show = _show
     if json:
         display.as_json({str(run): numbers for run, numbers in found.items()})
     else:
         show(found)
-
-
-def _analyzed(run: Path, split: str, store: str | None, llm: Path | None, device: str) -> Found:
-    from spamo_cache import analysis
-    from spamo_cache.evaluate.stores import open_stores
-    from spamo_cache.train.checkpoint import RunFolder
-
-    stores = open_stores(RunFolder(run), inputs.store_roots(store), split=split)
-    return analysis.analyze(run, split, stores=stores, device=device, llm=llm)
 
 
 def _show(found: Mapping[Path, Found]) -> None:

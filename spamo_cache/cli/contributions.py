@@ -40,7 +40,6 @@ def attribute(
         llm: folder of the run's LLM, where that has moved.
     """
     from spamo_cache.analysis import strips
-    from spamo_cache.evaluate.stores import open_stores
     from spamo_cache.train.checkpoint import RunFolder
 
     folder = RunFolder(run)
@@ -55,9 +54,9 @@ def attribute(
         )
     ]
     film = partial(_film, place)
-    stores = open_stores(folder, inputs.store_roots(store), split=split)
+    roots = inputs.store_roots(store)
     return strips.attribute(
-        run, ids, manifest=manifest, stores=stores, film=film, device=device, llm=llm
+        run, ids, manifest=manifest, film=film, device=device, roots=roots, llm=llm
     )
 
 

@@ -17,6 +17,7 @@ from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.errors import StoreError, UsageError
 from spamo_cache.evaluate.inference import load_run
 from spamo_cache.train import MemoryFeatures, train
+from spamo_cache.train.checkpoint import read_json
 from spamo_cache.train.loop import Trainer
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "translator"
@@ -89,7 +90,7 @@ def aligned(tmp_path_factory) -> tuple[Path, dict]:
 
 def test_alignment_is_at_chance_before_and_near_perfect_after_it_was_learnt(aligned) -> None:
     run, found = aligned
-    assert json.loads((run / "analysis/test.json").read_text()) == found
+    assert read_json(run / "analysis/test.json") == found
     assert (found["clips"], found["of"], found["sentences"]) == (90, 90, 45)
     assert (found["split"], found["failed"], found["chance_at_1"]) == ("test", 0, 1 / 45)
     before = found["before"]

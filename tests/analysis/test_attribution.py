@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import ModuleType
 
@@ -20,6 +19,7 @@ from spamo_cache.model.rows import Packed
 from spamo_cache.model.tokens import Tokens, padded_ids
 from spamo_cache.model.translator import Batch, Translator
 from spamo_cache.train import MemoryFeatures, train
+from spamo_cache.train.checkpoint import read_json
 from spamo_cache.train.features import Bank
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "translator"
@@ -187,7 +187,7 @@ def test_shuffled_weights_give_another_map(run: Path, monkeypatch: pytest.Monkey
 def test_documents_add_up_and_are_kept(run: Path) -> None:
     (document,) = attributed(run, ["test/3"]).values()
     kept = run / strips.FOLDER / f"{strips.slug('test/3')}.json"
-    assert json.loads(kept.read_text(encoding="utf-8")) == document
+    assert read_json(kept) == document
     stream = document["streams"]["spatial"]
     assert (document["unit"], document["length"], stream["share"]) == ("row", ROWS, 1.0)
     assert (stream["first"], stream["last"]) == (list(range(ROWS)), list(range(ROWS)))
