@@ -185,8 +185,6 @@ class Site:
             store = FeatureStore.open(path)
             for clip in store.select(state="ok"):
                 np.testing.assert_array_equal(store.read([clip])[0], self.material.features[clip])
-        if self.store.exists():  # else a removal was cut, and the next command sweeps
-            assert list(self.disk.glob("*/*/.work/*/*.tmp")) == []
 
 
 IMPORTED: dict[str, Any] = {"corpus": "weather", "stream": "spatial", "shard_rows": 64}
