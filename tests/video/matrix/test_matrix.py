@@ -144,6 +144,7 @@ def test_a_name_is_only_a_name(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
 def test_the_matrix_made_anew(studio: SimpleNamespace, tmp_path: Path) -> None:
     """By this machine's ffmpeg, with the files that are too large for the repository."""
