@@ -13,9 +13,21 @@ from spamo_cache import config
 from spamo_cache.config import CacheSpec
 from spamo_cache.encoders import registry
 from spamo_cache.encoders.encoder import Encoder
-from spamo_cache.errors import UsageError
-from spamo_cache.extract.plan import Ints, Plan, SplitClip, StreamPlan, plan, rows_of
+from spamo_cache.errors import DamagedError, UsageError
+from spamo_cache.extract.plan import (
+    Counted,
+    Ints,
+    Mask,
+    Places,
+    SplitClip,
+    StreamPlan,
+    begin,
+    go_on,
+    rows_of,
+    taken_over,
+)
 from spamo_cache.store.find import find
+from spamo_cache.store.index import ClipIndex
 from spamo_cache.store.layout import (
     ClipKey,
     StreamIdentity,
@@ -24,8 +36,9 @@ from spamo_cache.store.layout import (
     store_path,
     stream_spec,
 )
-from spamo_cache.store.plan import State
-from spamo_cache.store.reader import FeatureStore
+from spamo_cache.store.plan import ABSENT, FAILED, PLACE, with_receipts
+from spamo_cache.store.receipts import Receipts
+from spamo_cache.store.records import Attributes, load_attributes
 from spamo_cache.store.remote import Location
 from spamo_cache.video import Probe, probe_all
 
@@ -57,6 +70,8 @@ class StreamSurvey:
     row_bytes: int
     foreign: bool
     """Whether the store is complete in another root than the one to be written."""
+    places: Places
+    """Of the clips: as the store has them, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +81,11 @@ class Survey:
     corpus: str
     clips: Sequence[SplitClip]
     probes: Sequence[Probe]
-    frames: Ints
-    """(clips,) frames of each."""
+    counted: Counted
     keys: Sequence[ClipKey]
     streams: Mapping[str, StreamSurvey]
-    plan: Plan
-    splits: frozenset[str]
-    """The splits asked for."""
-
-    def wanted(self) -> list[int]:
-        """Partitions of the splits asked for."""
-        return [k for k, split in enumerate(self.plan.splits) if split in self.splits]
+    asked: Mask
+    """(clips,) whether the clip is of the splits asked for."""
 
 
 def survey(
@@ -106,7 +115,7 @@ def survey(
     clips = manifest.clips()
     if not clips:
         raise UsageError("the manifest has no clips", where=manifest.corpus)
-    asked = _chosen(splits, sorted({clip.split for clip in clips}), "split")
+    wanted = set(_chosen(splits, sorted({clip.split for clip in clips}), "split"))
     # Only to know their sizes and hashes: workers have their own, wherever they compute.
     encoders = {name: registry.build(spec.streams[name], base, "float32") for name in names}
     probes = probe_all(root, clips, threads=_PROBE_THREADS, progress=progress)
@@ -114,29 +123,25 @@ def survey(
         ClipKey(clip.id, clip.source, probed.size, clip.start, clip.end, clip.crop)
         for clip, probed in zip(clips, probes, strict=True)
     ]
-    layouts = {
-        name: StreamPlan(
-            encoder.rows,
-            rows_of(spec.store.chunk_rows, encoder.per),
-            rows_of(spec.store.shard_rows, encoder.per),
-        )
-        for name, encoder in encoders.items()
-    }
-    frames = np.array([probed.frames for probed in probes], np.int64)
-    begins = [0 if probed.span is None else probed.span.first for probed in probes]
-    planned = plan(clips, frames, layouts, spec.store, begins)
+    counted = Counted.of(
+        clips,
+        [probed.frames for probed in probes],
+        spec.store,
+        [0 if probed.span is None else probed.span.first for probed in probes],
+    )
+    asked = np.array([clip.split in wanted for clip in clips], bool)
     corpus = corpus_hash(keys)
     surveyed = {
         name: _stream(
             name,
             encoder,
             spec=spec,
-            layout=layouts[name],
+            counted=counted,
+            asked=asked,
             corpus=manifest.corpus,
             corpus_sha256=corpus,
             store_root=store_root,
-            splits=asked,
-            lacks=("absent", "failed") if retry else ("absent",),
+            lacks=(ABSENT, FAILED) if retry else (ABSENT,),
         )
         for name, encoder in encoders.items()
     }
@@ -144,11 +149,10 @@ def survey(
         corpus=manifest.corpus,
         clips=clips,
         probes=probes,
-        frames=frames,
+        counted=counted,
         keys=keys,
         streams=surveyed,
-        plan=planned,
-        splits=frozenset(asked),
+        asked=asked,
     )
 
 
@@ -157,41 +161,96 @@ def _stream(
     encoder: Encoder,
     *,
     spec: CacheSpec,
-    layout: StreamPlan,
+    counted: Counted,
+    asked: Mask,
     corpus: str,
     corpus_sha256: str,
     store_root: Path,
-    splits: Sequence[str],
-    lacks: Sequence[State],
+    lacks: Sequence[int],
 ) -> StreamSurvey:
     identity = StreamIdentity(stream_spec(spec, name), encoder.weights_sha256, registry.SEMANTICS)
+    layout = StreamPlan(
+        encoder.rows,
+        rows_of(spec.store.chunk_rows, encoder.per),
+        rows_of(spec.store.shard_rows, encoder.per),
+    )
     digest = fingerprint(identity, corpus_sha256)
     own = store_path(store_root, corpus, name, digest)
-    elsewhere = None
-    if not own.exists():
+    elsewhere: _Recorded | None = None
+    if own.exists():
+        recorded = _Recorded.of(own, counted)
+    else:
         found = find(config.roots(), corpus, name, spec=identity.spec, keys_sha256=corpus_sha256)
-        complete = (path for path in found if _complete(path, digest, splits, lacks))
-        elsewhere = next(complete, None)
+        others = (_Recorded.of(path, counted) for path in found if _is(path, digest))
+        complete = (other for other in others if other and not other.lacking(lacks)[asked].any())
+        recorded = elsewhere = next(complete, None)
     return StreamSurvey(
         per=encoder.per,
         width=encoder.width,
         flops_per_row=encoder.flops_per_row,
         identity=identity,
         weights=spec.streams[name].weights,
-        store=own if elsewhere is None else elsewhere,
+        store=own if elsewhere is None else elsewhere.store,
         chunk_rows=layout.chunk_rows,
         shard_rows=layout.shard_rows,
         row_bytes=encoder.width * int(np.dtype(spec.store.dtype).itemsize),
         foreign=elsewhere is not None,
+        places=(
+            begin(counted, layout, name)
+            if recorded is None
+            else recorded.goes_on(counted, layout, name, lacks, asked)
+        ),
     )
 
 
-def _complete(path: Location, digest: str, splits: Sequence[str], lacks: Sequence[State]) -> bool:
-    """Whether no clip of the splits is in one of the states that a store is left for."""
-    store = FeatureStore.open(path)
-    if store.fingerprint != digest:
-        return False
-    return not any(store.select(split=split, state=state) for split in splits for state in lacks)
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """What a store of these very clips says about them."""
+
+    store: Location
+    attributes: Attributes
+    index: ClipIndex
+    at: Ints
+    """(clips,) where each clip stands in the index."""
+
+    @classmethod
+    def of(cls, store: Location, counted: Counted) -> _Recorded | None:
+        """None where the index is lost: whoever writes to the store makes it again."""
+        attributes = load_attributes(store)
+        try:
+            index = ClipIndex.open(store, attributes)
+        except DamagedError:
+            return None
+        at = index.ids.positions([clip.id for clip in counted.clips])
+        return cls(store, attributes, index, at)
+
+    def lacking(self, states: Sequence[int]) -> Mask:
+        """(clips,) whether the index has the clip in one of these states."""
+        return np.isin(self.index.state[self.at], states)
+
+    def places(self, counted: Counted) -> Places:
+        columns = {name: self.index.columns[name][self.at] for name in PLACE}
+        splits = [self.index.splits[code] for code in columns["split"].tolist()]
+        return taken_over(counted, columns, splits)
+
+    def goes_on(
+        self, counted: Counted, layout: StreamPlan, name: str, lacking: Sequence[int], asked: Mask
+    ) -> Places:
+        """Its plan, with places for clips that are to be computed and are counted otherwise now."""
+        places = self.places(counted)
+        unfinished = self.lacking(lacking) & asked
+        found = go_on(places, counted, layout, name, unfinished=unfinished)
+        if found is places or not isinstance(self.store, Path):
+            return places
+        # Of these clips some may have been finished since the index was written.
+        receipts = Receipts(self.store, self.attributes)
+        state = with_receipts(self.index.columns, receipts)["state"][self.at]
+        unfinished &= np.isin(state, lacking)
+        return go_on(places, counted, layout, name, unfinished=unfinished)
+
+
+def _is(store: Location, digest: str) -> bool:
+    return load_attributes(store).fingerprint == digest
 
 
 def _chosen(given: Sequence[str] | None, known: Sequence[str], kind: str) -> list[str]:

@@ -27,8 +27,9 @@ from spamo_cache.store.layout import (
     store_path,
     work_path,
 )
+from spamo_cache.store.metadata import features_metadata
 from spamo_cache.store.partition import checked, receipt, rows_of_shard
-from spamo_cache.store.plan import Columns, plan, with_receipts
+from spamo_cache.store.plan import Columns, goes_on, plan, room, with_receipts
 from spamo_cache.store.receipts import Receipts
 from spamo_cache.store.records import (
     Attributes,
@@ -94,6 +95,9 @@ class StoreWriter:
     ) -> StoreWriter:
         """Create the store below ``root``, or join whoever did; any number of processes may try.
 
+        A store that exists keeps its partitions: a plan may only go on from its own, and give later
+        partitions to clips that have no features yet.
+
         Args:
             keys: every clip of the corpus, in any order.
             slots: the place of each of them, in any order; see :func:`layout.pack`.
@@ -138,7 +142,7 @@ class StoreWriter:
         splits: tuple[str, ...],
         manifest: bytes = b"",
     ) -> StoreWriter:
-        """Create the store at ``path`` with this plan, or join it if it has the same one.
+        """Create the store at ``path`` with this plan, or join it if the plan goes on from its own.
 
         One that exists keeps the snapshot that it was made with; a lost one is put back if
         ``manifest`` is the same.
@@ -153,7 +157,7 @@ class StoreWriter:
             index.write(folder, work, columns, splits)
             if manifest:
                 (folder / snapshot.NAME).write_bytes(manifest)
-            for name, document in documents(attributes).items():
+            for name, document in documents(attributes, room(attributes, columns)).items():
                 (folder / name).parent.mkdir(exist_ok=True)
                 (folder / name).write_bytes(canonical(document))
 
@@ -171,17 +175,23 @@ class StoreWriter:
         if (have.fingerprint, have.geometry) != (wanted.fingerprint, wanted.geometry):
             raise StoreError("another store stands in this place", where=self.path)
         try:
-            same = ClipIndex.open(self.path, have).has_plan(columns, splits)
+            if ClipIndex.open(self.path, have).has_plan(columns, splits):
+                return
         except DamagedError:
             # The plan is known again, and the receipts know the rest.
             self._write_index(columns, splits)
             return
-        if not same:
-            raise StoreError(
-                "the store was begun with other partitions for the same clips",
-                where=self.path,
-                remedy="finish it with the spec it was begun with, or remove it (`store rm`)",
-            )
+        with files.writing(self.path), self.claims.wait(_INDEX_CLAIM):
+            known = ClipIndex.open(self.path, have, everything=True)
+            now = with_receipts(known.columns, self.receipts)
+            if known.splits != splits or not goes_on(now, columns):
+                raise StoreError(
+                    "the store was begun with other partitions for the same clips",
+                    where=self.path,
+                    remedy="`spamo-cache extract` copies its clips to a store in another root "
+                    "(--store); or remove one of the two (`spamo-cache store rm`)",
+                )
+            self._replace_index(with_receipts(columns, self.receipts), splits)
 
     # --- what is there --------------------------------------------------------------------------
 
@@ -195,6 +205,10 @@ class StoreWriter:
         if not found:
             raise StoreError(f"there is no partition {partition}", where=self.path)
         return found
+
+    def rows(self, partition: int) -> dict[str, int]:
+        """Planned rows of a partition's clips; none where all were given a later place."""
+        return {slot.id: slot.rows for slot in self._index.slots(partition)}
 
     def finished(self) -> set[int]:
         """Partitions with a valid receipt and a shard of the size that it says."""
@@ -305,7 +319,15 @@ class StoreWriter:
         # One at a time: of two, the one that has seen fewer receipts must not be the last.
         with files.writing(self.path), self.claims.wait(_INDEX_CLAIM):
             known = (receipt for receipt in self.receipts if receipt.partition not in without)
-            index.write(self.path, self.work, with_receipts(columns, known), splits)
+            self._replace_index(with_receipts(columns, known), splits)
+
+    def _replace_index(self, columns: Columns, splits: tuple[str, ...]) -> None:
+        index.write(self.path, self.work, columns, splits)
+        # After the index: readers take an array that still has to grow, not one that is too large.
+        array = self.path / "features" / "zarr.json"
+        document = canonical(features_metadata(self.geometry, room(self.attributes, columns)))
+        if not array.is_file() or array.read_bytes() != document:
+            files.replace(array, document, self.work)
 
     def sweep(self) -> None:
         """Remove what dead processes left beside the store."""
