@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from spamo_cache import config
@@ -30,6 +31,25 @@ def remember(manifest: Manifest, stores: Iterable[Location]) -> None:
     listed = list(dict.fromkeys(places))
     manifest.write(folder / _MANIFEST)
     (folder / _STORES).write_text(json.dumps(listed[:_REMEMBERED], indent=1), encoding="utf-8")
+
+
+def check_room(manifest: Manifest) -> None:
+    """Find out before long work whether :func:`remember` will be able to write its note.
+
+    Raises:
+        UsageError: the folder cannot be written, or is full.
+    """
+    folder = _folder(manifest.corpus)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder) as probe:
+            probe.write(manifest.to_bytes())
+    except OSError as error:
+        raise UsageError(
+            f"the note of what is extracted cannot be written: {error.strerror}",
+            where=error.filename or folder,
+            remedy="set SPAMO_HOME to a writable folder with free space",
+        ) from None
 
 
 def load(

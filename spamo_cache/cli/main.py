@@ -20,7 +20,7 @@ from spamo_cache.cli.report import report
 from spamo_cache.cli.reproduce import reproduce
 from spamo_cache.cli.train import train
 from spamo_cache.cli.translate import translate
-from spamo_cache.errors import SpamoError
+from spamo_cache.errors import SpamoError, shortage
 
 INTERRUPTED = 130
 """Exit code of a command that was interrupted, by the shells' convention."""
@@ -49,7 +49,12 @@ class Commands(TyperGroup):
         except OSError as error:
             if error.errno in {None, errno.EPIPE}:
                 raise
-            _fail(_told(error), 1, error)
+            _fail(shortage(error) or _told(error), 1, error)
+        except (MemoryError, RuntimeError, ImportError) as error:
+            what = shortage(error)
+            if what is None:
+                raise
+            _fail(f"{what}\n  to do: raise this shell's limits (ulimit -a)", 1, error)
         except KeyboardInterrupt as error:
             word = "interrupted; what was finished is kept, and the same command goes on from there"
             _fail(word, INTERRUPTED, error)

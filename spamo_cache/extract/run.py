@@ -14,13 +14,13 @@ from spamo_cache import config
 from spamo_cache.config import CacheSpec
 from spamo_cache.encoders import registry
 from spamo_cache.errors import StoreError, UsageError
-from spamo_cache.extract import worker
+from spamo_cache.extract import memory, worker
 from spamo_cache.extract.calibrate import calibrate as measure
 from spamo_cache.extract.executors import dask, serial
 from spamo_cache.extract.job import Done, Job, Report, StreamJob, Task
 from spamo_cache.extract.progress import Progress, Tracker
 from spamo_cache.extract.summary import Outcome, Summary, planned, summarise, usual_rate
-from spamo_cache.extract.survey import ManifestLike, Survey, survey
+from spamo_cache.extract.survey import ManifestLike, Survey, chosen, survey
 from spamo_cache.extract.work import Group, Work, held, left
 from spamo_cache.store.writer import StoreWriter
 
@@ -30,6 +30,43 @@ _BUSY_SECONDS = 1.0
 """Pause before looking again at partitions that another run is computing."""
 
 
+def check(
+    spec: CacheSpec,
+    *,
+    streams: Sequence[str] | None,
+    executor: Executor,
+    workers: int | None,
+    scheduler: str | None,
+    slurm: Path | None,
+    device: str,
+    dry_run: bool,
+    calibrate: bool,
+) -> str:
+    """Raise what is wrong with a request as far as can be told without its corpus.
+
+    Returns:
+        The device that is meant.
+
+    Raises:
+        UsageError: a stream, device, number of workers or combination that cannot be.
+        ConfigError: an unusable Slurm file.
+    """
+    chosen(streams, list(spec.streams), "stream")
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers: {workers} is not a positive number")
+    if calibrate and not dry_run:
+        raise UsageError("calibration belongs to a dry run", remedy="add --dry-run")
+    if (scheduler or slurm) and (executor == "serial" or (scheduler and slurm)):
+        raise UsageError(
+            "only one of --scheduler, --slurm and --executor serial can do the work",
+            remedy="give one of them",
+        )
+    if slurm is not None:
+        dask.slurm_options(slurm)
+    return registry.resolve_device(device)
+
+
+@memory.explained()
 def extract(
     manifest: ManifestLike,
     root: Path,
@@ -84,11 +121,17 @@ def extract(
         KeyboardInterrupt: passed on, after what is finished has been sealed.
     """
     began = time.perf_counter()
-    if workers is not None and workers < 1:
-        raise UsageError(f"workers: {workers} is not a positive number")
-    if calibrate and not dry_run:
-        raise UsageError("calibration belongs to a dry run", remedy="add --dry-run")
-    device = registry.resolve_device(device)
+    device = check(
+        spec,
+        streams=streams,
+        executor=executor,
+        workers=workers,
+        scheduler=scheduler,
+        slurm=slurm,
+        device=device,
+        dry_run=dry_run,
+        calibrate=calibrate,
+    )
     tracker = Tracker(progress, len(manifest))
     found = survey(
         manifest,

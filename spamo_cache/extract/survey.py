@@ -109,13 +109,13 @@ def survey(
         ConfigError: a spec that cannot be carried out.
         WeightsError: weights that cannot be used.
     """
-    names = _chosen(streams, list(spec.streams), "stream")
+    names = chosen(streams, list(spec.streams), "stream")
     if not root.is_dir():
         raise UsageError("no such corpus folder", where=root, remedy="check --root")
     clips = manifest.clips()
     if not clips:
         raise UsageError("the manifest has no clips", where=manifest.corpus)
-    wanted = set(_chosen(splits, sorted({clip.split for clip in clips}), "split"))
+    wanted = set(chosen(splits, sorted({clip.split for clip in clips}), "split"))
     # Only to know their sizes and hashes: workers have their own, wherever they compute.
     encoders = {name: registry.build(spec.streams[name], base, "float32") for name in names}
     probes = probe_all(root, clips, threads=_PROBE_THREADS, progress=progress)
@@ -253,7 +253,7 @@ def _is(store: Location, digest: str) -> bool:
     return load_attributes(store).fingerprint == digest
 
 
-def _chosen(given: Sequence[str] | None, known: Sequence[str], kind: str) -> list[str]:
+def chosen(given: Sequence[str] | None, known: Sequence[str], kind: str) -> list[str]:
     if given is None:
         return list(known)
     for name in given:

@@ -248,18 +248,35 @@ def _check_certificates(address: str) -> None:
 def _local(workers: int) -> Any:
     from distributed import LocalCluster, Security
 
-    return LocalCluster(
-        n_workers=workers,
-        threads_per_worker=1,
-        processes=True,
-        protocol="tls://",
-        security=Security.temporary(),
-        preload=[preload.__name__],
-        dashboard_address=_DASHBOARD,
-        # A worker's memory holds decoded frames, which cannot be spilled or restarted away.
-        memory_limit=0,
-        silence_logs=logging.CRITICAL,
-    )
+    with _started():
+        return LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            protocol="tls://",
+            security=Security.temporary(),
+            preload=[preload.__name__],
+            dashboard_address=_DASHBOARD,
+            # A worker's memory holds decoded frames, which cannot be spilled or restarted away.
+            memory_limit=0,
+            silence_logs=logging.CRITICAL,
+        )
+
+
+@contextmanager
+def _started() -> Iterator[None]:
+    """Turn a cluster's failure to start into one error.
+
+    Raises:
+        SpamoError: in place of what was raised.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, TimeoutError) as error:
+        raise SpamoError(
+            f"no local cluster can be started: {error.__cause__ or error}",
+            remedy="see this shell's limits (ulimit -a), or work in one process: --executor serial",
+        ) from error
 
 
 @contextmanager
