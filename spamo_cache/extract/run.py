@@ -244,8 +244,7 @@ def _writers(
                 manifest=snapshot,
             )
             writer.sweep()
-            if work.retry or not work.missing[name]:
-                writer.seal()
+            writer.seal()  # which also tells, before anything is computed, that it can be written
         except (StoreError, OSError):
             if work.missing[name]:
                 raise

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 import zarr
 
 from spamo_cache.config import CacheSpec
+from spamo_cache.errors import StoreError
 from spamo_cache.extract import worker
 from spamo_cache.extract.run import extract
 from spamo_cache.store import files
@@ -255,3 +258,66 @@ def test_a_store_of_another_root_serves_other_splits(
     told = go(manifest=resplit(clips, c="valid", a="heldout"), store_root=tmp_path / "mine")
     assert (told.reused, told.computed_frames, told.stores) == (6, 0, first.stores)
     assert not (tmp_path / "mine").exists()
+
+
+# --- stores that may only be read -----------------------------------------------------------------
+
+
+class _Header(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class _Capabilities(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_uint32) for name in ("effective", "permitted", "inheritable"))
+
+
+@contextmanager
+def only_to_be_read(folder: Path) -> Iterator[None]:
+    """Nobody may write below a folder, not even root: this thread gives up its right to."""
+    libc, header = ctypes.CDLL(None, use_errno=True), _Header(0x20080522, 0)
+    before, now = (_Capabilities * 2)(), (_Capabilities * 2)()
+    modes = {path: path.stat().st_mode for path in [folder, *folder.rglob("*")]}
+    for path, mode in modes.items():
+        path.chmod(mode & ~0o222)
+    for found in (before, now):
+        assert libc.capget(ctypes.byref(header), found) == 0
+    now[0].effective &= ~0b1110  # to write, read, and own whatever it likes
+    assert libc.capset(ctypes.byref(header), now) == 0
+    try:
+        with pytest.raises(PermissionError):
+            (folder / "probe").touch()
+        yield
+    finally:
+        assert libc.capset(ctypes.byref(header), before) == 0
+        for path, mode in modes.items():
+            path.chmod(mode)
+
+
+def test_a_complete_store_that_may_only_be_read_is_there_already(
+    go: Go, show: Show, *, clips: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    show(16)
+    first = go()
+    monkeypatch.setattr(worker, "run", None)
+    with only_to_be_read(tmp_path / "features"):
+        for options in ({}, {"retry_failed": True}, {"manifest": resplit(clips, c="valid")}):
+            told = go(**options)
+            assert (told.reused, told.stores) == (6, first.stores)
+
+
+def test_an_incomplete_store_that_may_only_be_read_is_an_error_before_any_work(
+    go: Go, show: Show, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    show(16)
+    go(splits=["train"])
+    with only_to_be_read(tmp_path / "features"):
+        with monkeypatch.context() as patch:
+            patch.setattr(worker, "run", None)
+            assert go(splits=["train"]).reused == 4
+            with pytest.raises(StoreError, match="cannot write: Permission denied") as refused:
+                go()
+        assert "SPAMO_CACHE" in str(refused.value.remedy)
+        # With a root of one's own before it, what it holds is copied there.
+        monkeypatch.setenv("SPAMO_CACHE", str(tmp_path / "features"))
+        mine = go(store_root=tmp_path / "mine")
+        assert (mine.copied, mine.done, mine.failed) == (4, 2, [])
