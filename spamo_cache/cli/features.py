@@ -109,7 +109,7 @@ def load(
 
 
 def _near(store: FeatureStore, manifest: Manifest, roots: Sequence[str]) -> FeatureStore:
-    """The store itself, or the copy of a remote one's splits in the first local root, if any."""
+    """The store itself, or the copy of a remote one's clips in the first local root, if any."""
     from spamo_cache.store import share
     from spamo_cache.store.reader import FeatureStore
 
@@ -118,9 +118,10 @@ def _near(store: FeatureStore, manifest: Manifest, roots: Sequence[str]) -> Feat
         return store
     made = f"made by {store.attributes['created_by']}, {store.attributes['created'][:10]}"
     display.say(f"{store.stream}: copying {store.path} ({made}) into {local}")
-    splits = {*manifest.table["split"].to_pylist()}.intersection(store.splits)
+    # By clip: a store keeps the splits it was begun with, the manifest may have others.
+    clips = [clip for clip in manifest.table["id"].to_pylist() if clip in store]
     with display.progress(f"copying {store.stream}", "partitions") as advance:
-        copied = share.copy(store.path, local, splits=splits, progress=advance)
+        copied = share.copy(store.path, local, ids=clips, progress=advance)
     if copied.terms:
         display.say(f"terms of use: {copied.terms}")
     return FeatureStore.open(copied.path)

@@ -131,3 +131,22 @@ def test_whom_it_waits_for_is_told(lab: Path, call: Call, monkeypatch: pytest.Mo
             assert f"waiting for {holder}" in result.stderr
             (receipt,) = store.glob(f"receipts/{name}.json")
             receipt.unlink()
+
+
+def test_training_and_evaluation_read_the_same_store_under_other_splits(
+    lab: Path, call: Call
+) -> None:
+    manifest = lab / "manifest.csv"
+    plain = manifest.read_text(encoding="utf-8")
+    manifest.write_text(plain.replace(",dev,", ",valid,"), encoding="utf-8")
+    call(EXTRACT)
+    refused = call("train pipeline.yaml", code=1).stderr
+    assert "give some clips the split dev" in refused
+    # One clip goes from training to dev besides, and one from test to training.
+    moved = plain.replace("train-5,train", "train-5,dev").replace("test-1,test", "test-1,train")
+    manifest.write_text(moved, encoding="utf-8")
+    *_, summary = events(call(EXTRACT, "--json"))
+    assert (summary["reused"], summary["computed_frames"], summary["copied"]) == (10, 0, 0)
+    call("train pipeline.yaml -o run")
+    card = json.loads(call("evaluate run --split dev --json").stdout)
+    assert card["n"] == 3
