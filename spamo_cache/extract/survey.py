@@ -238,7 +238,9 @@ class _Recorded:
     ) -> Places:
         """Its plan, with places for clips that are to be computed and are counted otherwise now."""
         places = self.places(counted)
-        unfinished = self.lacking(lacking) & asked
+        lacks = self.lacking(lacking)
+        # A partition is computed whole, with its clips of other splits.
+        unfinished = lacks & np.isin(places.partition, list(places.holding(lacks & asked)))
         found = go_on(places, counted, layout, name, unfinished=unfinished)
         if found is places or not isinstance(self.store, Path):
             return places

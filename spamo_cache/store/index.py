@@ -24,7 +24,7 @@ from spamo_cache.errors import DamagedError
 from spamo_cache.store import files
 from spamo_cache.store.layout import CHECKSUM_BYTES, FORMAT, ClipKey, Slot, canonical, sha256
 from spamo_cache.store.metadata import column_metadata, group_metadata
-from spamo_cache.store.plan import OK, STATES, Columns, State, room
+from spamo_cache.store.plan import OK, PLACE, STATES, Columns, State, room
 from spamo_cache.store.records import (
     MAX_PARTITIONS,
     Attributes,
@@ -233,9 +233,8 @@ class ClipIndex:
 
     def has_plan(self, columns: Columns, splits: tuple[str, ...]) -> bool:
         """Whether every clip has the same place as in another plan."""
-        plan = ("id", "partition", "row", "rows", "split", "first", "frames")
-        same = all(np.array_equal(self.columns[name], columns[name]) for name in plan)
-        return same and self.splits == splits
+        equal = (np.array_equal(self.columns[name], columns[name]) for name in ("id", *PLACE))
+        return all(equal) and self.splits == splits
 
     def _column(self, name: str) -> NDArray[Any]:
         record = self.generation.columns[name]

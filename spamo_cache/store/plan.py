@@ -91,15 +91,9 @@ PLACE = ("partition", "row", "rows", "split", "first", "frames")
 """The columns that say where a clip goes."""
 
 
-def same(columns: Columns, others: Columns) -> NDArray[np.bool_]:
-    """(clips,) whether each clip of one plan has the same place in another one of these clips."""
-    equal: NDArray[np.bool_] = np.all([columns[name] == others[name] for name in PLACE], axis=0)
-    return equal
-
-
 def goes_on(known: Columns, wanted: Columns) -> bool:
     """Whether a plan only gives later partitions to clips that have no features yet."""
-    moved = ~same(known, wanted)
+    moved = np.any([known[name] != wanted[name] for name in PLACE], axis=0)
     after = int(known["partition"].max())
     return bool(
         (known["state"][moved] != OK).all()

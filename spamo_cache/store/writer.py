@@ -188,8 +188,9 @@ class StoreWriter:
                 raise StoreError(
                     "the store was begun with other partitions for the same clips",
                     where=self.path,
-                    remedy="`spamo-cache extract` copies its clips to a store in another root "
-                    "(--store); or remove one of the two (`spamo-cache store rm`)",
+                    remedy="run the command again if another one was begun at the same moment; "
+                    "else let `spamo-cache extract` copy the clips that it lacks (SPAMO_CACHE "
+                    "names the roots it looks into), or remove it (`spamo-cache store rm`)",
                 )
             self._replace_index(with_receipts(columns, self.receipts), splits)
 

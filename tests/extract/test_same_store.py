@@ -249,6 +249,20 @@ def test_a_store_half_filled_goes_on_under_other_splits(
     assert kept.items() <= receipts(first).items()
 
 
+def test_a_partition_with_clips_of_several_splits_by_now_is_computed_whole(
+    go: Go, show: Show, clips: Any, tmp_path: Path
+) -> None:
+    show(0)
+    go(splits=["dev"])
+    show(40)
+    other = resplit(clips, d="heldout")  # which shares its partition with the video
+    told = go(manifest=other, splits=["heldout"])
+    assert (told.clips, told.done, told.failed) == (1, 1, [])
+    whole = go(manifest=other)
+    assert whole.failed == []
+    assert_whole(go, clips, whole, tmp_path)
+
+
 def test_a_store_of_another_root_serves_other_splits(
     go: Go, show: Show, *, clips: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
