@@ -279,21 +279,32 @@ def _started() -> Iterator[None]:
         ) from error
 
 
+def _credentials(folder: Path) -> Any:
+    """Credentials for one run, those of the workers in files that their jobs can read."""
+    from distributed import Security
+
+    made = Security.temporary()
+    for name in ("tls_ca_file", "tls_worker_cert", "tls_worker_key"):
+        file = folder / name
+        with files.writing(file):
+            file.touch(0o600)
+            file.write_text(getattr(made, name), encoding="ascii")
+        setattr(made, name, str(file))
+    return made
+
+
 @contextmanager
 def _slurm(path: Path) -> Iterator[Any]:
     jobs, options = slurm_options(path)
     from dask_jobqueue.slurm import SLURMCluster
-    from distributed import Security
 
-    # Jobs read their credentials from files on a disk they share with this host.
     shared = Path(options.pop("shared_temp_directory", config.home())).expanduser()
     with files.writing(shared):
         shared.mkdir(parents=True, exist_ok=True)
         folder = TemporaryDirectory(prefix="slurm-", dir=shared)  # for its owner alone
     with folder as private:
-        secure = {"security": Security.temporary(), "shared_temp_directory": private}
         try:
-            cluster = SLURMCluster(**secure, **options)
+            cluster = SLURMCluster(security=_credentials(Path(private)), **options)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ConfigError(f"SLURMCluster refuses these options: {error}", where=path) from None
         with cluster:
