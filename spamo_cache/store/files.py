@@ -171,7 +171,7 @@ def read(path: Location, limit: int) -> bytes:
         descriptor = open_regular(path)
     except FileNotFoundError:
         raise DamagedError("a file of the store is missing", where=path) from None
-    with _reading(path), os.fdopen(descriptor, "rb") as file:
+    with os.fdopen(descriptor, "rb") as file:
         if os.fstat(file.fileno()).st_size > limit:
             raise DamagedError(f"is larger than the {limit} bytes it may have", where=path)
         return file.read()
@@ -188,17 +188,8 @@ def digest(path: Path) -> str:
         descriptor = open_regular(path)
     except FileNotFoundError:
         raise DamagedError("a file of the store is missing", where=path) from None
-    with _reading(path), os.fdopen(descriptor, "rb") as file:
+    with os.fdopen(descriptor, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Say which file a disk fails to give."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"cannot be read: {error.strerror}", where=path) from error
 
 
 @contextmanager
