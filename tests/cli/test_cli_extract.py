@@ -140,8 +140,8 @@ def test_training_and_evaluation_read_the_same_store_under_other_splits(
     plain = manifest.read_text(encoding="utf-8")
     manifest.write_text(plain.replace(",dev,", ",valid,"), encoding="utf-8")
     call(EXTRACT)
-    refused = call("train pipeline.yaml", code=1).stderr
-    assert "give some clips the split dev" in refused
+    refused = call("train pipeline.yaml", code=2).stderr
+    assert "give some clips the split 'dev'" in refused
     # One clip goes from training to dev besides, and one from test to training.
     moved = plain.replace("train-5,train", "train-5,dev").replace("test-1,test", "test-1,train")
     manifest.write_text(moved, encoding="utf-8")
