@@ -50,7 +50,7 @@ class Commands(TyperGroup):
             if error.errno in {None, errno.EPIPE}:
                 raise
             _fail(shortage(error) or _told(error), 1, error)
-        except (MemoryError, RuntimeError, ImportError) as error:
+        except (MemoryError, RuntimeError, ImportError, SystemError) as error:
             what = shortage(error)
             if what is None:
                 raise

@@ -11,7 +11,7 @@ import torch
 from spamo_cache.compat import declare_torchvision_ops, quiet
 from spamo_cache.encoders import weights
 from spamo_cache.encoders.preprocess import Preprocess, from_processor
-from spamo_cache.errors import WeightsError
+from spamo_cache.errors import WeightsError, shortage
 
 _NOT_CONTENT = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 """Entries of a config that say who wrote it, and when."""
@@ -45,7 +45,9 @@ def load(folder: Path, *, unused: tuple[str, ...] = ()) -> Any:
             )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"cannot be loaded: {error}", where=folder) from None
-    except RuntimeError:
+    except RuntimeError as error:
+        if shortage(error) is not None:
+            raise
         raise WeightsError("its tensors have other shapes than its config", where=folder) from None
     _check_names(model, report, unused, folder)
     if model.config.model_type == "videomae":

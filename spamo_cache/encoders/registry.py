@@ -16,7 +16,7 @@ import torch
 from spamo_cache.config import StreamSpec
 from spamo_cache.encoders import weights
 from spamo_cache.encoders.encoder import Encoder
-from spamo_cache.errors import SpamoError, UsageError, WeightsError
+from spamo_cache.errors import SpamoError, UsageError, WeightsError, shortage
 
 Compute = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -91,9 +91,11 @@ def _blaming(name: str) -> Iterator[None]:
     """Whatever the libraries raise over a folder that is not what it should be is one error."""
     try:
         yield
-    except (SpamoError, MemoryError):
+    except SpamoError:
         raise
     except Exception as error:
+        if shortage(error) is not None:
+            raise
         raise WeightsError(
             f"cannot be used: {' '.join(f'{type(error).__name__}: {error}'.split())[:300]}",
             where=name,
