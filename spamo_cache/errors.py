@@ -89,7 +89,7 @@ class DamagedError(StoreError):
 _SHORTAGES = {
     "out of memory": (
         *("can't allocate memory", "out of memory", "std::bad_alloc", "Insufficient memory"),
-        "failed to map segment",
+        *("failed to map segment", "error return without exception set"),
     ),
     "the system allows no more processes or threads": ("can't start new thread", "pthread_create"),
 }

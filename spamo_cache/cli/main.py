@@ -57,7 +57,7 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except (SpamoError, OSError, MemoryError, RecursionError, KeyboardInterrupt) as error:
             raise typer.Exit(_report(error)) from error
-        except (RuntimeError, ImportError) as error:
+        except (RuntimeError, ImportError, SystemError) as error:
             if shortage(error) is None:
                 raise
             raise typer.Exit(_report(error)) from error
