@@ -23,7 +23,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from spamo_cache.compat import declare_torchvision_ops, quiet
-from spamo_cache.errors import SpamoError, WeightsError
+from spamo_cache.errors import SpamoError, WeightsError, shortage
 
 # Of two forms of the same weights, safetensors need no pickle, and open_clip's names no conversion.
 _NAMES = (
@@ -282,9 +282,11 @@ def explained(
     """
     try:
         yield
-    except (SpamoError, MemoryError, torch.OutOfMemoryError):
+    except (SpamoError, torch.OutOfMemoryError):
         raise
     except Exception as error:
+        if shortage(error) is not None:
+            raise
         if "trust_remote_code" in str(error):
             raise WeightsError(
                 "needs Python code that comes with it, and such code is never run",

@@ -83,3 +83,23 @@ class StoreError(SpamoError):
 
 class DamagedError(StoreError):
     """Bytes on disk that disagree with their checksum or receipt."""
+
+
+# Not the system's own words for it: FFmpeg uses them of damaged videos, too.
+_SHORTAGES = {
+    "out of memory": (
+        *("can't allocate memory", "out of memory", "std::bad_alloc", "Insufficient memory"),
+        *("failed to map segment", "error return without exception set"),
+    ),
+    "the system allows no more processes or threads": ("can't start new thread", "pthread_create"),
+}
+
+
+def shortage(error: BaseException) -> str | None:
+    """What the system has no more of, if this is a library's way of saying so; None otherwise."""
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    # torch on a CPU, OpenCV, the loader of libraries and others tell it in words only.
+    text = str(error) if isinstance(error, Exception) else ""
+    found = (what for what, signs in _SHORTAGES.items() if any(sign in text for sign in signs))
+    return next(found, None)

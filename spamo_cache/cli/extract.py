@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +12,7 @@ import typer
 
 from spamo_cache.cli import display, features, inputs, options
 from spamo_cache.config.spec import Reader
+from spamo_cache.errors import StoreError
 
 if TYPE_CHECKING:
     from spamo_cache.datasets.manifest import Manifest
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 _LOG_SECONDS = 1.0
 """Between progress lines of ``--json``."""
+_EVENTS = {"failed", "dashboard", "waiting_for"}
+"""What has lines of its own there."""
 
 
 def extract(
@@ -90,24 +93,31 @@ def extract(
 
         spamo-cache extract --dataset phoenix14t --root /data/PHOENIX-2014-T --streams spatial
     """
+    request: dict[str, Any] = {
+        "streams": inputs.names(streams),
+        "executor": executor,
+        "workers": workers,
+        "scheduler": scheduler,
+        "slurm": slurm,
+        "device": device,
+        "dry_run": dry_run,
+        "calibrate": calibrate,
+    }
+    splits = inputs.names(split)
+    changes = [*(changes or ()), *([f"frames.reader={reader}"] if reader else ())]
+    if manifest is None:
+        _check(dataset or options.EMBEDDED, spec, changes, splits, request)
     table, base = inputs.load_manifest(dataset, manifest, root, size=size, limit=limit)
     summary = run(
         table,
         base,
         spec or inputs.spec_of(table.corpus),
         store,
-        changes=[*(changes or ()), *([f"frames.reader={reader}"] if reader else ())],
-        streams=inputs.names(streams),
-        splits=inputs.names(split),
-        executor=executor,
-        workers=workers,
-        scheduler=scheduler,
-        slurm=slurm,
-        device=device,
-        dry_run=dry_run,
-        calibrate=calibrate,
+        changes=changes,
+        splits=splits,
         retry_failed=retry_failed,
         log=_Log() if json else None,
+        **request,
     )
     if json:
         display.as_line({"event": "summary", **asdict(summary)})
@@ -118,6 +128,25 @@ def extract(
         if not dry_run:
             display.say("once the cause is mended, --retry-failed computes just those")
         raise typer.Exit(1)
+
+
+def _check(
+    corpus: str,
+    spec: str | None,
+    changes: Sequence[str],
+    splits: Sequence[str] | None,
+    request: Mapping[str, Any],
+) -> None:
+    """Raise what is wrong with a request before its corpus is read, or even drawn."""
+    from spamo_cache.datasets import signed_weather
+    from spamo_cache.extract.run import check
+    from spamo_cache.extract.survey import chosen
+
+    inputs.check_corpus(corpus)
+    loaded, _ = inputs.load_spec(spec or inputs.spec_of(corpus), changes=changes)
+    check(loaded, **request)
+    if corpus == signed_weather.NAME:
+        chosen(splits, signed_weather.SPLITS, "split")
 
 
 def run(
@@ -134,18 +163,22 @@ def run(
 
     Args:
         changes: to the spec, ``key=value`` as ``--set`` has them.
-        log: is told the progress besides the bar.
+        log: is told the progress besides the bar, in place of lines for people.
     """
     from spamo_cache.extract.run import extract as compute
 
     loaded, path = inputs.load_spec(spec, changes=changes)
+    if not options.get("dry_run"):
+        features.check_room(manifest)
+    tell = log or _Notes()
     with display.progress(manifest.corpus, "frames") as advance:
 
         def report(now: Progress) -> None:
-            if log is not None:
-                log(now)
+            tell(now)
             if now.stage == "probe":
                 advance(now.clips, now.clips_total, "looking at clips")
+            elif now.waiting_for:
+                advance(now.frames, now.frames_total, f"waiting for {'; '.join(now.waiting_for)}")
             else:
                 failed = f", {now.failures} failed" if now.failures else ""
                 done = f"{now.clips:,} of {now.clips_total:,} clips{failed}"
@@ -161,8 +194,34 @@ def run(
             **options,
         )
     if not options.get("dry_run"):
-        features.remember(manifest, summary.stores.values())
+        try:
+            features.remember(manifest, summary.stores.values())
+        except OSError as error:
+            raise StoreError(
+                "the features are complete, but the note of them that `train` reads cannot be "
+                f"written: {error.strerror}",
+                where=error.filename,
+                remedy="make room below SPAMO_HOME, then give the same command again: nothing is "
+                "computed twice",
+            ) from error
     return summary
+
+
+class _Notes:
+    """What people are told once: where the work can be watched, and whom it waits for."""
+
+    def __init__(self) -> None:
+        self._dashboard = ""
+        self._waiting: Sequence[str] = ()
+
+    def __call__(self, now: Progress) -> None:
+        if now.dashboard != self._dashboard:
+            self._dashboard = now.dashboard
+            display.say(f"dashboard: {now.dashboard}")
+        if now.waiting_for != self._waiting:
+            self._waiting = now.waiting_for
+            if self._waiting:
+                display.say(f"waiting for {'; '.join(self._waiting)}, who computes what is left")
 
 
 class _Log:
@@ -170,8 +229,16 @@ class _Log:
 
     def __init__(self) -> None:
         self._said = self._began = 0.0
+        self._dashboard = ""
+        self._waiting: Sequence[str] = ()
 
     def __call__(self, now: Progress) -> None:
+        if now.dashboard != self._dashboard:
+            self._dashboard = now.dashboard
+            display.as_line({"event": "dashboard", "address": now.dashboard})
+        if now.waiting_for != self._waiting:
+            self._waiting = now.waiting_for
+            display.as_line({"event": "waiting", "for": list(now.waiting_for)})
         for clip, reason in now.failed.items():
             display.as_line({"event": "failure", "clip": clip, "reason": reason})
         this = time.monotonic()
@@ -182,7 +249,7 @@ class _Log:
             display.as_line({"event": "progress", **self._line(now, this)})
 
     def _line(self, now: Progress, this: float) -> dict[str, Any]:
-        line = {key: value for key, value in display.as_dict(now).items() if key != "failed"}
+        line = {key: value for key, value in display.as_dict(now).items() if key not in _EVENTS}
         took = this - self._began
         if now.stage == "extract" and now.frames and took:
             rate = now.frames / took

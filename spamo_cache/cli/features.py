@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from spamo_cache import config
@@ -45,6 +46,25 @@ def remember(manifest: Manifest, stores: Iterable[Location]) -> None:
     with files.aside(folder) as work:
         files.replace(folder / _MANIFEST, data, work)
         files.replace(folder / _STORES, text.encode(), work)
+
+
+def check_room(manifest: Manifest) -> None:
+    """Find out before long work whether :func:`remember` will be able to write its note.
+
+    Raises:
+        UsageError: the folder cannot be written, or is full.
+    """
+    folder = _folder(manifest.corpus)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder) as probe:
+            probe.write(manifest.to_bytes())
+    except OSError as error:
+        raise UsageError(
+            f"the note of what is extracted cannot be written: {error.strerror}",
+            where=error.filename or folder,
+            remedy="set SPAMO_HOME to a writable folder with free space",
+        ) from None
 
 
 def load(
@@ -105,7 +125,7 @@ def load(
 
 
 def _near(store: FeatureStore, manifest: Manifest, roots: Sequence[str]) -> FeatureStore:
-    """The store itself, or the copy of a remote one's splits in the first local root, if any."""
+    """The store itself, or the copy of a remote one's clips in the first local root, if any."""
     from spamo_cache.store import share
     from spamo_cache.store.reader import FeatureStore
 
@@ -114,9 +134,10 @@ def _near(store: FeatureStore, manifest: Manifest, roots: Sequence[str]) -> Feat
         return store
     made = f"made by {store.attributes['created_by']}, {store.attributes['created'][:10]}"
     display.say(f"{store.stream}: copying {store.path} ({made}) into {local}")
-    splits = {*manifest.table["split"].to_pylist()}.intersection(store.splits)
+    # By clip: a store keeps the splits it was begun with, the manifest may have others.
+    clips = [clip for clip in manifest.table["id"].to_pylist() if clip in store]
     with display.progress(f"copying {store.stream}", "partitions") as advance:
-        copied = share.copy(store.path, local, splits=splits, progress=advance)
+        copied = share.copy(store.path, local, ids=clips, progress=advance)
     if copied.terms:
         display.say(f"terms of use: {copied.terms}")
     return FeatureStore.open(copied.path)

@@ -23,7 +23,7 @@ from spamo_cache.cli.report import report
 from spamo_cache.cli.reproduce import reproduce
 from spamo_cache.cli.train import train
 from spamo_cache.cli.translate import translate
-from spamo_cache.errors import SpamoError, UsageError
+from spamo_cache.errors import SpamoError, UsageError, shortage
 
 INTERRUPTED = 130
 """Exit code of a command that was interrupted, by the shells' convention."""
@@ -57,6 +57,10 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except (SpamoError, OSError, MemoryError, RecursionError, KeyboardInterrupt) as error:
             raise typer.Exit(_report(error)) from error
+        except (RuntimeError, ImportError, SystemError) as error:
+            if shortage(error) is None:
+                raise
+            raise typer.Exit(_report(error)) from error
 
 
 def _check_folder() -> None:
@@ -81,17 +85,17 @@ def _report(error: BaseException) -> int:
 
 
 def _shown(error: BaseException) -> SpamoError:
+    if isinstance(error, SpamoError):
+        return error
+    if lacking := shortage(error):
+        return SpamoError(lacking, remedy=f"raise this shell's limits (ulimit -a); {_TRACEBACK}")
     match error:
-        case SpamoError():
-            return error
         case OSError():
             return SpamoError(error.strerror or str(error), where=error.filename)
         case KeyboardInterrupt():
             return SpamoError(
                 "interrupted; what was finished is kept, and the same command goes on from there"
             )
-        case MemoryError():
-            return SpamoError("there is not enough memory", remedy=_TRACEBACK)
         case _:
             return SpamoError("something is nested too deep", remedy=_TRACEBACK)
 

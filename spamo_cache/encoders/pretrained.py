@@ -12,7 +12,7 @@ from spamo_cache import checkpoints
 from spamo_cache.compat import declare_torchvision_ops, quiet
 from spamo_cache.encoders import weights
 from spamo_cache.encoders.preprocess import Preprocess, from_processor
-from spamo_cache.errors import WeightsError
+from spamo_cache.errors import WeightsError, shortage
 
 _NOT_CONTENT = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 """Entries of a config that say who wrote it, and when."""
@@ -45,7 +45,9 @@ def load(path: Path, key_map: Mapping[str, str], *, unused: tuple[str, ...] = ()
                 dtype=torch.float32,
                 output_loading_info=True,
             )
-        except RuntimeError:
+        except RuntimeError as error:
+            if shortage(error) is not None:
+                raise
             raise WeightsError(
                 "its tensors have other shapes than its config", where=path
             ) from None

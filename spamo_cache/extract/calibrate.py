@@ -47,7 +47,7 @@ def _parts(names: list[str]) -> dict[str, Part]:
 def _sample(work: Work, names: list[str]) -> Iterator[Item]:
     """Readable clips to be computed, in an order that is a fair sample wherever it is cut."""
     masks = [work.computed(name) for name in names]
-    mask = np.any(masks, axis=0) & (work.found.frames > 0)
+    mask = np.any(masks, axis=0) & (work.found.counted.frames > 0)
     positions = np.random.default_rng(0).permutation(np.flatnonzero(mask))
     return (work.item(int(position)) for position in positions)
 

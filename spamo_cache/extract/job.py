@@ -72,6 +72,8 @@ class Copy:
 class Task:
     """One partition to compute."""
 
+    name: str
+    """One of its own within a run."""
     partition: int
     items: tuple[Item, ...]
     copies: Mapping[str, tuple[Copy, ...]]
@@ -84,7 +86,8 @@ class Task:
 class Done:
     """What became of a task."""
 
-    partition: int
+    task: str
+    """Its name."""
     busy: tuple[str, ...] = ()
     """Streams that another process is computing; the others are finished now."""
     frames: int = 0
@@ -97,9 +100,10 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """How far a partition is; a later one replaces it, also after a worker has died."""
+    """How far a task is; a later one replaces it, also after a worker has died."""
 
-    partition: int
+    task: str
+    """Its name."""
     clips: int
     frames: int
     failed: Mapping[str, str]

@@ -1,4 +1,4 @@
-"""When memory is full: one clear error, whichever library noticed first."""
+"""When memory is full or no thread is left: one clear error, whichever library noticed first."""
 
 from __future__ import annotations
 
@@ -8,22 +8,19 @@ from contextlib import contextmanager
 
 import torch
 
-from spamo_cache.errors import SpamoError
+from spamo_cache.errors import SpamoError, shortage
 
-_SIGNS = ("can't allocate memory", "out of memory", "std::bad_alloc", "Insufficient memory")
+_AGAIN = "then give the same command again: what is finished is kept"
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether this is a library's way of saying that there is no memory left."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    # torch on a CPU, OpenCV and others tell it in words only.
-    return isinstance(error, Exception) and any(sign in str(error) for sign in _SIGNS)
+    """Whether this is a library's way of saying that the system gives no more."""
+    return isinstance(error, torch.OutOfMemoryError) or shortage(error) is not None
 
 
 @contextmanager
-def explained(partition: int, device: str) -> Iterator[None]:
-    """Turn running out of memory into an error that says where, and what to do about it.
+def explained(partition: int | None = None, device: str = "cpu") -> Iterator[None]:
+    """Turn running out of memory or threads into an error that says where, and what to do.
 
     Raises:
         SpamoError: in place of whatever was raised.
@@ -35,17 +32,18 @@ def explained(partition: int, device: str) -> Iterator[None]:
     except Exception as error:
         if not is_full(error):
             raise
-        where = f"partition {partition}, on {platform.node()}"
+        on = f"on {platform.node()}"
+        where = on if partition is None else f"partition {partition}, {on}"
         if isinstance(error, torch.OutOfMemoryError):
             raise SpamoError(
                 f"the memory of {device} is full",
                 where=where,
                 remedy="end what else runs on that GPU (see nvidia-smi), or choose another one by "
-                "--device cuda:N; then give the same command again: what is finished is kept",
+                f"--device cuda:N; {_AGAIN}",
             ) from error
         raise SpamoError(
-            "out of memory",
+            shortage(error) or "out of memory",
             where=where,
-            remedy="use fewer --workers or smaller store.shard_rows.frame, or a machine with more "
-            "memory; then give the same command again: what is finished is kept",
+            remedy="use fewer --workers or smaller store.shard_rows.frame, a machine with more "
+            f"memory, or higher limits (ulimit -a); {_AGAIN}",
         ) from error

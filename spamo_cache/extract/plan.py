@@ -3,12 +3,16 @@
 A partition is what one worker computes at a time and one shard of every stream. Its clips are
 chosen by their **frames** alone, so that a stream's partitions never depend on another stream's
 settings: a changed stride makes a new motion store and leaves the spatial one as it is.
+
+A plan is made once, when a store is begun; later runs take over what the store has recorded,
+whatever the disk or the manifest's splits say by then. Only clips that are to be computed, and
+whose frames are counted otherwise now, are given another place, in partitions after all others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +24,7 @@ from spamo_cache.store.layout import Slot
 from spamo_cache.video import ClipLike
 
 Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 
 class SplitClip(ClipLike, Protocol):
@@ -40,90 +45,134 @@ class StreamPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """Where the clips' rows of one stream go, by the clips' positions: (clips,) each."""
+class Counted:
+    """The clips of a corpus as they are now, by position: (clips,) each."""
 
+    clips: Sequence[SplitClip]
+    frames: Ints
+    """0 for a clip that cannot be read."""
     first: Ints
-    """First row in ``features``."""
-    rows: Ints
+    """Number of the clip's first frame within its source."""
+    rank: Ints
+    """Place in the order of work: clips of a source together and in time, read in one sweep."""
+    store: StoreSpec
+    too_long: Mapping[int, str]
+    """Position -> why this clip cannot be stored."""
+
+    @classmethod
+    def of(
+        cls,
+        clips: Sequence[SplitClip],
+        frames: Sequence[int] | Ints,
+        store: StoreSpec,
+        first: Sequence[int] | Ints | None = None,
+    ) -> Counted:
+        """Clips in any order; ``first`` is 0 for all where it is None."""
+        counts = np.array(frames, np.int64)
+        shard = store.shard_rows.frame
+        long = np.flatnonzero(_aligned(counts, store.chunk_rows.frame) > shard).tolist()
+        reason = "{} frames are more than a shard's {}: raise store.shard_rows"
+        return cls(
+            clips,
+            counts,
+            np.zeros_like(counts) if first is None else np.array(first, np.int64),
+            _rank(clips),
+            store,
+            {k: reason.format(counts[k], shard) for k in long},
+        )
+
+    def storable(self) -> Ints:
+        """(clips,) frames of the clips that can be stored, 0 for the others."""
+        frames = self.frames.copy()
+        frames[list(self.too_long)] = 0
+        return frames
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """Partitions and places of all clips, by their position in the sequence planned."""
+class Places:
+    """Where the clips of one stream go, by position: (clips,) each."""
 
-    clips: Sequence[SplitClip]
-    partitions: Sequence[Ints]
-    """By number: positions of the partition's clips, in the order of work."""
-    splits: Sequence[str]
-    """By number: the partition's split."""
-    places: Mapping[str, Places]
-    begins: Ints
-    """(clips,) number of each clip's first frame within its source."""
+    partition: Ints
+    row: Ints
+    """First row in ``features``."""
+    rows: Ints
+    first: Ints
+    """Number of the clip's first frame within its source."""
     frames: Ints
-    """(clips,) frames of each."""
-    too_long: Mapping[int, str] = field(default_factory=dict)
-    """Position -> why this clip cannot be stored."""
+    splits: Sequence[str]
+    """Of the clips when the store was begun: no partition holds two."""
+    members: Mapping[int, Ints]
+    """Partition -> positions of its clips, in the order of work."""
 
-    def slots(self, stream: str) -> list[Slot]:
-        """A stream's places as the store takes them, partition by partition."""
-        places = self.places[stream]
-        columns = (places.first, places.rows, self.begins, self.frames)
-        numbers = list(zip(*(column.tolist() for column in columns), strict=True))
-        return [
-            Slot(self.clips[k].id, split, number, *numbers[k])
-            for number, (split, members) in enumerate(
-                zip(self.splits, self.partitions, strict=True)
-            )
-            for k in members.tolist()
-        ]
+    def holding(self, chosen: Mask) -> set[int]:
+        """The partitions that hold some of the clips chosen."""
+        return set(self.partition[chosen].tolist())
+
+    def slots(self, clips: Sequence[SplitClip]) -> list[Slot]:
+        """The places as the store takes them."""
+        columns = (self.partition, self.row, self.rows, self.first, self.frames)
+        numbers = zip(*(column.tolist() for column in columns), strict=True)
+        named = zip(clips, self.splits, numbers, strict=True)
+        return [Slot(clip.id, split, *place) for clip, split, place in named]
 
 
-def plan(
-    clips: Sequence[SplitClip],
-    frames: Sequence[int] | Ints,
-    streams: Mapping[str, StreamPlan],
-    store: StoreSpec,
-    begins: Sequence[int] | Ints | None = None,
-) -> Plan:
-    """Assign every clip to a partition and to rows of each stream.
-
-    Args:
-        clips: the whole corpus, in any order.
-        frames: per clip its frames; 0 for one that cannot be read.
-        streams: the streams to place rows for.
-        store: sizes of chunks and shards.
-        begins: per clip the number of its first frame within its source; None is 0 for all.
+def begin(counted: Counted, stream: StreamPlan, name: str) -> Places:
+    """Assign every clip to a partition of a new store, and to rows in it.
 
     Raises:
         ConfigError: a partition's windows do not fit into a shard of them.
     """
-    given = np.array(frames, np.int64)
-    counts = given.copy()
-    chunk, shard = store.chunk_rows.frame, store.shard_rows.frame
-    long = np.flatnonzero(_aligned(counts, chunk) > shard)
-    too_long = {
-        int(k): f"{counts[k]} frames are more than a shard's {shard}: raise store.shard_rows"
-        for k in long
-    }
-    counts[long] = 0
-    order = _order(clips)
-    splits = [clips[k].split for k in order.tolist()]
-    starts = _cut(_aligned(counts[order], chunk), splits, shard)
-    places = {
-        name: _place(counts, order=order, starts=starts, name=name, stream=stream)
-        for name, stream in streams.items()
-    }
-    partitions = np.split(order, starts[1:]) if len(starts) else []
-    return Plan(
-        clips,
-        partitions,
-        [splits[k] for k in starts],
-        places,
-        np.zeros_like(given) if begins is None else np.array(begins, np.int64),
-        given,
-        too_long,
+    splits = [clip.split for clip in counted.clips]
+    columns = np.zeros((5, len(splits)), np.int64)
+    every = np.ones(len(splits), bool)
+    return _placed(counted, stream, name, splits=splits, columns=columns, chosen=every, number=0)
+
+
+def go_on(
+    recorded: Places, counted: Counted, stream: StreamPlan, name: str, *, unfinished: Mask
+) -> Places:
+    """The plan of a store that exists, with places for clips that are counted otherwise now.
+
+    Args:
+        recorded: what the store says.
+        unfinished: (clips,) which of them are about to be computed; all others stay.
+
+    Raises:
+        ConfigError: see :func:`begin`.
+    """
+    rows = _rows(stream, counted.storable())
+    same = (rows == recorded.rows) & (counted.first == recorded.first)
+    same &= counted.frames == recorded.frames
+    moved = unfinished & (rows > 0) & ~same
+    if not moved.any():
+        return recorded
+    return _placed(
+        counted,
+        stream,
+        name,
+        splits=recorded.splits,
+        columns=np.array(
+            [recorded.partition, recorded.row, recorded.rows, recorded.first, recorded.frames]
+        ),
+        chosen=moved,
+        number=int(recorded.partition.max()) + 1,
     )
+
+
+def taken_over(
+    counted: Counted, columns: Mapping[str, NDArray[np.integer]], splits: Sequence[str]
+) -> Places:
+    """The plan that a store has recorded.
+
+    Args:
+        columns: by the names of the clip index, (clips,) each, by position.
+        splits: the clips' splits.
+    """
+    partition, row, rows, first, frames = (
+        columns[name].astype(np.int64) for name in ("partition", "row", "rows", "first", "frames")
+    )
+    members = _members(partition, counted.rank)
+    return Places(partition, row, rows, first, frames, splits, members)
 
 
 def rows_of(spec: RowsSpec, per: str) -> int:
@@ -131,20 +180,62 @@ def rows_of(spec: RowsSpec, per: str) -> int:
     return spec.frame if per == "frame" else spec.window
 
 
-def _order(clips: Sequence[SplitClip]) -> Ints:
-    """Split by split; within one, clips of a source together and in time, read in one sweep."""
-    keys = [
-        (clip.split, clip.source, -1.0 if clip.start is None else clip.start, clip.id)
-        for clip in clips
-    ]
-    return np.array(sorted(range(len(clips)), key=keys.__getitem__), np.int64)
+def _placed(
+    counted: Counted,
+    stream: StreamPlan,
+    name: str,
+    *,
+    splits: Sequence[str],
+    columns: Ints,
+    chosen: Mask,
+    number: int,
+) -> Places:
+    """Give the clips chosen their places, in partitions from ``number`` on."""
+    frames = counted.storable()
+    codes = {split: code for code, split in enumerate(sorted(set(splits)))}
+    code = np.array([codes[split] for split in splits], np.int64)
+    order = np.lexsort((counted.rank, code))
+    order = order[chosen[order]]
+    starts = _cut(
+        _aligned(frames[order], counted.store.chunk_rows.frame),
+        code[order],
+        counted.store.shard_rows.frame,
+    )
+    sizes = np.diff(starts, append=len(order))
+    rows = _rows(stream, frames[order])
+    needed = _aligned(rows, stream.chunk_rows)
+    before = np.cumsum(needed) - needed
+    offsets = before - np.repeat(before[starts], sizes)
+    _check_fit(name, int((offsets + needed).max(initial=0)), stream.shard_rows)
+    partition = np.repeat(number + np.arange(len(starts)), sizes)
+    columns[:, order] = (
+        partition,
+        partition * stream.shard_rows + offsets,
+        rows,
+        counted.first[order],
+        counted.frames[order],
+    )
+    places = columns[0], columns[1], columns[2], columns[3], columns[4]
+    return Places(*places, splits, _members(columns[0], counted.rank))
 
 
-def _cut(needed: Ints, splits: Sequence[str], shard: int) -> Ints:
+def _rank(clips: Iterable[SplitClip]) -> Ints:
+    keys = [(clip.source, -1.0 if clip.start is None else clip.start, clip.id) for clip in clips]
+    rank = np.empty(len(keys), np.int64)
+    rank[sorted(range(len(keys)), key=keys.__getitem__)] = np.arange(len(keys))
+    return rank
+
+
+def _members(partition: Ints, rank: Ints) -> Mapping[int, Ints]:
+    order = np.lexsort((rank, partition))
+    numbers, starts = np.unique(partition[order], return_index=True)
+    return dict(zip(numbers.tolist(), np.split(order, starts[1:]), strict=True))
+
+
+def _cut(needed: Ints, split: Ints, shard: int) -> Ints:
     """Where partitions begin among consecutive clips: as many as fit, never two splits."""
     ends = np.cumsum(needed)
-    names = np.array(splits)
-    borders = [*(np.flatnonzero(names[1:] != names[:-1]) + 1).tolist(), len(needed)]
+    borders = [*(np.flatnonzero(np.diff(split)) + 1).tolist(), len(needed)]
     starts: list[int] = []
     first = 0
     for border in borders:
@@ -155,19 +246,10 @@ def _cut(needed: Ints, splits: Sequence[str], shard: int) -> Ints:
     return np.array(starts, np.int64)
 
 
-def _place(counts: Ints, *, order: Ints, starts: Ints, name: str, stream: StreamPlan) -> Places:
-    """The place of each clip's rows: one after the other within its partition, each aligned."""
-    distinct, which = np.unique(counts[order], return_inverse=True)
-    rows = np.array([stream.rows(int(n)) if n else 0 for n in distinct], np.int64)[which]
-    needed = _aligned(rows, stream.chunk_rows)
-    before = np.cumsum(needed) - needed
-    sizes = np.diff(starts, append=len(order))
-    offsets = before - np.repeat(before[starts], sizes)
-    _check_fit(name, int((offsets + needed).max(initial=0)), stream.shard_rows)
-    places = Places(np.empty_like(order), np.empty_like(order))
-    places.first[order] = np.repeat(np.arange(len(starts)), sizes) * stream.shard_rows + offsets
-    places.rows[order] = rows
-    return places
+def _rows(stream: StreamPlan, frames: Ints) -> Ints:
+    """(clips,) rows of each, 0 where there are no frames."""
+    distinct, which = np.unique(frames, return_inverse=True)
+    return np.array([stream.rows(int(n)) if n else 0 for n in distinct], np.int64)[which]
 
 
 def _check_fit(name: str, largest: int, shard_rows: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Literal
@@ -23,6 +23,11 @@ class Progress:
     failures: int = 0
     failed: Mapping[str, str] = field(default_factory=dict)
     """Clips that failed since the last report, each with its reason."""
+    dashboard: str = ""
+    """Address of the Dask dashboard, where there is one."""
+    waiting_for: Sequence[str] = ()
+    """Who computes all that is left, ``user on host since time`` each; nobody while this run has
+    something to do itself."""
 
 
 class Tracker:
@@ -31,10 +36,12 @@ class Tracker:
     def __init__(self, progress: Callable[[Progress], None] | None, clips: int) -> None:
         self._progress, self._clips = progress, clips
         self._lock = Lock()
-        self._last: dict[int, tuple[int, int]] = {}
+        self._last: dict[str, tuple[int, int]] = {}
         self._sum = 0, 0
         self._failed: set[str] = set()
         self._total = 0, 0
+        self._waiting: tuple[str, ...] = ()
+        self._dashboard = ""
 
     def probed(self, clips: int) -> None:
         if self._progress is not None:
@@ -50,15 +57,28 @@ class Tracker:
         if self._progress is None:
             return
         with self._lock:
-            # A partition begun again, after a worker's death, is not counted twice.
-            last = self._last.get(step.partition, (0, 0))
+            # A task begun again, after a worker's death, is not counted twice.
+            last = self._last.get(step.task, (0, 0))
             news = {clip: why for clip, why in step.failed.items() if clip not in self._failed}
             if (step.clips, step.frames) == last and not news:
                 return
-            self._last[step.partition] = step.clips, step.frames
+            self._last[step.task] = step.clips, step.frames
             self._sum = self._sum[0] + step.clips - last[0], self._sum[1] + step.frames - last[1]
             self._failed.update(news)
+            self._waiting = ()
             self._tell(news)
+
+    def dashboard(self, address: str) -> None:
+        """Say where the work can be watched."""
+        with self._lock:
+            self._dashboard = address
+            self._tell({})
+
+    def waiting(self, holders: Iterable[str]) -> None:
+        """Say who computes what is left."""
+        with self._lock:
+            self._waiting = tuple(sorted(holders))
+            self._tell({})
 
     def _tell(self, news: Mapping[str, str]) -> None:
         if self._progress is not None:
@@ -71,5 +91,7 @@ class Tracker:
                     frames_total=self._total[1],
                     failures=len(self._failed),
                     failed=news,
+                    dashboard=self._dashboard,
+                    waiting_for=self._waiting,
                 )
             )

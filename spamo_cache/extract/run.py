@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,14 +17,14 @@ from spamo_cache.datasets.registry import CORPORA
 from spamo_cache.encoders import registry
 from spamo_cache.encoders.encoder import Encoder
 from spamo_cache.errors import StoreError, UsageError
-from spamo_cache.extract import worker
+from spamo_cache.extract import memory, worker
 from spamo_cache.extract.calibrate import calibrate as measure
 from spamo_cache.extract.executors import dask, serial
 from spamo_cache.extract.job import Done, Job, Report, StreamJob, Task
 from spamo_cache.extract.progress import Progress, Tracker
 from spamo_cache.extract.summary import Outcome, Summary, planned, summarise, usual_rate
-from spamo_cache.extract.survey import Survey, survey
-from spamo_cache.extract.work import Work, held, left
+from spamo_cache.extract.survey import Survey, chosen, survey
+from spamo_cache.extract.work import Group, Work, held, left
 from spamo_cache.store.writer import StoreWriter
 from spamo_cache.video import by_decord
 
@@ -33,6 +34,45 @@ _BUSY_SECONDS = 1.0
 """Pause before looking again at partitions that another run is computing."""
 
 
+def check(
+    spec: CacheSpec,
+    *,
+    streams: Sequence[str] | None,
+    executor: Executor,
+    workers: int | None,
+    scheduler: str | None,
+    slurm: Path | None,
+    device: str,
+    dry_run: bool,
+    calibrate: bool,
+) -> str:
+    """Raise what is wrong with a request as far as can be told without its corpus.
+
+    Returns:
+        The device that is meant.
+
+    Raises:
+        UsageError: a stream, device, reader, number of workers or combination that cannot be.
+        ConfigError: an unusable Slurm file.
+    """
+    chosen(streams, list(spec.streams), "stream")
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers: {workers} is not a positive number")
+    if calibrate and not dry_run:
+        raise UsageError("calibration belongs to a dry run", remedy="add --dry-run")
+    if (scheduler or slurm) and (executor == "serial" or (scheduler and slurm)):
+        raise UsageError(
+            "only one of --scheduler, --slurm and --executor serial can do the work",
+            remedy="give one of them",
+        )
+    if slurm is not None:
+        dask.slurm_options(slurm)
+    if spec.frames.reader == "decord" and not by_decord.is_installed():
+        raise UsageError("decord is not installed", remedy="install it, or leave --reader out")
+    return devices.resolve(device)
+
+
+@memory.explained()
 def extract(
     manifest: Manifest,
     root: Path,
@@ -84,13 +124,17 @@ def extract(
         KeyboardInterrupt: passed on, after what is finished has been sealed.
     """
     began = time.perf_counter()
-    if workers is not None and workers < 1:
-        raise UsageError(f"workers: {workers} is not a positive number")
-    if calibrate and not dry_run:
-        raise UsageError("calibration belongs to a dry run", remedy="add --dry-run")
-    if spec.frames.reader == "decord" and not by_decord.is_installed():
-        raise UsageError("decord is not installed", remedy="install it, or leave --reader out")
-    device = devices.resolve(device)
+    device = check(
+        spec,
+        streams=streams,
+        executor=executor,
+        workers=workers,
+        scheduler=scheduler,
+        slurm=slurm,
+        device=device,
+        dry_run=dry_run,
+        calibrate=calibrate,
+    )
     base = spec_base.absolute()
     # What was loaded in an earlier run may have changed on disk since.
     worker.load.cache_clear()
@@ -123,26 +167,24 @@ def extract(
         remote=bool(scheduler or slurm),
     )
     roots: list[str | Path] = [store_root, *config.roots()]
-    if dry_run:
-        before = held(found)
-        work = left(found, before, roots=roots, retry=retry_failed)
-        rate = measure(job, work) if calibrate else usual_rate(device)
-        return planned(work, before, device, rate)
-    writers = _writers(found, store_root, spec, manifest)
-    if retry_failed:
-        for writer in writers.values():
-            writer.seal()  # what is kept of a partition is read by way of the index
     before = held(found)
     work = left(found, before, roots=roots, retry=retry_failed)
+    if dry_run:
+        rate = measure(job, work) if calibrate else usual_rate(device)
+        return planned(work, before, device, rate)
+    writers = _writers(work, store_root, spec, manifest)
+    if retry_failed:
+        # What is kept of a partition is read by way of the index, which is up to date now.
+        work = left(found, before, roots=roots, retry=True)
     cluster = dask.Cluster(workers=workers or _workers(device), scheduler=scheduler, slurm=slurm)
 
     def run(tasks: Iterable[Task], report: Report) -> Iterator[Done]:
         if executor == "serial":
             return serial.run(job, tasks, report)
-        return dask.run(job, tasks, report, cluster)
+        return dask.run(job, tasks, report, cluster, tracker.dashboard)
 
     with _sealed(writers):
-        outcome = _work(work, run, tracker)
+        outcome = _work(work, run, writers, tracker)
     seconds = time.perf_counter() - began
     return summarise(work, before, held(found), device, outcome, seconds=seconds)
 
@@ -153,53 +195,75 @@ def extract(
 def _work(
     work: Work,
     run: Callable[[Iterable[Task], Report], Iterator[Done]],
+    writers: Mapping[str, StoreWriter],
     tracker: Tracker,
 ) -> Outcome:
     """Run until every partition asked for is finished, by this run or by another."""
     frames, copied = 0, set[str]()
     shares: Counter[str] = Counter()
     tracker.begin(*work.size())
-    pending: Mapping[int, Sequence[str]] = work.partitions()
+    pending = work.groups()
     while pending:
-        busy: dict[int, Sequence[str]] = {}
-        tasks = (work.task(number, names) for number, names in pending.items())
-        for done in run(tasks, tracker.advance):
+        busy: dict[str, tuple[str, ...]] = {}
+        for done in run(map(work.task, pending), tracker.advance):
             frames += done.frames
             copied |= done.copied
             shares.update(done.seconds)
             if done.busy:
-                busy[done.partition] = done.busy
-        if busy:
-            time.sleep(_BUSY_SECONDS)
-        pending = busy
+                busy[done.task] = done.busy
+        pending = [
+            replace(group, streams=busy[group.name]) for group in pending if group.name in busy
+        ]
+        _wait(pending, writers, tracker)
     return Outcome(frames, copied, dict(shares))
 
 
+def _wait(groups: Sequence[Group], writers: Mapping[str, StoreWriter], tracker: Tracker) -> None:
+    """Wait, and say for whom, until one of the partitions is not claimed any more."""
+    claimed = {(name, str(group.partition)) for group in groups for name in group.streams}
+    while claimed:
+        live = {name: writers[name].claims.live() for name in {name for name, _ in claimed}}
+        holders = [live[name].get(partition) for name, partition in claimed]
+        if None in holders:
+            for name in live:
+                writers[name].sweep()  # or its owner is dead: this process has seen that
+            break
+        tracker.waiting(set(map(str, holders)))
+        time.sleep(_BUSY_SECONDS)
+
+
 def _writers(
-    found: Survey, store_root: Path, spec: CacheSpec, manifest: Manifest
+    work: Work, store_root: Path, spec: CacheSpec, manifest: Manifest
 ) -> dict[str, StoreWriter]:
+    """Writers of the stores of this root; of one that lacks nothing only if it can be written."""
+    found, writers = work.found, dict[str, StoreWriter]()
     known, snapshot = CORPORA.get(manifest.corpus), manifest.to_bytes()
-    writers = {
-        name: StoreWriter.open(
-            store_root,
-            corpus=found.corpus,
-            stream=name,
-            identity=stream.identity,
-            weights=stream.weights,
-            keys=found.keys,
-            slots=found.plan.slots(name),
-            width=stream.width,
-            dtype=spec.store.dtype,
-            chunk_rows=stream.chunk_rows,
-            shard_rows=stream.shard_rows,
-            terms="" if known is None else known.terms,
-            manifest=snapshot,
-        )
-        for name, stream in found.streams.items()
-        if not stream.foreign
-    }
-    for writer in writers.values():
-        writer.sweep()
+    for name, stream in found.streams.items():
+        if stream.foreign:
+            continue
+        try:
+            writer = StoreWriter.open(
+                store_root,
+                corpus=found.corpus,
+                stream=name,
+                identity=stream.identity,
+                weights=stream.weights,
+                keys=found.keys,
+                slots=stream.places.slots(found.clips),
+                width=stream.width,
+                dtype=spec.store.dtype,
+                chunk_rows=stream.chunk_rows,
+                shard_rows=stream.shard_rows,
+                terms="" if known is None else known.terms,
+                manifest=snapshot,
+            )
+            writer.sweep()
+            writer.seal()  # which also tells, before anything is computed, that it can be written
+        except (StoreError, OSError):
+            if work.missing[name]:
+                raise
+        else:
+            writers[name] = writer
     return writers
 
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from spamo_cache.encoders import registry
 from spamo_cache.extract import worker
-from spamo_cache.extract.plan import Ints
 from spamo_cache.extract.work import Holdings, Work
 from spamo_cache.store.remote import Location
 
@@ -112,13 +111,13 @@ def planned(work: Work, before: Mapping[str, Holdings], device: str, rate: Rate)
     """What a run would do."""
     told = summarise(work, before, before, device, Outcome(), rate=rate)
     none = np.zeros(len(work.found.clips), bool)
-    touched = np.any([none, *map(work.touched, work.missing)], axis=0)
-    computed = np.any([none, *map(work.computed, work.missing)], axis=0)
+    touched = np.any([none, *map(work.touched, work.missing)], axis=0) & work.found.asked
+    computed = np.any([none, *map(work.computed, work.missing)], axis=0) & work.found.asked
     copied = np.flatnonzero(touched & ~computed).tolist()
     whole = _whole(before)
     return replace(
         told,
-        done=int(np.count_nonzero(computed & (work.found.frames > 0))),
+        done=int(np.count_nonzero(computed & (work.found.counted.frames > 0))),
         # What a partition tried again keeps of itself was there before.
         copied=sum(work.found.clips[position].id not in whole for position in copied),
     )
@@ -136,27 +135,26 @@ def summarise(
 ) -> Summary:
     """Compare what the stores held before a run with what they hold after it."""
     found = work.found
-    wanted = found.wanted()
-    positions = np.concatenate([found.plan.partitions[number] for number in wanted])
     whole_before, whole_after = _whole(before), _whole(after)
-    streams = {name: _stream_summary(work, name, positions, before[name]) for name in found.streams}
+    streams = {name: _stream_summary(work, name, before[name]) for name in found.streams}
+    probes = [found.probes[k] for k in np.flatnonzero(found.asked).tolist()]
     missing = 0.0
     for name, stream in found.streams.items():
-        rows = found.plan.places[name].rows[work.computed(name)]
+        rows = stream.places.rows[work.computed(name)]
         missing += stream.flops_per_row * float(rows.sum())
     rate = rate or usual_rate(device)
     gained = whole_after - whole_before
     copied = len(gained & outcome.copied)
     return Summary(
-        clips=len(positions),
-        frames=int(found.frames[positions].sum()),
+        clips=len(probes),
+        frames=int(found.counted.frames[found.asked].sum()),
         done=len(gained) - copied,
         copied=copied,
         reused=len(whole_before & whole_after),
         failed=_failed(after),
         streams=streams,
-        unreadable=sum(found.probes[k].reason is not None for k in positions.tolist()),
-        strays=sum(found.probes[k].strays for k in positions.tolist()),
+        unreadable=sum(probe.reason is not None for probe in probes),
+        strays=sum(probe.strays for probe in probes),
         computed_frames=outcome.frames,
         seconds=seconds,
         shares=outcome.seconds,
@@ -166,9 +164,9 @@ def summarise(
     )
 
 
-def _stream_summary(work: Work, name: str, positions: Ints, before: Holdings) -> StreamSummary:
+def _stream_summary(work: Work, name: str, before: Holdings) -> StreamSummary:
     stream = work.found.streams[name]
-    rows = work.found.plan.places[name].rows[positions]
+    rows = stream.places.rows[work.found.asked]
     return StreamSummary(
         store=stream.store,
         rows=int(rows.sum()),

@@ -13,9 +13,21 @@ from spamo_cache.config import CacheSpec, StreamSpec
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.encoders import registry
 from spamo_cache.encoders.encoder import Encoder
-from spamo_cache.errors import UsageError
-from spamo_cache.extract.plan import Ints, Plan, SplitClip, StreamPlan, plan, rows_of
+from spamo_cache.errors import DamagedError, UsageError
+from spamo_cache.extract.plan import (
+    Counted,
+    Ints,
+    Mask,
+    Places,
+    SplitClip,
+    StreamPlan,
+    begin,
+    go_on,
+    rows_of,
+    taken_over,
+)
 from spamo_cache.store.find import find
+from spamo_cache.store.index import ClipIndex
 from spamo_cache.store.layout import (
     ClipKey,
     StreamIdentity,
@@ -24,8 +36,9 @@ from spamo_cache.store.layout import (
     store_path,
     stream_spec,
 )
-from spamo_cache.store.plan import State
-from spamo_cache.store.reader import FeatureStore
+from spamo_cache.store.plan import ABSENT, FAILED, OK, PLACE, Columns, with_receipts
+from spamo_cache.store.receipts import Receipts
+from spamo_cache.store.records import Attributes, load_attributes
 from spamo_cache.store.remote import Location
 from spamo_cache.video import Probe, probe_all
 
@@ -48,6 +61,8 @@ class StreamSurvey:
     row_bytes: int
     foreign: bool
     """Whether the store is complete in another root than the one to be written."""
+    places: Places
+    """Of the clips: as the store has them, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +72,11 @@ class Survey:
     corpus: str
     clips: Sequence[SplitClip]
     probes: Sequence[Probe]
-    frames: Ints
-    """(clips,) frames of each."""
+    counted: Counted
     keys: Sequence[ClipKey]
     streams: Mapping[str, StreamSurvey]
-    plan: Plan
-    splits: frozenset[str]
-    """The splits asked for."""
-
-    def wanted(self) -> list[int]:
-        """Partitions of the splits asked for."""
-        return [k for k, split in enumerate(self.plan.splits) if split in self.splits]
+    asked: Mask
+    """(clips,) whether the clip is of the splits asked for."""
 
 
 def survey(
@@ -93,45 +102,38 @@ def survey(
         ConfigError: a spec that cannot be carried out.
         WeightsError: weights that cannot be used.
     """
-    names = _chosen(streams, list(spec.streams), "stream")
+    names = chosen(streams, list(spec.streams), "stream")
     if not root.is_dir():
         raise UsageError("no such corpus folder", where=root, remedy="check --root")
     clips = manifest.clips()
     if not clips:
         raise UsageError("the manifest has no clips", where=manifest.corpus)
-    asked = _chosen(splits, sorted({clip.split for clip in clips}), "split")
+    wanted = set(chosen(splits, sorted({clip.split for clip in clips}), "split"))
     encoders = {name: load(spec.streams[name]) for name in names}
     probes = probe_all(root, clips, threads=_PROBE_THREADS, progress=progress)
     keys = [
         ClipKey(clip.id, clip.source, probed.size, clip.start, clip.end, clip.crop)
         for clip, probed in zip(clips, probes, strict=True)
     ]
-    layouts = {
-        name: StreamPlan(
-            encoder.rows,
-            rows_of(spec.store.chunk_rows, encoder.per),
-            rows_of(spec.store.shard_rows, encoder.per),
-        )
-        for name, encoder in encoders.items()
-    }
-    frames = np.array([probed.frames for probed in probes], np.int64)
-    begins = [0 if probed.span is None else probed.span.first for probed in probes]
-    planned = plan(clips, frames, layouts, spec.store, begins)
-    counts = zip(begins, frames.tolist(), strict=True)
-    spans = dict(zip((clip.id for clip in clips), counts, strict=True))
+    counted = Counted.of(
+        clips,
+        [probed.frames for probed in probes],
+        spec.store,
+        [0 if probed.span is None else probed.span.first for probed in probes],
+    )
+    asked = np.array([clip.split in wanted for clip in clips], bool)
     corpus = corpus_hash(keys)
     surveyed = {
         name: _stream(
             name,
             encoder,
             spec=spec,
-            layout=layouts[name],
+            counted=counted,
+            asked=asked,
             corpus=manifest.corpus,
             corpus_sha256=corpus,
             store_root=store_root,
-            splits=asked,
-            lacks=("absent", "failed") if retry else ("absent",),
-            spans=spans,
+            lacks=(ABSENT, FAILED) if retry else (ABSENT,),
         )
         for name, encoder in encoders.items()
     }
@@ -139,11 +141,10 @@ def survey(
         corpus=manifest.corpus,
         clips=clips,
         probes=probes,
-        frames=frames,
+        counted=counted,
         keys=keys,
         streams=surveyed,
-        plan=planned,
-        splits=frozenset(asked),
+        asked=asked,
     )
 
 
@@ -152,57 +153,115 @@ def _stream(
     encoder: Encoder,
     *,
     spec: CacheSpec,
-    layout: StreamPlan,
+    counted: Counted,
+    asked: Mask,
     corpus: str,
     corpus_sha256: str,
     store_root: Path,
-    splits: Sequence[str],
-    lacks: Sequence[State],
-    spans: Mapping[str, tuple[int, int]],
+    lacks: Sequence[int],
 ) -> StreamSurvey:
     identity = StreamIdentity(stream_spec(spec, name), encoder.weights_sha256, registry.SEMANTICS)
+    layout = StreamPlan(
+        encoder.rows,
+        rows_of(spec.store.chunk_rows, encoder.per),
+        rows_of(spec.store.shard_rows, encoder.per),
+    )
     digest = fingerprint(identity, corpus_sha256)
     own = store_path(store_root, corpus, name, digest)
-    elsewhere = None
-    if not own.exists():
+    elsewhere: _Recorded | None = None
+    if own.exists():
+        recorded = _Recorded.of(own, counted)
+    else:
         found = find(config.roots(), corpus, name, spec=identity.spec, keys_sha256=corpus_sha256)
-        complete = (path for path in found if _complete(path, digest, splits, lacks, spans))
-        elsewhere = next(complete, None)
+        others = (_Recorded.of(path, counted) for path in found if _is(path, digest))
+        complete = (
+            other for other in others if other and not other.lacking(lacks, counted)[asked].any()
+        )
+        recorded = elsewhere = next(complete, None)
     return StreamSurvey(
         per=encoder.per,
         width=encoder.width,
         flops_per_row=encoder.flops_per_row,
         identity=identity,
         weights=spec.streams[name].weights,
-        store=own if elsewhere is None else elsewhere,
+        store=own if elsewhere is None else elsewhere.store,
         chunk_rows=layout.chunk_rows,
         shard_rows=layout.shard_rows,
         row_bytes=encoder.width * int(np.dtype(spec.store.dtype).itemsize),
         foreign=elsewhere is not None,
+        places=(
+            begin(counted, layout, name)
+            if recorded is None
+            else recorded.goes_on(counted, layout, name, lacks, asked)
+        ),
     )
 
 
-def _complete(
-    path: Location,
-    digest: str,
-    splits: Sequence[str],
-    lacks: Sequence[State],
-    spans: Mapping[str, tuple[int, int]],
-) -> bool:
-    """Whether no clip of the splits is in one of the states that a store is left for.
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """What a store of these very clips says about them."""
 
-    Nor has other frames, as earlier versions took them from unusual files: ``spans`` has the first
-    one's number and their count.
-    """
-    store = FeatureStore.open(path)
-    if store.fingerprint != digest:
-        return False
-    if any(slot.frames and (slot.first, slot.frames) != spans[slot.id] for slot in store.slots()):
-        return False
-    return not any(store.select(split=split, state=state) for split in splits for state in lacks)
+    store: Location
+    attributes: Attributes
+    index: ClipIndex
+    at: Ints
+    """(clips,) where each clip stands in the index."""
+
+    @classmethod
+    def of(cls, store: Location, counted: Counted) -> _Recorded | None:
+        """None where the index is lost: whoever writes to the store makes it again."""
+        attributes = load_attributes(store)
+        try:
+            index = ClipIndex.open(store, attributes)
+        except DamagedError:
+            return None
+        at = index.ids.positions([clip.id for clip in counted.clips])
+        return cls(store, attributes, index, at)
+
+    def lacking(self, states: Sequence[int], counted: Counted) -> Mask:
+        """(clips,) whether the clip is in one of these states, or has features of other frames."""
+        return self._lacking(self.index.columns, states, counted)
+
+    def _lacking(self, columns: Columns, states: Sequence[int], counted: Counted) -> Mask:
+        state, first, frames = (columns[name][self.at] for name in ("state", "first", "frames"))
+        # Earlier versions took others from unusual files. 0: nobody has counted them, or nobody
+        # can now, which makes no features wrong.
+        other = (frames != counted.frames) | (first != counted.first)
+        other &= (state == OK) & (frames > 0) & (counted.frames > 0)
+        lacking: Mask = np.isin(state, states) | other
+        return lacking
+
+    def places(self, counted: Counted) -> Places:
+        columns = {name: self.index.columns[name][self.at] for name in PLACE}
+        splits = [self.index.splits[code] for code in columns["split"].tolist()]
+        return taken_over(counted, columns, splits)
+
+    def goes_on(
+        self, counted: Counted, layout: StreamPlan, name: str, lacking: Sequence[int], asked: Mask
+    ) -> Places:
+        """Its plan, with places for clips that are to be computed and are counted otherwise now.
+
+        Features of other frames than a clip's stay behind in its former place.
+        """
+        places = self.places(counted)
+        lacks = self.lacking(lacking, counted)
+        # A partition is computed whole, with its clips of other splits.
+        unfinished = lacks & np.isin(places.partition, list(places.holding(lacks & asked)))
+        found = go_on(places, counted, layout, name, unfinished=unfinished)
+        if found is places or not isinstance(self.store, Path):
+            return places
+        # Of these clips some may have been finished since the index was written.
+        receipts = Receipts(self.store, self.attributes)
+        now = with_receipts(self.index.columns, receipts)
+        unfinished &= self._lacking(now, lacking, counted)
+        return go_on(places, counted, layout, name, unfinished=unfinished)
 
 
-def _chosen(given: Sequence[str] | None, known: Sequence[str], kind: str) -> list[str]:
+def _is(store: Location, digest: str) -> bool:
+    return load_attributes(store).fingerprint == digest
+
+
+def chosen(given: Sequence[str] | None, known: Sequence[str], kind: str) -> list[str]:
     if given is None:
         return list(known)
     for name in given:

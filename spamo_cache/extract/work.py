@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from spamo_cache.extract import reuse
 from spamo_cache.extract.job import Item, Task
+from spamo_cache.extract.plan import Ints, Mask
 from spamo_cache.extract.reuse import Reusable
-from spamo_cache.extract.survey import Survey
+from spamo_cache.extract.survey import StreamSurvey, Survey
 from spamo_cache.store.find import find
 from spamo_cache.store.index import ClipIndex
-from spamo_cache.store.records import load_attributes
+from spamo_cache.store.receipts import Receipts
+from spamo_cache.store.records import Receipt, load_attributes
 from spamo_cache.store.remote import Location
 from spamo_cache.store.roots import finished
 
@@ -35,9 +37,8 @@ class Holdings:
 
 def held(found: Survey) -> dict[str, Holdings]:
     """Stream -> what its store holds now."""
-    wanted = set(found.wanted())
     return {
-        name: _holdings(stream.store, wanted) if _is_there(stream.store) else Holdings()
+        name: _holdings(found, stream) if _is_there(stream.store) else Holdings()
         for name, stream in found.streams.items()
     }
 
@@ -46,17 +47,47 @@ def _is_there(store: Location) -> bool:
     return (store / "zarr.json").exists()
 
 
-def _holdings(store: Location, wanted: set[int]) -> Holdings:
-    attributes = load_attributes(store)
-    index = ClipIndex.open(store, attributes)
-    holdings = Holdings(by=attributes.created_by)
-    for receipt in finished(store, attributes, index, among=wanted):
+def _holdings(found: Survey, stream: StreamSurvey) -> Holdings:
+    wanted = stream.places.holding(found.asked)
+    by, receipts = _receipts(stream.store, wanted)
+    holdings = Holdings(by=by)
+    for receipt in receipts:
         holdings.finished.add(receipt.partition)
-        holdings.states.update(dict.fromkeys(receipt.clips))
-        holdings.states.update(receipt.failures)
-        if receipt.failures:
+        members = stream.places.members[receipt.partition].tolist()
+        reasons = {
+            clip.id: receipt.failures.get(clip.id)
+            for clip, asked in ((found.clips[k], found.asked[k]) for k in members)
+            if asked and (clip.id in receipt.clips or clip.id in receipt.failures)
+        }
+        holdings.states.update(reasons)
+        if any(reason is not None for reason in reasons.values()):
             holdings.failed.add(receipt.partition)
     return holdings
+
+
+def _receipts(store: Location, wanted: set[int]) -> tuple[str, Iterator[Receipt]]:
+    """Who made a store, and its receipts of the partitions wanted."""
+    about = load_attributes(store)
+    if isinstance(store, Path):
+        # Without its index, which may be lost: `StoreWriter.open` makes it again.
+        receipts = Receipts(store, about)
+        valid = map(receipts.valid, sorted(wanted.intersection(receipts.partitions())))
+        return about.created_by, (receipt for receipt in valid if receipt is not None)
+    return about.created_by, finished(store, about, ClipIndex.open(store, about), among=wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Streams that lack the same partition, whose clips are decoded once for all of them."""
+
+    partition: int
+    positions: Ints
+    streams: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """One of its own: groups of the same partition have other streams."""
+        return "-".join((str(self.partition), *self.streams))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,49 +100,52 @@ class Work:
     reusable: Mapping[str, Reusable]
     retry: bool
 
-    def partitions(self) -> dict[int, list[str]]:
-        """Partition -> the streams that miss it, in order of work."""
-        wanted = sorted(set().union(*self.missing.values()))
-        return {
-            number: [name for name, numbers in self.missing.items() if number in numbers]
-            for number in wanted
-        }
+    def groups(self) -> list[Group]:
+        """What there is to do, in order of work.
 
-    def task(self, number: int, streams: Iterable[str]) -> Task:
-        positions = self.found.plan.partitions[number]
-        items = tuple(self.item(position) for position in positions.tolist())
+        Streams whose stores were begun with different plans may differ in a partition's clips.
+        """
+        streams: dict[tuple[int, bytes], list[str]] = {}
+        for name, numbers in self.missing.items():
+            members = self.found.streams[name].places.members
+            for number in numbers:
+                streams.setdefault((number, members[number].tobytes()), []).append(name)
+        return [
+            Group(number, np.frombuffer(members, np.int64), tuple(names))
+            for (number, members), names in sorted(streams.items())
+        ]
+
+    def task(self, group: Group) -> Task:
+        items = tuple(self.item(position) for position in group.positions.tolist())
         ids = [item.id for item in items]
-        copies = {name: self.reusable[name].copies(ids, positions) for name in streams}
-        return Task(number, items, copies, self.retry)
+        copies = {name: self.reusable[name].copies(ids, group.positions) for name in group.streams}
+        return Task(group.name, group.partition, items, copies, self.retry)
 
     def item(self, position: int) -> Item:
         """A clip as a worker needs it."""
         clip, probe = self.found.clips[position], self.found.probes[position]
-        reason = self.found.plan.too_long.get(position)
+        reason = self.found.counted.too_long.get(position)
         if reason is not None:
             probe = replace(probe, frames=0, reason=reason)
         return Item(clip.id, clip.source, clip.start, clip.end, clip.crop, probe)
 
-    def touched(self, name: str) -> NDArray[np.bool_]:
+    def touched(self, name: str) -> Mask:
         """(clips,) whether the clip stands in a partition that the stream misses."""
-        return self._mask(self.missing.get(name, ()))
+        mask = np.zeros(len(self.found.clips), bool)
+        for number in self.missing.get(name, ()):
+            mask[self.found.streams[name].places.members[number]] = True
+        return mask
 
-    def computed(self, name: str) -> NDArray[np.bool_]:
+    def computed(self, name: str) -> Mask:
         """(clips,) whether the stream's features have to be computed."""
-        if name not in self.missing:
-            return self._mask(())
-        return self.touched(name) & (self.reusable[name].donor < 0)
+        touched = self.touched(name)
+        return touched & (self.reusable[name].donor < 0) if name in self.missing else touched
 
     def size(self) -> tuple[int, int]:
-        """Clips and frames of the partitions to be seen to."""
-        mask = self._mask(set().union(*self.missing.values()))
-        return int(mask.sum()), int(self.found.frames[mask].sum())
-
-    def _mask(self, numbers: Iterable[int]) -> NDArray[np.bool_]:
-        mask = np.zeros(len(self.found.clips), bool)
-        for number in numbers:
-            mask[self.found.plan.partitions[number]] = True
-        return mask
+        """Clips and frames of the partitions to be seen to, each as often as it is gone through."""
+        positions = [group.positions for group in self.groups()]
+        frames = sum(int(self.found.counted.frames[members].sum()) for members in positions)
+        return sum(map(len, positions)), frames
 
 
 def left(
@@ -129,7 +163,7 @@ def left(
         if stream.foreign:
             continue
         holdings = before[name]
-        missing[name] = set(found.wanted()) - holdings.finished
+        missing[name] = stream.places.holding(found.asked) - holdings.finished
         missing[name] |= holdings.failed if retry else set()
         reusable[name] = reuse.nothing(len(found.clips))
         if missing[name]:
@@ -139,7 +173,7 @@ def left(
                 [path for path in stores if _is_there(path)],
                 stream.identity,
                 found.keys,
-                found.plan.places[name].rows,
-                np.stack([found.plan.begins, found.frames]),
+                stream.places.rows,
+                np.stack([stream.places.first, stream.places.frames]),
             )
     return Work(found, missing, reusable, retry)

@@ -41,6 +41,24 @@ class Part:
     failures: dict[str, str] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
 
+    def fitted(self, planned: Mapping[str, int]) -> Part:
+        """What of it goes where it was planned.
+
+        Args:
+            planned: rows of the clips that the partition holds; others have a later place by now.
+        """
+        odd = {
+            clip: f"has {len(rows)} rows now, {planned[clip]} when its place was planned"
+            for clip, rows in self.features.items()
+            if planned.get(clip, len(rows)) != len(rows)
+        }
+        kept = planned.keys() - odd
+        return Part(
+            {clip: rows for clip, rows in self.features.items() if clip in kept},
+            {clip: why for clip, why in (self.failures | odd).items() if clip in planned},
+            {clip: digest for clip, digest in self.sources.items() if clip in planned},
+        )
+
 
 @dataclass(slots=True)
 class Effort:
@@ -69,11 +87,11 @@ def run(job: Job, task: Task, report: Report) -> Done:
                 writers[name] = writer
         effort, copied = _fill(job, task, writers, report) if writers else (Effort(), set())
         # A claim may be lost on the way, by a long sleep: somebody else is at it, or will be.
-        busy += [name for name in writers if writers[name].receipts.valid(task.partition) is None]
+        busy += [name for name in writers if not _is_finished(writers[name], task.partition)]
     if not busy and not writers:
         frames = sum(item.probe.frames for item in task.items)
-        report(Advance(task.partition, len(task.items), frames, {}))
-    return Done(task.partition, tuple(busy), effort.frames, frozenset(copied), effort.seconds)
+        report(Advance(task.name, len(task.items), frames, {}))
+    return Done(task.name, tuple(busy), effort.frames, frozenset(copied), effort.seconds)
 
 
 def cores() -> int:
@@ -114,14 +132,14 @@ def compute(
     items: Iterable[Item],
     parts: Mapping[str, Part],
     advance: Report,
-    partition: int = 0,
+    task: str = "",
 ) -> Effort:
     """Decode clips and add to each stream's part what it does not have yet.
 
     Args:
         items: clips that at least one of the streams needs.
         parts: by stream; clips that have features already are left alone.
-        advance: told after every clip how far ``partition`` is.
+        advance: told after every clip how far ``task`` is.
     """
     loaded = encoders(job, list(parts))
     effort, failed, clips, planned = Effort(), dict[str, str](), 0, 0
@@ -156,13 +174,13 @@ def compute(
                     failed[item.id] = parts[name].failures[item.id] = clip.reason
             clips, planned = clips + 1, planned + item.probe.frames
             effort.frames += item.probe.frames if clip.reason is None else 0
-            advance(Advance(partition, clips, planned, failed))
+            advance(Advance(task, clips, planned, failed))
         for name, batch in batches.items():
             features, faults = batch.finish()
             parts[name].features.update(features)
             parts[name].failures.update(faults)
             failed |= {clip: f"{name}: {fault}" for clip, fault in faults.items()}
-    advance(Advance(partition, clips, planned, failed))
+    advance(Advance(task, clips, planned, failed))
     effort.seconds["encode"] = time.perf_counter() - began
     return effort
 
@@ -170,7 +188,14 @@ def compute(
 def _open(writer: StoreWriter, task: Task) -> bool:
     """Whether there is work on the partition, now that it is claimed."""
     receipt = writer.receipts.valid(task.partition)
-    return receipt is None or (task.retry and bool(receipt.failures))
+    if receipt is None:
+        return True
+    return task.retry and any(item.id in receipt.failures for item in task.items)
+
+
+def _is_finished(writer: StoreWriter, partition: int) -> bool:
+    """Whether there is a receipt, or no clip any more that one could speak of."""
+    return writer.receipts.valid(partition) is not None or not writer.rows(partition)
 
 
 def _fill(
@@ -187,13 +212,15 @@ def _fill(
     skipped = sum(item.probe.frames for item in task.items if item.id in known)
 
     def advance(step: Advance) -> None:
-        report(Advance(step.partition, len(known) + step.clips, skipped + step.frames, step.failed))
+        report(Advance(step.task, len(known) + step.clips, skipped + step.frames, step.failed))
 
     items = [item for item in task.items if item.id not in known]
-    effort = compute(job, items, parts, advance, task.partition) if items else Effort()
+    effort = compute(job, items, parts, advance, task.name) if items else Effort()
     began = time.perf_counter()
     for name, writer in writers.items():
-        part = parts[name]
+        part = parts[name].fitted(writer.rows(task.partition))
+        if not (part.features or part.failures):
+            continue  # another run has given all of these clips a later place
         provenance = _provenance(job, effort) | {"copied": origins[name]}
         writer.publish(
             task.partition,
@@ -205,7 +232,7 @@ def _fill(
         )
     effort.seconds["publish"] = time.perf_counter() - began
     if not items:
-        advance(Advance(task.partition, 0, 0, {}))
+        advance(Advance(task.name, 0, 0, {}))
     return effort, known
 
 

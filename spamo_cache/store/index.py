@@ -25,8 +25,9 @@ from spamo_cache.errors import DamagedError
 from spamo_cache.store import files
 from spamo_cache.store.layout import CHECKSUM_BYTES, FORMAT, ClipKey, Slot, canonical, sha256
 from spamo_cache.store.metadata import column_metadata, group_metadata
-from spamo_cache.store.plan import OK, STATES, Columns, State
+from spamo_cache.store.plan import OK, PLACE, STATES, Columns, State, room
 from spamo_cache.store.records import (
+    MAX_PARTITIONS,
     Attributes,
     Sha256,
     load_group,
@@ -188,6 +189,7 @@ class ClipIndex:
         self.first, self.frames = self.columns["first"], self.columns["frames"]
         self.state, self.checksum = self.columns["state"], self.columns["checksum"]
         self._check(attributes)
+        self.partitions = room(attributes, self.columns)
         failed, reasons = self.columns["failed"].tolist(), Texts(self.columns["reason"])
         self.reasons: dict[int, str] = dict(zip(failed, reasons, strict=True))
 
@@ -246,9 +248,8 @@ class ClipIndex:
 
     def has_plan(self, columns: Columns, splits: tuple[str, ...]) -> bool:
         """Whether every clip has the same place as in another plan."""
-        plan = ("id", "partition", "row", "rows", "split", "first", "frames")
-        same = all(np.array_equal(self.columns[name], columns[name]) for name in plan)
-        return same and self.splits == splits
+        equal = (np.array_equal(self.columns[name], columns[name]) for name in ("id", *PLACE))
+        return all(equal) and self.splits == splits
 
     def _column(self, name: str) -> NDArray[Any]:
         record = self.generation.columns[name]
@@ -276,7 +277,7 @@ class ClipIndex:
             and (row[planned] % chunk == 0).all()
             and (row[planned] // shard == partition[planned]).all()
             and (last[planned] // shard == partition[planned]).all()
-            and 0 <= partition.min() <= partition.max() < attributes.partitions
+            and 0 <= partition.min() <= partition.max() < MAX_PARTITIONS
         )
         if not sound:
             raise DamagedError("the clip index is impossible", where=self.folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import compress
 from typing import Any, Literal
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from spamo_cache.errors import DamagedError, StoreError
 from spamo_cache.store.layout import ClipKey, Geometry, Slot
-from spamo_cache.store.records import Receipt
+from spamo_cache.store.records import Attributes, Receipt
 from spamo_cache.store.texts import Texts, encode
 
 ABSENT, OK, FAILED = 0, 1, 2
@@ -81,8 +82,35 @@ def _check_slots(slots: Sequence[Slot], geometry: Geometry) -> None:
         end = slot.row + slot.rows
 
 
+def room(attributes: Attributes, columns: Columns) -> int:
+    """Partitions that a store with this plan has room for: those it was begun with, and later."""
+    return max(attributes.partitions, int(columns["partition"].max()) + 1)
+
+
+PLACE = ("partition", "row", "rows", "split", "first", "frames")
+"""The columns that say where a clip goes."""
+
+
+def goes_on(known: Columns, wanted: Columns) -> bool:
+    """Whether a plan only gives later partitions to clips without features of just these frames."""
+    moved, other = (
+        np.any([known[name] != wanted[name] for name in names], axis=0)
+        for names in (PLACE, ("first", "frames"))
+    )
+    other &= (known["frames"] > 0) & (wanted["frames"] > 0)
+    after = int(known["partition"].max())
+    return bool(
+        ((known["state"] != OK) | other)[moved].all()
+        and (wanted["partition"][moved] > after).all()
+        and np.array_equal(known["split"], wanted["split"])
+    )
+
+
 def with_receipts(columns: Columns, receipts: Iterable[Receipt]) -> Columns:
     """The plan with the states that receipts give its clips.
+
+    A receipt may name clips that were given a place in a later partition since: those are not its
+    own any more.
 
     Raises:
         DamagedError: a receipt for clips, rows or a partition that were not planned.
@@ -93,21 +121,24 @@ def with_receipts(columns: Columns, receipts: Iterable[Receipt]) -> Columns:
     sizes = np.bincount(columns["partition"])
     reasons: dict[int, str] = {}
     for receipt in receipts:
-        done, failed = list(receipt.clips), list(receipt.failures)
-        positions = ids.positions(done + failed)
-        planned = columns["rows"][positions[: len(done)]].tolist()
-        there = (positions >= 0) & (columns["partition"][positions] == receipt.partition)
+        positions = ids.positions([*receipt.clips, *receipt.failures])
+        partition = columns["partition"][positions]
+        here, done = partition == receipt.partition, len(receipt.clips)
+        entries = list(compress(receipt.clips.values(), here[:done]))
+        ok, failed = positions[:done][here[:done]], positions[done:][here[done:]]
         if not (
             receipt.partition < len(sizes)
-            and there.all()
-            and sizes[receipt.partition] == len(positions) == len(set(positions.tolist()))
-            and planned == [clip.rows for clip in receipt.clips.values()]
+            and (positions >= 0).all()
+            and (partition >= receipt.partition).all()
+            and sizes[receipt.partition] == np.count_nonzero(here)
+            and len(positions) == len(set(positions.tolist()))
+            and columns["rows"][ok].tolist() == [clip.rows for clip in entries]
         ):
             raise DamagedError(f"receipt {receipt.partition} disagrees with the plan")
-        state[positions[: len(done)]] = OK
-        checksum[positions[: len(done)]] = [clip.crc32c for clip in receipt.clips.values()]
-        state[positions[len(done) :]] = FAILED
-        reasons.update(zip(positions[len(done) :].tolist(), receipt.failures.values(), strict=True))
+        state[ok], state[failed] = OK, FAILED
+        checksum[ok] = [clip.crc32c for clip in entries]
+        why = compress(receipt.failures.values(), here[done:])
+        reasons.update(zip(failed.tolist(), why, strict=True))
     positions = np.array(sorted(reasons), "<i8")
     texts = encode([reasons[position] for position in positions.tolist()], "reason")
     known = {**columns, "state": state, "checksum": checksum}

@@ -9,19 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spamo_cache.errors import DamagedError, StoreError
+from spamo_cache.errors import StoreError
 from spamo_cache.store.fetch import Wanted, shards_of
 from spamo_cache.store.index import ClipIndex
 from spamo_cache.store.layout import ClipKey, Geometry, Slot
-from spamo_cache.store.metadata import features_metadata
 from spamo_cache.store.plan import FAILED, OK, STATES, State
 from spamo_cache.store.receipts import load_receipt
-from spamo_cache.store.records import (
-    MAX_ATTRIBUTES_BYTES,
-    Receipt,
-    load_attributes,
-    load_json,
-)
+from spamo_cache.store.records import Receipt, check_room, load_attributes, load_room
 from spamo_cache.store.remote import Location, location
 from spamo_cache.store.roots import finished
 from spamo_cache.store.shard import Bytes, as_bytes
@@ -50,11 +44,9 @@ class FeatureStore:
         self.geometry: Geometry = self.about.geometry
         self.width = self.geometry.width
         self.dtype: np.dtype[Any] = np.dtype(self.geometry.dtype)
-        expected = features_metadata(self.geometry, self.about.partitions)
-        where = path / "features" / "zarr.json"
-        if load_json(where, MAX_ATTRIBUTES_BYTES) != expected:
-            raise DamagedError("the features are not laid out as the store says", where=where)
+        room = load_room(path, self.about)
         self._index = ClipIndex.open(path, self.about)
+        check_room(path, self.about, room, self._index.partitions)
         self._shards = shards_of(path, self.about)
 
     def __reduce__(self) -> tuple[Any, ...]:

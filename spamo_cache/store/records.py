@@ -31,6 +31,7 @@ MAX_MANIFEST_BYTES = 1 << 30
 MAX_CHUNK_BYTES = 1 << 28
 MAX_SHARD_BYTES = 1 << 32
 _MAX_DEPTH = 32
+MAX_PARTITIONS = 10_000_000
 _PACKAGES = ("spamo-cache", "zarr", "numpy")
 
 
@@ -48,7 +49,8 @@ class Attributes(StrictModel):
     semantics: int
     corpus_sha256: Sha256
     clips: Annotated[int, Field(ge=1, le=50_000_000)]
-    partitions: Annotated[int, Field(ge=1, le=10_000_000)]
+    partitions: Annotated[int, Field(ge=1, le=MAX_PARTITIONS)]
+    """When the store was begun; clips that get another place later get partitions after these."""
     width: Annotated[int, Field(ge=1, le=1 << 20)]
     dtype: Literal["float16", "float32"]
     chunk_rows: Annotated[int, Field(ge=1, le=1 << 20)]
@@ -224,13 +226,46 @@ def describe(where: Path, **values: Any) -> Attributes:
     return attributes
 
 
-def documents(attributes: Attributes) -> dict[str, dict[str, Any]]:
-    """The ``zarr.json`` documents that follow from the attributes, by path within the store."""
+def documents(attributes: Attributes, partitions: int) -> dict[str, dict[str, Any]]:
+    """The ``zarr.json`` documents of a store with so many partitions, by path within the store."""
     return {
-        "features/zarr.json": features_metadata(attributes.geometry, attributes.partitions),
+        "features/zarr.json": features_metadata(attributes.geometry, partitions),
         "receipts/zarr.json": group_metadata({}),
         "zarr.json": group_metadata(seal(attributes)),
     }
+
+
+def load_room(path: Location, attributes: Attributes) -> int:
+    """How many partitions the ``features`` array of a store has room for.
+
+    Raises:
+        DamagedError: the array is not laid out as the store says.
+    """
+    where = path / "features" / "zarr.json"
+    document = load_json(where, MAX_ATTRIBUTES_BYTES)
+    try:
+        room = int(document["shape"][0]) // attributes.shard_rows
+        same = document == features_metadata(attributes.geometry, room)
+    except (KeyError, IndexError, TypeError, ValueError):
+        same = False
+    if not same:
+        raise DamagedError("the features are not laid out as the store says", where=where)
+    return room
+
+
+def check_room(path: Location, attributes: Attributes, room: int, partitions: int) -> None:
+    """Refuse an array that has room for other partitions than the store ever had.
+
+    Args:
+        room: see :func:`load_room`; read it before the index, which is always ahead of it.
+        partitions: that the index has.
+
+    Raises:
+        DamagedError: less room than when the store was begun, or more than there are partitions.
+    """
+    if not attributes.partitions <= room <= partitions:
+        where = path / "features" / "zarr.json"
+        raise DamagedError("the features are not laid out as the store says", where=where)
 
 
 def check_geometry(geometry: Geometry, where: object) -> None:

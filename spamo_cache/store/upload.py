@@ -18,7 +18,7 @@ from spamo_cache.errors import DamagedError, StoreError
 from spamo_cache.store import index, snapshot
 from spamo_cache.store.index import ClipIndex
 from spamo_cache.store.layout import canonical, sha256
-from spamo_cache.store.plan import Columns, with_receipts
+from spamo_cache.store.plan import Columns, room, with_receipts
 from spamo_cache.store.receipts import load_receipt
 from spamo_cache.store.records import (
     MAX_ATTRIBUTES_BYTES,
@@ -145,7 +145,8 @@ class Upload:
                 "others are writing the index", where=self.path, remedy="run it again later"
             )
         self._place_manifest()
-        for name, document in documents(self.attributes).items():
+        partitions = room(self.attributes, self._columns)
+        for name, document in documents(self.attributes, partitions).items():
             (self.path / name).create(canonical(document))
 
     def _place_manifest(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -27,8 +27,9 @@ from spamo_cache.store.layout import (
     store_path,
     work_path,
 )
+from spamo_cache.store.metadata import features_metadata
 from spamo_cache.store.partition import checked, receipt, rows_of_shard
-from spamo_cache.store.plan import Columns, plan, with_receipts
+from spamo_cache.store.plan import Columns, goes_on, plan, room, with_receipts
 from spamo_cache.store.receipts import Receipts
 from spamo_cache.store.records import (
     Attributes,
@@ -96,6 +97,9 @@ class StoreWriter:
     ) -> StoreWriter:
         """Create the store below ``root``, or join whoever did; any number of processes may try.
 
+        A store that exists keeps its partitions: a plan may only go on from its own, and give later
+        partitions to clips that have no features yet, or features of other frames.
+
         Args:
             keys: every clip of the corpus, in any order.
             slots: the place of each of them, in any order; see :func:`layout.pack`.
@@ -140,7 +144,7 @@ class StoreWriter:
         splits: tuple[str, ...],
         manifest: bytes = b"",
     ) -> StoreWriter:
-        """Create the store at ``path`` with this plan, or join it if it has the same one.
+        """Create the store at ``path`` with this plan, or join it if the plan goes on from its own.
 
         One that exists keeps the snapshot that it was made with; a lost one is put back if
         ``manifest`` is the same.
@@ -155,7 +159,7 @@ class StoreWriter:
             index.write(folder, work, columns, splits)
             if manifest:
                 (folder / snapshot.NAME).write_bytes(manifest)
-            for name, document in documents(attributes).items():
+            for name, document in documents(attributes, room(attributes, columns)).items():
                 (folder / name).parent.mkdir(exist_ok=True)
                 (folder / name).write_bytes(canonical(document))
 
@@ -174,17 +178,27 @@ class StoreWriter:
         if (have.fingerprint, have.geometry) != (wanted.fingerprint, wanted.geometry):
             raise StoreError("another store stands in this place", where=self.path)
         try:
-            same = ClipIndex.open(self.path, have).has_plan(columns, splits)
+            if ClipIndex.open(self.path, have).has_plan(columns, splits):
+                return
         except DamagedError:
             # The plan is known again, and the receipts know the rest.
-            self._write_index(columns, splits)
+            self._write_index(lambda: (columns, splits))
             return
-        if not same:
-            raise StoreError(
-                "the store was begun with other partitions, or other frames, for the same clips",
-                where=self.path,
-                remedy="finish it with the spec it was begun with, or remove it (`store rm`)",
-            )
+
+        def grown() -> tuple[Columns, tuple[str, ...]]:
+            known = ClipIndex.open(self.path, have, everything=True)
+            now = with_receipts(known.columns, self.receipts)
+            if known.splits != splits or not goes_on(now, columns):
+                raise StoreError(
+                    "the store was begun with other partitions for the same clips",
+                    where=self.path,
+                    remedy="run the command again if another one was begun at the same moment; "
+                    "else let `spamo-cache extract` copy the clips that it lacks (SPAMO_CACHE "
+                    "names the roots it looks into), or remove it (`spamo-cache store rm`)",
+                )
+            return columns, splits
+
+        self._write_index(grown)
 
     # --- what is there --------------------------------------------------------------------------
 
@@ -199,13 +213,17 @@ class StoreWriter:
             raise StoreError(f"there is no partition {partition}", where=self.path)
         return found
 
+    def rows(self, partition: int) -> dict[str, int]:
+        """Planned rows of a partition's clips; none where all were given a later place."""
+        return {slot.id: slot.rows for slot in self._index.slots(partition)}
+
     def finished(self) -> set[int]:
         """Partitions with a valid receipt and a shard of the size that it says."""
         return {receipt.partition for receipt in self.receipts}
 
     @cached_property
     def _index(self) -> ClipIndex:
-        # Generations differ in the clips' states only, their places stay.
+        # Whoever gives a clip a later place meanwhile lets receipts speak of its former one.
         return ClipIndex.open(self.path, self.attributes)
 
     # --- doing work -----------------------------------------------------------------------------
@@ -286,8 +304,7 @@ class StoreWriter:
         Raises:
             DamagedError: an index or a receipt that disagrees with the plan.
         """
-        known = ClipIndex.open(self.path, self.attributes, everything=True)
-        self._write_index(known.columns, known.splits)
+        self._write_index(self._plan)
 
     def forget(self, partitions: Iterable[int]) -> None:
         """Remove partitions, index first, so that they are computed again.
@@ -298,8 +315,7 @@ class StoreWriter:
         wanted = sorted(set(partitions))
         self._check_idle(wanted)
         try:
-            known = ClipIndex.open(self.path, self.attributes, everything=True)
-            self._write_index(known.columns, known.splits, without=wanted)
+            self._write_index(self._plan, without=wanted)
         except DamagedError:
             # Nothing can be read through a broken index; `open` makes it again from the plan.
             _LOG.warning("the clip index is damaged: the next extract makes it again")
@@ -317,10 +333,17 @@ class StoreWriter:
         if busy:
             raise StoreError("is being worked on", where=self.path, remedy="; ".join(busy))
 
+    def _plan(self) -> tuple[Columns, tuple[str, ...]]:
+        known = ClipIndex.open(self.path, self.attributes, everything=True)
+        return known.columns, known.splits
+
     def _write_index(
-        self, columns: Columns, splits: tuple[str, ...], without: Collection[int] = ()
+        self,
+        planned: Callable[[], tuple[Columns, tuple[str, ...]]],
+        without: Collection[int] = (),
     ) -> None:
-        # One at a time: of two, the one that has seen fewer receipts must not be the last.
+        # One at a time, from the plan on: of two, the one that has seen an older plan or fewer
+        # receipts must not be the last.
         for _ in range(_TRIES):
             with (
                 suppress(ClaimLostError),
@@ -328,12 +351,21 @@ class StoreWriter:
                 self.claims.wait(_INDEX_CLAIM),
                 self.claims.desk(_INDEX_CLAIM) as desk,
             ):
+                columns, splits = planned()
                 known = (receipt for receipt in self.receipts if receipt.partition not in without)
                 index.write(self.path, desk, with_receipts(columns, known), splits)
+                self._make_room(columns, desk)
                 return
         raise StoreError(
             "others are writing the index", where=self.path, remedy="run it again later"
         )
+
+    def _make_room(self, columns: Columns, desk: Path) -> None:
+        # After the index: readers take an array that still has to grow, not one that is too large.
+        array = self.path / "features" / "zarr.json"
+        document = canonical(features_metadata(self.geometry, room(self.attributes, columns)))
+        if not array.is_file() or array.read_bytes() != document:
+            files.replace(array, document, desk)
 
     def sweep(self) -> None:
         """Remove what dead processes left beside the stores of this corpus."""

@@ -94,7 +94,7 @@ def test_what_an_encoding_lacks_is_escaped(encoding: str, tmp_path: Path) -> Non
     ("error", "told"),
     [
         ("OSError('no number')", "no number"),
-        ("MemoryError()", "not enough memory"),
+        ("MemoryError()", "out of memory"),
         ("RecursionError('maximum')", "SPAMO_TRACEBACK=1"),
         ("OSError(24, 'Too many open files', 'x\\x1b.npy')", "x\\u001b.npy"),
     ],

@@ -1,7 +1,9 @@
 """What ``extract`` says: before, during and after the work."""
 
+import errno
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,12 @@ import pytest
 from typer.testing import Result
 
 from spamo_cache import config
+from spamo_cache.cli import features
 from spamo_cache.datasets.manifest import Manifest
-from spamo_cache.extract import calibrate
-from spamo_cache.extract.run import extract
+from spamo_cache.extract import calibrate, run
 from spamo_cache.store import records
+from spamo_cache.store.reader import FeatureStore
+from spamo_cache.store.writer import StoreWriter
 
 Call = Callable[..., Result]
 
@@ -75,7 +79,7 @@ def test_a_store_made_from_python_is_the_store_of_the_command_line(
     call(EXTRACT)
     manifest = Manifest.read(lab / "manifest.csv", corpus="frames")
     spec = config.load(lab / "spec.yaml", config.CacheSpec)
-    made = extract(manifest, lab, spec, lab, store_root=lab / "python", executor="serial")
+    made = run.extract(manifest, lab, spec, lab, store_root=lab / "python", executor="serial")
     for store in made.stores.values():
         twin = lab.parent / "home" / "features" / "frames" / Path(str(store)).name
         assert plain(Path(str(store))) == plain(twin)
@@ -93,3 +97,87 @@ def plain(store: Path) -> dict[str, object]:
         elif path.is_file():
             found[name] = path.read_bytes()
     return found
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        "--streams spatail",
+        "--split tset",
+        "--set streams.motion.strid=4",
+        "--device tpu",
+        "--workers 0",
+        "--slurm nowhere.yaml",
+        "--executor serial --scheduler tcp://127.0.0.1:9",
+        "--spec nowhere.yaml",
+    ],
+)
+def test_mistakes_are_told_before_a_corpus_is_drawn(lab: Path, call: Call, mistake: str) -> None:
+    call("extract --size 28", mistake, code=2)
+    assert not (lab.parent / "home").exists()
+
+
+def test_a_home_that_cannot_be_written_is_told_before_anything_is_computed(
+    lab: Path, call: Call
+) -> None:
+    (lab.parent / "home").write_text("no folder")
+    told = call(EXTRACT, "--store features", code=2).stderr
+    assert "SPAMO_HOME" in told
+    assert not (lab / "features").exists()
+
+
+def test_features_without_their_note_are_complete(
+    lab: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk of SPAMO_HOME fills up while features are written to another one."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "home/stores.json")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "remember", full)
+        told = call(EXTRACT, "--split dev", code=1).stderr
+    assert told.startswith("error: the features are complete")
+    assert "No space left on device" in told
+    assert "computed twice" in told
+    assert "there already  2" in call(EXTRACT, "--split dev").stdout
+
+
+def test_whom_it_waits_for_is_told(lab: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run has claimed the partitions, and lets go of them after a while."""
+    call(EXTRACT, "--split dev")
+    (store,) = (lab.parent / "home" / "features" / "frames").glob("motion-*.zarr")
+    claims = StoreWriter.at(store).claims
+    name = str(FeatureStore.open(store).slot("test-0").partition)
+    for option in ("", "--json"):
+        with ExitStack() as theirs:
+            assert theirs.enter_context(claims.hold(name))
+            monkeypatch.setattr(run.time, "sleep", lambda _, let_go=theirs.close: let_go())
+            holder = str(claims.live()[name])
+            result = call(EXTRACT, "--split test --retry-failed", option)
+        if option:
+            waiting = [line["for"] for line in events(result) if line["event"] == "waiting"]
+            assert waiting == [[holder], []]
+        else:
+            assert f"waiting for {holder}" in result.stderr
+            (receipt,) = store.glob(f"receipts/{name}.json")
+            receipt.unlink()
+
+
+def test_training_and_evaluation_read_the_same_store_under_other_splits(
+    lab: Path, call: Call
+) -> None:
+    manifest = lab / "manifest.csv"
+    written = manifest.read_text(encoding="utf-8")
+    manifest.write_text(written.replace(",dev,", ",valid,"), encoding="utf-8")
+    call(EXTRACT)
+    refused = call("train pipeline.yaml", code=2).stderr
+    assert "give some clips the split 'dev'" in refused
+    # One clip goes from training to dev besides, and one from test to training.
+    moved = written.replace("train-5,train", "train-5,dev").replace("test-1,test", "test-1,train")
+    manifest.write_text(moved, encoding="utf-8")
+    *_, summary = events(call(EXTRACT, "--json"))
+    assert (summary["reused"], summary["computed_frames"], summary["copied"]) == (10, 0, 0)
+    call("train pipeline.yaml -o run")
+    card = json.loads(call("evaluate run --split dev --json").stdout)
+    assert card["n"] == 3

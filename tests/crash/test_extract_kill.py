@@ -120,34 +120,47 @@ def test_killed_at_each_operation(
         shutil.rmtree(store)
 
 
+@pytest.mark.parametrize("counted", ["as before", "otherwise"])
 def test_killed_while_failed_clips_are_tried_again(
-    two: Order, two_partitions: Path, tmp_path: Path, receipts: Receipts
+    two: Order, two_partitions: Path, tmp_path: Path, *, receipts: Receipts, counted: str
 ) -> None:
-    """Costs the partition that was at work, at most; the other one is not touched."""
-    picture = two_partitions / "frames" / "001" / "3.png"
-    whole = picture.read_bytes()
+    """Costs the partition that was at work, at most; the other one is not touched.
+
+    A clip that has another number of frames by then is given a partition of its own.
+    """
+    picture, other = (two_partitions / "frames" / "001" / name for name in ("3.png", "4.png"))
+    whole, next_one = picture.read_bytes(), other.read_bytes()
     picture.write_bytes(whole[:-30] + bytes(30))
     assert two(tmp_path / "failed")["status"] == 0
     picture.write_bytes(whole)
+    at_work = 0
+    if counted == "otherwise":
+        picture.unlink()
+        other.write_bytes(next_one + whole)  # as many bytes, one picture less
+        at_work = 2
     (failed,) = (tmp_path / "failed").rglob("receipts/0.json")
     assert b"clip001" in failed.read_bytes()
     shutil.copytree(tmp_path / "failed", tmp_path / "whole")
     mended = two(tmp_path / "whole", retry=True)
-    assert [partition for _, partition in mended["computed"]] == [0]
+    assert [partition for _, partition in mended["computed"]] == [at_work]
     for number in range(0, mended["operations"], max(1, 400 // KILLS)):
         store = tmp_path / "killed"
         shutil.copytree(tmp_path / "failed", store)
-        untouched = {k: v for k, v in receipts(store).items() if k.endswith("/1.json")}
+        untouched = {k: v for k, v in receipts(store).items() if not k.endswith(f"/{at_work}.json")}
         ended = two(store, retry=True, operation=number, before=bool(number % 2))
         assert ended["status"] == KILLED, number
+        (path,) = store.rglob("motion-*.zarr")
+        assert counted == "as before" or verify(path, deep=True).sound, f"operation {number}"
         again = two(store, retry=True)
         assert again["status"] == 0, f"operation {number}: {again}"
         assert untouched.items() <= receipts(store).items(), number
-        (path,) = store.rglob("motion-*.zarr")
         found = verify(path, deep=True)
         assert found.sound, f"operation {number}: {found}"
         assert found.clips["ok"] == 5, f"operation {number}: {found}"
+        assert not found.notes, f"operation {number}: {found}"
         shutil.rmtree(store)
+    picture.write_bytes(whole)
+    other.write_bytes(next_one)
 
 
 def test_a_disk_that_refuses_is_one_clear_error(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -281,4 +282,9 @@ def test_slurm_jobs(start: Start, tmp_path: Path, expected: Any, contents: Conte
     assert contents(store) == expected
     assert (jobs / "sbatch").read_text().count("\n") == 1
     assert (jobs / "scancel").read_text().strip().isdecimal()
+    # Only who can read files of this user could have connected, and those are gone.
+    script = (jobs / "script").read_text()
+    (key,) = re.findall(r"--tls-key (\S+)", script)
+    assert "--protocol tls://" in script
+    assert not Path(key).exists()
     assert_no_strays(tmp_path / "home")

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+from asyncio import run as run_async
+from asyncio import wait_for
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
+import psutil
 import pytest
+from distributed import Security
+from distributed.comm import connect
 
 from spamo_cache.config import CacheSpec
 from spamo_cache.errors import ConfigError, SpamoError, UsageError
@@ -117,7 +123,7 @@ def test_a_partition_that_kills_every_worker_is_one_clear_error(
     fatal = defaultdict(partial(os._exit, 1))
     job = Job(Path(), Path(), fatal, "pil", "auto", "cpu", "float16", 1, 1)
     with pytest.raises(SpamoError, match="partition 7 killed every worker") as error:
-        list(run(job, [Task(7, (), {"motion": ()})], print, Cluster(scheduler=address)))
+        list(run(job, [Task("7-motion", 7, (), {"motion": ()})], print, Cluster(scheduler=address)))
     assert "memory" in str(error.value.remedy)
 
 
@@ -125,27 +131,66 @@ def test_finished_tasks_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred thousand partitions must not pile up, neither here nor at the scheduler."""
     from distributed import LocalCluster
 
-    monkeypatch.setattr(worker, "run", lambda _, task, __: Done(task.partition))
-    tasks = (Task(number, (), {}) for number in range(200))
+    monkeypatch.setattr(worker, "run", lambda _, task, __: Done(task.name))
+    tasks = (Task(str(number), number, (), {}) for number in range(200))
     with LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
         job = Job(Path(), Path(), {}, "pil", "auto", "cpu", "float16", 1, 1)
         known = [
-            (done.partition, len(cluster.scheduler.tasks))
+            (int(done.task), len(cluster.scheduler.tasks))
             for done in run(job, tasks, print, Cluster(scheduler=cluster.scheduler_address))
         ]
     assert sorted(partition for partition, _ in known) == list(range(200))
     assert max(count for _, count in known) < 20
 
 
+def listening(process: psutil.Process) -> set[tuple[str, int]]:
+    family = [process, *process.children(recursive=True)]
+    found = [socket for member in family for socket in member.net_connections("inet")]
+    return {tuple(socket.laddr) for socket in found if socket.status == psutil.CONN_LISTEN}
+
+
+async def reach(address: str, security: Security) -> None:
+    """Connect and ask who is there, as every message to run something begins."""
+    arguments = security.get_connection_args("client")
+    comm = await connect(address, timeout=2, **arguments)
+    try:
+        await comm.write({"op": "identity", "reply": True})
+        assert "id" in await wait_for(comm.read(), 2)
+    finally:
+        comm.abort()
+
+
+def test_nobody_else_can_connect_to_a_local_cluster() -> None:
+    """Whoever connects can run code as the user: other users of the host, and other hosts."""
+    this = psutil.Process()
+    before = listening(this)
+    with _client(Cluster(workers=1)) as client:
+        sockets = listening(this) - before
+        assert {host for host, _ in sockets} == {"127.0.0.1"}
+        (nanny,) = client.cluster.workers.values()
+        members = [client.cluster.scheduler_address, nanny.address, nanny.worker_address]
+        assert {urlparse(address).port for address in members} < {port for _, port in sockets}
+        assert client.cluster.dashboard_link.startswith("http://127.0.0.1:")
+        for address in members:
+            run_async(reach(address, client.security))
+            for stranger in (Security(), Security.temporary()):
+                plain = stranger.tls_ca_file is None
+                given = address.replace("tls://", "tcp://") if plain else address
+                with pytest.raises(OSError):  # noqa: PT011 - many kinds, none of them a reply
+                    run_async(reach(given, stranger))
+
+
 def test_no_scheduler_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
     from spamo_cache.extract.executors import dask
 
     monkeypatch.setattr(dask, "_CONNECT_SECONDS", 0.3)
-    for address in ("tcp://127.0.0.1:9", "nonsense"):
-        with (
-            pytest.raises(UsageError, match="no Dask scheduler answers"),
-            _client(Cluster(scheduler=address)),
-        ):
+    said = {
+        "tcp://127.0.0.1:9": "no Dask scheduler answers",
+        "nonsense": "no Dask scheduler answers",
+        "tls://127.0.0.1:9": "no certificates",
+    }
+    for address, what in said.items():
+        with pytest.raises(UsageError, match=what), _client(Cluster(scheduler=address)):
             pass
 
 
@@ -160,6 +205,7 @@ def test_slurm_files(tmp_path: Path) -> None:
         script = cluster.job_script()
     assert "#SBATCH -p gpu" in script
     assert "#SBATCH --cpus-per-task=8" in script
+    assert "--dashboard-address 127.0.0.1:0" in script
     path.write_text("jobs: none\n")
     with pytest.raises(ConfigError, match="jobs"):
         slurm_options(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from spamo_cache.config import CacheSpec
-from spamo_cache.errors import SpamoError
+from spamo_cache.errors import SpamoError, shortage
 from spamo_cache.extract import decoding, worker
 from spamo_cache.extract.memory import explained, is_full
 from spamo_cache.extract.run import extract
@@ -78,3 +79,27 @@ def test_other_errors_are_not_taken_for_full_memory() -> None:
     assert not is_full(RuntimeError("shape mismatch"))
     with pytest.raises(RuntimeError, match="shape"), explained(0, "cpu"):
         raise RuntimeError("shape mismatch")
+
+
+def test_what_the_system_has_no_more_of_is_told_from_other_faults() -> None:
+    threads = "the system allows no more processes or threads"
+    assert shortage(RuntimeError("can't start new thread")) == threads
+    assert shortage(ImportError("libtorch.so: failed to map segment from shared object"))
+    assert shortage(MemoryError()) == "out of memory"
+    # FFmpeg's words for what a damaged video asks of it.
+    assert shortage(BlockingIOError(11, "Resource temporarily unavailable")) is None
+    assert shortage(RuntimeError("shape mismatch")) is None
+
+
+def test_no_more_threads_is_one_error_wherever_it_happens(
+    go: Go, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        with pytest.raises(SpamoError, match="no more processes or threads") as raised:
+            go()
+    assert "ulimit" in str(raised.value.remedy)
+    assert go().done == 6

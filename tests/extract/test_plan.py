@@ -4,14 +4,16 @@ import random
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spamo_cache.config import RowsSpec, StoreSpec
 from spamo_cache.errors import ConfigError
-from spamo_cache.extract.plan import Plan, StreamPlan, plan
-from spamo_cache.store.layout import aligned
+from spamo_cache.extract.plan import Counted, Places, StreamPlan, begin, go_on
+from spamo_cache.store import plan as store_plan
+from spamo_cache.store.layout import ClipKey, Geometry, Slot, aligned
 
 STORE = StoreSpec(
     chunk_rows=RowsSpec(frame=32, window=8), shard_rows=RowsSpec(frame=256, window=64)
@@ -38,19 +40,34 @@ def corpus(frames: list[int], splits: int = 3) -> list[Clip]:
     ]
 
 
-def check(found: Plan, clips: list[Clip], frames: list[int]) -> None:
-    members = [k for positions in found.partitions for k in positions.tolist()]
-    assert sorted(members) == list(range(len(clips)))
+def plan(
+    clips: list[Clip], frames: list[int], streams: dict[str, StreamPlan] = STREAMS
+) -> dict[str, Places]:
+    counted = Counted.of(clips, frames, STORE)
+    return {name: begin(counted, stream, name) for name, stream in streams.items()}
+
+
+def slots(places: dict[str, Places], clips: list[Clip], name: str) -> dict[str, Slot]:
+    return {slot.id: slot for slot in places[name].slots(clips)}
+
+
+def check(found: dict[str, Places], clips: list[Clip], frames: list[int]) -> None:
+    too_long = Counted.of(clips, frames, STORE).too_long
     for name, stream in STREAMS.items():
-        slots = {slot.id: slot for slot in found.slots(name)}
-        for number, positions in enumerate(found.partitions):
+        members = found[name].members
+        assert sorted(k for numbers in members.values() for k in numbers) == list(range(len(clips)))
+        assert list(members) == list(range(len(members)))
+        placed = slots(found, clips, name)
+        for number, positions in members.items():
             end = number * stream.shard_rows
+            assert len({clips[k].split for k in positions}) == 1
             for k in positions.tolist():
-                slot = slots[clips[k].id]
-                assert slot.split == clips[k].split == found.splits[number]
+                slot = placed[clips[k].id]
+                assert (slot.split, slot.frames) == (clips[k].split, frames[k])
                 assert (slot.partition, slot.row % stream.chunk_rows) == (number, 0)
-                readable = frames[k] and k not in found.too_long
-                assert slot.rows == (stream.rows(frames[k]) if readable else 0)
+                assert slot.rows == (
+                    stream.rows(frames[k]) if frames[k] and k not in too_long else 0
+                )
                 assert slot.row == end
                 end = slot.row + aligned(slot.rows, stream.chunk_rows)
             assert end <= (number + 1) * stream.shard_rows
@@ -62,42 +79,79 @@ def test_plans_are_sound_and_do_not_depend_on_the_order(
     frames: list[int], splits: int, chance: random.Random
 ) -> None:
     clips = corpus(frames, splits)
-    found = plan(clips, frames, STREAMS, STORE)
+    found = plan(clips, frames)
     check(found, clips, frames)
     shuffled = list(zip(clips, frames, strict=True))
     chance.shuffle(shuffled)
-    other = plan([c for c, _ in shuffled], [f for _, f in shuffled], STREAMS, STORE)
+    others = [clip for clip, _ in shuffled]
+    other = plan(others, [count for _, count in shuffled])
     for name in STREAMS:
-        assert found.slots(name) == other.slots(name)
+        assert slots(found, clips, name) == slots(other, others, name)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 200), min_size=1, max_size=60))
 def test_a_streams_places_do_not_depend_on_other_streams(frames: list[int]) -> None:
     clips = corpus(frames)
-    both = plan(clips, frames, STREAMS, STORE)
-    for name, stream in STREAMS.items():
-        assert plan(clips, frames, {name: stream}, STORE).slots(name) == both.slots(name)
+    found = plan(clips, frames)
+    members = [
+        {k: v.tolist() for k, v in found[name].members.items()} for name in ("spatial", "motion")
+    ]
+    assert members[0] == members[1]
 
 
 def test_partitions_hold_as_much_as_fits_and_one_split() -> None:
     clips = [Clip(f"{k}", "b" if k > 4 else "a", f"{k}") for k in range(8)]
-    found = plan(clips, [64] * 8, STREAMS, STORE)
-    assert [positions.tolist() for positions in found.partitions] == [[0, 1, 2, 3], [4], [5, 6, 7]]
+    found = plan(clips, [64] * 8)["spatial"].members
+    assert [positions.tolist() for positions in found.values()] == [[0, 1, 2, 3], [4], [5, 6, 7]]
 
 
 def test_clips_longer_than_a_shard_are_set_aside() -> None:
-    found = plan(corpus([40, 257, 40]), [40, 257, 40], STREAMS, STORE)
-    assert list(found.too_long) == [1]
-    assert "raise store.shard_rows" in found.too_long[1]
-    assert found.places["spatial"].rows.tolist() == [40, 0, 40]
+    counted = Counted.of(corpus([40, 257, 40]), [40, 257, 40], STORE)
+    assert list(counted.too_long) == [1]
+    assert "raise store.shard_rows" in counted.too_long[1]
+    assert begin(counted, STREAMS["spatial"], "spatial").rows.tolist() == [40, 0, 40]
 
 
 def test_windows_that_do_not_fit_a_shard_are_an_error_with_the_remedy() -> None:
     dense = {"motion": StreamPlan(lambda n: n, 8, 64)}
     with pytest.raises(ConfigError, match="a partition has 96 rows") as error:
-        plan(corpus([96]), [96], dense, STORE)
+        plan(corpus([96]), [96], dense)
     assert "raise store.shard_rows.window to 96" in str(error.value)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(*[st.integers(0, 200)] * 2, st.booleans()), min_size=1, max_size=40),
+    st.sampled_from(["spatial", "motion"]),
+)
+def test_a_plan_goes_on_without_moving_what_is_finished_or_counted_as_before(
+    clips_frames: list[tuple[int, int, bool]], name: str
+) -> None:
+    before, after, unfinished = (list(column) for column in zip(*clips_frames, strict=True))
+    clips, stream = corpus(before), STREAMS[name]
+    old = plan(clips, before)[name]
+    counted = Counted.of(clips, after, STORE)
+    new = go_on(old, counted, stream, name, unfinished=np.array(unfinished))
+    last = max(old.members)
+    for k, (slot, now) in enumerate(zip(old.slots(clips), new.slots(clips), strict=True)):
+        if unfinished[k] and after[k] and after[k] != before[k]:
+            assert now.partition > last
+            assert (now.rows, now.frames, now.split) == (
+                stream.rows(after[k]),
+                after[k],
+                slot.split,
+            )
+        else:
+            assert now == slot
+    # The rows of all partitions still lie apart, within their shards: the store checks that.
+    keys = [ClipKey(clip.id, clip.source, 1) for clip in clips]
+    geometry = Geometry(4, "float16", stream.chunk_rows, stream.shard_rows)
+    columns, _ = store_plan.plan(keys, new.slots(clips), geometry)
+    known, _ = store_plan.plan(keys, old.slots(clips), geometry)
+    assert store_plan.goes_on(known, columns)
+    again = go_on(new, counted, stream, name, unfinished=np.array(unfinished))
+    assert again is new
 
 
 def test_a_million_clips_are_planned_in_ten_seconds() -> None:
@@ -106,6 +160,6 @@ def test_a_million_clips_are_planned_in_ten_seconds() -> None:
     clips = [Clip(f"{k:07}", "train", f"{k:07}") for k in range(count)]
     frames = [100 + k % 50 for k in range(count)]
     began = time.process_time()
-    found = plan(clips, frames, STREAMS, STORE)
+    found = plan(clips, frames)
     assert time.process_time() - began < 10
-    assert sum(map(len, found.partitions)) == count
+    assert sum(map(len, found["spatial"].members.values())) == count

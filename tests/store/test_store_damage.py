@@ -157,7 +157,7 @@ def rewrite(path: Path, **changes: object) -> None:
         {"shard_rows": 2**40},
         {"clips": 10**12},
         {"clips": 23},
-        {"partitions": 1},
+        {"partitions": 99},
         {"fingerprint": "xyz"},
         {"surprise": 1},
     ],

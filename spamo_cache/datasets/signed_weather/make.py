@@ -26,6 +26,7 @@ VERSION = 1
 """Raised whenever the same seed would give other videos or other sentences."""
 DEFAULT_SIZE = 1200
 MANIFEST = "manifest.parquet"
+SPLITS = ("train", "dev", "test")
 _CARD = "corpus.json"
 
 Progress = Callable[[int, int], None]

@@ -1,31 +1,40 @@
 """Partitions by Dask: a local cluster, an existing scheduler, or Slurm jobs.
 
 A worker that dies costs the partition it was computing, which Dask gives to another one.
+
+Whoever can connect to a scheduler or a worker can run code as the user who started it. Clusters
+started here therefore speak TLS with credentials made for the run, and nobody else has them.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
+from spamo_cache import config
 from spamo_cache.config import read_yaml
 from spamo_cache.errors import ConfigError, SpamoError, UsageError
 from spamo_cache.extract import worker
 from spamo_cache.extract.executors import preload
 from spamo_cache.extract.job import Advance, Done, Job, Report, Task
+from spamo_cache.store import files
 
 _REPORT_SECONDS = 0.25
 _LOOK_SECONDS = 2.0
 """Between looks at how many workers there are."""
 _CONNECT_SECONDS = 30
+_DASHBOARD = "127.0.0.1:0"
+"""Any free port, as another run on this host may hold the usual one; for this host alone."""
 _AHEAD = 2
 """Tasks per worker on their way."""
 
@@ -42,8 +51,17 @@ class Cluster:
     """YAML with the options of ``dask_jobqueue.SLURMCluster`` and the number of ``jobs``."""
 
 
-def run(job: Job, tasks: Iterable[Task], report: Report, cluster: Cluster) -> Iterator[Done]:
+def run(
+    job: Job,
+    tasks: Iterable[Task],
+    report: Report,
+    cluster: Cluster,
+    dashboard: Callable[[str], None] = lambda _: None,
+) -> Iterator[Done]:
     """Compute the tasks on the cluster, in the order in which they are finished.
+
+    Args:
+        dashboard: told the address of the cluster's dashboard, if it has one.
 
     Raises:
         UsageError: no scheduler at the address given.
@@ -51,6 +69,8 @@ def run(job: Job, tasks: Iterable[Task], report: Report, cluster: Cluster) -> It
         SpamoError: a partition that killed every worker it was given to, or a scheduler that died.
     """
     with _quiet(), _client(cluster) as client, _explained():
+        if client.cluster is not None and find_spec("bokeh") is not None:
+            dashboard(client.cluster.dashboard_link)
         flow = _Flow(client, job, report)
         waiting = iter(tasks)
         more = True
@@ -82,7 +102,7 @@ class _Flow:
         return len(self.running) < _AHEAD * self._workers
 
     def submit(self, task: Task) -> None:
-        key = f"{self._name}-{task.partition}"
+        key = f"{self._name}-{task.name}"
         given = (run_in_worker, self._job, task, self._name)
         future = self._client.submit(*given, pure=False, key=key)
         self.running[future] = task.partition
@@ -108,7 +128,16 @@ def slurm_options(path: Path) -> tuple[int, dict[str, Any]]:
     if not isinstance(jobs, int) or jobs < 1:
         raise ConfigError(f"jobs: {jobs!r} is not a positive number", where=path)
     # One task fills a job: its threads are the worker's own.
-    return jobs, {"processes": 1, "scheduler_options": {"dashboard_address": ":0"}, **options}
+    options = {"processes": 1, **options}
+    options["scheduler_options"] = {
+        "dashboard_address": _DASHBOARD,
+        **options.get("scheduler_options", {}),
+    }
+    options["worker_extra_args"] = [
+        *("--dashboard-address", _DASHBOARD),
+        *options.get("worker_extra_args", []),
+    ]
+    return jobs, options
 
 
 def run_in_worker(job: Job, task: Task, topic: str) -> Done:
@@ -122,7 +151,7 @@ def run_in_worker(job: Job, task: Task, topic: str) -> Done:
         nonlocal sent, told
         whole = step.clips == len(task.items)
         if whole or len(step.failed) > told or time.monotonic() - sent > _REPORT_SECONDS:
-            this.log_event(topic, (step.partition, step.clips, step.frames, dict(step.failed)))
+            this.log_event(topic, (step.task, step.clips, step.frames, dict(step.failed)))
             sent, told = time.monotonic(), len(step.failed)
 
     return worker.run(replace(job, device=_own_device(job.device, this.name)), task, report)
@@ -189,40 +218,95 @@ def _client(cluster: Cluster) -> Iterator[Any]:
             address = stack.enter_context(_slurm(cluster.slurm))
         elif address is None:
             address = stack.enter_context(_local(cluster.workers))
+        else:
+            _check_certificates(address)
         try:
             client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
             raise UsageError(
                 f"no Dask scheduler answers: {error}",
                 where=address,
-                remedy="start one (`dask scheduler`) and give its address, tcp://host:port",
+                remedy="start one (`dask scheduler`) and give its address, tls://host:port",
             ) from None
         yield stack.enter_context(client)
 
 
-def _local(workers: int) -> Any:
-    from distributed import LocalCluster
+def _check_certificates(address: str) -> None:
+    """Raise UsageError where TLS is asked for and nothing says with which certificates."""
+    from distributed import Security
 
-    return LocalCluster(
-        n_workers=workers,
-        threads_per_worker=1,
-        processes=True,
-        preload=[preload.__name__],
-        # Any free port: another run on this host may hold the usual one.
-        dashboard_address=":0",
-        # A worker's memory holds decoded frames, which cannot be spilled or restarted away.
-        memory_limit=0,
-        silence_logs=logging.CRITICAL,
+    if not address.startswith("tls://") or Security().get_connection_args("client")["ssl_context"]:
+        return
+    raise UsageError(
+        "no certificates to connect to this scheduler with",
+        where=address,
+        remedy="name them in Dask's configuration (distributed.comm.tls: ca-file, client.cert, "
+        "client.key), as for the scheduler itself",
     )
 
 
-def _slurm(path: Path) -> Any:
+def _local(workers: int) -> Any:
+    from distributed import LocalCluster, Security
+
+    with _started():
+        return LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            protocol="tls://",
+            security=Security.temporary(),
+            preload=[preload.__name__],
+            dashboard_address=_DASHBOARD,
+            # A worker's memory holds decoded frames, which cannot be spilled or restarted away.
+            memory_limit=0,
+            silence_logs=logging.CRITICAL,
+        )
+
+
+@contextmanager
+def _started() -> Iterator[None]:
+    """Turn a cluster's failure to start into one error.
+
+    Raises:
+        SpamoError: in place of what was raised.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, TimeoutError) as error:
+        raise SpamoError(
+            f"no local cluster can be started: {error.__cause__ or error}",
+            remedy="see this shell's limits (ulimit -a), or work in one process: --executor serial",
+        ) from error
+
+
+def _credentials(folder: Path) -> Any:
+    """Credentials for one run, those of the workers in files that their jobs can read."""
+    from distributed import Security
+
+    made = Security.temporary()
+    for name in ("tls_ca_file", "tls_worker_cert", "tls_worker_key"):
+        file = folder / name
+        with files.writing(file):
+            file.touch(0o600)
+            file.write_text(getattr(made, name), encoding="ascii")
+        setattr(made, name, str(file))
+    return made
+
+
+@contextmanager
+def _slurm(path: Path) -> Iterator[Any]:
     jobs, options = slurm_options(path)
     from dask_jobqueue.slurm import SLURMCluster
 
-    try:
-        cluster = SLURMCluster(**options)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"SLURMCluster refuses these options: {error}", where=path) from None
-    cluster.scale(jobs=jobs)
-    return cluster
+    shared = Path(options.pop("shared_temp_directory", config.home())).expanduser()
+    with files.writing(shared):
+        shared.mkdir(parents=True, exist_ok=True)
+        folder = TemporaryDirectory(prefix="slurm-", dir=shared)  # for its owner alone
+    with folder as private:
+        try:
+            cluster = SLURMCluster(security=_credentials(Path(private)), **options)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ConfigError(f"SLURMCluster refuses these options: {error}", where=path) from None
+        with cluster:
+            cluster.scale(jobs=jobs)
+            yield cluster
