@@ -84,7 +84,7 @@ def test_the_stages_meet_in_the_store_only() -> None:
     assert not graph["extract"] & set(STAGE_2)
     for part in STAGE_2:
         assert not graph[part] & set(STAGE_1), part
-    assert graph["store"] <= {"config", "errors"}
+    assert graph["store"] <= {"bounded", "config", "errors"}
 
 
 WITHOUT_EXTRAS = """

@@ -177,8 +177,8 @@ def conventions(strength: float) -> list[Convention]:
     names = ("cased, as it stands, 13a", "lower case, no final punctuation, none")
     return [
         Convention(
-            name=name, lower=bool(n), final_dot=None, tokenize="13a", bleu4=strength + n,
-            headline=n == 0,
+            name=name, lower=bool(n), final_dot=None, tokenize="13a", texts=f"{n}",
+            bleu4=strength + n, headline=n == 0,
         )
         for n, name in enumerate(names)
     ]  # fmt: skip
