@@ -47,9 +47,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     decode = decoding.decode
 
-    def noting(root: Path, clip: Any, *args: Any) -> str:
+    def noting(root: Path, clip: Any, *args: Any, **options: Any) -> str:
         seen.append(clip.id)
-        return decode(root, clip, *args)
+        return decode(root, clip, *args, **options)
 
     monkeypatch.setattr(decoding, "decode", noting)
     return seen
