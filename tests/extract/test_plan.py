@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -152,6 +152,21 @@ def test_a_plan_goes_on_without_moving_what_is_finished_or_counted_as_before(
     assert store_plan.goes_on(known, columns)
     again = go_on(new, counted, stream, name, unfinished=np.array(unfinished))
     assert again is new
+
+
+@pytest.mark.parametrize(("before", "after", "may"), [(40, 41, True), (40, 40, False)])
+def test_only_features_of_other_frames_give_their_place_up(
+    before: int, after: int, *, may: bool
+) -> None:
+    clips, stream = corpus([before, 50]), STREAMS["spatial"]
+    keys = [ClipKey(clip.id, clip.source, 1) for clip in clips]
+    geometry = Geometry(4, "float16", stream.chunk_rows, stream.shard_rows)
+    slots = plan(clips, [before, 50])["spatial"].slots(clips)
+    known, _ = store_plan.plan(keys, slots, geometry)
+    known["state"][:] = store_plan.OK
+    moved = replace(slots[0], partition=2, row=2 * stream.shard_rows, rows=after, frames=after)
+    wanted, _ = store_plan.plan(keys, [moved, slots[1]], geometry)
+    assert store_plan.goes_on(known, wanted) is may
 
 
 def test_a_million_clips_are_planned_in_ten_seconds() -> None:

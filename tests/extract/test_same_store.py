@@ -169,6 +169,23 @@ def test_what_is_finished_stays_whatever_the_disk_says(go: Go, show: Show) -> No
     assert kept.items() <= receipts(rest).items()
 
 
+@pytest.mark.parametrize("split", ["train", "alone"])
+def test_features_of_other_frames_than_a_clip_has_are_computed_anew(
+    go: Go, show: Show, *, clips: Any, tmp_path: Path, split: str
+) -> None:
+    """Whether its former partition has other clips or not."""
+    clips = resplit(clips, e=split)
+    show(9)
+    kept = receipts(go(manifest=clips))
+    show(40)
+    told = go(manifest=clips)
+    assert (told.reused, told.done, told.computed_frames, told.failed) == (5, 1, 40, [])
+    assert kept.items() <= receipts(told).items(), "a finished partition was touched"
+    assert_whole(go, clips, told, tmp_path)
+    show(0)
+    assert go(manifest=clips).reused == 6, "what cannot be counted now takes nothing back"
+
+
 def test_a_run_that_began_before_another_gave_a_clip_its_place_goes_on(
     go: Go, show: Show, *, clips: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
