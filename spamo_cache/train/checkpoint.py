@@ -353,6 +353,7 @@ def write_atomic(path: Path, content: bytes) -> None:
 
     What dead processes left unfinished in the folder goes.
     """
+    files.make_parents(path.parent)
     _claims(path).sweep()
     with files.aside(path.parent) as work:
         files.replace(path, content, work)
