@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -12,33 +11,10 @@ import numpy as np
 import pytest
 
 from spamo_cache.config import CacheSpec, parse
+from spamo_cache.datasets.manifest import Clip, Manifest
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "encoders"
 FRAMES = {"a": 21, "b": 9, "c": 16, "d": 24, "e": 1, "f": 30}
-
-
-@dataclass(frozen=True)
-class Clip:
-    id: str
-    split: str
-    source: str
-    start: float | None = None
-    end: float | None = None
-    crop: tuple[float, float, float, float] | None = None
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """The part of a manifest that extraction reads."""
-
-    rows: tuple[Clip, ...]
-    corpus: str = "toy"
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def clips(self) -> list[Clip]:
-        return list(self.rows)
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +32,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def manifest() -> Manifest:
     splits = {"a": "train", "b": "train", "c": "dev", "d": "train", "e": "test", "f": "test"}
-    return Manifest(tuple(Clip(f"clip-{name}", splits[name], name) for name in FRAMES))
+    clips = [
+        Clip(id=f"clip-{name}", split=splits[name], source=name, text="ja", language="German")
+        for name in FRAMES
+    ]
+    return Manifest.from_clips("toy", clips)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from spamo_cache.config import CacheSpec
+from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.encoders import registry
 from spamo_cache.encoders.clip import encode_clip
 from spamo_cache.errors import ConfigError, SpamoError, UsageError
@@ -124,10 +125,10 @@ def test_bad_clips_fail_alone_and_can_be_tried_again(
     shutil.copytree(corpus, root)
     whole = (root / "d" / "7.png").read_bytes()
     (root / "d" / "7.png").write_bytes(whole[:-30] + bytes(30))
-    clip = manifest.rows[0]
+    clip = manifest.clips()[0]
     gone = replace(clip, id="gone", source="gone")
     range_ = replace(clip, id="range", start=0.5)
-    given = replace(manifest, rows=(*manifest.rows, gone, range_))
+    given = Manifest.from_clips(manifest.corpus, [*manifest.clips(), gone, range_])
     summary = go(root=root, manifest=given)
     assert (summary.clips, summary.done) == (8, 5)
     reasons = dict(summary.failed)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from spamo_cache.config import CacheSpec
+from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import UsageError
 from spamo_cache.extract import calibrate, decoding, worker
 from spamo_cache.extract.run import extract
@@ -56,7 +57,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def without(manifest: Any, *names: str) -> Any:
-    return replace(manifest, rows=tuple(clip for clip in manifest.rows if clip.id not in names))
+    return Manifest.from_clips(manifest.corpus, (c for c in manifest.clips() if c.id not in names))
 
 
 def features(summary: Any, clip: str) -> list[bytes]:
@@ -87,7 +88,7 @@ def test_a_corpus_that_grew_copies_what_it_had(
         assert sum(count for taken in copied for count in taken.values()) == 4
         assert {origin for taken in copied for origin in taken} == {old.fingerprint}
         sources = {k: v for p in range(4) for k, v in new.receipt(p).sources.items()}
-        assert set(sources) == {clip.id for clip in manifest.rows}
+        assert set(sources) == {clip.id for clip in manifest.clips()}
         assert verify(path, deep=True).sound
 
 
@@ -115,8 +116,8 @@ def test_another_crop_or_source_is_another_clip(
 ) -> None:
     go()
     read.clear()
-    first, *others = manifest.rows
-    changed = replace(manifest, rows=(replace(first, **change), *others))
+    first, *others = manifest.clips()
+    changed = Manifest.from_clips(manifest.corpus, [replace(first, **change), *others])
     assert (go(manifest=changed).copied, read) == (5, ["clip-a"])
 
 

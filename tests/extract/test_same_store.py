@@ -16,6 +16,7 @@ import pytest
 import zarr
 
 from spamo_cache.config import CacheSpec
+from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import StoreError
 from spamo_cache.extract import worker
 from spamo_cache.extract.run import extract
@@ -75,9 +76,9 @@ def clips(manifest: Any) -> Any:
     """The toy corpus with a video in its training split, in a partition with others."""
     rows = [
         replace(clip, source=VIDEO, split="train") if clip.id == "clip-e" else clip
-        for clip in manifest.rows
+        for clip in manifest.clips()
     ]
-    return replace(manifest, rows=tuple(rows))
+    return Manifest.from_clips(manifest.corpus, rows)
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def read(summary: Any, ids: list[str]) -> list[Any]:
 def assert_whole(go: Go, clips: Any, summary: Any, tmp_path: Path) -> None:
     """All clips are there, as they are on the disk now, for our readers and for plain Zarr's."""
     fresh = go(store_root=tmp_path / "fresh")
-    ids = [clip.id for clip in clips.rows]
+    ids = [clip.id for clip in clips.clips()]
     for ours, theirs in zip(read(summary, ids), read(fresh, ids), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=4e-3, rtol=2e-3)
     for path in summary.stores.values():
@@ -221,8 +222,8 @@ def test_a_copy_has_the_later_partitions_too(go: Go, show: Show, tmp_path: Path)
 
 def resplit(manifest: Any, **splits: str) -> Any:
     """The manifest with other splits for some clips, by the last letters of their ids."""
-    rows = [replace(clip, split=splits.get(clip.id[-1], clip.split)) for clip in manifest.rows]
-    return replace(manifest, rows=tuple(rows))
+    rows = [replace(clip, split=splits.get(clip.id[-1], clip.split)) for clip in manifest.clips()]
+    return Manifest.from_clips(manifest.corpus, rows)
 
 
 OTHER_SPLITS = {
@@ -244,7 +245,7 @@ def test_clips_in_other_splits_are_not_computed_again(
     for names in (None, ["train"], sorted(splits.values())[:1]):
         told = go(manifest=other, splits=names)
         assert (told.computed_frames, told.copied, told.done, told.failed) == (0, 0, 0, [])
-        asked = [clip for clip in other.rows if names is None or clip.split in names]
+        asked = [clip for clip in other.clips() if names is None or clip.split in names]
         assert told.clips == told.reused == len(asked)
         assert told.stores == first.stores
     assert {name: digest(path) for name, path in first.stores.items()} == before

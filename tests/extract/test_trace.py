@@ -144,7 +144,6 @@ def networks() -> CacheSpec:
 def go(site: Path, manifest: Manifest, networks: CacheSpec) -> Callable[..., Summary]:
     def run(store_root: Path, **changes: Any) -> Summary:
         options = {"store_root": store_root, "executor": "serial", "device": "cpu"}
-        options["snapshot"] = manifest.to_bytes()
         return extract(manifest, site, networks, GOLDEN, **{**options, **changes})
 
     return run
