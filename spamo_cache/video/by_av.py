@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from math import cos, radians, sin
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +24,23 @@ def frames(path: Path, wanted: Span) -> Generator[Frame]:
     Raises:
         VideoError: damage that the decoder reports; it may come after the last frame.
     """
-    from av.video.reformatter import VideoReformatter
-
-    reformatter = VideoReformatter()
     found = False
     for seek in (True, False) if wanted.first and wanted.seekable else (False,):
         for frame in _decoded(path, wanted, seek=seek):
             found = True
-            yield _pixels(frame, reformatter)
+            yield frame
         if found:
             return
 
 
-def _decoded(path: Path, wanted: Span, *, seek: bool) -> Iterator[Any]:
+def _decoded(path: Path, wanted: Span, *, seek: bool) -> Iterator[Frame]:
     """From the key frame before the span, or from the start of the file.
 
     Nothing after a seek that does not lead to the span's first frame.
     """
+    from av.video.reformatter import VideoReformatter
+
+    reformatter = VideoReformatter()
     with opened(path) as (container, stream):
         if seek:
             # Transport streams do not say where their key frames are.
@@ -58,7 +59,7 @@ def _decoded(path: Path, wanted: Span, *, seek: bool) -> Iterator[Any]:
                     break
             elif place == 0:
                 begun = True
-                yield frame
+                yield _pixels(frame, reformatter)
         damaged = damaged_from(decoder.damage, wanted.first_pts, wanted.last_pts)
         if damaged is not None and (begun or not seek):
             zero = time_zero(container, stream) or 0
@@ -91,14 +92,26 @@ def _pixels(frame: Any, reformatter: Any) -> Frame:
     plane = reformatter.reformat(frame, format="rgb24", threads=1).planes[0]
     lines = np.frombuffer(plane, np.uint8).reshape(frame.height, plane.line_size)
     pixels = lines[:, : 3 * frame.width].reshape(frame.height, frame.width, 3)
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    return pixels if matrix is None else _as_displayed(pixels, matrix)
+    return _as_displayed(pixels, *_matrix(frame))
 
 
-def _as_displayed(pixels: Frame, matrix: Any) -> Frame:
-    """Turned and mirrored as the file asks; by right angles, the nearest ones to others."""
-    # A point (x, y) is shown at (a x + c y, b x + d y).
-    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+def _matrix(frame: Any) -> tuple[float, float, float, float]:
+    """How the file asks to show a frame: its point (x, y) at (a x + c y, b x + d y)."""
+    try:
+        found = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:
+        # PyAV lists none of a frame's side data if there is a kind among it that it does not know,
+        # such as that of spatial videos and of photographs. The angle it still tells.
+        angle = radians(frame.rotation)
+        return cos(angle), -sin(angle), sin(angle), cos(angle)
+    if found is None:
+        return 1, 0, 0, 1
+    a, b, _, c, d = np.frombuffer(found, np.int32)[:5].tolist()
+    return a, b, c, d
+
+
+def _as_displayed(pixels: Frame, a: float, b: float, c: float, d: float) -> Frame:
+    """Turned and mirrored as a matrix asks; by right angles, the nearest ones to others."""
     if abs(a) + abs(d) < abs(b) + abs(c):
         pixels = pixels.transpose(1, 0, 2)
         a, d = c, b

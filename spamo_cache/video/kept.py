@@ -20,7 +20,7 @@ from spamo_cache import config
 from spamo_cache.store.files import temporary
 from spamo_cache.video.timeline import Timeline, scan
 
-_FORMAT = 2
+_FORMAT = 3
 _HEADER = 11
 """Checksum of all that follows; the file's size and time of change; numerator and denominator of
 the unit; zero; last; bytes of a frame; whether seekable, plain; ranges of damage."""

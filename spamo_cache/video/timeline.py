@@ -44,7 +44,7 @@ class Timeline:
     zero: int
     """What the clock says when a player's says 0."""
     last: int
-    """How long the last frame is shown, in units of ``unit``; 0 where the file does not say."""
+    """How long the last frame is shown, in units of ``unit``; 0 where that cannot be known."""
     damage: Ints
     """(ranges, 2) times between which frames are damaged or lost, the second not included."""
     frame_bytes: int
@@ -160,7 +160,7 @@ def _demuxed(container: Any, stream: Any) -> Timeline | None:
         pts=pts[shown],
         unit=stream.time_base,
         zero=begin if zero is None else min(zero, begin),
-        last=int(durations[shown[-1]]),
+        last=_last(pts[shown], int(durations[shown[-1]])),
         damage=np.zeros((0, 2), np.int64),
         frame_bytes=3 * codec.width * codec.height,
         seekable=True,
@@ -206,7 +206,7 @@ def _decoded(path: Path) -> Timeline:
             pts=pts,
             unit=stream.time_base,
             zero=begin if zero is None else min(zero, begin),
-            last=decoder.step,
+            last=_last(pts, decoder.step),
             damage=np.array(sorted(set(decoder.damage)), np.int64).reshape(-1, 2),
             frame_bytes=3 * codec.width * codec.height,
             seekable=steady and (_keeps_times(container) or container.format.name == "mpegts"),
@@ -229,6 +229,14 @@ def _risen(times: Sequence[int | None]) -> Ints:
     beyond = [sound[0] - step * (places[0] + 1), sound[-1] + step * (ends[1] - places[-1])]
     known = [ends[0], *places, ends[1]], [beyond[0], *sound, beyond[1]]
     return np.rint(np.interp(np.arange(len(times)), *known)).astype(np.int64)
+
+
+def _last(pts: Ints, said: int) -> int:
+    """How long the last frame is shown: as the file says, or the usual step if that is more.
+
+    Many containers do not say; others give the shortest time that they can express.
+    """
+    return max(said, int(np.median(np.diff(pts)))) if len(pts) > 1 else said
 
 
 def _keeps_times(container: Any) -> bool:

@@ -159,6 +159,23 @@ def test_a_clock_that_starts_again_goes_on(make: Maker, shows: Any) -> None:
     assert timeline.scan(path).duration == pytest.approx(2.4)
 
 
+@pytest.mark.parametrize("name", ["last.flv", "last.mp4", "last.mkv"])
+def test_a_range_may_end_within_a_frame_after_the_last_one(
+    make: Maker, tmp_path: Path, shows: Any, *, name: str
+) -> None:
+    """Whatever the file says of how long that is shown: nothing, or the least that it can."""
+    codec = "flv" if name.endswith("flv") else "libx264"
+    whole = make(f"whole-{name}", codec=codec, coding={"bf": "0"}, frames=50)
+
+    def brief(number: int, packet: Any) -> bool:
+        packet.duration = 1
+        return True
+
+    path = remux(whole, tmp_path / name, brief)
+    assert shows(path, 1.8, 1.98) == [45, 46, 47, 48, 49]
+    assert reason(path, 1.8, 2.1).startswith("range ends at 2.1 s, the video at 2")
+
+
 # --- packets that are no frames -------------------------------------------------------------------
 
 
@@ -347,6 +364,35 @@ def test_pictures_are_turned_and_mirrored_as_the_file_asks(
     path.write_bytes(data)
     turned = np.stack([expected(picture) for picture in plain])
     np.testing.assert_array_equal(taken(path, reader), turned)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "expected"),
+    [(1, lambda p: p), (3, lambda p: np.rot90(p, 2)), (6, lambda p: np.rot90(p, -1))],
+)
+@pytest.mark.parametrize("name", ["camera.mov", "camera.avi"])
+def test_a_series_of_photographs_is_turned_as_these_ask(
+    tmp_path: Path, studio: SimpleNamespace, *, name: str, orientation: int, expected: Any
+) -> None:
+    """Cameras put the EXIF tags of a photograph into each frame, which PyAV does not know."""
+    tags = b"Exif\0\0" + struct.pack(
+        ">2sHIHHHIHHI", b"MM", 42, 8, 1, 0x112, 3, 1, orientation, 0, 0
+    )
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuvj420p"
+        for number in range(3):
+            photograph = cv2.imencode(".jpg", studio.picture(number)[..., ::-1])[1].tobytes()
+            segment = b"\xff\xe1" + struct.pack(">H", len(tags) + 2) + tags
+            packet = av.Packet(photograph[:2] + segment + photograph[2:])
+            packet.stream, packet.pts, packet.dts = stream, number, number
+            packet.time_base, packet.is_keyframe = Fraction(1, 25), True
+            container.mux(packet)
+    plain = np.stack([studio.picture(number) for number in range(3)])
+    turned = np.stack([expected(picture) for picture in plain]).astype(float)
+    found = read_clip(tmp_path, Clip(name))
+    assert found.shape == turned.shape
+    assert np.abs(found - turned).mean() < 12
 
 
 # --- damage ---------------------------------------------------------------------------------------
