@@ -27,7 +27,7 @@ def analyze(
         ),
     ] = None,
     root: options.Root = None,
-    store: options.Store = None,
+    store: options.Search = None,
     llm: options.LLM = None,
     device: options.Device = "auto",
     json: options.Json = False,

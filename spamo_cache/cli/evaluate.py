@@ -37,7 +37,7 @@ def evaluate(
             help="Read stores of another cache spec, as in streams.motion.stride=4.",
         ),
     ] = None,
-    store: options.Store = None,
+    store: options.Search = None,
     root: options.Root = None,
     llm: options.LLM = None,
     spec: options.Spec = None,

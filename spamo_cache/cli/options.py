@@ -34,7 +34,15 @@ Size = Annotated[
 Store = Annotated[
     str | None,
     typer.Option(
-        "--store", metavar="ROOT", help="Root of the feature stores [default: first of SPAMO_CACHE]"
+        "--store",
+        metavar="ROOT",
+        help="Root to write feature stores to [default: first of SPAMO_CACHE]",
+    ),
+]
+Search = Annotated[
+    str | None,
+    typer.Option(
+        "--store", metavar="ROOT", help="Root to look for feature stores in before SPAMO_CACHE's."
     ),
 ]
 StoreName = Annotated[

@@ -21,7 +21,7 @@ def report(
         Path, typer.Option("--output", "-o", metavar="FILE", help="The page to write.")
     ] = Path("report.html"),
     root: options.Root = None,
-    store: options.Store = None,
+    store: options.Search = None,
 ) -> None:
     """Write one self-contained page: scores, curves, translations, provenance.
 

@@ -35,7 +35,7 @@ def train(
             "--features", metavar="STREAM=STORE", help="Read a stream from here [default: found]"
         ),
     ] = None,
-    store: options.Store = None,
+    store: options.Search = None,
     root: Annotated[
         Path | None,
         typer.Option("--root", metavar="DIR", help="Raw corpus, to tune encoders from its frames."),

@@ -141,15 +141,23 @@ class Manifest:
         """Check clips and put them into a table.
 
         Raises:
-            CorpusError: naming the first faulty rows and columns.
+            CorpusError: there are none, with the notes on why; or faulty ones, the first of their
+                rows and columns named.
         """
-        listed = list(clips)
+        listed, notes = list(clips), tuple(notes)
+        if not listed:
+            told = "\n    ".join(["no clip was found", *notes])
+            raise CorpusError(
+                told,
+                where=f"corpus {corpus}",
+                remedy="put the files that it lacks into the corpus folder",
+            )
         known = list(columns.KINDS)
         others = sorted({key for clip in listed for key in clip.extra})
         data: dict[str, list[Any]] = {name: [getattr(c, name) for c in listed] for name in known}
         data |= {key: [clip.extra.get(key) for clip in listed] for key in others}
         table = pa.table({name: _column(name, values) for name, values in data.items()})
-        return cls(corpus, columns.checked(table, where=f"corpus {corpus}"), tuple(notes))
+        return cls(corpus, columns.checked(table, where=f"corpus {corpus}"), notes)
 
     @classmethod
     def read(cls, path: Path, corpus: str | None = None) -> Manifest:

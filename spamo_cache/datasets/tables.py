@@ -34,6 +34,7 @@ _MARKS = {
 }
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _LINE_END = re.compile(r"\r\n|\r|\n")
+_ONE_PER_LINE = "write one clip per line, each an object of its own, without a list round them"
 _LARGEST = 1 << 32
 """Bytes of a table: millions of clips, and key points beside them."""
 _LONGEST_CELL = 1 << 26
@@ -161,8 +162,10 @@ def _parsed(text: str, separator: str, path: Path) -> pa.Table:
     except pa.ArrowInvalid as error:
         for number, cells in enumerate(_rows(text, separator, path)):
             if len(cells) != len(header):
+                shown = f" ({header[0][:60]!r})" if len(header) == 1 else ""
                 raise CorpusError(
-                    f"row {number} has {len(cells)} cells where the header has {len(header)}",
+                    f"row {number} has {len(cells)} cells where the header has {len(header)}"
+                    f"{shown}",
                     where=path,
                     remedy="correct this row; a cell that holds a separator needs quotes round it"
                     if quotes
@@ -175,14 +178,18 @@ def _parsed(text: str, separator: str, path: Path) -> pa.Table:
 def _check_quotes(text: str, separator: str, path: Path) -> None:
     """Refuse a cell in quotes that has swallowed rows; pyarrow reads on to the next quote.
 
-    Line breaks within a cell are fine, unless what stands between two of them is a row itself.
+    Line breaks within a cell are fine, unless what stands between two of them is a row itself, or
+    the first line holds the rest of a row and the last one the beginning of another.
     """
     rows = _rows(text, separator, path)
     separators = len(next(rows, [])) - 1
     for number, cells in enumerate(rows, 1):
-        for cell in cells:
-            inner = cell.split("\n")[1:-1] if "\n" in cell else ()
-            if separators and any(line.count(separator) >= separators for line in inner):
+        for index, cell in enumerate(cells):
+            if not separators or ("\n" not in cell and "\r" not in cell):
+                continue
+            first, *inner, last = (line.count(separator) for line in _LINE_END.split(cell))
+            joined = first >= separators - index and last >= index
+            if joined or any(count >= separators for count in inner):
                 raise _unclosed(f"row {number}: a quote opens a cell that holds whole rows", path)
 
 
@@ -203,8 +210,9 @@ def _rows(text: str, separator: str, path: Path) -> Iterator[list[str]]:
                 yield row
                 number += 1
     except csv.Error as error:
-        told = "a quote is not closed" if "unexpected end" in str(error) else str(error)
-        raise _unclosed(f"row {number}: {told}", path) from None
+        unclosed = "unexpected end" in str(error)
+        told = "a quote is not closed" if unclosed else "text follows the quote that closes a cell"
+        raise _unclosed(f"{f'row {number}' if number else 'the header'}: {told}", path) from None
     finally:
         csv.field_size_limit(limit)
 
@@ -273,12 +281,13 @@ def _objects(text: str, path: Path) -> Iterator[dict[str, Any]]:
             continue
         try:
             found = bounded.parse_json(line)
+        except json.JSONDecodeError as error:
+            told = f"line {number} is no JSON: {error.msg} at character {error.colno}"
+            raise CorpusError(told, where=path, remedy=_ONE_PER_LINE) from None
         except ValueError as error:
-            raise CorpusError(f"line {number} is no JSON: {error}", where=path) from None
+            raise CorpusError(f"line {number} {error}", where=path) from None
         if not isinstance(found, dict):
-            raise CorpusError(
-                f"line {number} is no JSON object", where=path, remedy="write one clip per line"
-            )
+            raise CorpusError(f"line {number} is no JSON object", where=path, remedy=_ONE_PER_LINE)
         yield found
 
 

@@ -69,6 +69,7 @@ class Scorecard:
         stores: stream -> fingerprint.
         identity: sha256 over weights, settings, stores and references: equal means same result.
         table_sha256: of the file of hypotheses beside the card.
+        texts_sha256: of all files of its texts, see :func:`keep_texts`.
     """
 
     run: str
@@ -90,6 +91,7 @@ class Scorecard:
     stores: Mapping[str, str]
     identity: str
     table_sha256: str = ""
+    texts_sha256: str = ""
 
 
 def read_card(path: Path) -> Scorecard:
@@ -121,13 +123,25 @@ def keep_card(run: Path, card: Scorecard, lines: Iterable[Mapping[str, Any]]) ->
     return kept
 
 
-def keep_texts(run: Path, name: str, sides: Iterable[Texts]) -> None:
-    """Write both sides under each convention as plain text, for sacrebleu's command line."""
+def keep_texts(run: Path, name: str, sides: Iterable[Texts]) -> str:
+    """Write both sides under each convention as plain text, for sacrebleu's command line.
+
+    Returns:
+        One sha256 of all the files.
+    """
     folder = texts_folder(run, name)
     folder.mkdir(parents=True, exist_ok=True)
     for one in sides:
         for side in ("hypotheses", "references"):
             write_atomic(folder / f"{one.stem}.{side}.txt", _lines(getattr(one, side)))
+    return _sha256_of_texts(folder)
+
+
+def _sha256_of_texts(folder: Path) -> str:
+    digests = {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.glob("*.txt")
+    }
+    return identity(digests)
 
 
 def evaluate(
@@ -193,7 +207,7 @@ def evaluate(
     found, failed = evidence.answers, evidence.data.failed
     seen = overlaps.seen(evidence.origin.clips("train"), found.references)
     sides = texts(found.hypotheses, found.references, pipeline.text)
-    keep_texts(run, result.name, sides)
+    result = replace(result, texts_sha256=keep_texts(run, result.name, sides))
     return keep_card(run, result, table(found, measured, seen, failed))
 
 
@@ -260,7 +274,10 @@ class _Task:
             read_table(self.folder.path, self.name)
             card = read_card(self._card)
         except SpamoError as error:
-            _LOG.warning("an evaluation is made anew: %s", error)
+            _LOG.warning("%s %s; evaluated again", error.where, error.what)
+            return None
+        if card.texts_sha256 != _sha256_of_texts(self._texts):
+            _LOG.warning("%s is not what was written; evaluated again", self._texts)
             return None
         return card if card.identity == self.identity else None
 

@@ -163,7 +163,8 @@ def selection_split(pipeline: Pipeline, manifest: Manifest) -> str:
     raise UsageError(
         f"corpus {manifest.corpus} has no split to select on",
         where=f"splits: {', '.join(manifest.splits)}",
-        remedy="give some clips the split 'dev' in the manifest",
+        remedy="call one 'dev' in the manifest and give it with --manifest; "
+        "the features stay as they are",
     )
 
 

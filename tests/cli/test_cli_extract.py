@@ -172,7 +172,7 @@ def test_training_and_evaluation_read_the_same_store_under_other_splits(
     manifest.write_text(written.replace(",dev,", ",valid,"), encoding="utf-8")
     call(EXTRACT)
     refused = call("train pipeline.yaml", code=2).stderr
-    assert "give some clips the split 'dev'" in refused
+    assert "call one 'dev' in the manifest" in refused
     # One clip goes from training to dev besides, and one from test to training.
     moved = written.replace("train-5,train", "train-5,dev").replace("test-1,test", "test-1,train")
     manifest.write_text(moved, encoding="utf-8")

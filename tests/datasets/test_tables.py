@@ -70,6 +70,8 @@ def test_quotes_that_a_spreadsheet_put_round_a_cell_of_tsv_are_taken_off_and_cou
         (["a", '"So we begin', "b", '"and go on', "c"], "row 2: "),
         (["a", '"So we begin', "b", '"quoted well"', "c"], "row 2: "),
         (["a", '"So we begin', "b", 'c"'], "row 2: a quote opens a cell that holds whole rows"),
+        (["a", '"So we begin', 'and end"'], "row 2: a quote opens a cell that holds whole rows"),
+        (["a", '"So" we begin', "b"], "row 2: text follows the quote that closes a cell"),
     ],
 )
 def test_an_open_quote_in_csv_swallows_no_row(
@@ -78,6 +80,26 @@ def test_an_open_quote_in_csv_swallows_no_row(
     answer = refused(tmp_path, joined(separator, rows(*cells)))
     assert told in answer
     assert "close the quote" in answer
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("column", range(5))
+def test_a_quotation_over_two_rows_joins_them_in_no_column(
+    tmp_path: Path, column: int, end: str
+) -> None:
+    table = rows("a", "b", "c")
+    table[1][column] = '"' + table[1][column]
+    table[2][column] += '"'
+    assert "row 1: a quote opens a cell" in refused(tmp_path, joined(",", table, end))
+
+
+def test_a_header_with_an_open_quote_is_named(tmp_path: Path) -> None:
+    assert "the header: a quote is not closed" in refused(tmp_path, '"' + joined(",", rows("a")))
+
+
+def test_a_first_line_that_is_no_header_is_shown(tmp_path: Path) -> None:
+    told = refused(tmp_path, "# my clips\n" + joined(",", rows("a")))
+    assert "row 1 has 5 cells where the header has 1 ('# my clips')" in told
 
 
 def test_quoted_cells_hold_separators_quotes_and_line_breaks(tmp_path: Path) -> None:
@@ -242,3 +264,17 @@ def test_a_row_of_megabytes_is_read_and_written(tmp_path: Path) -> None:
 def test_other_json_is_refused(tmp_path: Path, changes: dict[str, object], told: str) -> None:
     row = {"id": "a", "split": "train", "source": "v.mp4", "language": "German", "text": "t"}
     assert told in refused(tmp_path, json.dumps(row | changes), "m.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('{"id": "a"}\n{"id" "b"}', "line 2 is no JSON: Expecting ':' delimiter at character 7"),
+        ('[\n{"id": "a"}\n]', "line 1 is no JSON: Expecting value at character 2"),
+        ('[{"id": "a"}]', "line 1 is no JSON object"),
+    ],
+)
+def test_lines_that_are_no_object_are_named_once(tmp_path: Path, content: str, told: str) -> None:
+    answer = refused(tmp_path, content, "m.jsonl")
+    assert told in answer
+    assert "without a list round them" in answer

@@ -99,6 +99,15 @@ def test_openasl_boxes_that_are_none_are_one_clear_error(tmp_path: Path, boxes: 
     assert "bbox-v1.0.json" in str(caught.value)
 
 
+def test_a_corpus_without_a_clip_says_what_was_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "captions").mkdir()
+    (tmp_path / "youtube_asl_video_ids.txt").write_text("abc\n")
+    (tmp_path / "captions" / "abc.de.vtt").write_text("WEBVTT\n\n00:01.000 --> 00:02.000\nHallo\n")
+    with pytest.raises(CorpusError, match=r"no clip was found\n.*passed over.*abc\.de\.vtt"):
+        youtube_asl.read(tmp_path)
+
+
 def test_youtube_asl_takes_a_table_in_place_of_subtitles(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos/abc.mp4").touch()

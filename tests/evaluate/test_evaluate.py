@@ -72,6 +72,28 @@ def test_a_card_without_its_table_is_made_anew(run):
     assert table(run[0], "test") == lines
 
 
+def test_texts_that_were_edited_or_lost_are_written_again(run, caplog):
+    first = evaluate(run[0], "test", stores=run[1], device="cpu")
+    folder = scorecard.texts_folder(run[0], "test")
+    written = {path: path.read_bytes() for path in folder.iterdir()}
+    edited, lost, *_ = written
+    edited.write_bytes(b"better")
+    assert evaluate(run[0], "test", stores=run[1], device="cpu") == first
+    lost.unlink()
+    assert evaluate(run[0], "test", stores=run[1], device="cpu") == first
+    assert {path: path.read_bytes() for path in folder.iterdir()} == written
+    assert caplog.text.count("is not what was written; evaluated again") == 2
+
+
+def test_a_damaged_card_is_told_without_a_remedy_that_nobody_needs(run, caplog):
+    evaluate(run[0], "test", stores=run[1], device="cpu")
+    path = run[0] / "evaluation" / "test.json"
+    path.write_text(path.read_text().replace('"n": 6', '"n": 7'))
+    evaluate(run[0], "test", stores=run[1], device="cpu")
+    assert f"{path} disagrees with its own checksum; evaluated again" in caplog.text
+    assert "to do" not in caplog.text
+
+
 def test_a_card_of_before_is_made_anew(run):
     first = evaluate(run[0], "test", stores=run[1], device="cpu")
     path = run[0] / "evaluation" / "test.json"
