@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from spamo_cache.cli.translate import Piece, windows
 from spamo_cache.config.spec import Reader
 from spamo_cache.errors import VideoError
 from spamo_cache.video import decode, probe, probe_all
@@ -157,3 +158,16 @@ def test_the_matrix_made_anew(studio: SimpleNamespace, tmp_path: Path) -> None:
             check_frames(tmp_path, name, row, "auto", studio.numbers)
             if row["timed"]:
                 check_places(tmp_path, name, row, "auto", studio.numbers)
+
+
+@pytest.mark.parametrize("name", [name for name in VIDEOS if name.startswith(("late.", "after-"))])
+def test_windows_of_translate_begin_with_the_video_whenever_its_clock_does(name: str) -> None:
+    seconds = 0.4
+    pieces = windows(Piece(FILES / name, None, None), seconds, 0.0)
+    times = np.array(VIDEOS[name]["times"])
+    assert pieces[0].start == pytest.approx(times[0], abs=1e-6)
+    assert pieces[-1].end >= times[-1]
+    clips = [Clip(name, piece.start, piece.end) for piece in pieces]
+    counted = [(p.span.first, p.frames) for p in probe_all(FILES, clips) if p.span]
+    inside = [np.flatnonzero((times >= p.start) & (times <= p.end)) for p in pieces]
+    assert counted == [(found[0], len(found)) for found in inside]
