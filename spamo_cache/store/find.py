@@ -107,7 +107,11 @@ def _named(roots: Sequence[str], fingerprint: str, hint: str | None) -> Iterator
             try:
                 yield from (path for path in places.stores(root) if path.name.endswith(ending))
             except StoreError as error:
-                _LOG.warning("passed over a root: %s", error)
+                if noted is None:
+                    _LOG.warning("passed over a root: %s", error)
+                else:
+                    # Many a web server lists no folders, but stores keep their names below a root.
+                    yield location(root) / noted.parent.name / noted.name
         if noted is not None and isinstance(noted, Path) is not remote:
             yield noted
 

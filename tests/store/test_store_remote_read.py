@@ -9,7 +9,7 @@ import pytest
 
 from spamo_cache.errors import DamagedError, StoreError
 from spamo_cache.store import share
-from spamo_cache.store.find import find
+from spamo_cache.store.find import by_fingerprint, find
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.records import shard_path
 from spamo_cache.store.writer import StoreWriter
@@ -103,3 +103,14 @@ def test_find_looks_into_remote_roots(written, serve, tmp_path, caplog):
     ]
     assert find(["http://127.0.0.1:9"], "weather", "spatial", spec=spec) == []
     assert "passed over a root" in caplog.text
+
+
+def test_a_store_that_moved_to_a_web_server_is_found_by_its_name(written, serve):
+    """Though the server lists no folders."""
+    _, writer = written
+    server = serve(writer.path.parents[1], pages=False)
+    found = by_fingerprint(
+        [server.root], writer.fingerprint, hint=f"/gone/weather/{writer.path.name}"
+    )
+    assert found.fingerprint == writer.fingerprint
+    assert str(found.path) == address(server.root, writer.path)
