@@ -43,6 +43,8 @@ from spamo_cache.store.claims import Claims
 from spamo_cache.store.records import Attributes, Sha256, validated
 
 _PLACE = "place"
+_HEADER = "spamo-cache"
+"""The one entry of a file's header: safetensors writes several in an order of chance."""
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 """What file systems without locks answer: some of clusters, and FUSE."""
 
@@ -381,7 +383,8 @@ def write_tensors(
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     said = dict(header or {})
     checksum = _checksum(((name, held[name]) for name in sorted(held)), said)
-    write_atomic(path, save(held, metadata={**said, sealed.KEY: checksum}))
+    written = json.dumps({**said, sealed.KEY: checksum}, sort_keys=True)
+    write_atomic(path, save(held, metadata={_HEADER: written}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -413,8 +416,11 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _checked(path: Path, file: Any, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, str]:
     """The header without its checksum, which is compared."""
-    header: dict[str, str] = file.metadata() or {}
-    expected = header.pop(sealed.KEY, None)
+    try:
+        header: dict[str, str] = json.loads((file.metadata() or {})[_HEADER])
+        expected = header.pop(sealed.KEY)
+    except (KeyError, ValueError, AttributeError):
+        raise DamagedError("has lost its checksum", where=path, remedy=_REMEDY) from None
     if expected != _checksum(tensors, header):
         raise DamagedError("disagrees with its own checksum", where=path, remedy=_REMEDY)
     return header

@@ -212,6 +212,9 @@ def test_read_only_roots_are_read_and_not_written(sealed):
     folders = [root, *(folder for folder in root.rglob("*") if folder.is_dir())]
     for folder in folders:
         folder.chmod(0o555)
+    for file in root.rglob("*"):
+        if file.is_file():
+            file.chmod(0o644)  # whatever the umask of the tests
     command = [sys.executable, "-c", READ_ONLY, root, sealed.path.relative_to(root)]
     try:
         subprocess.run(command, check=True)

@@ -118,3 +118,14 @@ def test_a_flipped_bit_in_an_unfinished_run_is_refused(toy, tmp_path, monkeypatc
         (run / name).write_bytes(data)
     with pytest.raises(KilledError):  # as it was, it goes on to where it is killed again
         toy.run(run)
+
+
+def test_equal_weights_and_state_are_equal_bytes(tmp_path):
+    """safetensors writes several entries of a header in an order of chance."""
+    import torch
+
+    from spamo_cache.train import checkpoint
+
+    for number in range(8):
+        checkpoint.write_tensors(tmp_path / f"{number}", {"a": torch.ones(2)}, {"place": "{}"})
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
