@@ -69,10 +69,17 @@ def parse_json(text: str | bytes) -> Any:
         value = json.loads(text)
     except RecursionError:
         raise ValueError(f"is nested deeper than {_MAX_DEPTH}") from None
-    level = [value] if isinstance(value, dict | list) else []
-    for _ in range(_MAX_DEPTH):
+    if is_deeper(value, _MAX_DEPTH):
+        raise ValueError(f"is nested deeper than {_MAX_DEPTH}")
+    return value
+
+
+def is_deeper(document: Any, depth: int) -> bool:
+    """Whether arrays and objects are nested beyond ``depth``; told without recursion."""
+    level = [document] if isinstance(document, dict | list) else []
+    for _ in range(depth):
         inside = [node.values() if isinstance(node, dict) else node for node in level]
-        level = [one for nodes in inside for one in nodes if isinstance(one, dict | list)]
+        level = [child for nodes in inside for child in nodes if isinstance(child, dict | list)]
         if not level:
-            return value
-    raise ValueError(f"is nested deeper than {_MAX_DEPTH}")
+            return False
+    return True

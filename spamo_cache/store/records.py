@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar, overload
 
 from pydantic import Field, ValidationError
 
+from spamo_cache import bounded
 from spamo_cache.config import StrictModel
 from spamo_cache.errors import DamagedError, StoreError
 from spamo_cache.store import files, sealed
@@ -155,7 +156,7 @@ def load_json(path: Location, limit: int) -> Any:
     raw = files.read(path, limit)
     try:
         document = json.loads(raw)
-        if _deeper(document, _MAX_DEPTH):
+        if bounded.is_deeper(document, _MAX_DEPTH):
             raise DamagedError("is nested too deeply", where=path)
         if b"\\ud" in raw:  # half a character, which nothing can print or keep
             json.dumps(document, ensure_ascii=False).encode()
@@ -165,17 +166,6 @@ def load_json(path: Location, limit: int) -> Any:
     if not same:
         raise DamagedError("is not in the form it was written", where=path)
     return document
-
-
-def _deeper(document: Any, depth: int) -> bool:
-    """Whether arrays and objects are nested beyond ``depth``; told without recursion."""
-    level = [document] if isinstance(document, dict | list) else []
-    for _ in range(depth):
-        lists = [node.values() if isinstance(node, dict) else node for node in level]
-        level = [child for node in lists for child in node if isinstance(child, dict | list)]
-        if not level:
-            return False
-    return True
 
 
 def load_group(path: Location, limit: int = MAX_ATTRIBUTES_BYTES) -> dict[str, Any]:
