@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from spamo_cache.cli import contributions, display, inputs, options
+from spamo_cache.cli import contributions, display, options
+from spamo_cache.workflow import resolve
 
 Found = Mapping[str, Any]
 
@@ -66,7 +67,7 @@ def analyze(
             analysis.analyze,
             split=split,
             device=device,
-            roots=inputs.store_roots(store),
+            roots=resolve.store_roots(store),
             llm=llm,
         )
         found = {run: look(run) for run in runs}

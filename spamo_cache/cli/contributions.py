@@ -9,7 +9,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from spamo_cache.cli import display, inputs, stills
+from spamo_cache.cli import display
+from spamo_cache.workflow import resolve
+from spamo_cache.workflow.frames import stills
 
 if TYPE_CHECKING:
     from spamo_cache.analysis.strips import Shots
@@ -44,7 +46,7 @@ def attribute(
 
     folder = RunFolder(run)
     manifest = folder.sentences()
-    place = inputs.at_hand(manifest.corpus, root)
+    place = resolve.at_hand(manifest.corpus, root)
     known = {clip.id for clip in manifest.clips()}
     ids = [
         clip
@@ -54,7 +56,7 @@ def attribute(
         )
     ]
     film = partial(_film, place)
-    roots = inputs.store_roots(store)
+    roots = resolve.store_roots(store)
     return strips.attribute(
         run, ids, manifest=manifest, film=film, device=device, roots=roots, llm=llm
     )
@@ -65,7 +67,7 @@ def _film(root: Path | None, clip: Clip) -> Shots | str:
 
     if root is None:
         return "nobody said where the corpus lies (--root)"
-    found = stills.stills(root, [clip], SHOTS).get(clip.id)
+    found = stills(root, [clip], SHOTS).get(clip.id)
     return found or "its frames cannot be read, or the extra 'extract' is not installed"
 
 

@@ -7,10 +7,10 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -27,13 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from spamo_cache.errors import printable
-
-
-class Advance(Protocol):
-    """Called with the units done, the units there are, and what they are now."""
-
-    def __call__(self, done: int, total: int, now: str | None = None) -> None: ...
-
+from spamo_cache.workflow.watcher import Advance, Watcher
 
 _WIDTH_OF_A_PIPE = 160
 
@@ -252,3 +246,19 @@ class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:,.1f} {self._unit}/s")
+
+
+class Terminal(Watcher):
+    """Shows work to whoever sits at the terminal, on stderr."""
+
+    def notice(self, text: str) -> None:
+        say(text)
+
+    def warning(self, text: str) -> None:
+        say(f"warning: {text}")
+
+    def task(self, label: str, unit: str) -> AbstractContextManager[Advance]:
+        return progress(label, unit)
+
+
+TERMINAL = Terminal()

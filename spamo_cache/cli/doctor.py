@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spamo_cache import config
-from spamo_cache.cli import display, inputs, options
+from spamo_cache.cli import display, options
 from spamo_cache.errors import CorpusError, UsageError, WeightsError
+from spamo_cache.workflow import resolve
 
 if TYPE_CHECKING:
     from spamo_cache.datasets.doctor import Diagnosis, Finding
@@ -89,13 +90,16 @@ def _corpus(
     from spamo_cache.datasets.manifest import Manifest
 
     if manifest is not None:
-        known, where = None, inputs.folder(root or manifest.parent)
+        known, where = None, resolve.folder(root or manifest.parent)
         load = partial(Manifest.read, manifest, corpus=dataset)
         if not manifest.exists():
             load()  # a slip of the user's is an error, not a finding
     else:
-        name = dataset or options.EMBEDDED
-        known, where = registry.corpus(name), inputs.corpus_root(name, root)
+        name = dataset or resolve.EMBEDDED
+        known, where = (
+            registry.corpus(name),
+            resolve.corpus_root(name, root, watcher=display.TERMINAL),
+        )
         load = partial(known.manifest, where)
     once = cache(load)
     with display.progress("decoding a sample", "clips") as advance:
@@ -112,7 +116,7 @@ def _usual(corpus: str) -> str | None:
     from spamo_cache.datasets import registry
 
     if corpus not in registry.CORPORA:
-        return options.EMBEDDED
+        return resolve.EMBEDDED
     return corpus if (config.shipped("pipelines") / corpus).is_dir() else None
 
 
@@ -126,7 +130,7 @@ def _lost(manifest: Manifest, name: str | None) -> Iterator[Finding]:
 
     if name is None:
         return
-    pipeline, path = inputs.load_pipeline(name, [])
+    pipeline, path = resolve.load_pipeline(name, [])
     llm = at_hand(pipeline.llm.weights, path.parent)
     if llm is None:
         return

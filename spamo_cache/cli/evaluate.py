@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spamo_cache import config
-from spamo_cache.cli import display, features, frames, inputs, options, scores
+from spamo_cache.cli import display, options, scores
 from spamo_cache.errors import UsageError
+from spamo_cache.workflow import resolve
+from spamo_cache.workflow.frames import input_streams
+from spamo_cache.workflow.stores import pipeline_stores
 
 if TYPE_CHECKING:
     from spamo_cache.evaluate import Difference, Scorecard
@@ -139,20 +142,25 @@ def _stores(
     run = RunFolder(folder)
     pipeline = run.pipeline()
     if not changed and pipeline.encoders is None:
-        return open_stores(run, inputs.store_roots(store), split=split)
+        return open_stores(run, resolve.store_roots(store), split=split)
     # With the path of its spec, wherever that lies now.
-    _, path = inputs.run_spec(run, spec)
+    _, path = resolve.run_spec(run, spec)
     pipeline = pipeline.model_copy(update={"spec": str(path.resolve())})
     if not changed:
-        own = open_stores(run, inputs.store_roots(store), split=split)
-        return frames.streams(pipeline, own, path.parent, root)
+        own = open_stores(run, resolve.store_roots(store), split=split)
+        return input_streams(pipeline, own, path.parent, root)
     other = pipeline.model_copy(update={"spec_set": {**pipeline.spec_set, **changed}})
     run.sentences()  # read from the file below, or an error that says what is wrong with it
     keys = next(iter(run.read_about().stores.values())).corpus_sha256
-    _, stores = features.load(
-        other, path.parent, manifest=run.manifest, store=store, corpus_sha256=keys
+    _, stores = pipeline_stores(
+        other,
+        path.parent,
+        manifest=run.manifest,
+        store=store,
+        corpus_sha256=keys,
+        watcher=display.TERMINAL,
     )
-    return frames.streams(other, stores, path.parent, root)
+    return input_streams(other, stores, path.parent, root)
 
 
 def _compared(folder: Path, other: Path, name: str) -> dict[str, Difference]:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from spamo_cache.cli import display, inputs, options
+from spamo_cache.cli import display, options
 from spamo_cache.errors import UsageError
+from spamo_cache.workflow import resolve
 
 if TYPE_CHECKING:
     from spamo_cache.store.export import Naming
@@ -63,7 +64,7 @@ def import_(
         "terms": "" if about is None else about.terms,
         "known": None if listed is None else {clip.id: clip.split for clip in listed.clips()},
     }
-    root = inputs.store_root(store)
+    root = resolve.store_root(store)
     if source.is_dir():
         made = convert.import_npy(source, root, naming=_naming(official), **common)
     else:
@@ -106,7 +107,7 @@ def export(
     """
     from spamo_cache.store import export as exports
 
-    path = inputs.located(name)
+    path = resolve.located(name)
     if manifest is not None and not official:
         raise UsageError("--manifest is for --official", remedy="give both, or neither")
     if target.suffix in {".h5", ".hdf5"}:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spamo_cache.cli import display, features, inputs, options
+from spamo_cache.cli import display, options
 from spamo_cache.config.spec import Reader
 from spamo_cache.errors import StoreError
+from spamo_cache.workflow import resolve, stores
 
 if TYPE_CHECKING:
     from spamo_cache.datasets.manifest import Manifest
@@ -94,7 +95,7 @@ def extract(
         spamo-cache extract --dataset phoenix14t --root /data/PHOENIX-2014-T --streams spatial
     """
     request: dict[str, Any] = {
-        "streams": inputs.names(streams),
+        "streams": resolve.names(streams),
         "executor": executor,
         "workers": workers,
         "scheduler": scheduler,
@@ -103,15 +104,17 @@ def extract(
         "dry_run": dry_run,
         "calibrate": calibrate,
     }
-    splits = inputs.names(split)
+    splits = resolve.names(split)
     changes = [*(changes or ()), *([f"frames.reader={reader}"] if reader else ())]
     if manifest is None:
-        _check(dataset or options.EMBEDDED, spec, changes, splits, request)
-    table, base = inputs.load_manifest(dataset, manifest, root, size=size, limit=limit)
+        _check(dataset or resolve.EMBEDDED, spec, changes, splits, request)
+    table, base = resolve.load_manifest(
+        dataset, manifest, root, size=size, limit=limit, watcher=display.TERMINAL
+    )
     summary = run(
         table,
         base,
-        spec or inputs.spec_of(table.corpus),
+        spec or resolve.spec_of(table.corpus),
         store,
         changes=changes,
         splits=splits,
@@ -142,8 +145,8 @@ def _check(
     from spamo_cache.extract.run import check
     from spamo_cache.extract.survey import chosen
 
-    inputs.check_corpus(corpus)
-    loaded, _ = inputs.load_spec(spec or inputs.spec_of(corpus), changes=changes)
+    resolve.check_corpus(corpus)
+    loaded, _ = resolve.load_spec(spec or resolve.spec_of(corpus), changes=changes)
     check(loaded, **request)
     if corpus == signed_weather.NAME:
         chosen(splits, signed_weather.SPLITS, "split")
@@ -167,9 +170,9 @@ def run(
     """
     from spamo_cache.extract.run import extract as compute
 
-    loaded, path = inputs.load_spec(spec, changes=changes)
+    loaded, path = resolve.load_spec(spec, changes=changes)
     if not options.get("dry_run"):
-        features.check_room(manifest)
+        stores.check_room(manifest)
     tell = log or _Notes()
     with display.progress(manifest.corpus, "frames") as advance:
 
@@ -189,13 +192,13 @@ def run(
             root,
             loaded,
             path.parent,
-            store_root=inputs.store_root(store),
+            store_root=resolve.store_root(store),
             progress=report,
             **options,
         )
     if not options.get("dry_run"):
         try:
-            features.remember(manifest, summary.stores.values())
+            stores.remember(manifest, summary.stores.values())
         except OSError as error:
             raise StoreError(
                 "the features are complete, but the note of them that `train` reads cannot be "

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from spamo_cache.cli import display, inputs, options
+from spamo_cache.cli import display, options
 from spamo_cache.errors import UsageError
+from spamo_cache.workflow import resolve
 
 
 def manifest(
@@ -36,7 +37,9 @@ def manifest(
 
         spamo-cache manifest --dataset phoenix14t --root /data/PHOENIX-2014-T -o phoenix14t.parquet
     """
-    found, _ = inputs.load_manifest(dataset, manifest, root, size=size, limit=limit)
+    found, _ = resolve.load_manifest(
+        dataset, manifest, root, size=size, limit=limit, watcher=display.TERMINAL
+    )
     path = output or Path(f"{found.corpus}.parquet")
     if path.suffix not in {".parquet", ".csv"}:
         raise UsageError(f"cannot write {path.name!r}", remedy="end its name in .parquet or .csv")

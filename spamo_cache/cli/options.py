@@ -8,9 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from spamo_cache import devices
-
-EMBEDDED = "signed-weather"
-"""The corpus that needs nothing: it is drawn on demand."""
+from spamo_cache.workflow.resolve import EMBEDDED
 
 Dataset = Annotated[
     str | None,

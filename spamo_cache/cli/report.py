@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
-from spamo_cache.cli import display, inputs, options, stills
+from spamo_cache.cli import display, options
+from spamo_cache.workflow import resolve
+from spamo_cache.workflow.frames import stills
 
 FRAMES = 8
 """Frames shown of a clip."""
@@ -41,8 +43,8 @@ def run(
     """Write the page; its path. Frames are read below ``root``, stores looked for in ``store``."""
     from spamo_cache.report import write_report
 
-    given = None if root is None else inputs.folder(root)
-    roots = inputs.store_roots(store)
+    given = None if root is None else resolve.folder(root)
+    roots = resolve.store_roots(store)
     return write_report(runs, output, frames=partial(_frames, given), roots=roots)
 
 
@@ -52,7 +54,7 @@ def _frames(root: Path | None, run: Path, ids: Sequence[str]) -> Mapping[str, Se
     from spamo_cache.train.checkpoint import RunFolder
 
     manifest = RunFolder(run).sentences()
-    place = inputs.at_hand(manifest.corpus, root)
+    place = resolve.at_hand(manifest.corpus, root)
     if place is None:
         return {}
     wanted = [clip for clip in manifest.clips() if clip.id in set(ids)]
@@ -60,5 +62,5 @@ def _frames(root: Path | None, run: Path, ids: Sequence[str]) -> Mapping[str, Se
     # A corpus that brings its manifest may have another clip of the same name.
     known = Manifest.read(kept).clips() if kept.is_file() else wanted
     clips = [clip for clip in wanted if clip in known]
-    found = stills.stills(place, clips, FRAMES)
+    found = stills(place, clips, FRAMES)
     return {clip: [jpeg for _, jpeg in shots] for clip, shots in found.items()}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spamo_cache import config
-from spamo_cache.cli import display, experiments, inputs, options, scores
+from spamo_cache.cli import display, experiments, options, scores
 from spamo_cache.cli import evaluate as evaluate_command
 from spamo_cache.cli import extract as extract_command
 from spamo_cache.cli import report as report_command
@@ -21,6 +21,7 @@ from spamo_cache.cli import train as train_command
 from spamo_cache.cli.setting import FOLDER, Setting
 from spamo_cache.cli.stages import Stage, Stages, size_of
 from spamo_cache.errors import UsageError
+from spamo_cache.workflow import resolve
 
 if TYPE_CHECKING:
     from spamo_cache.datasets.manifest import Manifest
@@ -44,7 +45,7 @@ class Reproduction:
 def reproduce(
     corpus: Annotated[
         str, typer.Argument(metavar="CORPUS", help="Corpus by name.")
-    ] = options.EMBEDDED,
+    ] = resolve.EMBEDDED,
     *,
     root: options.Root = None,
     manifest: options.ManifestFile = None,
@@ -96,7 +97,7 @@ def reproduce(
         spamo-cache reproduce signed-weather
     """
     if manifest is None:
-        inputs.check_corpus(corpus)
+        resolve.check_corpus(corpus)
     sized = corpus if size is None else f"{corpus}-{size}"
     common: dict[str, Any] = {
         "source": {"manifest": manifest, "root": root, "size": size, "limit": limit},
@@ -108,7 +109,7 @@ def reproduce(
     }
     out = output or Path("runs") / sized
     if everything:
-        asked = experiments.Asked(inputs.names(only), seeds, jobs)
+        asked = experiments.Asked(resolve.names(only), seeds, jobs)
         _all(corpus, out, asked, dry_run=dry_run, as_json=as_json, **common)
         return
     if only or jobs or dry_run or seeds > 1:
@@ -137,10 +138,15 @@ def _all(
     **work: Any,
 ) -> None:
     """Every experiment, or with ``dry_run`` what they would take."""
-    _, path = inputs.load_pipeline(*pipeline)
+    _, path = resolve.load_pipeline(*pipeline)
     if dry_run:
-        table, root = inputs.load_manifest(
-            corpus, source["manifest"], source["root"], size=source["size"], limit=source["limit"]
+        table, root = resolve.load_manifest(
+            corpus,
+            source["manifest"],
+            source["root"],
+            size=source["size"],
+            limit=source["limit"],
+            watcher=display.TERMINAL,
         )
     else:
         stages = Stages(out / FOLDER / "stages.json")
@@ -174,13 +180,13 @@ def _run(
     from spamo_cache.model.loading import check_llm
     from spamo_cache.model.weights import locate
 
-    loaded, path = inputs.load_pipeline(*pipeline)
+    loaded, path = resolve.load_pipeline(*pipeline)
     stages = Stages(out / "stages.json")
     table, root = _sentences(corpus, out, stages, source)
     # Extraction may take days: what would stop training after it is told now.
     check_llm(locate(loaded.llm.weights, path.parent), loaded.llm)
     with stages.stage("extract") as stage:
-        _, spec = inputs.spec_used(loaded, path.parent)
+        _, spec = resolve.spec_used(loaded, path.parent)
         extracted = extract_command.run(
             table,
             root,
@@ -231,10 +237,12 @@ def _corpus(
     size: int | None,
     limit: int | None,
 ) -> tuple[Manifest, Path]:
-    stage.reused = manifest is not None or inputs.is_there(name, root, size)
-    table, base = inputs.load_manifest(name, manifest, root, size=size, limit=limit)
+    stage.reused = manifest is not None or resolve.is_there(name, root, size)
+    table, base = resolve.load_manifest(
+        name, manifest, root, size=size, limit=limit, watcher=display.TERMINAL
+    )
     # Only what this project draws: walking through a real corpus would take longer than reading it.
-    stage.bytes = size_of(base) if name == options.EMBEDDED else 0
+    stage.bytes = size_of(base) if name == resolve.EMBEDDED else 0
     return table, base
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spamo_cache import config
-from spamo_cache.cli import display, inputs
+from spamo_cache.cli import display
 from spamo_cache.cli import extract as extract_command
 from spamo_cache.config import CacheSpec, Pipeline
 from spamo_cache.errors import SpamoError
+from spamo_cache.workflow import resolve
 
 if TYPE_CHECKING:
     from spamo_cache.datasets.manifest import Manifest
@@ -65,7 +66,7 @@ class Setting:
         return identity({"settings": settings(base), "clips": clips})
 
     def load_spec(self, pipeline: Pipeline) -> CacheSpec:
-        return inputs.spec_used(pipeline, self.pipeline.parent)[0]
+        return resolve.spec_used(pipeline, self.pipeline.parent)[0]
 
 
 @dataclass
@@ -103,7 +104,7 @@ def extract(setting: Setting, plan: Plan, *, dry_run: bool = False) -> Features:
 def _extract(setting: Setting, needed: Extraction, *, dry_run: bool) -> Summary:
     from spamo_cache.train.experiments import TEST
 
-    _, spec = inputs.spec_used(needed.pipeline, setting.pipeline.parent)
+    _, spec = resolve.spec_used(needed.pipeline, setting.pipeline.parent)
     return extract_command.run(
         setting.table,
         setting.corpus_root,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spamo_cache import config
-from spamo_cache.cli import display, inputs, options
+from spamo_cache.cli import display, options
+from spamo_cache.workflow import resolve
 
 if TYPE_CHECKING:
     from spamo_cache.store.remote import Location
@@ -44,7 +45,7 @@ def push(
 
         spamo-cache store push phoenix14t/spatial s3://lab/features --split test --accept-terms
     """
-    _copy(inputs.located(name), root, split, ids, accept_terms=accept_terms, json=json)
+    _copy(resolve.located(name), root, split, ids, accept_terms=accept_terms, json=json)
 
 
 def pull(
@@ -64,9 +65,9 @@ def pull(
 
         spamo-cache store pull phoenix14t/spatial --from https://lab.example/features
     """
-    own = inputs.store_root(store)
+    own = resolve.store_root(store)
     roots = [root] if root is not None else [r for r in config.roots() if r != str(own)]
-    _copy(inputs.located(name, roots), str(own), split, ids, json=json)
+    _copy(resolve.located(name, roots), str(own), split, ids, json=json)
 
 
 def _copy(
@@ -80,12 +81,12 @@ def _copy(
 ) -> None:
     from spamo_cache.store import share
 
-    wanted = None if ids is None else inputs.lines(ids)
+    wanted = None if ids is None else resolve.lines(ids)
     with display.progress(f"copying {store.stem}", "partitions") as advance:
         done = share.copy(
             store,
             root,
-            splits=inputs.names(split),
+            splits=resolve.names(split),
             ids=wanted,
             accept_terms=accept_terms,
             progress=advance,

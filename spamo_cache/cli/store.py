@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spamo_cache import config
-from spamo_cache.cli import display, inputs, options, tracing
+from spamo_cache.cli import display, options, tracing
 from spamo_cache.cli.exchange import export, import_
 from spamo_cache.cli.sharing import pull, push
 from spamo_cache.errors import UsageError, printable
+from spamo_cache.workflow import resolve
 
 if TYPE_CHECKING:
     from spamo_cache.store.catalogue import Entry
@@ -93,7 +94,7 @@ def info(
     """
     from spamo_cache.store import catalogue
 
-    store = inputs.located(name)
+    store = resolve.located(name)
     if clip is not None and row is not None:
         tracing.show(store, clip, row, root, json=json)
         return
@@ -164,7 +165,7 @@ def diff(
     """
     from spamo_cache.store import compare
 
-    found = compare.diff(inputs.located(first), inputs.located(second))
+    found = compare.diff(resolve.located(first), resolve.located(second))
     if json:
         display.as_json(found)
     else:
@@ -188,7 +189,7 @@ def rm(
     from spamo_cache.store import catalogue
 
     try:
-        path = inputs.located(name)
+        path = resolve.located(name)
     except UsageError:
         catalogue.sweep(config.roots())  # of a removal that was killed the rest may be left
         raise
@@ -201,7 +202,7 @@ def rm(
 
 
 def _local(name: str) -> Path:
-    found = inputs.located(name)
+    found = resolve.located(name)
     if not isinstance(found, Path):
         raise UsageError(
             "lies in a remote root",

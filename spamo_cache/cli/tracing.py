@@ -6,8 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spamo_cache.cli import display, inputs
+from spamo_cache.cli import display
 from spamo_cache.errors import StoreError, VideoError
+from spamo_cache.workflow import resolve
 
 if TYPE_CHECKING:
     from spamo_cache.store.remote import Location
@@ -20,7 +21,7 @@ def show(store: Location, clip: str, row: int, root: Path | None, *, json: bool)
     from spamo_cache.store.trace import trace
 
     found = trace(FeatureStore.open(store), clip, row)
-    there = {} if root is None else _there(found, inputs.folder(root))
+    there = {} if root is None else _there(found, resolve.folder(root))
     if json:
         display.as_json({**asdict(found), **there})
         return

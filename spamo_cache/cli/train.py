@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spamo_cache.cli import display, features, frames, inputs, options
+from spamo_cache.cli import display, options
 from spamo_cache.errors import SpamoError, UsageError
+from spamo_cache.workflow import resolve
+from spamo_cache.workflow.frames import input_streams
+from spamo_cache.workflow.stores import pipeline_stores
 
 if TYPE_CHECKING:
     from spamo_cache.config import Pipeline
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    pipeline: options.Pipeline = options.EMBEDDED,
+    pipeline: options.Pipeline = resolve.EMBEDDED,
     *,
     overrides: options.Overrides = None,
     manifest: Annotated[
@@ -81,7 +84,7 @@ def train(
     if export_official is not None:
         _export(pipeline, overrides or [], output, export_official)
         return
-    loaded, path = inputs.load_pipeline(pipeline, overrides or [])
+    loaded, path = resolve.load_pipeline(pipeline, overrides or [])
     needs = Needs(path.parent, store, manifest, stores or (), root, device)
     if import_official is None and (loaded.sweep or seeds is not None):
         _show_all(loaded, needs, seeds, output, json=json)
@@ -101,7 +104,7 @@ def train(
 def _export(name: str, overrides: list[str], output: Path | None, file: Path) -> None:
     from spamo_cache.train.official import export_checkpoint
 
-    out = output or _folder(inputs.load_pipeline(name, overrides)[0])
+    out = output or _folder(resolve.load_pipeline(name, overrides)[0])
     count = export_checkpoint(out, file)
     display.pairs({"run": out, "tensors": count, "written to": file})
 
@@ -191,7 +194,7 @@ def run(
     device: str = "auto",
 ) -> tuple[RunSummary, Path]:
     """Find what the pipeline needs and train it; the run's summary and folder."""
-    pipeline, path = inputs.load_pipeline(name, overrides)
+    pipeline, path = resolve.load_pipeline(name, overrides)
     out = output or _folder(pipeline)
     needs = Needs(path.parent, store, manifest, given, root, device)
     return train_one(pipeline, needs, out), out
@@ -199,7 +202,7 @@ def run(
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Where the features and sentences of a pipeline are looked for, see ``features.load``.
+    """Where the features and sentences of a pipeline are looked for, see ``pipeline_stores``.
 
     Attributes:
         root: of the raw corpus, for pipelines that tune their encoders.
@@ -214,10 +217,15 @@ class Needs:
     device: str = "auto"
 
     def found(self, pipeline: Pipeline) -> tuple[Manifest, Mapping[str, Features]]:
-        table, stores = features.load(
-            pipeline, self.base, manifest=self.manifest, store=self.store, given=self.given
+        table, stores = pipeline_stores(
+            pipeline,
+            self.base,
+            manifest=self.manifest,
+            store=self.store,
+            given=self.given,
+            watcher=display.TERMINAL,
         )
-        return table, frames.streams(pipeline, stores, self.base, self.root)
+        return table, input_streams(pipeline, stores, self.base, self.root)
 
 
 def train_one(
@@ -249,6 +257,6 @@ def train_one(
             stores=stores,
             out=out,
             progress=step,
-            notice=lambda words: display.say(f"warning: {words}"),
+            notice=display.TERMINAL.warning,
             device=needs.device,
         )

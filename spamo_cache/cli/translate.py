@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spamo_cache.cli import display, inputs, options
+from spamo_cache.cli import display, options
 from spamo_cache.errors import UsageError, VideoError, WeightsError
+from spamo_cache.workflow import resolve
 
 if TYPE_CHECKING:
     from spamo_cache.store.reader import FeatureStore
@@ -151,7 +152,7 @@ def sentences(
     from spamo_cache.store.reader import FeatureStore
 
     loaded = load_run(run, device=device, llm=llm)
-    spec, spec_path = inputs.run_spec(loaded.folder, given)
+    spec, spec_path = resolve.run_spec(loaded.folder, given)
     root = Path(os.path.commonpath([piece.video.resolve().parent for piece in pieces]))
     clips = [
         Clip(

@@ -175,6 +175,6 @@ def test_an_interrupted_command_says_how_to_go_on(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("spamo_cache.cli.inputs.load_manifest", interrupted)
+    monkeypatch.setattr("spamo_cache.workflow.resolve.load_manifest", interrupted)
     result = call("manifest", code=130)
     assert "goes on from there" in result.stderr

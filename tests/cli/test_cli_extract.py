@@ -11,12 +11,12 @@ import pytest
 from typer.testing import Result
 
 from spamo_cache import config
-from spamo_cache.cli import features
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.extract import calibrate, run
 from spamo_cache.store import records
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.writer import StoreWriter
+from spamo_cache.workflow import stores
 
 Call = Callable[..., Result]
 
@@ -135,7 +135,7 @@ def test_features_without_their_note_are_complete(
         raise OSError(errno.ENOSPC, "No space left on device", "home/stores.json")
 
     with monkeypatch.context() as patch:
-        patch.setattr(features, "remember", full)
+        patch.setattr(stores, "remember", full)
         told = call(EXTRACT, "--split dev", code=1).stderr
     assert told.startswith("error: the features are complete")
     assert "No space left on device" in told

@@ -11,11 +11,13 @@ import torch
 from safetensors.numpy import load_file
 from typer.testing import Result
 
-from spamo_cache.cli import features, frames, inputs
 from spamo_cache.datasets import signed_weather
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import UsageError, VideoError
 from spamo_cache.train.features import Bank
+from spamo_cache.workflow import resolve
+from spamo_cache.workflow.frames import input_streams
+from spamo_cache.workflow.stores import pipeline_stores
 
 Call = Callable[..., Result]
 Enter = Callable[[Path, pytest.MonkeyPatch], None]
@@ -72,9 +74,9 @@ def test_trains_and_evaluates_from_frames(tuned: Path, call: Call) -> None:
 
 def test_fresh_encoders_give_what_the_stores_hold(lab: Path) -> None:
     """To the rounding of the stores' float16, for every row of every clip."""
-    pipeline, path = inputs.load_pipeline("signed-weather", ["encoders.blocks=4"])
-    table, stores = features.load(pipeline, path.parent)
-    streams = frames.streams(pipeline, stores, path.parent, lab / "corpus")
+    pipeline, path = resolve.load_pipeline("signed-weather", ["encoders.blocks=4"])
+    table, stores = pipeline_stores(pipeline, path.parent)
+    streams = input_streams(pipeline, stores, path.parent, lab / "corpus")
     ids = [clip.id for clip in table.clips()]
     for name, store in stores.items():
         packed = Bank({name: streams[name]}, ids, max_frames=512, memory=0).packed(range(len(ids)))
@@ -93,9 +95,9 @@ def test_other_commands_say_that_they_read_features(tuned: Path, call: Call) -> 
 
 def test_a_corpus_that_changed_is_not_trained_on(lab: Path, tmp_path: Path) -> None:
     shutil.copytree(lab / "corpus", tmp_path / "corpus")
-    pipeline, path = inputs.load_pipeline("signed-weather", ["encoders.blocks=1"])
-    table, stores = features.load(pipeline, path.parent)
-    streams = frames.streams(pipeline, stores, path.parent, tmp_path / "corpus")
+    pipeline, path = resolve.load_pipeline("signed-weather", ["encoders.blocks=1"])
+    table, stores = pipeline_stores(pipeline, path.parent)
+    streams = input_streams(pipeline, stores, path.parent, tmp_path / "corpus")
     clip = table.clips("train")[0]
     with (tmp_path / "corpus" / clip.source).open("ab") as file:
         file.write(b"more")
@@ -104,7 +106,7 @@ def test_a_corpus_that_changed_is_not_trained_on(lab: Path, tmp_path: Path) -> N
 
 
 def test_other_corpora_have_to_be_named(lab: Path) -> None:
-    pipeline, path = inputs.load_pipeline("phoenix14t", ["encoders.blocks=1"])
+    pipeline, path = resolve.load_pipeline("phoenix14t", ["encoders.blocks=1"])
     with pytest.raises(UsageError, match="takes the frames") as told:
-        frames.streams(pipeline, {}, path.parent, None)
+        input_streams(pipeline, {}, path.parent, None)
     assert "--root DIR" in str(told.value)

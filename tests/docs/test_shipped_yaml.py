@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from spamo_cache import config
-from spamo_cache.cli import inputs
 from spamo_cache.cli.experiments import ORDER, listed
 from spamo_cache.config import CacheSpec, Experiment, Pipeline
 from spamo_cache.datasets.registry import CORPORA
 from spamo_cache.train.experiments import plan
+from spamo_cache.workflow import resolve
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -63,7 +63,7 @@ def test_a_cache_spec_loads(path: Path) -> None:
 @pytest.mark.parametrize("path", PIPELINES, ids=name_of)
 def test_a_pipeline_loads_and_fits_its_spec_and_corpus(path: Path) -> None:
     pipeline = config.load(path, Pipeline)
-    spec, _ = inputs.load_spec(pipeline.spec, path.parent)
+    spec, _ = resolve.load_spec(pipeline.spec, path.parent)
     assert set(pipeline.streams) <= set(spec.streams)
     assert pipeline.corpus == path.relative_to(REPOSITORY / "pipelines").parts[0]
     assert pipeline.corpus in CORPORA
@@ -82,7 +82,7 @@ def test_every_experiment_fits_every_corpus(corpus: str) -> None:
     def load(changes: Sequence[str]) -> Pipeline:
         return config.load(path, Pipeline, changes)
 
-    found = plan(experiments, load, lambda one: inputs.spec_used(one, path.parent)[0], [0])
+    found = plan(experiments, load, lambda one: resolve.spec_used(one, path.parent)[0], [0])
     assert [trial for trial in found.trials if trial.error is not None] == []
     for run in found.runs.values():
         weights = run.pipeline.llm.weights
@@ -129,7 +129,7 @@ def test_a_pipeline_opens_with_its_question_and_its_command(path: Path) -> None:
 
 @pytest.mark.parametrize("corpus", SCORED)
 def test_the_default_pipeline_follows_the_convention_of_its_corpus(corpus: str) -> None:
-    pipeline, path = inputs.load_pipeline(corpus, [])
+    pipeline, path = resolve.load_pipeline(corpus, [])
     assert path.parent.name == corpus
     assert pipeline.text == CORPORA[corpus].text
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from spamo_cache.cli import report
-from spamo_cache.cli.stills import HEIGHT, stills
 from spamo_cache.datasets.manifest import Clip, Manifest
+from spamo_cache.workflow.frames import HEIGHT, stills
 
 Build = Callable[..., Path]
 

@@ -1,21 +1,25 @@
-"""What a pipeline reads: the features of its stores or, where it tunes its encoders, the frames."""
+"""Frames of the raw corpus: for pipelines that tune their encoders, and for pages."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spamo_cache.cli import inputs, options
 from spamo_cache.config import Pipeline
-from spamo_cache.errors import UsageError
+from spamo_cache.errors import UsageError, VideoError
+from spamo_cache.workflow import resolve
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from spamo_cache.datasets.manifest import Clip
     from spamo_cache.store.reader import FeatureStore
     from spamo_cache.train import Features
 
 
-def streams(
+def input_streams(
     pipeline: Pipeline, stores: Mapping[str, FeatureStore], base: Path, root: Path | None
 ) -> Mapping[str, Features]:
     """``stores``, or their clips as frames with the encoders that are to be tuned.
@@ -37,7 +41,7 @@ def streams(
     from spamo_cache.extract.worker import cores
 
     folder = _root(pipeline.corpus, root)
-    spec, path = inputs.spec_used(pipeline, base)
+    spec, path = resolve.spec_used(pipeline, base)
     plain = {name: build(spec.streams[name], path.parent, "float32") for name in stores}
     encoders = {
         name: TunableEncoder(encoder, pipeline.encoders, pipeline.seed)
@@ -49,11 +53,45 @@ def streams(
 
 def _root(corpus: str, root: Path | None) -> Path:
     if root is not None:
-        return inputs.folder(root)
-    if corpus == options.EMBEDDED:
-        return inputs.corpus_root(corpus, None)
+        return resolve.folder(root)
+    if corpus == resolve.EMBEDDED:
+        return resolve.corpus_root(corpus, None)
     raise UsageError(
         "its encoders are tuned, which takes the frames",
         where=f"corpus {corpus}",
         remedy="name the folder of the raw corpus by --root DIR",
     )
+
+
+HEIGHT = 96
+_QUALITY = 80
+
+
+def stills(root: Path, clips: Iterable[Clip], count: int) -> dict[str, list[tuple[int, bytes]]]:
+    """Clip id -> (frame number, JPEG) at even distances; clips that cannot be read are left out.
+
+    Needs the libraries of the extra ``extract``; without them there are no frames.
+    """
+    try:
+        from spamo_cache.video import read_clip
+    except ModuleNotFoundError:
+        return {}
+    found = {}
+    for clip in clips:
+        try:
+            frames = read_clip(root, clip)
+        except VideoError:
+            continue
+        places = sorted({(2 * i + 1) * len(frames) // (2 * count) for i in range(count)})
+        found[clip.id] = [(place, _jpeg(frames[place])) for place in places]
+    return found
+
+
+def _jpeg(frame: np.ndarray) -> bytes:
+    from PIL import Image
+
+    image = Image.fromarray(frame)
+    width = max(1, round(image.width * HEIGHT / image.height))
+    kept = BytesIO()
+    image.resize((width, HEIGHT)).save(kept, "JPEG", quality=_QUALITY)
+    return kept.getvalue()

@@ -12,9 +12,10 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from spamo_cache import config
-from spamo_cache.cli import display, inputs
 from spamo_cache.config import Pipeline
 from spamo_cache.errors import DamagedError, UsageError
+from spamo_cache.workflow import resolve
+from spamo_cache.workflow.watcher import QUIET, Watcher
 
 if TYPE_CHECKING:
     from spamo_cache.datasets.manifest import Manifest
@@ -67,7 +68,7 @@ def check_room(manifest: Manifest) -> None:
         ) from None
 
 
-def load(
+def pipeline_stores(
     pipeline: Pipeline,
     base: Path,
     *,
@@ -75,6 +76,7 @@ def load(
     store: str | None = None,
     given: Sequence[str] = (),
     corpus_sha256: str | None = None,
+    watcher: Watcher = QUIET,
 ) -> tuple[Manifest, dict[str, FeatureStore]]:
     """The clips of a pipeline and the store of each of its streams.
 
@@ -109,7 +111,7 @@ def load(
             remedy=f"run `spamo-cache extract --dataset {pipeline.corpus}` first, or name the "
             "clips by --manifest where others have extracted them",
         )
-    roots = [*inputs.store_roots(store), *dict.fromkeys(str(p.parent.parent) for p in known)]
+    roots = [*resolve.store_roots(store), *dict.fromkeys(str(p.parent.parent) for p in known)]
     named = _named(given, pipeline.streams)
     if corpus_sha256 is None and known:
         corpus_sha256 = FeatureStore.open(known[0]).attributes["corpus_sha256"]
@@ -120,11 +122,13 @@ def load(
             found = FeatureStore.open(catalogue.locate(named[stream], roots))
         else:
             found = look(pipeline, stream, corpus_sha256)
-        opened[stream] = _near(found, table, roots)
+        opened[stream] = _near(found, table, roots, watcher)
     return table, opened
 
 
-def _near(store: FeatureStore, manifest: Manifest, roots: Sequence[str]) -> FeatureStore:
+def _near(
+    store: FeatureStore, manifest: Manifest, roots: Sequence[str], watcher: Watcher
+) -> FeatureStore:
     """The store itself, or the copy of a remote one's clips in the first local root, if any."""
     from spamo_cache.store import share
     from spamo_cache.store.reader import FeatureStore
@@ -133,13 +137,13 @@ def _near(store: FeatureStore, manifest: Manifest, roots: Sequence[str]) -> Feat
     if isinstance(store.path, Path) or local is None:
         return store
     made = f"made by {store.attributes['created_by']}, {store.attributes['created'][:10]}"
-    display.say(f"{store.stream}: copying {store.path} ({made}) into {local}")
+    watcher.notice(f"{store.stream}: copying {store.path} ({made}) into {local}")
     # By clip: a store keeps the splits it was begun with, the manifest may have others.
     clips = [clip for clip in manifest.table["id"].to_pylist() if clip in store]
-    with display.progress(f"copying {store.stream}", "partitions") as advance:
+    with watcher.task(f"copying {store.stream}", "partitions") as advance:
         copied = share.copy(store.path, local, ids=clips, progress=advance)
     if copied.terms:
-        display.say(f"terms of use: {copied.terms}")
+        watcher.notice(f"terms of use: {copied.terms}")
     return FeatureStore.open(copied.path)
 
 
@@ -157,7 +161,7 @@ def _found(
     from spamo_cache.store.layout import stream_spec
     from spamo_cache.store.reader import FeatureStore
 
-    spec, _ = inputs.spec_used(pipeline, base)
+    spec, _ = resolve.spec_used(pipeline, base)
     wanted = stream_spec(spec, stream)
     weights = spec.streams[stream].weights
     found = find(roots, pipeline.corpus, stream, spec=wanted, keys_sha256=keys, weights=weights)

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spamo_cache import bounded, config
-from spamo_cache.cli import display
-from spamo_cache.cli.options import EMBEDDED
 from spamo_cache.config import CacheSpec, Pipeline
 from spamo_cache.errors import ConfigError, UsageError
+from spamo_cache.workflow.watcher import QUIET, Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
     from spamo_cache.store.remote import Location
     from spamo_cache.train.checkpoint import RunFolder
 
+EMBEDDED = "signed-weather"
+"""The corpus that needs nothing: it is drawn on demand."""
 DEFAULT_SPEC = "spec.yaml"
 DEFAULT_PIPELINE = "default.yaml"
 
@@ -29,7 +30,9 @@ def check_corpus(name: str) -> None:
     registry.corpus(name)
 
 
-def corpus_root(name: str, root: Path | None, size: int | None = None) -> Path:
+def corpus_root(
+    name: str, root: Path | None, size: int | None = None, watcher: Watcher = QUIET
+) -> Path:
     """The folder of a corpus; the embedded one is drawn if it is not there yet.
 
     Raises:
@@ -39,7 +42,7 @@ def corpus_root(name: str, root: Path | None, size: int | None = None) -> Path:
 
     known = registry.corpus(name)
     if name == EMBEDDED:
-        return _drawn(root or _drawn_root(known.root(), size), size)
+        return _drawn(root or _drawn_root(known.root(), size), size, watcher)
     if size is not None:
         raise UsageError(f"corpus {name} has the size it has", remedy=f"--size is for {EMBEDDED}")
     if root is None:
@@ -85,13 +88,13 @@ def _drawn_root(default: Path | None, size: int | None) -> Path:
     return base if size is None else base.with_name(f"{EMBEDDED}-{size}")
 
 
-def _drawn(root: Path, size: int | None) -> Path:
+def _drawn(root: Path, size: int | None, watcher: Watcher) -> Path:
     from spamo_cache.datasets import signed_weather
 
     # A finished corpus is taken as it is, whatever its size.
     if size is None and (root / "manifest.parquet").is_file():
         return root
-    with display.progress(f"drawing {EMBEDDED}", "clips") as advance:
+    with watcher.task(f"drawing {EMBEDDED}", "clips") as advance:
         signed_weather.make(root, size or signed_weather.DEFAULT_SIZE, progress=advance)
     return root
 
@@ -103,6 +106,7 @@ def load_manifest(
     *,
     size: int | None = None,
     limit: int | None = None,
+    watcher: Watcher = QUIET,
 ) -> tuple[Manifest, Path]:
     """The manifest and the folder its sources lie in, from a table or from a known corpus.
 
@@ -117,7 +121,7 @@ def load_manifest(
         found, base = Manifest.read(manifest, corpus=dataset), folder(root or manifest.parent)
     else:
         name = dataset or EMBEDDED
-        base = corpus_root(name, root, size)
+        base = corpus_root(name, root, size, watcher)
         found = registry.corpus(name).manifest(base)
     return (found if limit is None else found.limit(limit)), base
 
