@@ -80,3 +80,21 @@ def test_the_citation_is_of_this_version() -> None:
     assert citation["version"] == spamo_cache.__version__
     assert citation["license"] == PROJECT["license"]
     assert "2408.10593" in str(citation["preferred-citation"]["identifiers"])
+
+
+def test_the_package_says_where_it_runs_and_where_its_method_is_from() -> None:
+    stated = {name.rpartition(" ")[2] for name in PROJECT["classifiers"] if "Python :: 3." in name}
+    assert stated == {"3.11", "3.12", "3.13"}
+    assert min(stated) == PROJECT["requires-python"].removeprefix(">=")
+    citation = (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8")
+    assert PROJECT["urls"]["Paper (SpaMo)"] in citation
+
+
+def test_linters_before_a_commit_are_those_of_make_lint() -> None:
+    text = (REPOSITORY / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    (repository,) = yaml.safe_load(text)["repos"]
+    entries = " ".join(hook["entry"] for hook in repository["hooks"])
+    lint = (REPOSITORY / "Makefile").read_text(encoding="utf-8").partition("\nlint:")[2]
+    for tool in re.findall(r"\$\(BIN\)/(.+)", lint.partition("\n\n")[0]):
+        words = tool.removesuffix(" --check")
+        assert words in entries, tool
