@@ -15,8 +15,7 @@ PACKAGE = Path(spamo_cache.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 LEVELS: dict[str, int] = {
-    "cli": 5,
-    "workflow": 4,
+    **dict.fromkeys(("cli", "workflow"), 4),
     **dict.fromkeys(("extract", "train", "evaluate", "analysis", "report"), 3),
     **dict.fromkeys(("model", "encoders", "video", "datasets"), 2),
     "store": 1,

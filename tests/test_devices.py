@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from spamo_cache import devices
-from spamo_cache.cli import children
 from spamo_cache.config import Pipeline
 from spamo_cache.errors import UsageError
 from spamo_cache.evaluate import load_run
 from spamo_cache.train.crew import gather_crew
+from spamo_cache.workflow.experiments import processes
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_children_are_kept_to_the_gpu_that_was_named(gpus, monkeypatch):
     gpus(3)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
     seen = {
-        name: [place["CUDA_VISIBLE_DEVICES"] for place in children.places(None, None, name)]
+        name: [place["CUDA_VISIBLE_DEVICES"] for place in processes.worker_envs(None, None, name)]
         for name in ("auto", "cuda", "cuda:1", "cpu")
     }
     assert seen["auto"] == seen["cuda"] == ["4", "5", "6"]

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spamo_cache import config
-from spamo_cache.cli import display, experiments, options, scores
+from spamo_cache.cli import display, options, scores
 from spamo_cache.cli import evaluate as evaluate_command
 from spamo_cache.cli import extract as extract_command
 from spamo_cache.cli import report as report_command
 from spamo_cache.cli import train as train_command
-from spamo_cache.cli.setting import FOLDER, Setting
-from spamo_cache.cli.stages import Stage, Stages, size_of
 from spamo_cache.errors import UsageError
 from spamo_cache.workflow import resolve
+from spamo_cache.workflow.experiments.context import FOLDER, ExperimentContext
+from spamo_cache.workflow.experiments.run import ExperimentRequest, preview, run_experiments
+from spamo_cache.workflow.timings import StageTiming, StageTimings, size_of
 
 if TYPE_CHECKING:
     from spamo_cache.datasets.manifest import Manifest
@@ -39,7 +40,7 @@ class Reproduction:
     report: Path
     card: Scorecard
     failed: Sequence[tuple[str, str]]
-    stages: Stages
+    stages: StageTimings
 
 
 def reproduce(
@@ -109,7 +110,7 @@ def reproduce(
     }
     out = output or Path("runs") / sized
     if everything:
-        asked = experiments.Asked(resolve.names(only), seeds, jobs)
+        asked = ExperimentRequest(resolve.names(only), seeds, jobs)
         _all(corpus, out, asked, dry_run=dry_run, as_json=as_json, **common)
         return
     if only or jobs or dry_run or seeds > 1:
@@ -127,7 +128,7 @@ def reproduce(
 def _all(
     corpus: str,
     out: Path,
-    asked: experiments.Asked,
+    asked: ExperimentRequest,
     *,
     source: dict[str, Any],
     pipeline: tuple[str, list[str]],
@@ -149,9 +150,9 @@ def _all(
             watcher=display.TERMINAL,
         )
     else:
-        stages = Stages(out / FOLDER / "stages.json")
+        stages = StageTimings(out / FOLDER / "stages.json")
         table, root = _sentences(corpus, out, stages, source)
-    setting = Setting(
+    setting = ExperimentContext(
         pipeline=path,
         overrides=pipeline[1],
         out=out,
@@ -162,8 +163,8 @@ def _all(
         work=work,
     )
     if dry_run:
-        experiments.preview(setting, asked)
-    elif not experiments.run(setting, asked, stages, as_json=as_json):
+        preview(setting, asked)
+    elif not run_experiments(setting, asked, stages, as_json=as_json):
         raise typer.Exit(1)
 
 
@@ -181,7 +182,7 @@ def _run(
     from spamo_cache.model.weights import locate
 
     loaded, path = resolve.load_pipeline(*pipeline)
-    stages = Stages(out / "stages.json")
+    stages = StageTimings(out / "stages.json")
     table, root = _sentences(corpus, out, stages, source)
     # Extraction may take days: what would stop training after it is told now.
     check_llm(locate(loaded.llm.weights, path.parent), loaded.llm)
@@ -218,7 +219,7 @@ def _run(
 
 
 def _sentences(
-    corpus: str, out: Path, stages: Stages, source: dict[str, Any]
+    corpus: str, out: Path, stages: StageTimings, source: dict[str, Any]
 ) -> tuple[Manifest, Path]:
     """The manifest, kept in ``out``, and the folder of the raw corpus."""
     with stages.stage("corpus") as stage:
@@ -230,7 +231,7 @@ def _sentences(
 
 def _corpus(
     name: str,
-    stage: Stage,
+    stage: StageTiming,
     *,
     manifest: Path | None,
     root: Path | None,
@@ -278,7 +279,7 @@ def _show(found: Reproduction) -> None:
             )
             for stage in found.stages.all.values()
         ],
-        title="Stages",
+        title="StageTimings",
     )
     display.line(f"report: {found.report.resolve()}")
 

@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from spamo_cache.cli import children
-from spamo_cache.cli.results import Results
-from spamo_cache.cli.runner import Runner
 from spamo_cache.config import Experiment, Variant
 from spamo_cache.errors import SpamoError
 from spamo_cache.extract import worker
 from spamo_cache.train.checkpoint import exclusive
-from spamo_cache.train.experiments import Trial
+from spamo_cache.workflow.experiments import processes
+from spamo_cache.workflow.experiments.plan import Trial
+from spamo_cache.workflow.experiments.results import Results
+from spamo_cache.workflow.experiments.scheduler import Scheduler
 
 Call = Callable[..., Result]
 Enter = Callable[[Path, pytest.MonkeyPatch], None]
@@ -128,7 +128,7 @@ def test_what_is_there_is_not_done_again(
     def started(*_: object, **__: object) -> None:
         raise AssertionError("a child was started")
 
-    monkeypatch.setattr(children.asyncio, "create_subprocess_exec", started)
+    monkeypatch.setattr(processes.asyncio, "create_subprocess_exec", started)
     call(LINE, "--only streams")
     assert results(done) == before
     call(LINE, BOTH, code=1)
@@ -262,7 +262,7 @@ def test_what_no_longer_holds_is_forgotten(noted: Callable[..., list[str]], tmp_
 def test_an_analysis_that_a_kill_cut_short_is_done_again(tmp_path: Path) -> None:
     asked: list[tuple[str, ...]] = []
 
-    class Crew:
+    class Pool:
         @asynccontextmanager
         async def place(self) -> AsyncIterator[Any]:
             async def call(_: str, folder: str, *options: str) -> None:
@@ -275,31 +275,33 @@ def test_an_analysis_that_a_kill_cut_short_is_done_again(tmp_path: Path) -> None
     (tmp_path / "analysis" / "attribution").mkdir(parents=True)
     here: Any = SimpleNamespace(corpus_root=Path("corpus"), device="cuda:1")
     nothing: Any = None
-    crew: Any = Crew()
-    runner = Runner(here, nothing, nothing, nothing, crew)
+    pool: Any = Pool()
+    runner = Scheduler(here, nothing, nothing, nothing, pool)
     for _ in range(2):
-        children.asyncio.run(runner._look(tmp_path))
+        processes.asyncio.run(runner._look(tmp_path))
     device = ("--device", "cuda")
     assert asked == [("--clip", "4", "--root", "corpus", *device), device]
 
 
 def test_places_are_gpus_or_shares_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(children, "_gpus", lambda _: ["3", "5"])
-    assert [place["CUDA_VISIBLE_DEVICES"] for place in children.places(None, None, "auto")] == [
+    monkeypatch.setattr(processes, "_gpus", lambda _: ["3", "5"])
+    assert [
+        place["CUDA_VISIBLE_DEVICES"] for place in processes.worker_envs(None, None, "auto")
+    ] == [
         *("3", "5"),
     ]
-    assert [place["CUDA_VISIBLE_DEVICES"] for place in children.places(3, 1, "cuda")] == [
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in processes.worker_envs(3, 1, "cuda")] == [
         *("3", "5", "3"),
     ]
     monkeypatch.setattr(worker, "cores", lambda: 8)
-    assert children.places(None, 2, "cpu")[0]["OMP_NUM_THREADS"] == "1"  # the suite's own
+    assert processes.worker_envs(None, 2, "cpu")[0]["OMP_NUM_THREADS"] == "1"  # the suite's own
     monkeypatch.delenv("OMP_NUM_THREADS")
-    several = children.places(None, 2, "cpu")
+    several = processes.worker_envs(None, 2, "cpu")
     assert len(several) == 4
     assert several[0]["OMP_NUM_THREADS"] == "2"
     assert several[0]["CUDA_VISIBLE_DEVICES"] == ""
     # Who asks for all cores gets them: as many big models as cores would fill any memory.
-    (alone,) = children.places(None, None, "cpu")
+    (alone,) = processes.worker_envs(None, None, "cpu")
     assert alone["OMP_NUM_THREADS"] == "8"
 
 
@@ -313,13 +315,13 @@ def test_places_are_gpus_or_shares_of_the_cores(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_a_failed_command_says_why(said: str, code: int, told: str) -> None:
-    assert told in children._fault(said, code)
+    assert told in processes._fault(said, code)
 
 
 def test_errors_of_children_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def work(crew: children.Children) -> None:
-        async with crew.place() as call:
+    async def work(pool: processes.ProcessPool) -> None:
+        async with pool.place() as call:
             await call("train", "nowhere.yaml")
 
-    with children.started([{}]) as crew, pytest.raises(SpamoError, match="no such file"):
-        children.asyncio.run(work(crew))
+    with processes.started([{}]) as pool, pytest.raises(SpamoError, match="no such file"):
+        processes.asyncio.run(work(pool))

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from spamo_cache import config
-from spamo_cache.cli.experiments import ORDER, listed
 from spamo_cache.config import CacheSpec, Experiment, Pipeline
 from spamo_cache.datasets.registry import CORPORA
-from spamo_cache.train.experiments import plan
 from spamo_cache.workflow import resolve
+from spamo_cache.workflow.experiments.plan import plan
+from spamo_cache.workflow.experiments.run import ORDER, listed
 
 REPOSITORY = Path(__file__).parents[2]
 

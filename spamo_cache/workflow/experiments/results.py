@@ -11,7 +11,7 @@ from spamo_cache.errors import SpamoError
 
 if TYPE_CHECKING:
     from spamo_cache.config import Experiment
-    from spamo_cache.train.experiments import Trial
+    from spamo_cache.workflow.experiments.plan import Trial
 
 NAME = "results.json"
 

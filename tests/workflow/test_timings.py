@@ -4,30 +4,30 @@ from pathlib import Path
 
 import pytest
 
-from spamo_cache.cli.stages import Stages, size_of
 from spamo_cache.errors import SpamoError
+from spamo_cache.workflow.timings import StageTimings, size_of
 
 
 def test_reused_stages_keep_the_time_of_their_work(tmp_path: Path) -> None:
     path = tmp_path / "run" / "stages.json"
-    with Stages(path).stage("extract") as stage:
+    with StageTimings(path).stage("extract") as stage:
         stage.bytes = 7
-    took = Stages(path).all["extract"].seconds
+    took = StageTimings(path).all["extract"].seconds
     assert took > 0
-    with Stages(path).stage("extract") as stage:
+    with StageTimings(path).stage("extract") as stage:
         stage.reused = True
-    again = Stages(path).all["extract"]
+    again = StageTimings(path).all["extract"]
     assert (again.seconds, again.bytes, again.reused) == (took, 7, True)
 
 
 def test_work_that_was_cut_short_counts(tmp_path: Path) -> None:
     path = tmp_path / "stages.json"
-    with pytest.raises(KeyboardInterrupt), Stages(path).stage("train"):
+    with pytest.raises(KeyboardInterrupt), StageTimings(path).stage("train"):
         raise KeyboardInterrupt
-    before = Stages(path).all["train"].seconds
-    with Stages(path).stage("train"):
+    before = StageTimings(path).all["train"].seconds
+    with StageTimings(path).stage("train"):
         pass
-    assert Stages(path).all["train"].seconds > before > 0
+    assert StageTimings(path).all["train"].seconds > before > 0
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '[{"nam": "x"}]'])
@@ -35,7 +35,7 @@ def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "stages.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(SpamoError, match=r"stages\.json"):
-        Stages(path)
+        StageTimings(path)
 
 
 def test_sizes_of_files_and_folders(tmp_path: Path) -> None:

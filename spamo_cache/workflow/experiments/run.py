@@ -10,18 +10,19 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from spamo_cache import config
-from spamo_cache.cli import children, display
+from spamo_cache.cli import display
 from spamo_cache.cli import report as report_command
-from spamo_cache.cli.results import Results
-from spamo_cache.cli.runner import Runner
-from spamo_cache.cli.setting import FOLDER, Setting, extract
-from spamo_cache.cli.stages import Stages
-from spamo_cache.cli.whereabouts import Whereabouts
 from spamo_cache.config import Experiment
 from spamo_cache.errors import UsageError
+from spamo_cache.workflow.experiments import processes
+from spamo_cache.workflow.experiments.context import FOLDER, ExperimentContext, extract
+from spamo_cache.workflow.experiments.index import RunIndex
+from spamo_cache.workflow.experiments.results import Results
+from spamo_cache.workflow.experiments.scheduler import Scheduler
+from spamo_cache.workflow.timings import StageTimings
 
 if TYPE_CHECKING:
-    from spamo_cache.train.experiments import Plan
+    from spamo_cache.workflow.experiments.plan import Plan
 
 ORDER = (
     *("streams", "align", "tuning", "stride", "scales"),
@@ -33,7 +34,7 @@ ANALYSED = (("streams", "both"), ("align", "both"), ("align", "none"))
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ExperimentRequest:
     """Which experiments, under how many seeds, by how many processes at a time."""
 
     only: Sequence[str] | None
@@ -41,7 +42,9 @@ class Asked:
     jobs: int | None
 
 
-def run(setting: Setting, asked: Asked, stages: Stages, *, as_json: bool) -> bool:
+def run_experiments(
+    setting: ExperimentContext, asked: ExperimentRequest, stages: StageTimings, *, as_json: bool
+) -> bool:
     """Do what is left of the experiments, then write the page; whether nothing failed.
 
     Raises:
@@ -54,7 +57,9 @@ def run(setting: Setting, asked: Asked, stages: Stages, *, as_json: bool) -> boo
         return _run(setting, asked, stages, as_json=as_json)
 
 
-def _run(setting: Setting, asked: Asked, stages: Stages, *, as_json: bool) -> bool:
+def _run(
+    setting: ExperimentContext, asked: ExperimentRequest, stages: StageTimings, *, as_json: bool
+) -> bool:
     experiments, names, plan = planned(setting, asked)
     base = setting.load()
     results = Results(
@@ -69,10 +74,10 @@ def _run(setting: Setting, asked: Asked, stages: Stages, *, as_json: bool) -> bo
     with stages.stage("extract") as stage:
         features = extract(setting, plan)
         stage.reused = not any(features.told.values())
-    places = children.places(asked.jobs, base.threads, setting.device)
+    places = processes.worker_envs(asked.jobs, base.threads, setting.device)
     display.say(f"{len(plan.runs)} runs, {len(places)} at a time")
-    with stages.stage("experiments"), children.started(places) as crew:
-        asyncio.run(_work(Runner(setting, plan, Whereabouts(setting, features), results, crew)))
+    with stages.stage("experiments"), processes.started(places) as pool:
+        asyncio.run(_work(Scheduler(setting, plan, RunIndex(setting, features), results, pool)))
     _divide(setting.folder)
     with stages.stage("report"):
         page = report_command.run(
@@ -88,7 +93,7 @@ def _run(setting: Setting, asked: Asked, stages: Stages, *, as_json: bool) -> bo
     return not failed
 
 
-async def _work(runner: Runner) -> None:
+async def _work(runner: Scheduler) -> None:
     await runner.train()
     await runner.analyse(ANALYSED)
 
@@ -103,14 +108,16 @@ def _divide(folder: Path) -> None:
         display.say(f"no contributions of the parts: {error.what}")
 
 
-def planned(setting: Setting, asked: Asked) -> tuple[list[Experiment], list[str], Plan]:
+def planned(
+    setting: ExperimentContext, asked: ExperimentRequest
+) -> tuple[list[Experiment], list[str], Plan]:
     """All experiments, the names of those asked for, and what these come to.
 
     Raises:
         UsageError: no experiment of a name asked for.
         ConfigError: a file that is no experiment.
     """
-    from spamo_cache.train.experiments import plan
+    from spamo_cache.workflow.experiments.plan import plan
 
     experiments = listed(setting.pipeline.parent)
     known = [experiment.name for experiment in experiments]
@@ -130,21 +137,21 @@ def listed(beside: Path) -> list[Experiment]:
     return [config.load(files[name], Experiment) for name in order]
 
 
-def _seeds(setting: Setting, asked: Asked) -> list[int]:
+def _seeds(setting: ExperimentContext, asked: ExperimentRequest) -> list[int]:
     first = setting.load().seed
     return list(range(first, first + asked.seeds))
 
 
-def preview(setting: Setting, asked: Asked) -> None:
+def preview(setting: ExperimentContext, asked: ExperimentRequest) -> None:
     """Print what `run` would do: features to compute, runs to train."""
     _, _, plan = planned(setting, asked)
     features = extract(setting, plan, dry_run=True)
-    whereabouts = Whereabouts(setting, features)
+    index = RunIndex(setting, features)
     display.table(("features", "clips to compute or copy"), list(features.told.items()))
-    display.table(("experiment", "variant", "seed", "run", ""), _previewed(plan, whereabouts))
+    display.table(("experiment", "variant", "seed", "run", ""), _previewed(plan, index))
 
 
-def _previewed(plan: Plan, whereabouts: Whereabouts) -> Iterator[tuple[object, ...]]:
+def _previewed(plan: Plan, index: RunIndex) -> Iterator[tuple[object, ...]]:
     seen = set[str]()
     for trial in plan.trials:
         common = (trial.experiment, trial.variant, trial.seed)
@@ -154,7 +161,7 @@ def _previewed(plan: Plan, whereabouts: Whereabouts) -> Iterator[tuple[object, .
             yield (*common, plan.runs[trial.run].name, "as above")
         else:
             seen.add(trial.run)
-            yield (*common, plan.runs[trial.run].name, whereabouts.state(plan.runs[trial.run]))
+            yield (*common, plan.runs[trial.run].name, index.state(plan.runs[trial.run]))
 
 
 def _show(document: Mapping[str, Any], folder: Path) -> None:

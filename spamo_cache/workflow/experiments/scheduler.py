@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 from spamo_cache import config
 from spamo_cache.cli import display
-from spamo_cache.cli.children import Call, Children
-from spamo_cache.cli.results import Results
-from spamo_cache.cli.setting import Setting
-from spamo_cache.cli.whereabouts import Place, Whereabouts, key_of
 from spamo_cache.errors import SpamoError
+from spamo_cache.workflow.experiments.context import ExperimentContext
+from spamo_cache.workflow.experiments.index import RunIndex, RunLocation, key_of
+from spamo_cache.workflow.experiments.processes import Call, ProcessPool
+from spamo_cache.workflow.experiments.results import Results
 
 if TYPE_CHECKING:
-    from spamo_cache.train.experiments import Plan, Planned
+    from spamo_cache.workflow.experiments.plan import Plan, Planned
 
 ATTRIBUTED = 4
 """Clips of an analysed run whose translation is traced to frames."""
@@ -29,19 +29,19 @@ Faults = Mapping[str, str]
 """Test, by ``key_of`` -> why it could not be."""
 
 
-class Runner:
+class Scheduler:
     """Does what is left of a plan, and notes how every trial ended."""
 
     def __init__(
         self,
-        setting: Setting,
+        setting: ExperimentContext,
         plan: Plan,
-        whereabouts: Whereabouts,
+        index: RunIndex,
         results: Results,
-        crew: Children,
+        pool: ProcessPool,
     ) -> None:
-        self._setting, self._plan, self._crew = setting, plan, crew
-        self._whereabouts, self._results = whereabouts, results
+        self._setting, self._plan, self._pool = setting, plan, pool
+        self._whereabouts, self._results = index, results
         # Where GPUs are dealt out, a child sees its own one alone.
         self._device = ("--device", setting.device.partition(":")[0])
         self._ended: dict[str, Path | None] = {}
@@ -69,7 +69,7 @@ class Runner:
     async def _one(self, run: Planned, before: Awaitable[Path | None] | None) -> Path | None:
         """One run; its folder if it is trained."""
         start = None if before is None else await before
-        place: Place | None = None
+        place: RunLocation | None = None
         faults: Faults = {}
         error: str | None = None
         try:
@@ -77,7 +77,7 @@ class Runner:
                 raise SpamoError(f"starts from {run.start.name}, which failed")
             place = self._whereabouts.place(run, start)
             if not (place.trained and place.tested(run)):
-                async with self._crew.place() as call:
+                async with self._pool.place() as call:
                     await self._train(run, start, place, call)
                     faults = await self._test(run, place, call)
         except SpamoError as fault:
@@ -85,7 +85,9 @@ class Runner:
         self._note(run, place, faults, error)
         return self._ended[run.key]
 
-    async def _train(self, run: Planned, start: Path | None, place: Place, call: Call) -> None:
+    async def _train(
+        self, run: Planned, start: Path | None, place: RunLocation, call: Call
+    ) -> None:
         if place.trained:
             return
         display.say(f"{run.name}: {'goes on' if place.begun else 'training'}")
@@ -101,9 +103,9 @@ class Runner:
             *self._device,
         )
 
-    async def _test(self, run: Planned, place: Place, call: Call) -> Faults:
+    async def _test(self, run: Planned, place: RunLocation, call: Call) -> Faults:
         """Score the run in every way that is asked for; why those that failed did."""
-        from spamo_cache.train.experiments import TEST
+        from spamo_cache.workflow.experiments.plan import TEST
 
         faults = {}
         for test in run.tests:
@@ -124,7 +126,9 @@ class Runner:
         tuned = run.pipeline.encoders is not None
         return ["--root", str(self._setting.corpus_root)] if tuned else []
 
-    def _note(self, run: Planned, place: Place | None, faults: Faults, error: str | None) -> None:
+    def _note(
+        self, run: Planned, place: RunLocation | None, faults: Faults, error: str | None
+    ) -> None:
         """Write down how the trials of a run ended, and say so."""
         folder = None if place is None else place.folder
         for trial in self._plan.trials:
@@ -144,14 +148,14 @@ class Runner:
         # Clips come one by one, the other file at the end: it tells that all are there.
         for options in (("--clip", str(ATTRIBUTED), "--root", root), ()):
             try:
-                async with self._crew.place() as call:
+                async with self._pool.place() as call:
                     await call("analyze", str(folder), *options, *self._device)
             except SpamoError as error:
                 # The page has a gap then; the experiments are what was asked for.
                 display.say(f"no analysis of {folder.name}: {_in_a_line(error)}")
 
 
-def _score(run: Planned, place: Place | None) -> str:
+def _score(run: Planned, place: RunLocation | None) -> str:
     """BLEU-4 in every test of a run."""
     from spamo_cache.evaluate.scorecard import read_card
 

@@ -8,7 +8,7 @@ import pytest
 
 from spamo_cache.config import CacheSpec, Experiment, Pipeline, parse
 from spamo_cache.config.loading import _override
-from spamo_cache.train.experiments import extractions, plan, stream_keys
+from spamo_cache.workflow.experiments.plan import extractions, plan, stream_keys
 
 SPEC = {
     "name": "tiny",
@@ -19,9 +19,22 @@ SPEC = {
 }
 
 
+BASE = {
+    "name": "toy",
+    "question": "does it train at all?",
+    "corpus": "toy",
+    "spec": "tiny",
+    "text": {"language": "German"},
+    "adapter": {"width": 16},
+    "llm": {"weights": "llm"},
+    "align": {"steps": 20, "batch": 4, "lr": 1e-3},
+    "translate": {"steps": 40, "batch": 4, "lr": 1e-3},
+}
+
+
 @pytest.fixture
-def load(toy):
-    base = toy.pipeline().model_dump(mode="json", exclude={"protocol"})
+def load():
+    base = parse(BASE, Pipeline, where="test").model_dump(mode="json", exclude={"protocol"})
 
     def loaded(changes):
         document = deepcopy(base)

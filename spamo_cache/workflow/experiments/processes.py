@@ -14,7 +14,7 @@ from spamo_cache.errors import SpamoError
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-def places(jobs: int | None, threads: int | None, device: str) -> list[dict[str, str]]:
+def worker_envs(jobs: int | None, threads: int | None, device: str) -> list[dict[str, str]]:
     """What each of ``jobs`` processes beside each other finds in its environment.
 
     Args:
@@ -50,7 +50,7 @@ Call = Callable[..., Awaitable[None]]
 """Runs one command, given word by word; a SpamoError with what it said if it fails."""
 
 
-class Children:
+class ProcessPool:
     """Runs commands in child processes, one in each place at a time; see :func:`started`."""
 
     def __init__(self, places: Sequence[Mapping[str, str]], tether: int) -> None:
@@ -70,7 +70,7 @@ class Children:
 
     async def _call(self, environment: Mapping[str, str], *words: str) -> None:
         child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "spamo_cache.cli.tethered", *words),
+            *(sys.executable, "-m", "spamo_cache.workflow.experiments.child_main", *words),
             stdin=self._tether,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
@@ -87,11 +87,11 @@ class Children:
 
 
 @contextmanager
-def started(places: Sequence[Mapping[str, str]]) -> Iterator[Children]:
-    """Children that outlive neither the block nor this process, however it ends."""
+def started(places: Sequence[Mapping[str, str]]) -> Iterator[ProcessPool]:
+    """ProcessPool that outlive neither the block nor this process, however it ends."""
     their_end, our_end = os.pipe()
     try:
-        yield Children(places, their_end)
+        yield ProcessPool(places, their_end)
     finally:
         os.close(our_end)
         os.close(their_end)

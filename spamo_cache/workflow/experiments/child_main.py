@@ -1,4 +1,4 @@
-"""``python -m spamo_cache.cli.tethered ARGUMENTS``: a command that ends with whoever started it.
+"""``python -m spamo_cache.workflow.experiments.child_main``: a command that ends with its parent.
 
 Standard input is a pipe that the parent holds open and never writes to. Whatever ends the parent,
 kill -9 included, closes it; the command then ends at once, as if it had been killed itself.

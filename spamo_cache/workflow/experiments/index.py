@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spamo_cache.cli import display
-from spamo_cache.cli.setting import Features, Setting
 from spamo_cache.config import Pipeline
 from spamo_cache.errors import SpamoError
+from spamo_cache.workflow.experiments.context import ExperimentContext, Features
 
 if TYPE_CHECKING:
     from spamo_cache.store.remote import Location
-    from spamo_cache.train.experiments import Planned
+    from spamo_cache.workflow.experiments.plan import Planned
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RunLocation:
     """A run's folder, whether it is there or not."""
 
     folder: Path
@@ -39,7 +39,7 @@ class Place:
         One that is damaged is as good as none: it is made anew.
         """
         from spamo_cache.evaluate.scorecard import read_card
-        from spamo_cache.train.experiments import TEST
+        from spamo_cache.workflow.experiments.plan import TEST
 
         for path in sorted((self.folder / "evaluation").glob(f"{TEST}*.json")):
             try:
@@ -57,15 +57,15 @@ class Place:
         return all(self.card(test) for test in run.tests)
 
 
-class Whereabouts:
+class RunIndex:
     """Finds runs: those of the experiments, and equal ones trained beside them."""
 
-    def __init__(self, setting: Setting, features: Features) -> None:
+    def __init__(self, setting: ExperimentContext, features: Features) -> None:
         self._setting, self._features = setting, features
         self._beside = _finished(setting.out)
         self._digest = functools.cache(self._llm)
 
-    def place(self, run: Planned, start: Path | None) -> Place:
+    def place(self, run: Planned, start: Path | None) -> RunLocation:
         """Where a run lies or will lie.
 
         Args:
@@ -89,7 +89,7 @@ class Whereabouts:
             self._digest(pipeline.llm.weights),
         ).identity
         own = self._setting.folder / "runs" / f"{run.name}-{identity[:8]}"
-        return Place(self._beside.get(identity, own))
+        return RunLocation(self._beside.get(identity, own))
 
     def stores(self, pipeline: Pipeline) -> dict[str, Location]:
         """Where the streams of a pipeline lie.
@@ -97,7 +97,7 @@ class Whereabouts:
         Raises:
             SpamoError: one could not be extracted.
         """
-        from spamo_cache.train.experiments import stream_keys
+        from spamo_cache.workflow.experiments.plan import stream_keys
 
         keys, faults = stream_keys(pipeline, self._setting.load_spec), self._features.faults
         if missing := next((key for key in keys.values() if key in faults), None):

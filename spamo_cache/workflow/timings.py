@@ -13,7 +13,7 @@ from spamo_cache.errors import SpamoError
 
 
 @dataclass
-class Stage:
+class StageTiming:
     """One stage over all calls."""
 
     name: str
@@ -25,7 +25,7 @@ class Stage:
     """This call found it done."""
 
 
-class Stages:
+class StageTimings:
     """The stages of one reproduction, in a small JSON file."""
 
     def __init__(self, path: Path) -> None:
@@ -33,9 +33,9 @@ class Stages:
         self.all = {stage.name: stage for stage in _read(path)}
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[Stage]:
+    def stage(self, name: str) -> Iterator[StageTiming]:
         """Time a block, which says by ``reused`` and ``bytes`` what it did and left."""
-        stage = self.all.setdefault(name, Stage(name))
+        stage = self.all.setdefault(name, StageTiming(name))
         stage.reused = False
         display.say(f"{name} ...")
         started = time.monotonic()
@@ -56,13 +56,13 @@ class Stages:
             files.replace(self._path, text.encode(), work)
 
 
-def _read(path: Path) -> list[Stage]:
+def _read(path: Path) -> list[StageTiming]:
     from spamo_cache.store import sealed
 
     if not path.exists():
         return []
     try:
-        return [Stage(**stage) for stage in sealed.read(path, "remove it")["stages"]]
+        return [StageTiming(**stage) for stage in sealed.read(path, "remove it")["stages"]]
     except (KeyError, TypeError) as error:
         raise SpamoError(f"holds no stages: {error!r}", where=path, remedy="remove it") from None
 

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from spamo_cache.datasets.manifest import Manifest
     from spamo_cache.extract.summary import Summary
     from spamo_cache.store.remote import Location
-    from spamo_cache.train.experiments import Extraction, Plan
+    from spamo_cache.workflow.experiments.plan import Extraction, Plan
 
 FOLDER = "experiments"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class ExperimentContext:
     """What all experiments of a corpus share.
 
     Attributes:
@@ -81,9 +81,9 @@ class Features:
     """Each extraction in words -> clips that it computed or copied, or would, or why not."""
 
 
-def extract(setting: Setting, plan: Plan, *, dry_run: bool = False) -> Features:
+def extract(setting: ExperimentContext, plan: Plan, *, dry_run: bool = False) -> Features:
     """Compute every stream that the runs of a plan need and no root holds."""
-    from spamo_cache.train.experiments import extractions
+    from spamo_cache.workflow.experiments.plan import extractions
 
     found = Features()
     for needed in extractions(plan.runs.values(), setting.load_spec):
@@ -101,8 +101,8 @@ def extract(setting: Setting, plan: Plan, *, dry_run: bool = False) -> Features:
     return found
 
 
-def _extract(setting: Setting, needed: Extraction, *, dry_run: bool) -> Summary:
-    from spamo_cache.train.experiments import TEST
+def _extract(setting: ExperimentContext, needed: Extraction, *, dry_run: bool) -> Summary:
+    from spamo_cache.workflow.experiments.plan import TEST
 
     _, spec = resolve.spec_used(needed.pipeline, setting.pipeline.parent)
     return extract_command.run(

@@ -1,0 +1,1 @@
+"""Experiments: what they come to, the runs that answer them, and the processes that train these."""
