@@ -34,8 +34,7 @@ from spamo_cache import video
 from spamo_cache.config import CacheSpec, parse
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.encoders import registry
-from spamo_cache.encoders.clip import stacked, window
-from spamo_cache.encoders.encoder import Encoder
+from spamo_cache.encoders.encoder import Encoder, stack_windows, window
 from spamo_cache.encoders.preprocess import Normalise, prepare
 from spamo_cache.extract.decoding import decoded
 from spamo_cache.extract.job import Item, Job
@@ -83,12 +82,12 @@ class Bench:
             Item(clip.id, clip.source, None, None, None, probe)
             for clip, probe in zip(self.manifest.clips(), self.probes, strict=True)
         ]
-        geometries = {encoder.preprocess.geometry for encoder in encoders}
+        specs = {encoder.preprocess.resize_spec for encoder in encoders}
         job = Job(self.corpus, self.place, {}, self.spec.frames.resize, "float32", "cpu", "float16",
                   threads=1, decoders=1)  # fmt: skip
-        for _, clip in decoded(job, items, geometries):
+        for _, clip in decoded(job, items, specs):
             for encoder in encoders if normalise else []:
-                prepared = clip.prepared[encoder.preprocess.geometry]
+                prepared = clip.prepared[encoder.preprocess.resize_spec]
                 for start in encoder.starts(len(prepared)):
                     Normalise(encoder.preprocess)(window(prepared, start, encoder.span))
 
@@ -125,7 +124,7 @@ class Bench:
             cost = {k: per_row(encoder, rows, k, self.device) for k in sizes}
             best = min(sizes, key=cost.__getitem__)
             found[name] = [
-                stacked(rows[k : k + best], encoder.span) for k in range(0, len(rows), best)
+                stack_windows(rows[k : k + best], encoder.span) for k in range(0, len(rows), best)
             ]
         return found
 
@@ -133,14 +132,14 @@ class Bench:
         rows = []
         for clip, probe in zip(self.manifest.clips(), self.probes, strict=True):
             frames, _ = video.read(self.corpus, clip, probe)
-            prepared = prepare(frames, encoder.preprocess.geometry, self.spec.frames.resize)
+            prepared = prepare(frames, encoder.preprocess.resize_spec, self.spec.frames.resize)
             rows += [window(prepared, k, encoder.span) for k in encoder.starts(len(prepared))]
         return rows
 
 
 def per_row(encoder: Encoder, rows: list[torch.Tensor], batch: int, device: str) -> float:
     """Seconds a row, the faster of two."""
-    pixels = stacked(rows[:batch], encoder.span).to(device)
+    pixels = stack_windows(rows[:batch], encoder.span).to(device)
     encoder.encode(pixels).cpu()
     taken = []
     for _ in range(2):

@@ -24,7 +24,7 @@ from spamo_cache.config import CacheSpec, StreamSpec, load, named_file
 from spamo_cache.datasets import signed_weather
 from spamo_cache.datasets.manifest import Clip
 from spamo_cache.encoders import registry
-from spamo_cache.encoders.clip import encode_clip
+from spamo_cache.encoders.encoder import encode_clip
 from spamo_cache.encoders.preprocess import Resize
 from spamo_cache.encoders.registry import Compute
 from spamo_cache.video import read_clip

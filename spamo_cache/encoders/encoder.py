@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
 
-from spamo_cache.encoders.preprocess import Normalise, Preprocess
+from spamo_cache.encoders.preprocess import Normalise, Preprocess, Resize, prepare
 from spamo_cache.store.layout import first_start
+
+_BATCH_TOKENS = {"cpu": 1024, "cuda": 65_536}
+"""Per device type. Part of what decides a feature's last bit, so never a user's setting."""
 
 
 class Encoder(nn.Module):
@@ -53,6 +60,10 @@ class Encoder(nn.Module):
             beyond += self.stride - 1
         return range(first, first + beyond // self.stride * self.stride + 1, self.stride)
 
+    def batch_rows(self, device: str) -> int:
+        """Rows per forward pass: a fixed number of tokens, equal on every machine of a kind."""
+        return max(1, _BATCH_TOKENS[torch.device(device).type] // self.tokens_per_row)
+
     @torch.inference_mode()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Encode prepared frames.
@@ -70,3 +81,65 @@ class Encoder(nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = self.network(self.normalise(pixels))
         return features.float()
+
+
+def window(prepared: torch.Tensor, start: int, span: int) -> torch.Tensor:
+    """``span`` frames from ``start`` on; beyond the end the last frame is repeated."""
+    missing = start + span - len(prepared)
+    if missing <= 0:
+        return prepared[start : start + span]
+    return torch.cat([prepared[start:], prepared[-1:].expand(missing, -1, -1, -1)])
+
+
+def stack_windows(windows: list[torch.Tensor], span: int) -> torch.Tensor:
+    """One batch: uint8 (rows, 3, s, s) where a row is a frame, else (rows, span, 3, s, s)."""
+    return torch.cat(windows) if span == 1 else torch.stack(windows)
+
+
+def encode_clip(
+    encoder: Encoder,
+    frames_thwc: NDArray[np.uint8],
+    *,
+    resize: Resize = "torchvision-uint8",
+    device: str = "cpu",
+) -> NDArray[np.float32]:
+    """Features of one clip.
+
+    Args:
+        encoder: as :func:`registry.build` gives it for ``device``.
+        frames_thwc: uint8 (frames, height, width, 3) RGB, at least one.
+        resize: see :func:`preprocess.prepare`.
+        device: where the encoder is.
+
+    Returns:
+        float32 (rows, width). Stores hold the same to rounding: batches differ.
+    """
+    prepared = prepare(frames_thwc, encoder.preprocess.resize_spec, resize)
+    windows = [window(prepared, k, encoder.span) for k in encoder.starts(len(prepared))]
+    step = encoder.batch_rows(device)
+    batches = [
+        encoder.encode(stack_windows(windows[k : k + step], encoder.span).to(device))
+        for k in range(0, len(windows), step)
+    ]
+    return torch.cat(batches).cpu().numpy()
+
+
+def meta_forward(
+    network: nn.Module, shape: tuple[int, ...], options: Mapping[str, Any] | None = None
+) -> tuple[Any, int]:
+    """Run ``network`` on tensors that have a shape but no values.
+
+    Args:
+        network: left as it is.
+        shape: of its one positional argument, float32.
+        options: its keyword arguments.
+
+    Returns:
+        Its output, on the device ``meta``, and the operations counted in it.
+    """
+    state = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    on_meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
+    pixels = torch.empty(shape, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        output = functional_call(network, on_meta, (pixels,), dict(options or {}))
+    return output, counter.get_total_flops()

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from spamo_cache.config import TransformersStream
-from spamo_cache.encoders import hollow, pretrained, weights
-from spamo_cache.encoders.encoder import Encoder
-from spamo_cache.encoders.preprocess import Normalise
+from spamo_cache.encoders import preprocess, weights
+from spamo_cache.encoders.encoder import Encoder, meta_forward
+from spamo_cache.encoders.preprocess import Normalise, Preprocess
 from spamo_cache.errors import ConfigError
 
 _POOLERS = ("pooler", "head")
@@ -24,6 +24,9 @@ _POOLERS = ("pooler", "head")
 
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {"vjepa2": {"skip_predictor": True}}
 """What a network has to be told so as to stop at its last hidden state."""
+
+_NOT_CONTENT = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
+"""Entries of a config that say who wrote it, and when."""
 
 
 class TransformersEncoder(Encoder):
@@ -40,14 +43,14 @@ class TransformersEncoder(Encoder):
         path = weights.locate(stream.weights, base)
         folder = weights.folder_of(path)
         unused = () if stream.output == "pooler" else _POOLERS
-        model = pretrained.load(path, stream.key_map, unused=unused)
+        model = weights.load_network(path, stream.key_map, unused=unused)
         _check_window(stream, model.config, folder)
         self.per = stream.per
         self.span, self.stride, self.tail = stream.window or 1, stream.stride, stream.tail
-        self.preprocess = pretrained.preprocess(folder)
-        self.weights_sha256 = pretrained.sha256(model, self.preprocess, unused=unused)
+        self.preprocess = preprocess.from_folder(folder)
+        self.weights_sha256 = _hash(model, self.preprocess, unused)
         self.normalise = Normalise(self.preprocess)
-        self.network = VisionNetwork(model, stream, self.preprocess.geometry.size)
+        self.network = VisionNetwork(model, stream, self.preprocess.resize_spec.size)
         self.width = self.network.width
         self.tokens_per_row = self.network.tokens
         self.flops_per_row = self.network.flops
@@ -109,7 +112,7 @@ def _check_window(stream: TransformersStream, given: Any, where: Path) -> None:
 
 def _outlined(model: Any, shape: tuple[int, ...], options: Mapping[str, Any]) -> tuple[Any, int]:
     try:
-        outputs, flops = hollow.run(model, shape, options)
+        outputs, flops = meta_forward(model, shape, options)
     except (ValueError, TypeError, RuntimeError, AttributeError) as error:
         raise ConfigError(
             f"{type(model).__name__} does not take pictures of shape {list(shape[1:])}: {error}",
@@ -150,3 +153,10 @@ def _check_output(stream: TransformersStream, outputs: Any, prefix: int | None) 
     layers = len(outputs.hidden_states)
     if not -layers <= stream.layer < layers:
         raise ConfigError(f"layer {stream.layer}: the network has {layers} hidden states")
+
+
+def _hash(model: Any, preprocess: Preprocess, unused: tuple[str, ...]) -> str:
+    config = {k: v for k, v in model.config.to_diff_dict().items() if k not in _NOT_CONTENT}
+    header = {"kind": "transformers", "config": config, "preprocess": preprocess.describe()}
+    state = {k: v for k, v in model.state_dict().items() if k.partition(".")[0] not in unused}
+    return weights.sha256(state, header)

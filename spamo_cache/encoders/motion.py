@@ -15,9 +15,9 @@ from torch.nn import functional
 
 from spamo_cache import checkpoints
 from spamo_cache.config import MotionStream
-from spamo_cache.encoders import hollow, pretrained, weights
+from spamo_cache.encoders import preprocess, weights
 from spamo_cache.encoders.blocks import Block, BlockWeights, run
-from spamo_cache.encoders.encoder import Encoder
+from spamo_cache.encoders.encoder import Encoder, meta_forward
 from spamo_cache.encoders.preprocess import Normalise, Preprocess
 from spamo_cache.errors import ConfigError, WeightsError
 
@@ -42,7 +42,7 @@ class MotionEncoder(Encoder):
         folder = weights.folder_of(path)
         if checkpoints.read_json(folder / "config.json").get("model_type") != "videomae":
             raise WeightsError("is not a VideoMAE model", where=folder / "config.json")
-        model = pretrained.load(path, stream.key_map, unused=_UNUSED)
+        model = weights.load_network(path, stream.key_map, unused=_UNUSED)
         given: Any = model.config
         if stream.window != given.num_frames:
             raise ConfigError(
@@ -52,12 +52,12 @@ class MotionEncoder(Encoder):
             )
         self.span, self.stride, self.tail = stream.window, stream.stride, stream.tail
         self.phase = stream.phase
-        self.preprocess = pretrained.preprocess(folder, size=given.image_size)
+        self.preprocess = preprocess.from_folder(folder, size=given.image_size)
         self.weights_sha256 = _hash(model, self.preprocess)
         self.normalise = Normalise(self.preprocess)
         self.network = VideoTower(model, stream)
-        side = self.preprocess.geometry.size
-        row, self.flops_per_row = hollow.run(self.network, (1, self.span, 3, side, side))
+        side = self.preprocess.resize_spec.size
+        row, self.flops_per_row = meta_forward(self.network, (1, self.span, 3, side, side))
         self.width = row.shape[1]
         self.tokens_per_row = model.embeddings.num_patches
 

@@ -1,13 +1,14 @@
 """From decoded frames to an encoder's input: resize, centre crop, and later normalise.
 
-Resizing is done once per distinct :class:`Geometry` and kept as uint8, so that encoders of equal
-geometry share it and a quarter of the bytes travel; normalising happens on the device.
+Resizing is done once per distinct :class:`ResizeSpec` and kept as uint8, so that encoders of equal
+sizes share it and a quarter of the bytes travel; normalising happens on the device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
 
+from spamo_cache import checkpoints
+from spamo_cache.compat import declare_torchvision_ops, quiet
 from spamo_cache.errors import WeightsError
 
 Resize = Literal["torchvision-uint8", "pil"]
@@ -24,11 +27,12 @@ Triple = tuple[float, float, float]
 
 _PIL = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _RESAMPLE: Mapping[int, Interpolation] = {2: "bilinear", 3: "bicubic"}
+_REMEDY = "take the preprocessor_config.json published with the weights"
 _STEPS = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Geometry:
+class ResizeSpec:
     """How a frame of any size becomes a square one."""
 
     size: int
@@ -40,9 +44,9 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocess:
-    """Geometry and normalisation as the weights' authors prescribe them."""
+    """Size and normalisation as the weights' authors prescribe them."""
 
-    geometry: Geometry
+    resize_spec: ResizeSpec
     mean: Triple
     std: Triple
 
@@ -52,14 +56,36 @@ class Preprocess:
 
     def describe(self) -> dict[str, Any]:
         """Everything that moves a feature, for the weights' hash."""
-        geometry = self.geometry
+        spec = self.resize_spec
         return {
-            "size": geometry.size,
-            "shortest": geometry.shortest,
-            "interpolation": geometry.interpolation,
+            "size": spec.size,
+            "shortest": spec.shortest,
+            "interpolation": spec.interpolation,
             "mean": list(self.mean),
             "std": list(self.std),
         }
+
+
+def from_folder(folder: Path, *, size: int | None = None) -> Preprocess:
+    """What the image or video processor of a Hugging Face folder does, class defaults included.
+
+    Args:
+        size: side of the encoder's input, pixels; None where any will do.
+
+    Raises:
+        WeightsError: no processor, or one that cannot be followed exactly.
+    """
+    declare_torchvision_ops()
+    from transformers import AutoImageProcessor, AutoVideoProcessor
+
+    images = folder / "preprocessor_config.json"
+    of_videos = not images.is_file()
+    where = folder / "video_preprocessor_config.json" if of_videos else images
+    kind: Any = AutoVideoProcessor if of_videos else AutoImageProcessor
+    with checkpoints.explained(where, "no usable image processor", _REMEDY), quiet():
+        processor = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        given = processor.to_dict()
+    return from_processor(given, where=where, size=size)
 
 
 def from_processor(
@@ -81,7 +107,7 @@ def from_processor(
         raise WeightsError(
             f"no usable image processor ({type(error).__name__}: {error})",
             where=where,
-            remedy="take the preprocessor_config.json published with the weights",
+            remedy=_REMEDY,
         ) from None
 
 
@@ -105,7 +131,7 @@ def _from_processor(given: Mapping[str, Any], size: int | None) -> Preprocess:
         raise ValueError(f"crops {side} px of {shortest or side} px for an encoder of {size} px")
     mean, std = _normalisation(given)
     return Preprocess(
-        geometry=Geometry(
+        resize_spec=ResizeSpec(
             size=side, shortest=shortest, interpolation=_RESAMPLE[given.get("resample", 2)]
         ),
         mean=mean,
@@ -136,7 +162,7 @@ def from_open_clip(given: Mapping[str, Any], *, size: int) -> Preprocess:
     if mode not in ("shortest", "squash") or interpolation not in _PIL:
         raise WeightsError(f"open_clip preprocessing {mode}/{interpolation} is not supported")
     return Preprocess(
-        geometry=Geometry(
+        resize_spec=ResizeSpec(
             size=size,
             shortest=size if mode == "shortest" else None,
             interpolation=interpolation,
@@ -146,33 +172,31 @@ def from_open_clip(given: Mapping[str, Any], *, size: int) -> Preprocess:
     )
 
 
-def prepare(frames_thwc: NDArray[np.uint8], geometry: Geometry, resize: Resize) -> torch.Tensor:
+def prepare(frames_thwc: NDArray[np.uint8], spec: ResizeSpec, resize: Resize) -> torch.Tensor:
     """Resize and centre-crop frames, staying in uint8.
 
     Args:
         frames_thwc: (frames, height, width, 3) RGB.
-        geometry: what the encoder wants.
+        spec: what the encoder wants.
         resize: ``pil`` equals the official processors bit for bit; ``torchvision-uint8`` differs
             from it by at most 2 of 255 levels and is 6-12 times faster.
 
     Returns:
         uint8 (frames, 3, size, size), channels last in memory.
     """
-    whole = np.require(squares(frames_thwc, geometry, resize), requirements=("C", "W"))
+    whole = np.require(squares(frames_thwc, spec, resize), requirements=("C", "W"))
     return torch.from_numpy(whole).permute(0, 3, 1, 2)
 
 
-def squares(
-    frames_thwc: NDArray[np.uint8], geometry: Geometry, resize: Resize
-) -> NDArray[np.uint8]:
+def squares(frames_thwc: NDArray[np.uint8], spec: ResizeSpec, resize: Resize) -> NDArray[np.uint8]:
     """As :func:`prepare`: (frames, size, size, 3), a view into something larger or the input."""
     _, height, width, _ = frames_thwc.shape
-    target = _target(height, width, geometry)
+    target = _target(height, width, spec)
     if target != (height, width):
         scale = _resize_pil if resize == "pil" else _resize_torch
-        frames_thwc = scale(frames_thwc, target, geometry.interpolation)
-    top, left = ((side - geometry.size) // 2 for side in target)
-    return frames_thwc[:, top : top + geometry.size, left : left + geometry.size]
+        frames_thwc = scale(frames_thwc, target, spec.interpolation)
+    top, left = ((side - spec.size) // 2 for side in target)
+    return frames_thwc[:, top : top + spec.size, left : left + spec.size]
 
 
 class Normalise(torch.nn.Module):
@@ -195,10 +219,10 @@ class Normalise(torch.nn.Module):
         return floats.mul_(self.scale).add_(self.shift)
 
 
-def _target(height: int, width: int, geometry: Geometry) -> tuple[int, int]:
-    short = geometry.shortest
+def _target(height: int, width: int, spec: ResizeSpec) -> tuple[int, int]:
+    short = spec.shortest
     if short is None:
-        return geometry.size, geometry.size
+        return spec.size, spec.size
     # The long side is cut down, not rounded: 210x260 becomes 224x277.
     if height <= width:
         return short, short * width // height

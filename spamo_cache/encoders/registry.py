@@ -22,9 +22,6 @@ Compute = Literal["auto", "float32", "bfloat16", "float16"]
 SEMANTICS = 1
 """Version of what the encoders compute; a change that moves features beyond rounding raises it."""
 
-_TOKENS = {"cpu": 1024, "cuda": 65_536}
-"""Tokens per batch. Part of what decides a feature's last bit, so never a user's setting."""
-
 
 def build(
     stream: StreamSpec, base: Path, compute: Compute = "auto", device: str = "cpu"
@@ -49,17 +46,6 @@ def build(
     # Pixels are normalised and enlarged in float32, whatever the network computes in.
     encoder.network.to(_dtype(compute, device))
     return encoder
-
-
-def batch_rows(encoder: Encoder, device: str) -> int:
-    """Rows per forward pass: a fixed number of tokens, the same on every machine of a kind."""
-    return max(1, _TOKENS[torch.device(device).type] // encoder.tokens_per_row)
-
-
-def usual_flops(device: str, cores: int) -> float:
-    """Operations per second to expect, for estimates: a data-centre GPU in half precision, or CPU
-    cores in float32."""
-    return 4e14 if torch.device(device).type == "cuda" else 6e10 * cores
 
 
 def resolve_compute(compute: Compute, device: str) -> Compute:

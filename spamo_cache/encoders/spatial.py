@@ -14,10 +14,10 @@ from torch import nn
 from torch.nn import functional
 
 from spamo_cache.config import SpatialStream
-from spamo_cache.encoders import hollow, towers
-from spamo_cache.encoders.encoder import Encoder
+from spamo_cache.encoders import openclip
+from spamo_cache.encoders.encoder import Encoder, meta_forward
+from spamo_cache.encoders.openclip_vit import PlainTower, WholeTower, is_plain
 from spamo_cache.encoders.preprocess import Normalise
-from spamo_cache.encoders.vit import PlainTower, WholeTower, is_plain
 
 
 class SpatialEncoder(Encoder):
@@ -26,16 +26,16 @@ class SpatialEncoder(Encoder):
     per = "frame"
 
     def __init__(self, stream: SpatialStream, base: Path) -> None:
-        """Load the weights; raises ConfigError or WeightsError as :func:`towers.load` does."""
+        """Load the weights; raises ConfigError or WeightsError as :func:`openclip.load` does."""
         super().__init__()
-        tower = towers.load(stream, base)
+        tower = openclip.load(stream, base)
         self.scales, self.stride = stream.scales, stream.stride
         self.preprocess = tower.preprocess
         self.weights_sha256 = tower.sha256()
         build = PlainTower if is_plain(tower.visual) else WholeTower
         self.network = build(tower.visual, stream)
-        side = tower.preprocess.geometry.size
-        row, flops = hollow.run(self.network, (1, 3, side, side))
+        side = tower.preprocess.resize_spec.size
+        row, flops = meta_forward(self.network, (1, 3, side, side))
         crops = sum(scale * scale for scale in self.scales)
         self.width = row.shape[1] * len(self.scales)
         self.tokens_per_row = self.network.tokens * crops

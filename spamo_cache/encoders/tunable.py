@@ -12,7 +12,6 @@ from torch.utils.checkpoint import checkpoint
 from spamo_cache.compat import declare_torchvision_ops
 from spamo_cache.config import EncodersConfig
 from spamo_cache.encoders.encoder import Encoder
-from spamo_cache.encoders.registry import batch_rows
 from spamo_cache.errors import ConfigError
 
 _ATTENTION = (
@@ -40,7 +39,7 @@ class TunableEncoder(nn.Module):
 
     def __init__(self, encoder: Encoder, config: EncodersConfig, seed: int) -> None:
         super().__init__()
-        side = encoder.preprocess.geometry.size
+        side = encoder.preprocess.resize_spec.size
         frames = () if encoder.span == 1 else (encoder.span,)
         self.shape = (*frames, side, side, 3)
         """Of one row's pixels."""
@@ -52,7 +51,7 @@ class TunableEncoder(nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 (rows, values of ``shape``) -> float32 (rows, width)."""
         windows = pixels.unflatten(1, self.shape).movedim(-1, -3)
-        portion = batch_rows(self.encoder, pixels.device.type)
+        portion = self.encoder.batch_rows(pixels.device.type)
         return torch.cat([self.encoder(part) for part in windows.split(portion)])
 
     def train(self, mode: bool = True) -> TunableEncoder:

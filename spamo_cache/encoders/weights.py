@@ -1,17 +1,18 @@
-"""The weights a stream of a cache spec names, and proof that they are what they were."""
+"""Weights that a stream of a cache spec names: found, read, loaded, hashed and pinned."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from spamo_cache import checkpoints, config
-from spamo_cache.errors import WeightsError
+from spamo_cache.compat import quiet
+from spamo_cache.errors import WeightsError, shortage
 from spamo_cache.store import files, sealed
 
 _SUFFIXES = (".safetensors", *checkpoints.PICKLES)
@@ -66,26 +67,46 @@ def tensors(path: Path, key_map: Mapping[str, str]) -> dict[str, torch.Tensor]:
     return {name: tensor.float() for name, tensor in named.items()}
 
 
-def _renamed(
-    found: Mapping[str, torch.Tensor], key_map: Mapping[str, str], path: Path
-) -> dict[str, torch.Tensor]:
-    renamed: dict[str, torch.Tensor] = {}
-    longest_first = sorted(key_map, key=len, reverse=True)
-    for name, tensor in found.items():
-        old = next((start for start in longest_first if name.startswith(start)), None)
-        if old is None:
-            continue
-        new = key_map[old] + name.removeprefix(old)
-        if new in renamed:
-            raise WeightsError(f"key_map gives two tensors the name {new!r}", where=path)
-        renamed[new] = tensor
-    if not renamed:
-        raise WeightsError(
-            "no tensor has a name that key_map knows",
-            where=path,
-            remedy=f"names are like {min(found, default='(none)')!r}",
-        )
-    return renamed
+def load_network(path: Path, key_map: Mapping[str, str], *, unused: tuple[str, ...] = ()) -> Any:
+    """The vision network of a Hugging Face folder, float32, on the CPU; runs no code of the folder.
+
+    Args:
+        path: a folder with config.json and weights, or a file of weights beside its config.json.
+        key_map: as in :func:`tensors`.
+        unused: parts of the network that the output does not need, and a checkpoint may lack:
+            leave them out of the hash, too.
+
+    Raises:
+        WeightsError: unreadable or unknown weights; tensors missing, left over or dropped.
+    """
+    config = checkpoints.architecture(folder_of(path))
+    from transformers import AutoModel
+
+    with checkpoints.explained(path), quiet():
+        with torch.device("meta"):
+            given = getattr(config, "vision_config", config)
+            outline = AutoModel.from_config(given, trust_remote_code=False)
+        try:
+            model, report = type(outline).from_pretrained(
+                None,
+                config=outline.config,
+                state_dict=tensors(path, key_map),
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+        except RuntimeError as error:
+            if shortage(error) is not None:
+                raise
+            raise WeightsError(
+                "its tensors have other shapes than its config", where=path
+            ) from None
+    _check_names(model, report, unused, path)
+    if model.config.model_type == "videomae":
+        # Read again: the network may stand in the memory of what it was given.
+        stored = tensors(path, key_map)
+        bare = {name.removeprefix("videomae."): tensor for name, tensor in stored.items()}
+        _check_biases(model.encoder.layer, bare)
+    return model.eval().requires_grad_(requires_grad=False)
 
 
 def sha256(state: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> str:
@@ -122,3 +143,62 @@ def pin(name: str, found: str) -> None:
             where=path,
             remedy="pin a revision; if the change is meant, remove that file, which notes anew",
         )
+
+
+def _renamed(
+    found: Mapping[str, torch.Tensor], key_map: Mapping[str, str], path: Path
+) -> dict[str, torch.Tensor]:
+    renamed: dict[str, torch.Tensor] = {}
+    longest_first = sorted(key_map, key=len, reverse=True)
+    for name, tensor in found.items():
+        old = next((start for start in longest_first if name.startswith(start)), None)
+        if old is None:
+            continue
+        new = key_map[old] + name.removeprefix(old)
+        if new in renamed:
+            raise WeightsError(f"key_map gives two tensors the name {new!r}", where=path)
+        renamed[new] = tensor
+    if not renamed:
+        raise WeightsError(
+            "no tensor has a name that key_map knows",
+            where=path,
+            remedy=f"names are like {min(found, default='(none)')!r}",
+        )
+    return renamed
+
+
+def _check_biases(layers: Iterable[Any], stored: Mapping[str, torch.Tensor]) -> None:
+    """Compare the query and value biases a VideoMAE has with those of its checkpoint.
+
+    Some transformers releases load zeros here without a word (5.9 to 5.17 do), which moves the
+    features to a cosine of 0.97.
+
+    Raises:
+        WeightsError: a bias differs.
+    """
+    for index, layer in enumerate(layers):
+        attention = layer.attention.attention
+        for old, part in (("q_bias", "query"), ("v_bias", "value")):
+            prefix = f"encoder.layer.{index}.attention.attention"
+            wanted = stored.get(f"{prefix}.{old}", stored.get(f"{prefix}.{part}.bias"))
+            found = getattr(attention, part).bias
+            if wanted is not None and (found is None or not torch.equal(found.detach(), wanted)):
+                raise WeightsError(
+                    f"transformers dropped the {part} bias of layer {index}",
+                    remedy="install transformers >= 5.18",
+                )
+
+
+def _check_names(
+    model: Any, report: Mapping[str, Any], unused: tuple[str, ...], where: Path
+) -> None:
+    """Every tensor of the network is in the file; what else is there belongs to other parts."""
+    missing = [name for name in report["missing_keys"] if name.partition(".")[0] not in unused]
+    if missing:
+        raise WeightsError(f"{len(missing)} tensors are missing: {missing[0]}, ...", where=where)
+    # Heads, decoders and text towers stand beside the network's own parts, never within them.
+    own = {name for name, _ in model.named_children()} - set(unused)
+    bare = [name.removeprefix(f"{model.base_model_prefix}.") for name in report["unexpected_keys"]]
+    left = [name for name in bare if name.partition(".")[0] in own]
+    if left:
+        raise WeightsError(f"{len(left)} tensors fit nowhere: {left[0]}, ...", where=where)

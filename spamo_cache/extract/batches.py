@@ -16,9 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spamo_cache.encoders.clip import stacked, window
-from spamo_cache.encoders.encoder import Encoder
-from spamo_cache.encoders.registry import batch_rows
+from spamo_cache.encoders.encoder import Encoder, stack_windows, window
 
 Row = tuple[str, int, torch.Tensor, int]
 """Clip, number of the row in it, the clip's prepared frames, the row's first frame."""
@@ -41,7 +39,7 @@ class Batches:
     ) -> None:
         """``room`` bounds the batches under way, over all streams."""
         self.encoder, self.device, self.compute, self.dtype = encoder, device, compute, dtype
-        self.rows = batch_rows(encoder, device)
+        self.rows = encoder.batch_rows(device)
         self._on_gpu = torch.device(device).type == "cuda"
         self._pool, self._room = pool, room
         self._waiting: list[Row] = []
@@ -104,7 +102,8 @@ class Batches:
 
     def _gathered(self, rows: list[Row]) -> torch.Tensor:
         span = self.encoder.span
-        pixels = stacked([window(prepared, start, span) for _, _, prepared, start in rows], span)
+        windows = [window(prepared, start, span) for _, _, prepared, start in rows]
+        pixels = stack_windows(windows, span)
         if not self._on_gpu:
             return pixels
         # From pinned memory the copy waits its turn on the device, not here. Pinning belongs to the

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from spamo_cache.config.spec import Reader
-from spamo_cache.encoders.preprocess import Geometry, Resize, squares
+from spamo_cache.encoders.preprocess import Resize, ResizeSpec, squares
 from spamo_cache.errors import SpamoError, VideoError
 from spamo_cache.extract.job import Item, Job
 from spamo_cache.extract.memory import is_full
@@ -26,7 +26,7 @@ from spamo_cache.video import ClipLike, Probe, decode
 class Decoded:
     """A clip ready for all encoders, or the reason why it is not."""
 
-    prepared: Mapping[Geometry, torch.Tensor]
+    prepared: Mapping[ResizeSpec, torch.Tensor]
     """uint8 (frames, 3, size, size), channels last in memory."""
     source_sha256: str = ""
     reason: str | None = None
@@ -35,10 +35,10 @@ class Decoded:
 
 
 def decoded(
-    job: Job, items: Iterable[Item], geometries: set[Geometry]
+    job: Job, items: Iterable[Item], specs: set[ResizeSpec]
 ) -> Iterator[tuple[Item, Decoded]]:
     """Clips in their order, decoded ahead while the bytes that wait stay in bounds."""
-    pixels = sum(3 * geometry.size**2 for geometry in geometries)
+    pixels = sum(3 * spec.size**2 for spec in specs)
     waiting: deque[tuple[Item, int, Future[Decoded]]] = deque()
     ahead = 0
     remaining = iter(items)
@@ -48,7 +48,7 @@ def decoded(
             while item is not None and (not waiting or ahead < job.ahead_bytes):
                 size = item.probe.frames * pixels
                 ahead += size
-                waiting.append((item, size, threads.submit(_decode, job, item, geometries)))
+                waiting.append((item, size, threads.submit(_decode, job, item, specs)))
                 item = next(remaining, None)
             first, size, future = waiting.popleft()
             yield first, future.result()
@@ -68,11 +68,10 @@ def pool(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
 class Canvas:
     """Where a clip's runs of frames are prepared, each at once: raw frames never pile up."""
 
-    def __init__(self, resize: Resize, frames: int, geometries: set[Geometry]) -> None:
+    def __init__(self, resize: Resize, frames: int, specs: set[ResizeSpec]) -> None:
         self._resize, self._frames = resize, frames
         self._squares = {
-            geometry: np.empty((frames, geometry.size, geometry.size, 3), np.uint8)
-            for geometry in geometries
+            spec: np.empty((frames, spec.size, spec.size, 3), np.uint8) for spec in specs
         }
         self.filled = 0
         self.seconds = 0.0
@@ -82,15 +81,15 @@ class Canvas:
         end = self.filled + len(frames)
         # Frames beyond what was planned are counted, for the reason, and kept nowhere.
         if end <= self._frames:
-            for geometry, filled in self._squares.items():
-                filled[self.filled : end] = squares(frames, geometry, self._resize)
+            for spec, filled in self._squares.items():
+                filled[self.filled : end] = squares(frames, spec, self._resize)
         self.filled = end
         self.seconds += time.perf_counter() - began
 
-    def prepared(self) -> dict[Geometry, torch.Tensor]:
+    def prepared(self) -> dict[ResizeSpec, torch.Tensor]:
         return {
-            geometry: torch.from_numpy(filled).permute(0, 3, 1, 2)
-            for geometry, filled in self._squares.items()
+            spec: torch.from_numpy(filled).permute(0, 3, 1, 2)
+            for spec, filled in self._squares.items()
         }
 
 
@@ -108,12 +107,12 @@ def prepare(
     return digest
 
 
-def _decode(job: Job, item: Item, geometries: set[Geometry]) -> Decoded:
+def _decode(job: Job, item: Item, specs: set[ResizeSpec]) -> Decoded:
     if item.probe.reason is not None:
         return Decoded({}, reason=item.probe.reason)
     began = time.perf_counter()
     try:
-        canvas = Canvas(job.resize, item.probe.frames, geometries)
+        canvas = Canvas(job.resize, item.probe.frames, specs)
         digest = prepare(job.root, item, item.probe, canvas, reader=job.reader)
     except VideoError as error:
         return Decoded({}, reason=error.what)

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spamo_cache.encoders.clip import window
-from spamo_cache.encoders.preprocess import Geometry, Resize
+from spamo_cache.encoders.encoder import window
+from spamo_cache.encoders.preprocess import Resize, ResizeSpec
 from spamo_cache.encoders.tunable import TunableEncoder
 from spamo_cache.errors import VideoError, WeightsError
 from spamo_cache.extract.decoding import Canvas, prepare
@@ -22,7 +22,7 @@ from spamo_cache.store.layout import ClipKey
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.video import probe
 
-Prepared = Mapping[Geometry, torch.Tensor]
+Prepared = Mapping[ResizeSpec, torch.Tensor]
 
 
 def frame_streams(
@@ -38,9 +38,9 @@ def frame_streams(
     Raises:
         WeightsError: a store was computed with other weights than its encoder has.
     """
-    geometries = {one.encoder.preprocess.geometry for one in encoders.values()}
+    specs = {one.encoder.preprocess.resize_spec for one in encoders.values()}
     keys = next(iter(stores.values())).clip_keys()
-    reel = Reel(root, keys, geometries, resize, threads)
+    reel = Reel(root, keys, specs, resize, threads)
     return {name: FrameStream(store, encoders[name], reel) for name, store in stores.items()}
 
 
@@ -54,11 +54,11 @@ class Reel:
         self,
         root: Path,
         clips: Sequence[ClipKey],
-        geometries: set[Geometry],
+        specs: set[ResizeSpec],
         resize: Resize,
         threads: int,
     ) -> None:
-        self._root, self._geometries, self._resize = root, geometries, resize
+        self._root, self._specs, self._resize = root, specs, resize
         self._clips = {clip.id: clip for clip in clips}
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         # Two: while training reads ahead, dev is decoded.
@@ -73,7 +73,7 @@ class Reel:
         probed = probe(self._root, key)
         if probed.reason is None and probed.size != key.size:
             raise VideoError("is not the clip that was extracted", where=key.source)
-        canvas = Canvas(self._resize, probed.frames, self._geometries)
+        canvas = Canvas(self._resize, probed.frames, self._specs)
         prepare(self._root, key, probed, canvas)
         return canvas.prepared()
 
@@ -126,6 +126,6 @@ class FrameStream:
     def _windows(self, prepared: Prepared) -> Iterator[torch.Tensor]:
         """The frames under each row, colours last."""
         network = self.encoder.encoder
-        frames = prepared[network.preprocess.geometry].permute(0, 2, 3, 1)
+        frames = prepared[network.preprocess.resize_spec].permute(0, 2, 3, 1)
         for start in network.starts(len(frames)):
             yield window(frames, start, network.span)

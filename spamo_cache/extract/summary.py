@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 
-from spamo_cache.encoders import registry
 from spamo_cache.extract import worker
 from spamo_cache.extract.work import Holdings, Work
 from spamo_cache.store.remote import Location
@@ -93,8 +93,9 @@ class Rate:
 
 
 def usual_rate(device: str) -> Rate:
-    """What to expect of a device that was not measured."""
-    return Rate(registry.usual_flops(device, worker.cores()))
+    """What to expect of a device that was not measured: a data-centre GPU in half precision, or
+    CPU cores in float32."""
+    return Rate(4e14 if torch.device(device).type == "cuda" else 6e10 * worker.cores())
 
 
 @dataclass(frozen=True, slots=True)

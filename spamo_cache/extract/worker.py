@@ -1,6 +1,6 @@
 """Compute one partition: copy what is known, decode ahead, encode in batches, publish.
 
-Every clip is decoded once and prepared once per geometry, whatever the number of streams. A clip
+Every clip is decoded once and prepared once per size, whatever the number of streams. A clip
 that fails is recorded with its reason and never stops the others.
 """
 
@@ -160,15 +160,15 @@ def compute(
             )
             for name, encoder in loaded.items()
         }
-        geometries = {encoder.preprocess.geometry for encoder in loaded.values()}
-        for item, clip in decoded(job, items, geometries):
+        specs = {encoder.preprocess.resize_spec for encoder in loaded.values()}
+        for item, clip in decoded(job, items, specs):
             effort.seconds["decode"] += clip.decode_seconds
             effort.seconds["prepare"] += clip.prepare_seconds
             needed = [name for name, part in parts.items() if item.id not in part.features]
             for name in needed:
                 if clip.reason is None:
                     batch = batches[name]
-                    batch.add(item.id, clip.prepared[batch.encoder.preprocess.geometry])
+                    batch.add(item.id, clip.prepared[batch.encoder.preprocess.resize_spec])
                     parts[name].sources[item.id] = clip.source_sha256
                 else:
                     failed[item.id] = parts[name].failures[item.id] = clip.reason

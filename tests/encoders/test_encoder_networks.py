@@ -11,8 +11,8 @@ import torch
 from torch.nn import functional
 
 from spamo_cache.config import MotionStream, SpatialStream, StreamSpec
-from spamo_cache.encoders import registry, towers
-from spamo_cache.encoders.clip import encode_clip
+from spamo_cache.encoders import openclip, registry
+from spamo_cache.encoders.encoder import encode_clip
 from spamo_cache.encoders.motion import MotionEncoder
 from spamo_cache.encoders.preprocess import Normalise
 from spamo_cache.encoders.registry import Compute
@@ -39,7 +39,7 @@ def motion(**changes: object) -> MotionEncoder:
 @pytest.mark.parametrize("output", ["cls-pre-norm", "cls", "mean"])
 def test_outputs_are_those_of_open_clip(pixels: Pixels, layer: int, output: str) -> None:
     stream = SpatialStream(encoder="open_clip", weights="clip-vision")
-    tower = towers.load(stream, GOLDEN)
+    tower = openclip.load(stream, GOLDEN)
     frames = pixels(3, 3, 224, 224)
     with torch.inference_mode():
         given = tower.visual.forward_intermediates(

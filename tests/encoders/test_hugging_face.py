@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from spamo_cache.config import CacheSpec, TransformersStream, parse
 from spamo_cache.encoders import registry
-from spamo_cache.encoders.clip import encode_clip
+from spamo_cache.encoders.encoder import encode_clip
 from spamo_cache.encoders.preprocess import Normalise, Resize, prepare
 from spamo_cache.encoders.registry import Compute
 from spamo_cache.errors import ConfigError, WeightsError
@@ -150,8 +150,8 @@ def test_pixels_are_those_of_the_networks_own_processor(
     _, processor = pair = network(kind)
     hugging_face_folder(*pair)
     encoder = registry.build(stream(kind, output="mean"), tmp_path, "float32")
-    geometry = encoder.preprocess.geometry
-    ours = Normalise(encoder.preprocess)(prepare(frames(), geometry, RESIZE.get(kind, USUAL)))
+    spec = encoder.preprocess.resize_spec
+    ours = Normalise(encoder.preprocess)(prepare(frames(), spec, RESIZE.get(kind, USUAL)))
     levels = 1.01 if kind == "dinov3" else 1e-4
     level = torch.tensor([1 / 255 / std for std in encoder.preprocess.std]).view(3, 1, 1)
     off = (ours - official_pixels(processor, frames())).abs() / level

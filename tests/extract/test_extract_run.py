@@ -14,7 +14,7 @@ import pytest
 from spamo_cache.config import CacheSpec
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.encoders import registry
-from spamo_cache.encoders.clip import encode_clip
+from spamo_cache.encoders.encoder import encode_clip
 from spamo_cache.errors import ConfigError, SpamoError, UsageError
 from spamo_cache.extract import survey, worker
 from spamo_cache.extract.progress import Progress

@@ -19,7 +19,7 @@ from spamo_cache.cli.main import app
 from spamo_cache.config import CacheSpec, TextConfig, parse
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.encoders import registry
-from spamo_cache.encoders.clip import encode_clip
+from spamo_cache.encoders.encoder import encode_clip
 from spamo_cache.errors import StoreError, UsageError
 from spamo_cache.extract.run import extract
 from spamo_cache.extract.summary import Summary

@@ -20,8 +20,7 @@ from torch.nn import functional
 from spamo_cache.compat import declare_torchvision_ops
 from spamo_cache.config import MotionStream, SpatialStream
 from spamo_cache.encoders import registry
-from spamo_cache.encoders.clip import encode_clip
-from spamo_cache.encoders.encoder import Encoder
+from spamo_cache.encoders.encoder import Encoder, encode_clip
 from spamo_cache.encoders.preprocess import Normalise, Resize, from_processor, prepare
 from spamo_cache.encoders.registry import Compute
 
@@ -85,7 +84,7 @@ def test_pixels_equal_the_official_processors(folder: str, backend: str, clip: s
     given = json.loads((GOLDEN / folder / "preprocessor_config.json").read_text())
     preprocess = from_processor(given, where=folder, size=224)
     resize: Resize = "pil" if backend == "pil" else "torchvision-uint8"
-    ours = Normalise(preprocess)(prepare(frames, preprocess.geometry, resize))
+    ours = Normalise(preprocess)(prepare(frames, preprocess.resize_spec, resize))
     # Half a level of 255 is 0.007 here: equal to rounding means equal levels.
     torch.testing.assert_close(ours, official, atol=1e-6, rtol=0)
 

@@ -19,10 +19,10 @@ import torch
 from spamo_cache import checkpoints
 from spamo_cache.compat import declare_torchvision_ops
 from spamo_cache.config import SpatialStream
-from spamo_cache.encoders import convert, pretrained, weights
+from spamo_cache.encoders import preprocess, weights
 from spamo_cache.encoders.blocks import Activation
+from spamo_cache.encoders.openclip_vit import activation, is_plain
 from spamo_cache.encoders.preprocess import Preprocess, from_open_clip
-from spamo_cache.encoders.vit import activation, is_plain
 from spamo_cache.errors import ConfigError, WeightsError
 
 _MALFORMED = (
@@ -38,6 +38,24 @@ _MALFORMED = (
 
 _ONLY_IN_TRAINING = {"timm_drop", "timm_drop_path", "patch_dropout"}
 _NEVER = {"output_tokens": False, "timm_model_pretrained": False}
+
+_CLIP_NAMES = {
+    "embeddings.class_embedding": "class_embedding",
+    "embeddings.patch_embedding.weight": "conv1.weight",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "pre_layrnorm.weight": "ln_pre.weight",  # the misspelling is the checkpoints'
+    "pre_layrnorm.bias": "ln_pre.bias",
+    "post_layernorm.weight": "ln_post.weight",
+    "post_layernorm.bias": "ln_post.bias",
+}
+_CLIP_BLOCK_NAMES = {
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+    "self_attn.out_proj": "attn.out_proj",
+}
+"""Names in Hugging Face's ``CLIPVisionModel`` -> names in open_clip's ``VisionTransformer``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +115,7 @@ def _from_hugging_face(path: Path, folder: Path, stream: SpatialStream) -> Tower
         _agree(stream.model, visual, folder)
     return Tower(
         visual=visual,
-        preprocess=pretrained.preprocess(folder, size=vision.image_size),
+        preprocess=preprocess.from_folder(folder, size=vision.image_size),
         shape=_plain_shape(visual),
     )
 
@@ -148,7 +166,7 @@ def _from_tag(stream: SpatialStream) -> Tower:
 def _assembled(build: Callable[[], Any], path: Path, stream: SpatialStream) -> Any:
     """Build the tower and hand it its tensors; every one must be there, and no other."""
     try:
-        own = convert.visual(weights.tensors(path, stream.key_map))
+        own = vision_tensors(weights.tensors(path, stream.key_map))
     except (KeyError, IndexError, ValueError) as error:
         raise WeightsError(f"tensor {error} is missing", where=path) from None
     try:
@@ -293,3 +311,41 @@ def _activation(name: str) -> Activation:
 def _other_name(model: str) -> str:
     ending = "-quickgelu"
     return model.removesuffix(ending) if model.endswith(ending) else model + ending
+
+
+def vision_tensors(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The vision tower's tensors in a checkpoint, under open_clip's names.
+
+    Args:
+        state: of open_clip's CLIP, its ``visual`` alone, or Hugging Face's CLIP or
+            CLIPVisionModel, with a projection or without.
+
+    Raises:
+        KeyError: a tensor of a Hugging Face block is missing.
+    """
+    own = _below(state, "visual.")
+    if own is None and any("encoder.layers." in name for name in state):
+        return _from_clip_names(state)
+    return dict(state) if own is None else own
+
+
+def _below(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor] | None:
+    """The tensors below ``prefix``; None where there are none."""
+    found = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    return found or None
+
+
+def _from_clip_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    inner = _below(state, "vision_model.") or state
+    converted = {new: inner[old] for old, new in _CLIP_NAMES.items() if old in inner}
+    if "visual_projection.weight" in state:
+        converted["proj"] = state["visual_projection.weight"].T.contiguous()
+    layers = {int(name.split(".")[2]) for name in inner if name.startswith("encoder.layers.")}
+    for layer in sorted(layers):
+        old, new = f"encoder.layers.{layer}", f"transformer.resblocks.{layer}"
+        for kind in ("weight", "bias"):
+            for source, target in _CLIP_BLOCK_NAMES.items():
+                converted[f"{new}.{target}.{kind}"] = inner[f"{old}.{source}.{kind}"]
+            parts = [inner[f"{old}.self_attn.{part}_proj.{kind}"] for part in "qkv"]
+            converted[f"{new}.attn.in_proj_{kind}"] = torch.cat(parts)
+    return converted

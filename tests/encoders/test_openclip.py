@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from spamo_cache.config import SpatialStream
 from spamo_cache.encoders import registry
+from spamo_cache.encoders.openclip_vit import PlainTower, WholeTower
 from spamo_cache.encoders.spatial import SpatialEncoder
-from spamo_cache.encoders.vit import PlainTower, WholeTower
 from spamo_cache.errors import ConfigError, WeightsError
 
 Save = Callable[..., Any]
@@ -112,7 +112,7 @@ def test_other_towers_give_their_embedding(
     model = open_clip_folder(OTHER_KINDS[kind])
     encoder = build(tmp_path, scales=(1,), output="embedding")
     assert isinstance(encoder.network, WholeTower)
-    side = encoder.preprocess.geometry.size
+    side = encoder.preprocess.resize_spec.size
     frames = pixels(2, 3, side, side)
     with torch.inference_mode():
         wanted = model.visual(encoder.normalise(frames))
@@ -205,7 +205,7 @@ def test_all_forms_of_the_same_weights_have_one_hash(
     tmp_path: Path, hugging_face_folder: Save, output: str
 ) -> None:
     """Hugging Face's CLIP, whole and sharded, and what open_clip's users made of it."""
-    from spamo_cache.encoders import convert
+    from spamo_cache.encoders import openclip
 
     clip_folder(tmp_path, hugging_face_folder, "whole")
     clip_folder(tmp_path, hugging_face_folder, "whole", name="sharded", max_shard_size="20KB")
@@ -215,7 +215,7 @@ def test_all_forms_of_the_same_weights_have_one_hash(
     save_file(vision, tmp_path / "vision" / "model.safetensors")
     folder = tmp_path / "converted"
     folder.mkdir()
-    tower = {f"visual.{name}": tensor for name, tensor in convert.visual(state).items()}
+    tower = {f"visual.{name}": tensor for name, tensor in openclip.vision_tensors(state).items()}
     save_file(tower, folder / "open_clip_model.safetensors")
     processor = json.loads((tmp_path / "network" / "preprocessor_config.json").read_text())
     model = {"embed_dim": 24, "quick_gelu": True, "vision_cfg": {**PLAIN, "mlp_ratio": 2.0}}
