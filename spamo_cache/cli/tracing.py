@@ -61,7 +61,7 @@ def _there(found: Trace, root: Path) -> dict[str, list[Any]]:
     """
     from spamo_cache.datasets.source_files import locate
     from spamo_cache.store.layout import ClipKey
-    from spamo_cache.video import images, kept, probe
+    from spamo_cache.video import images, probe, timeline_cache
 
     if found.first is None or found.last is None:
         return {}
@@ -74,5 +74,5 @@ def _there(found: Trace, root: Path) -> dict[str, list[Any]]:
     if probed.span is None:
         files = images.listing(path)[found.first : found.last + 1]
         return {"files": [file.relative_to(root).as_posix() for file in files]}
-    times = kept.timeline(path, path.stat())
+    times = timeline_cache.timeline(path, path.stat())
     return {"seconds": times.seconds[[found.first, found.last]].tolist()}

@@ -97,7 +97,7 @@ def windows(piece: Piece, window: float, overlap: float) -> list[Piece]:
     Raises:
         UsageError: windows that do not move on, or a folder of frames, which has no times.
     """
-    from spamo_cache.video.kept import timeline
+    from spamo_cache.video.timeline_cache import timeline
 
     if overlap >= window:
         raise UsageError(f"windows of {window:g} s cannot overlap by {overlap:g} s")

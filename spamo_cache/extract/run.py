@@ -26,7 +26,7 @@ from spamo_cache.extract.summary import Outcome, Summary, planned, summarise, us
 from spamo_cache.extract.survey import Survey, chosen, survey
 from spamo_cache.extract.work import Group, Work, held, left
 from spamo_cache.store.writer import StoreWriter
-from spamo_cache.video import by_decord
+from spamo_cache.video import decord_backend
 
 Executor = Literal["dask", "serial"]
 
@@ -67,7 +67,7 @@ def check(
         )
     if slurm is not None:
         dask.slurm_options(slurm)
-    if spec.frames.reader == "decord" and not by_decord.is_installed():
+    if spec.frames.reader == "decord" and not decord_backend.is_installed():
         raise UsageError("decord is not installed", remedy="install it, or leave --reader out")
     return devices.resolve(device)
 

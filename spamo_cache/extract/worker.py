@@ -30,7 +30,7 @@ from spamo_cache.extract.batches import Batches
 from spamo_cache.extract.decoding import decoded, pool
 from spamo_cache.extract.job import Advance, Done, Item, Job, Report, Task
 from spamo_cache.store.writer import StoreWriter
-from spamo_cache.video import by_decord
+from spamo_cache.video import decord_backend
 
 
 @dataclass(slots=True)
@@ -243,7 +243,7 @@ def _provenance(job: Job, effort: Effort) -> dict[str, Any]:
         "device": name,
         "compute": registry.resolve_compute(job.compute, job.device),
         "torch": torch.__version__,
-        "reader": "decord" if job.reader == "decord" and by_decord.is_installed() else "pyav",
+        "reader": "decord" if job.reader == "decord" and decord_backend.is_installed() else "pyav",
         "frames": effort.frames,
         "seconds": {part: round(value, 3) for part, value in effort.seconds.items()},
     }

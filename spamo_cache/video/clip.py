@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from spamo_cache.config.spec import Reader
 from spamo_cache.datasets.source_files import is_glob, locate
 from spamo_cache.errors import VideoError
-from spamo_cache.video import images, kept, movie
+from spamo_cache.video import images, timeline_cache, video_file
 from spamo_cache.video.frames import Frame, Take, in_runs
 from spamo_cache.video.timeline import Span, Timeline, span
 
@@ -111,12 +111,12 @@ def decode(
     if probed.span is None:
         frames = images.frames(images.listing(path), hashed)
     else:
-        frames = movie.frames(path, probed.span, reader)
+        frames = video_file.frames(path, probed.span, reader)
     with closing(frames):
         count = in_runs(frames if clip.crop is None else cropped(frames, clip.crop), take)
     if count != probed.frames:
         raise VideoError(f"lists {probed.frames} frames, gives {count}", where=path)
-    return hashed.hexdigest() if probed.span is None else movie.sha256(path)
+    return hashed.hexdigest() if probed.span is None else video_file.sha256(path)
 
 
 def read(root: Path, clip: ClipLike, probed: Probe) -> tuple[NDArray[np.uint8], str]:
@@ -160,7 +160,7 @@ def _probe_source(root: Path, source: str, clips: Sequence[ClipLike]) -> list[Pr
         if not stat.S_ISREG(status.st_mode):
             raise VideoError("source is neither a file nor a folder")
         size = status.st_size
-        times = kept.timeline(path, status)
+        times = timeline_cache.timeline(path, status)
         return [_of_video(clip, size, times, path) for clip in clips]
     except FileNotFoundError:
         reason = "source is missing"

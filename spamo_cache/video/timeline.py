@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spamo_cache.errors import VideoError
-from spamo_cache.video import h264
 from spamo_cache.video.decoder import Decoder, damaged_from, opened, time_zero
-from spamo_cache.video.extent import declared_end
+from spamo_cache.video.headers import declared_end, is_fresh, is_progressive
 
 Ints = NDArray[np.int64]
 
@@ -140,7 +139,7 @@ def _demuxed(container: Any, stream: Any) -> Timeline | None:
     codec = stream.codec_context
     if codec.name not in _FRAME_PER_PACKET or not _keeps_times(container):
         return None
-    if codec.name == "h264" and not h264.is_progressive(codec.extradata or b""):
+    if codec.name == "h264" and not is_progressive(codec.extradata or b""):
         return None
     packets = _packets(container, stream)
     if packets is None:
@@ -181,7 +180,7 @@ def _packets(container: Any, stream: Any) -> Ints | None:
                 continue
             if packet.is_corrupt or packet.pts is None or packet.size < _LEAST_BYTES:
                 return None
-            if not rows and codec.name == "h264" and not h264.is_fresh(bytes(packet), header):
+            if not rows and codec.name == "h264" and not is_fresh(bytes(packet), header):
                 return None
             rows.append((packet.pts, packet.duration or 0, packet.is_discard, packet.is_keyframe))
     except av.error.InvalidDataError:

@@ -20,7 +20,7 @@ from spamo_cache.extract import survey, worker
 from spamo_cache.extract.progress import Progress
 from spamo_cache.extract.run import extract
 from spamo_cache.store.reader import FeatureStore
-from spamo_cache.video import by_decord, read_clip
+from spamo_cache.video import decord_backend, read_clip
 from spamo_cache.video.timeline import Span
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "encoders"
@@ -216,10 +216,10 @@ def test_the_reader_is_named_in_receipts_and_no_part_of_a_fingerprint(
 ) -> None:
     frames = spec.frames.model_copy(update={"reader": "decord"})
     chosen = spec.model_copy(update={"frames": frames})
-    monkeypatch.setattr(by_decord, "is_installed", lambda: False)
+    monkeypatch.setattr(decord_backend, "is_installed", lambda: False)
     with pytest.raises(UsageError, match="decord is not installed"):
         go(spec=chosen)
-    monkeypatch.setattr(by_decord, "is_installed", lambda: True)
+    monkeypatch.setattr(decord_backend, "is_installed", lambda: True)
     stores = [go(streams=["spatial"]).stores["spatial"]]
     stores.append(go(streams=["spatial"], spec=chosen, store_root=tmp_path / "b").stores["spatial"])
     opened = [FeatureStore.open(path) for path in stores]

@@ -15,7 +15,7 @@ import pytest
 
 from spamo_cache import config
 from spamo_cache.errors import VideoError
-from spamo_cache.video import by_av, frames, kept, timeline
+from spamo_cache.video import frames, pyav_backend, timeline, timeline_cache
 
 Maker = Callable[..., Path]
 
@@ -121,7 +121,7 @@ def test_a_frame_that_claims_to_be_huge_is_refused(make: Maker) -> None:
         at = data.index(b"IHDR", at + 1)
     data[at + 4 : at + 12] = np.array([30_000, 30_000], ">i4").tobytes()
     path.write_bytes(data)
-    decoded = by_av.frames(path, wanted)
+    decoded = pyav_backend.frames(path, wanted)
     for _ in range(3):
         next(decoded)
     with pytest.raises(VideoError, match=r"is damaged at 0\.120 s"):
@@ -148,12 +148,12 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         seen.append(path)
         return timeline.scan(path)
 
-    monkeypatch.setattr(kept, "scan", scan)
+    monkeypatch.setattr(timeline_cache, "scan", scan)
     return seen
 
 
 def look(path: Path) -> tuple[object, ...]:
-    found = kept.timeline(path, path.stat())
+    found = timeline_cache.timeline(path, path.stat())
     values = (getattr(found, field.name) for field in fields(found))
     return tuple(each.tolist() if isinstance(each, np.ndarray) else each for each in values)
 
@@ -179,7 +179,7 @@ def test_the_second_look_reads_nothing_of_the_file(make: Maker, scans: list[Path
     path = make()
     first, status = look(path), path.stat()
     path.unlink()
-    found = kept.timeline(path, status)
+    found = timeline_cache.timeline(path, status)
     assert (found.pts.tolist(), found.unit) == first[:2]
 
 

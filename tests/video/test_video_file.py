@@ -19,7 +19,7 @@ import pytest
 from numpy.typing import NDArray
 
 from spamo_cache.errors import VideoError
-from spamo_cache.video import by_av, by_decord, movie, timeline
+from spamo_cache.video import decord_backend, pyav_backend, timeline, video_file
 
 Frames = NDArray[np.uint8]
 
@@ -91,7 +91,7 @@ def films(tmp_path_factory: pytest.TempPathFactory, studio: SimpleNamespace) -> 
     return found
 
 
-needs_decord = pytest.mark.skipif(not by_decord.is_installed(), reason="no decord here")
+needs_decord = pytest.mark.skipif(not decord_backend.is_installed(), reason="no decord here")
 
 
 def reference(path: Path) -> tuple[list[float], Frames]:
@@ -122,7 +122,7 @@ def test_every_frame_of_a_file_in_order(
 ) -> None:
     film = films[name]
     wanted = span(film.path)
-    found = collected(movie.frames(film.path, wanted))
+    found = collected(video_file.frames(film.path, wanted))
     _, expected = reference(film.path)
     np.testing.assert_array_equal(found, upright(expected) if film.turned else expected)
     assert studio.numbers(expected) == list(film.shown)
@@ -145,7 +145,7 @@ def test_any_range_of_a_file_both_ends_included(films: dict[str, Film], *, name:
         wanted = timeline.span(listed, times[first], times[last], where=film.path)
         inside = [k for k, time in enumerate(times) if times[first] <= time <= times[last]]
         assert range(wanted.first, wanted.first + wanted.frames) == range(inside[0], inside[-1] + 1)
-        found = collected(movie.frames(film.path, wanted))
+        found = collected(video_file.frames(film.path, wanted))
         np.testing.assert_array_equal(found, expected[inside])
 
 
@@ -159,8 +159,8 @@ def test_decord_gives_the_frames_of_pyav(films: dict[str, Film], *, name: str) -
             wanted = timeline.span(listed, first, last, where=path)
         except VideoError:
             continue  # a shorter film
-        expected = collected(by_av.frames(path, wanted))
-        np.testing.assert_array_equal(collected(by_decord.frames(path, wanted)), expected)
+        expected = collected(pyav_backend.frames(path, wanted))
+        np.testing.assert_array_equal(collected(decord_backend.frames(path, wanted)), expected)
 
 
 @needs_decord
@@ -168,10 +168,10 @@ def test_decord_gives_the_frames_of_pyav(films: dict[str, Film], *, name: str) -
 def test_where_decord_may_be_wrong_it_hands_over(films: dict[str, Film], *, name: str) -> None:
     path = films[name].path
     wanted = span(path)
-    with pytest.raises(by_decord.UnusableError):
-        next(by_decord.frames(path, wanted))
-    expected = collected(by_av.frames(path, wanted))
-    np.testing.assert_array_equal(collected(movie.frames(path, wanted, "decord")), expected)
+    with pytest.raises(decord_backend.UnusableError):
+        next(decord_backend.frames(path, wanted))
+    expected = collected(pyav_backend.frames(path, wanted))
+    np.testing.assert_array_equal(collected(video_file.frames(path, wanted, "decord")), expected)
 
 
 @needs_decord
@@ -195,7 +195,7 @@ def test_readers_are_silent_about_damage(
     data[len(data) // 2 : len(data) // 2 + 400] = bytes(400)
     path.write_bytes(data)
     with pytest.raises(VideoError, match="is damaged at"):
-        collected(movie.frames(path, wanted, reader))
+        collected(video_file.frames(path, wanted, reader))
     assert capfd.readouterr() == ("", "")
 
 
@@ -212,7 +212,7 @@ def test_damage_that_the_decoder_hides_but_tells_of_fails_the_clip(
         data[at] ^= 0x55
         path.write_bytes(data)
         try:
-            collected(movie.frames(path, wanted))
+            collected(video_file.frames(path, wanted))
         except VideoError as error:
             told += error.what.startswith("is damaged at ")
     assert told > 3
@@ -224,14 +224,14 @@ def test_where_decord_gives_up_pyav_goes_on(
 ) -> None:
     path = films["b-frames.mp4"].path
     wanted = span(path)
-    expected = collected(by_av.frames(path, wanted))
+    expected = collected(pyav_backend.frames(path, wanted))
 
     def failing(*_: object) -> Generator[Frames]:
         yield from expected[:given]
-        raise by_decord.UnusableError
+        raise decord_backend.UnusableError
 
-    monkeypatch.setattr(by_decord, "frames", failing)
-    np.testing.assert_array_equal(collected(movie.frames(path, wanted, "decord")), expected)
+    monkeypatch.setattr(decord_backend, "frames", failing)
+    np.testing.assert_array_equal(collected(video_file.frames(path, wanted, "decord")), expected)
 
 
 def test_a_file_is_hashed_once_while_it_is_unchanged(
@@ -239,9 +239,9 @@ def test_a_file_is_hashed_once_while_it_is_unchanged(
 ) -> None:
     path = tmp_path / "film"
     path.write_bytes(b"abc")
-    first = movie.sha256(path)
+    first = video_file.sha256(path)
     monkeypatch.setattr(Path, "open", None)
-    assert movie.sha256(path) == first
+    assert video_file.sha256(path) == first
     monkeypatch.undo()
     path.write_bytes(b"abcd")
-    assert movie.sha256(path) != first
+    assert video_file.sha256(path) != first

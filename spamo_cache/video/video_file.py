@@ -11,7 +11,7 @@ from threading import Lock
 
 from spamo_cache.config.spec import Reader
 from spamo_cache.errors import VideoError
-from spamo_cache.video import by_av, by_decord
+from spamo_cache.video import decord_backend, pyav_backend
 from spamo_cache.video.frames import Frame
 from spamo_cache.video.timeline import Span
 
@@ -30,14 +30,14 @@ def frames(path: Path, wanted: Span, reader: Reader = "auto") -> Generator[Frame
     given = 0
     if reader == "decord":
         try:
-            for frame in by_decord.frames(path, wanted):
+            for frame in decord_backend.frames(path, wanted):
                 yield frame
                 given += 1
-        except by_decord.UnusableError:
+        except decord_backend.UnusableError:
             pass
         else:
             return
-    yield from islice(by_av.frames(path, wanted), given, None)
+    yield from islice(pyav_backend.frames(path, wanted), given, None)
 
 
 def sha256(path: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from spamo_cache.video import by_av
+from spamo_cache.video import pyav_backend
 from spamo_cache.video.frames import Frame
 from spamo_cache.video.timeline import Span
 
@@ -56,7 +56,7 @@ def _read(path: Path, wanted: Span) -> Generator[Frame]:
     for number in range(wanted.frames):
         frame: Any = np.from_dlpack(_Shared(reader.next()))
         # It chooses tracks and turns pictures by rules of its own.
-        if not number and not np.array_equal(frame, next(by_av.frames(path, wanted))):
+        if not number and not np.array_equal(frame, next(pyav_backend.frames(path, wanted))):
             raise UnusableError
         yield frame
 
