@@ -53,7 +53,7 @@ class OfficialTrainer:
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 loss = self.loss(stage, numbers)
             loss.backward()
-            nn.utils.clip_grad_norm_(trained, config.clip)
+            nn.utils.clip_grad_norm_(trained, config.max_grad_norm)
             optimiser.step()
             optimiser.zero_grad()
 

@@ -155,7 +155,7 @@ def _unknown_start(loaded: LoadedRun) -> str | None:
     """Why the weights that training began with are not known, where they are not."""
     if loaded.folder.imported:
         return "the run was imported: its first weights are not known"
-    if loaded.pipeline.start is not None:
+    if loaded.pipeline.init_from is not None:
         return "the run began with another run's weights"
     if loaded.pipeline.encoders is not None:
         return "the run has trained its encoders too"

@@ -2,6 +2,7 @@
 
 from spamo_cache.config.experiment import Axis, Experiment, Variant
 from spamo_cache.config.loading import assignment, load, overrides, parse, read_yaml
+from spamo_cache.config.paths import expanded, home, named_file, roots, shipped
 from spamo_cache.config.pipeline import (
     AdapterConfig,
     AlignConfig,
@@ -15,7 +16,6 @@ from spamo_cache.config.pipeline import (
     TranslateConfig,
     TuningConfig,
 )
-from spamo_cache.config.places import expanded, home, named_file, roots, shipped
 from spamo_cache.config.spec import (
     CacheSpec,
     FramesSpec,

@@ -13,13 +13,13 @@ from spamo_cache.config.strict import Name, StrictModel
 class Variant(StrictModel):
     """One point of an experiment."""
 
-    tells: Annotated[str, Field(min_length=1)]
+    label: Annotated[str, Field(min_length=1)]
     """What it is, in a few words: its line in a table."""
     set: Mapping[str, Any] = {}
     """Changes to the corpus's default pipeline, dotted key -> value as ``--set`` has them."""
-    test: Mapping[str, Any] = {}
+    eval_spec_set: Mapping[str, Any] = {}
     """Changes to the cache spec for the test alone; the run is trained without them."""
-    at: float | None = None
+    x: float | None = None
     """Its place on the experiment's axis."""
 
 

@@ -74,7 +74,7 @@ class LLMConfig(StrictModel):
     """Bits of the frozen weights; needs bitsandbytes and a GPU."""
     prompt: str | Mapping[str, str] = "Translate the given sentence into {language}."
     """What stands behind the sign rows; where languages differ, language of the clip -> prompt."""
-    pairs: tuple[str, ...] = ()
+    in_context_languages: tuple[str, ...] = ()
     """Languages of the in-context pairs: every prompt shows another training sentence in each of
     them (columns ``text_<language>`` of the manifest) with its translation; none: no pairs."""
     tuning: TuningConfig = TuningConfig()
@@ -99,12 +99,12 @@ class StageConfig(StrictModel):
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of the steps with a rising learning rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    clip: Annotated[float, Field(gt=0)] = 1.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Gradient norm above which gradients are scaled down."""
     betas: tuple[Decay, Decay] = (0.9, 0.98)
     """AdamW's decay rates of the means of gradients and of their squares."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
-    accumulate: Annotated[int, Field(ge=1)] = 1
+    grad_accum_steps: Annotated[int, Field(ge=1)] = 1
     """Equal parts that each process computes its share of ``batch`` in, one after the other, to
     save memory. The translation loss stays that of the whole batch (``protocol.mean_of_batches``:
     the mean of the parts'); VT-Align tells a clip apart from those of its own part only, and batch
@@ -167,7 +167,7 @@ class ProtocolConfig(StrictModel):
     """No VT-Align stage before translation: sets ``align.steps`` to 0."""
     batches_of_eight: bool = False
     """A step is two batches of 8 clips, one after the other; batch norm and VT-Align see 8: sets
-    ``batch`` to 16 and ``accumulate`` to 2."""
+    ``batch`` to 16 and ``grad_accum_steps`` to 2."""
     mean_of_batches: bool = False
     """The parts of an accumulated step count alike, however many tokens they hold."""
     unsorted_batches: bool = False
@@ -205,7 +205,9 @@ class ProtocolConfig(StrictModel):
 _IMPLIED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "bleu_13a": {"text": {"tokenize": "13a"}},
     "no_warm_up": {"align": {"steps": 0}},
-    "batches_of_eight": {key: {"batch": 16, "accumulate": 2} for key in ("align", "translate")},
+    "batches_of_eight": {
+        key: {"batch": 16, "grad_accum_steps": 2} for key in ("align", "translate")
+    },
     "tokens_63": {"decode": {"max_tokens": 63}},
     "pil_resize": {"spec_set": {"frames.resize": "pil"}},
     "float32_features": {"spec_set": {"compute": "float32", "store.dtype": "float32"}},
@@ -241,14 +243,14 @@ class Pipeline(StrictModel):
     """Streams of the spec, in the order in which they are joined."""
     max_frames: Annotated[int, Field(ge=1)] = 512
     """Longer clips are subsampled evenly, motion rows with them."""
-    train_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the training clips that is used: a sample by ``seed``; smaller ones lie in larger
     ones."""
     shuffle_features: bool = False
     """Give every clip the features of another one: the floor of any comparison."""
     encoders: EncodersConfig | None = None
     """None: frozen, their features come from the stores; otherwise they are tuned, from frames."""
-    start: str | None = None
+    init_from: str | None = None
     """Folder of a finished run whose weights training begins with; a path from where it is run."""
     text: TextConfig
     adapter: AdapterConfig = AdapterConfig()
@@ -293,10 +295,11 @@ class Pipeline(StrictModel):
 
     @model_validator(mode="after")
     def _pairs_of_the_batch_are_of_some_language(self) -> Pipeline:
-        if self.protocol.pairs_from_batch and not self.llm.pairs:
+        if self.protocol.pairs_from_batch and not self.llm.in_context_languages:
             raise ValueError(
-                "protocol.pairs_from_batch shows no pair without llm.pairs: set llm.pairs=[en, fr, "
-                "es], or protocol={official: true, pairs_from_batch: false}"
+                "protocol.pairs_from_batch shows no pair without llm.in_context_languages: set "
+                "llm.in_context_languages=[en, fr, es], or "
+                "protocol={official: true, pairs_from_batch: false}"
             )
         return self
 

@@ -73,7 +73,7 @@ def cautions(evidence: Evidence) -> list[Caution]:
 
 
 def _weights(case: Evidence) -> Iterator[Caution]:
-    start, origin = case.pipeline.start, case.origin
+    start, origin = case.pipeline.init_from, case.origin
     if start is not None:
         own = case.pipeline.align.steps or case.pipeline.translate.steps
         yield Caution(
@@ -118,7 +118,7 @@ def _selection(case: Evidence) -> Iterator[Caution]:
 
 
 def _pairs(case: Evidence) -> Iterator[Caution]:
-    if not case.pipeline.llm.pairs:
+    if not case.pipeline.llm.in_context_languages:
         return
     leaky, told = case.pipeline.protocol.pairs_from_batch, _told(case)
     many = f"{told} of {len(case.data)} prompts show a reference of {case.split} itself"
@@ -133,7 +133,7 @@ def _pairs(case: Evidence) -> Iterator[Caution]:
         kind = "pairs-from-batch" if leaky else "reference-in-prompt"
         yield Caution(kind=kind, words=f"{many}, which the LLM is to find.", clips=told, grave=True)
     else:
-        languages = ", ".join(case.pipeline.llm.pairs)
+        languages = ", ".join(case.pipeline.llm.in_context_languages)
         yield Caution(
             kind="pairs",
             words=f"Prompts show a training sentence each, with its translation ({languages}); "

@@ -50,7 +50,7 @@ class Origin:
 def origin(folder: RunFolder) -> Origin:
     """Follow ``start`` back to the first run whose weights are in those of ``folder``."""
     runs = [folder]
-    while (start := runs[-1].pipeline().start) is not None:
+    while (start := runs[-1].pipeline().init_from) is not None:
         before = _begun_with(runs[-1], Path(start))
         if before is None:
             return Origin(runs, start)
@@ -60,7 +60,7 @@ def origin(folder: RunFolder) -> Origin:
 
 def _begun_with(folder: RunFolder, start: Path) -> RunFolder | None:
     """The run whose weights another began with, if they are still those; moved together or not."""
-    expected = folder.read_about().parts["start"]
+    expected = folder.read_about().parts["init_from"]
     for before in map(RunFolder, (start, folder.path.parent / start.name)):
         try:
             before.weights()

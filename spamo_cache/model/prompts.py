@@ -71,7 +71,7 @@ def donors(
         raise ConfigError(
             f"no training sentence can be shown in a prompt: none has {columns} and occurs in "
             "training alone",
-            where=f"llm.pairs: {list(languages)}",
+            where=f"llm.in_context_languages: {list(languages)}",
             remedy="translate more training sentences, or leave the pairs out",
         )
     return kept
@@ -95,7 +95,7 @@ class Prompts:
         held_out: Collection[str] = (),
     ) -> None:
         self._pipeline = pipeline
-        self._languages = pipeline.llm.pairs
+        self._languages = pipeline.llm.in_context_languages
         self._leaky = pipeline.protocol.pairs_from_batch
         wanted = self._languages and not self._leaky
         self._donors = donors(training, held_out, self._languages) if wanted else []

@@ -33,10 +33,10 @@ class Variant:
     """One point of an experiment."""
 
     name: str
-    tells: str
-    at: float | None
+    label: str
+    x: float | None
     set: Mapping[str, Any]
-    test: Mapping[str, Any]
+    eval_spec_set: Mapping[str, Any]
     trials: tuple[Trial, ...]
 
     @cached_property
@@ -102,7 +102,7 @@ class Experiment:
     @property
     def base(self) -> Variant:
         """What all are held against: the pipeline as it stands, else the first variant."""
-        plain = (v for v in self.variants if not v.set and not v.test)
+        plain = (v for v in self.variants if not v.set and not v.eval_spec_set)
         return next(plain, self.variants[0])
 
     def gain(self, variant: Variant) -> float | None:
@@ -199,13 +199,13 @@ def _experiment(document: Mapping[str, Any], folder: Path, runs: Mapping[Path, R
 
 
 def _variant(document: Mapping[str, Any], folder: Path, runs: Mapping[Path, Run]) -> Variant:
-    at = document.get("at")
+    x = document.get("x")
     return Variant(
         name=str(document["name"]),
-        tells=str(document["tells"]),
-        at=None if at is None else float(at),
+        label=str(document["label"]),
+        x=None if x is None else float(x),
         set=dict(document.get("set") or {}),
-        test=dict(document.get("test") or {}),
+        eval_spec_set=dict(document.get("eval_spec_set") or {}),
         trials=tuple(_trial(one, folder, runs) for one in document["runs"]),
     )
 

@@ -23,7 +23,7 @@ def place_of(experiment: Experiment) -> str:
 def answer(experiment: Experiment) -> Markup:
     """Question, what the paper says, the figure, the table, and what failed."""
     place = place_of(experiment)
-    trained = [variant for variant in experiment.variants if not variant.test]
+    trained = [variant for variant in experiment.variants if not variant.eval_spec_set]
     paper = join(tag("strong", "The paper: "), experiment.paper) if experiment.paper else None
     return tag(
         "section",
@@ -80,8 +80,8 @@ def _drawn_spread(experiment: Experiment, mark: str) -> str:
 
 def _figure(experiment: Experiment) -> Markup | None:
     scored = [variant for variant in experiment.variants if variant.mean("bleu4") is not None]
-    placed = [variant for variant in scored if variant.at is not None]
-    if experiment.axis is not None and len({variant.at for variant in placed}) > 1:
+    placed = [variant for variant in scored if variant.x is not None]
+    if experiment.axis is not None and len({variant.x for variant in placed}) > 1:
         return _curve(experiment, placed)
     return _rows(experiment, scored) if scored else None
 
@@ -89,7 +89,7 @@ def _figure(experiment: Experiment) -> Markup | None:
 def _curve(experiment: Experiment, placed: Sequence[Variant]) -> Markup:
     """Scores along the axis; variants changed at the test alone are a curve of their own."""
     axis = experiment.axis
-    trained = [variant for variant in placed if not variant.test]
+    trained = [variant for variant in placed if not variant.eval_spec_set]
     groups = {"trained and tested so": trained} | _tested(placed)
     shown = {name: [_measured(v) for v in group] for name, group in groups.items() if group}
     fit = _scaling(trained)
@@ -110,8 +110,8 @@ def _curve(experiment: Experiment, placed: Sequence[Variant]) -> Markup:
 
 def _tested(placed: Sequence[Variant]) -> dict[str, list[Variant]]:
     """Under its name, what is changed at the test alone; tests of the base begin with it."""
-    tested = [variant for variant in placed if variant.test]
-    base = [variant for variant in placed if not variant.test and not variant.set]
+    tested = [variant for variant in placed if variant.eval_spec_set]
+    base = [variant for variant in placed if not variant.eval_spec_set and not variant.set]
     if not base or any(variant.set for variant in tested):
         return {"changed for the test only": tested}
     return {f"“{base[0].name}” tested so": [*base, *tested]} if tested else {}
@@ -119,16 +119,16 @@ def _tested(placed: Sequence[Variant]) -> dict[str, list[Variant]]:
 
 def _measured(variant: Variant) -> Measured:
     return Measured(
-        variant.name, variant.at or 0.0, variant.mean("bleu4") or 0.0, variant.bounds("bleu4")
+        variant.name, variant.x or 0.0, variant.mean("bleu4") or 0.0, variant.bounds("bleu4")
     )
 
 
 def _scaling(trained: Sequence[Variant]) -> Fit | None:
     """The law of scaling, where it is the amount of training data that is turned."""
-    if not any("train_share" in variant.set for variant in trained):
+    if not any("train_fraction" in variant.set for variant in trained):
         return None
     return fitted(
-        [(variant.at or 0.0, score) for variant in trained for score in variant.scores("bleu4")]
+        [(variant.x or 0.0, score) for variant in trained for score in variant.scores("bleu4")]
     )
 
 

@@ -83,15 +83,15 @@ def _changed(run: Run) -> Iterator[Point]:
         if shown.changed:
             here, why = _told_keys(shown.changed), f"in the evaluation {shown.name} alone"
             yield Point("Features at the test", "as in training", here, False, why)
-    if pipeline.train_share < 1:
-        here = f"a sample of {100 * pipeline.train_share:g} %"
+    if pipeline.train_fraction < 1:
+        here = f"a sample of {100 * pipeline.train_fraction:g} %"
         yield Point("Training clips", "all", here, False)
     if pipeline.encoders is not None:
         tuned = pipeline.encoders
         blocks = "the last block" if tuned.blocks == 1 else f"the last {tuned.blocks} blocks"
         here = f"LoRA on {blocks} of each, r {tuned.r}, trained from frames"
         yield Point("Visual encoders", "frozen", here, False)
-    if pipeline.start is not None:
+    if pipeline.init_from is not None:
         here = f"those of {run.begun or 'another run'}"
         yield Point("First weights", "at random", here, False)
 
@@ -228,12 +228,13 @@ def _model(run: Run) -> Iterator[Point]:
 def _prompt(pipeline: Pipeline) -> Point:
     llm, leaky = pipeline.llm, pipeline.protocol.pairs_from_batch
     place = "the batch" if leaky else "the training split"
-    pairs = f"{len(llm.pairs)} pairs from {place}" if llm.pairs else "no pairs"
+    languages = llm.in_context_languages
+    pairs = f"{len(languages)} pairs from {place}" if languages else "no pairs"
     return Point(
         "Prompt",
         "the instruction and 3 in-context pairs",
         f"{'the instruction' if llm.prompt == _PROMPT else f'“{llm.prompt}”'}, {pairs}",
-        llm.prompt == _PROMPT and leaky and len(llm.pairs) == 3,
+        llm.prompt == _PROMPT and leaky and len(languages) == 3,
         "the release takes pairs from the batch, so test references stand in its test prompts",
     )
 
@@ -283,20 +284,21 @@ def _training(run: Run) -> Iterator[Point]:
 
 def _batches(pipeline: Pipeline) -> Iterator[Point]:
     translate, protocol = pipeline.translate, pipeline.protocol
-    together, left = divmod(translate.batch, translate.accumulate)
+    accumulated = translate.grad_accum_steps
+    together, left = divmod(translate.batch, accumulated)
     clips = f"{together} clips" if not left else f"{translate.batch} clips"
-    here = f"{translate.accumulate} of {clips} a step" if translate.accumulate > 1 else clips
+    here = f"{accumulated} of {clips} a step" if accumulated > 1 else clips
     yield Point(
         "Batches that VT-Align and batch norm see",
         "2 of 8 clips a step (release)",
         here,
-        (translate.batch, translate.accumulate) == (16, 2),
+        (translate.batch, accumulated) == (16, 2),
         "16 clips at once tell a sentence apart from more others",
     )
     yield Point(
         "Weight of the batches of a step",
         "alike (release)",
-        "alike" if protocol.mean_of_batches or translate.accumulate == 1 else "by their tokens",
+        "alike" if protocol.mean_of_batches or accumulated == 1 else "by their tokens",
         protocol.mean_of_batches,
         "every token of a step counts alike",
     )
@@ -316,13 +318,13 @@ def _optimiser(pipeline: Pipeline) -> Iterator[Point]:
     betas = " and ".join(f"{beta:g}" for beta in translate.betas)
     here = (
         f"AdamW {translate.lr:g}, betas {betas}, decay {translate.weight_decay:g}, "
-        f"clip {translate.clip:g}, {translate.steps:,} steps of {translate.batch} clips"
+        f"clip {translate.max_grad_norm:g}, {translate.steps:,} steps of {translate.batch} clips"
     )
     paper = (
         "AdamW 1e-4, 40 epochs (release: 6e-4, betas 0.9 and 0.98, decay 0.01, clip 1, up to 500 "
         "epochs in steps of 16 clips)"
     )
-    rest = (translate.betas, translate.eps, translate.weight_decay, translate.clip)
+    rest = (translate.betas, translate.eps, translate.weight_decay, translate.max_grad_norm)
     same = translate.batch == 16 and translate.lr in (1e-4, 6e-4)
     yield Point("Optimisation", paper, here, same and rest == ((0.9, 0.98), 1e-8, 0.01, 1.0))
     yield Point(

@@ -145,7 +145,7 @@ def told_apart(runs: Sequence[Run]) -> list[Run]:
     found = [replace(run, name=name) for run, name in zip(runs, names.values(), strict=True)]
     # By the folder's name: a page can be made after all folders have moved.
     places = {run.path.name: run.name for run in found}
-    begun = (places.get(Path(run.pipeline.start or "").name) for run in found)
+    begun = (places.get(Path(run.pipeline.init_from or "").name) for run in found)
     return [replace(run, begun=name) for run, name in zip(found, begun, strict=True)]
 
 

@@ -60,7 +60,7 @@ def _named(experiment: Experiment, variant: Variant) -> Markup:
     name = tag("a", variant.name, href=f"#{first}") if first else variant.name
     seeds = (join(" ", tag("a", f"seed {places[one]}", href=f"#{one}")) for one in others)
     shared = next((_shared(experiment, variant, run) for run, _ in variant.scored), "")
-    told = (tag("span", words, class_="why") for words in (variant.tells, shared) if words)
+    told = (tag("span", words, class_="why") for words in (variant.label, shared) if words)
     return join(name, *seeds, *told)
 
 

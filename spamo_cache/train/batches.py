@@ -131,7 +131,7 @@ def check_pairs(pipeline: Pipeline, manifest: Manifest, split: str) -> None:
             batch, are translated into none of a language that pairs are asked for in.
     """
     shown = split if pipeline.protocol.pairs_from_batch else "train"
-    languages = dict.fromkeys(pipeline.llm.pairs)
+    languages = dict.fromkeys(pipeline.llm.in_context_languages)
     clips = manifest.clips(shown) if languages else ()
     for clip in clips:
         for language in [name for name in languages if clip.extra.get(f"text_{name}")]:
@@ -141,10 +141,11 @@ def check_pairs(pipeline: Pipeline, manifest: Manifest, split: str) -> None:
     if languages:
         missing = ", ".join(f"text_{name}" for name in languages)
         raise ConfigError(
-            f"llm.pairs asks for translations that no clip has: {missing} of split {shown}",
+            "llm.in_context_languages asks for translations that no clip has: "
+            f"{missing} of split {shown}",
             where=f"manifest of {manifest.corpus}",
             remedy="add these columns to the manifest, or leave the pairs out: "
-            "--set llm.pairs=[], and under protocol official "
+            "--set llm.in_context_languages=[], and under protocol official "
             "--set 'protocol={official: true, pairs_from_batch: false}'",
         )
 
@@ -175,7 +176,7 @@ def prompts_of(pipeline: Pipeline, manifest: Manifest, tokens: Tokens) -> Prompt
         UsageError: pairs are asked for and the manifest has no training split.
         ConfigError: no training sentence is translated into the languages asked for.
     """
-    if not pipeline.llm.pairs:
+    if not pipeline.llm.in_context_languages:
         return Prompts(pipeline, tokens)
     training = [_sentence(clip, pipeline) for clip in manifest.clips("train")]
     held_out = [
@@ -185,7 +186,7 @@ def prompts_of(pipeline: Pipeline, manifest: Manifest, tokens: Tokens) -> Prompt
 
 
 def _sentence(clip: Clip, pipeline: Pipeline) -> Sentence:
-    found = {name: clip.extra.get(f"text_{name}") for name in pipeline.llm.pairs}
+    found = {name: clip.extra.get(f"text_{name}") for name in pipeline.llm.in_context_languages}
     translations = {name: " ".join(str(text).split()) for name, text in found.items() if text}
     return Sentence(clip.id, normalise(clip.text, pipeline.text), clip.language, translations)
 

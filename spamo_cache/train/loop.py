@@ -173,7 +173,7 @@ class Trainer:
                 last = number == len(parts) - 1
                 with nullcontext() if last else self.crew.no_sync(module):
                     self._descend(module, stage, part, next(batches))
-            norm = self.crew.clip_grad_norm_(trained, config.clip)
+            norm = self.crew.clip_grad_norm_(trained, config.max_grad_norm)
             optimiser.step()
             optimiser.zero_grad()
             self.meter.add({"gradient_norm": norm / self.crew.num_processes})

@@ -67,7 +67,7 @@ class Parts:
     ) -> None:
         self._tokens, self._alike = tokens, alike
         self._rank, self._processes = crew.process_index, crew.num_processes
-        self._count = config.accumulate
+        self._count = config.grad_accum_steps
         if schedule.batch % (self._count * self._processes):
             raise ConfigError(
                 f"{schedule.batch} clips cannot be dealt out to {self._processes} processes in "

@@ -88,7 +88,7 @@ def train(
     folder = RunFolder(out)
     llm = locate(pipeline.llm.weights, base)
     check_llm(llm, pipeline.llm)
-    manifest = sample(manifest, pipeline.train_share, pipeline.seed)
+    manifest = sample(manifest, pipeline.train_fraction, pipeline.seed)
     for split in ("train", selection_split(pipeline, manifest)):
         check_pairs(pipeline, manifest, split)
     check_targets(llm, pipeline.llm)
@@ -153,9 +153,9 @@ def _lost(pipeline: Pipeline, trainer: Trainer) -> Iterator[str]:
 
 def _start(pipeline: Pipeline, llm: str) -> dict[str, Tensor] | None:
     """The weights to begin with: those of the best step of another run with this LLM."""
-    if pipeline.start is None:
+    if pipeline.init_from is None:
         return None
-    folder = RunFolder(Path(pipeline.start))
+    folder = RunFolder(Path(pipeline.init_from))
     if folder.read_about().llm != llm:
         raise UsageError("was trained with another LLM", where=folder.path)
     return read_tensors(folder.weights())[0]
@@ -200,8 +200,8 @@ def describe(
         "sentences": identity(texts),
         "llm": llm,
     }
-    if pipeline.start is not None:
-        parts["start"] = RunFolder(Path(pipeline.start)).weights_sha256()
+    if pipeline.init_from is not None:
+        parts["init_from"] = RunFolder(Path(pipeline.init_from)).weights_sha256()
     places = {name: stores[name].path for name in pipeline.streams}
     return RunRecord(
         identity=identity(parts),
@@ -216,4 +216,4 @@ def describe(
 
 def settings(pipeline: Pipeline) -> dict[str, Any]:
     """What of a pipeline counts for a run's identity; of ``start`` it is the weights."""
-    return pipeline.model_dump(mode="json", exclude=_WORDS | {"start"})
+    return pipeline.model_dump(mode="json", exclude=_WORDS | {"init_from"})

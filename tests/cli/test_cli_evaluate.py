@@ -38,7 +38,7 @@ def done(made: Path, call: Call, enter: Enter, tmp_path_factory: pytest.TempPath
         enter(folder, patch)
         call(EXTRACT, code=1)
         call("train pipeline.yaml -o plain")
-        call(f"train pipeline.yaml -o leaky --set '{LEAKS}' --set llm.pairs=[en]")
+        call(f"train pipeline.yaml -o leaky --set '{LEAKS}' --set llm.in_context_languages=[en]")
     return folder
 
 

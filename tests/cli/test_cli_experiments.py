@@ -37,17 +37,17 @@ STREAMS = """\
 name: streams
 question: What does each stream add?
 variants:
-  both: {tells: both}
-  spatial: {tells: spatial alone, set: {streams: [spatial]}}
+  both: {label: both}
+  spatial: {label: spatial alone, set: {streams: [spatial]}}
 """
 WINDOWS = """\
 name: windows
 question: How dense must windows be?
 axis: {label: frames}
 variants:
-  trained-4: {tells: every 4, at: 4, set: {spec_set: {streams.motion.stride: 4}}}
-  tested-4: {tells: tested with every 4, at: 4, test: {streams.motion.stride: 4}}
-  broken: {tells: an LLM that is not there, set: {llm.weights: ./nowhere}}
+  trained-4: {label: every 4, x: 4, set: {spec_set: {streams.motion.stride: 4}}}
+  tested-4: {label: tested with every 4, x: 4, eval_spec_set: {streams.motion.stride: 4}}
+  broken: {label: an LLM that is not there, set: {llm.weights: ./nowhere}}
 """
 
 
@@ -240,7 +240,7 @@ def noted(tmp_path: Path) -> Callable[..., list[str]]:
 
 
 def experiment(name: str, question: str) -> Experiment:
-    return Experiment(name=name, question=question, variants={"plain": Variant(tells="it")})
+    return Experiment(name=name, question=question, variants={"plain": Variant(label="it")})
 
 
 def results_in(folder: Path) -> Any:

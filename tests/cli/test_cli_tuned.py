@@ -28,7 +28,7 @@ FEW = (
     "--set align.batch=4 --set translate.batch=4 --set translate.steps=2"
     " --set translate.eval_every=2 --set decode.beams=1"
 )
-TUNED = f"{FEW} --set align.steps=0 --set start=frozen --set encoders.blocks=2"
+TUNED = f"{FEW} --set align.steps=0 --set init_from=frozen --set encoders.blocks=2"
 
 
 @pytest.fixture(scope="module")

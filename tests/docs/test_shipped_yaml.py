@@ -91,7 +91,7 @@ def test_every_experiment_fits_every_corpus(corpus: str) -> None:
         if run.pipeline.encoders is not None and not CORPORA[corpus].synthetic:
             # What a GPU holds of frames at once, and of their activations.
             step = run.pipeline.translate
-            assert step.batch // step.accumulate * run.pipeline.max_frames <= 2048
+            assert step.batch // step.grad_accum_steps * run.pipeline.max_frames <= 2048
     for name in ORDER:
         assert found.only([name]).runs
 
@@ -113,7 +113,7 @@ def test_points_of_an_axis_are_placed() -> None:
     """An experiment with an axis has at least three points to draw, one without has none."""
     for path in EXPERIMENTS:
         experiment = config.load(path, Experiment)
-        placed = [one.at for one in experiment.variants.values() if one.at is not None]
+        placed = [one.x for one in experiment.variants.values() if one.x is not None]
         assert len(set(placed)) >= 3 if experiment.axis else not placed
 
 

@@ -80,7 +80,7 @@ def begun(toy, tmp_path):
         own = Manifest.from_clips("toy", [distinct(clip) for clip in known.clips()])
         before = Manifest.from_clips("toy", [change(clip) for clip in own.clips()])
         toy.run(tmp_path / "first", toy.pipeline(**SHORT, **first), manifest=before, stores=stores)
-        config = toy.pipeline(start=str(tmp_path / "first"), **NOTHING | pipeline)
+        config = toy.pipeline(init_from=str(tmp_path / "first"), **NOTHING | pipeline)
         toy.run(tmp_path / "run", config, manifest=own, stores=stores)
         card = evaluate(tmp_path / "run", "test", stores=stores, device="cpu")
         return card, {caution.kind: caution for caution in card.warnings}
@@ -185,7 +185,7 @@ def test_prompts_without_a_pair_are_counted(judged):
         change=lambda clip: replace(
             distinct(clip), extra={"text_en": "english" if clip.id[-1] in "02" else ""}
         ),
-        llm={"weights": "llm", "pairs": ["en"], "tuning": {"r": 4}},
+        llm={"weights": "llm", "in_context_languages": ["en"], "tuning": {"r": 4}},
         protocol={"pairs_from_batch": True},
     )
     assert found["no-pairs"].clips == 4
@@ -196,7 +196,7 @@ def test_test_references_in_the_prompts(judged):
     """As in the official release: every clip is shown another one's reference."""
     _, found = judged(
         change=distinct,
-        llm={"weights": "llm", "pairs": ["en"], "tuning": {"r": 4}},
+        llm={"weights": "llm", "in_context_languages": ["en"], "tuning": {"r": 4}},
         protocol={"pairs_from_batch": True},
     )
     leak = found["pairs-from-batch"]
@@ -206,7 +206,9 @@ def test_test_references_in_the_prompts(judged):
 
 
 def test_pairs_of_training_sentences_are_a_note(judged):
-    _, found = judged(change=distinct, llm={"weights": "llm", "pairs": ["en"], "tuning": {"r": 4}})
+    _, found = judged(
+        change=distinct, llm={"weights": "llm", "in_context_languages": ["en"], "tuning": {"r": 4}}
+    )
     assert not found["pairs"].grave
     assert "0 of 6 prompts" in found["pairs"].words
 
@@ -217,7 +219,7 @@ def test_a_reference_in_a_prompt_is_seen_whatever_the_protocol_says(judged, monk
     shared = {"train/0": "Nacht, Regen.", "test/1": "nacht regen"}
     _, found = judged(
         change=lambda clip: replace(distinct(clip), text=shared.get(clip.id, distinct(clip).text)),
-        llm={"weights": "llm", "pairs": ["en"], "tuning": {"r": 4}},
+        llm={"weights": "llm", "in_context_languages": ["en"], "tuning": {"r": 4}},
     )
     # Its own reference is never shown to a clip.
     assert found["reference-in-prompt"].clips == 5

@@ -56,7 +56,7 @@ def test_pairs_come_with_every_batch(toy, tmp_path):
     ]
     manifest = Manifest.from_clips("toy", clips)
     config = toy.pipeline(
-        llm={"weights": "llm", "pairs": ["en"], "tuning": {"r": 4}},
+        llm={"weights": "llm", "in_context_languages": ["en"], "tuning": {"r": 4}},
         translate={"steps": 2, "batch": 4, "lr": 1e-3},
     )
     toy.run(tmp_path, config, manifest=manifest, stores=stores)

@@ -22,7 +22,12 @@ from spamo_cache.train.batches import examples
 from spamo_cache.train.features import Bank
 
 SWITCHES = list(ProtocolConfig.model_fields)
-PAIRS = {"weights": "llm", "prompt": "{language}", "pairs": ["en"], "tuning": {"r": 4}}
+PAIRS = {
+    "weights": "llm",
+    "prompt": "{language}",
+    "in_context_languages": ["en"],
+    "tuning": {"r": 4},
+}
 
 
 def flat(value, key=""):
@@ -52,7 +57,7 @@ def test_a_switch_sets_no_other_key_than_it_names(toy, switch):
         "batches_of_eight": {
             f"{stage}.{key}": value
             for stage in ("align", "translate")
-            for key, value in (("batch", 16), ("accumulate", 2))
+            for key, value in (("batch", 16), ("grad_accum_steps", 2))
         },
         "tokens_63": {"decode.max_tokens": 63},
         "pil_resize": {"spec_set.frames.resize": "pil"},
@@ -240,7 +245,9 @@ def test_pairs_that_no_clip_has_are_an_error_before_training(toy, tmp_path, leak
         toy.run(tmp_path / "run", config)
     assert not (tmp_path / "run").exists()
     # Its own columns are asked for, in every language.
-    two = toy.pipeline(llm=PAIRS | {"pairs": ["en", "fr"]}, protocol={"pairs_from_batch": leaky})
+    two = toy.pipeline(
+        llm=PAIRS | {"in_context_languages": ["en", "fr"]}, protocol={"pairs_from_batch": leaky}
+    )
     manifest, _ = with_english(toy)
     with pytest.raises(ConfigError, match="text_fr") as raised:
         toy.run(tmp_path / "run", two, manifest=manifest)

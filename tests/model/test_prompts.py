@@ -18,7 +18,9 @@ INSTRUCTION = "Translate the given sentence into German."
 
 
 def pipeline(pairs=("en", "fr"), prompt=None, **changes):
-    llm = {"weights": "llm", "pairs": list(pairs)} | ({"prompt": prompt} if prompt else {})
+    llm = {"weights": "llm", "in_context_languages": list(pairs)} | (
+        {"prompt": prompt} if prompt else {}
+    )
     stage = {"steps": 1, "batch": 4, "lr": 1e-3}
     plain = {
         "name": "t",

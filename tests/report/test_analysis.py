@@ -95,9 +95,9 @@ def test_the_receipt_knows_what_experiments_turn(build_run: Build) -> None:
     plain = {point.topic for point in receipt(read_run(build_run("plain")))}
     run = build_run(
         spec_set={"streams.motion.stride": 4},
-        train_share=0.25,
+        train_fraction=0.25,
         encoders={"blocks": 2},
-        start="runs/plain",
+        init_from="runs/plain",
         protocol={"english_rouge": True},
     )
     found = {point.topic: point for point in receipt(read_run(run))}

@@ -309,7 +309,7 @@ def test_stores_are_found_in_a_remote_root(tiny: Any, serve: Callable[..., Any])
 def test_the_official_protocol_departs_in_nothing_that_was_run(build_run: Build) -> None:
     run = build_run(
         corpus="phoenix14t",
-        llm={"weights": "google/flan-t5-xl@main", "pairs": ["en", "fr", "es"]},
+        llm={"weights": "google/flan-t5-xl@main", "in_context_languages": ["en", "fr", "es"]},
         adapter={},
         align={"batch": 16, "lr": 6e-4, "steps": 4000},
         translate={"batch": 32, "lr": 6e-4, "steps": 222_000},
@@ -327,7 +327,7 @@ def test_the_official_protocol_departs_in_nothing_that_was_run(build_run: Build)
     run = build_run(
         "changed",
         translate={"batch": 32, "lr": 6e-4, "steps": 222_000},
-        llm={"weights": "google/flan-t5-xl@main", "pairs": ["en", "fr", "es"]},
+        llm={"weights": "google/flan-t5-xl@main", "in_context_languages": ["en", "fr", "es"]},
         protocol={"official": True, **changed},
     )
     found = {point.topic: point for point in receipt(read_run(run))}

@@ -17,7 +17,7 @@ from spamo_cache.train import optim
 from spamo_cache.train.batches import Schedule, examples
 from spamo_cache.train.parts import Parts
 
-STAGE = StageConfig(steps=57, batch=16, lr=6e-4, accumulate=2)
+STAGE = StageConfig(steps=57, batch=16, lr=6e-4, grad_accum_steps=2)
 
 
 def test_the_learning_rate_is_that_of_transformers_cosine_schedule():

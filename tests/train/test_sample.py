@@ -45,7 +45,7 @@ def test_a_sample_is_by_seed_and_not_by_order(manifest):
 
 
 def test_a_run_keeps_what_it_was_trained_and_selected_on(toy, tmp_path, manifest):
-    toy.run(tmp_path / "run", toy.pipeline(train_share=0.25, seed=3, **SMALL))
+    toy.run(tmp_path / "run", toy.pipeline(train_fraction=0.25, seed=3, **SMALL))
     kept = Manifest.read(tmp_path / "run" / "manifest.parquet")
     assert training(kept) == training(sample(manifest, 0.25, 3))
     assert [len(kept.clips(split)) for split in ("train", "dev", "test")] == [4, 5, 6]
@@ -64,8 +64,13 @@ def test_pairs_come_from_the_sample(toy, tmp_path, manifest, monkeypatch):
             super().__init__(pipeline, tokens, training, held_out)
 
     monkeypatch.setattr(batches, "Prompts", Watched)
-    pairs = {"weights": "llm", "prompt": "{language}", "pairs": ["en"], "tuning": {"r": 4}}
-    config = toy.pipeline(train_share=0.25, llm=pairs, **SMALL)
+    pairs = {
+        "weights": "llm",
+        "prompt": "{language}",
+        "in_context_languages": ["en"],
+        "tuning": {"r": 4},
+    }
+    config = toy.pipeline(train_fraction=0.25, llm=pairs, **SMALL)
     toy.run(tmp_path / "run", config, manifest=translated)
     assert donors
     assert all(found == training(sample(manifest, 0.25, 0)) for found in donors)

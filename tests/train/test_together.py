@@ -48,7 +48,7 @@ def whole(toy) -> dict:
 
 def in_parts(toy, count: int) -> dict:
     stages = ("align", "translate")
-    return whole(toy) | {stage: toy.QUIET[stage] | {"accumulate": count} for stage in stages}
+    return whole(toy) | {stage: toy.QUIET[stage] | {"grad_accum_steps": count} for stage in stages}
 
 
 def apart(toy, count: int) -> dict:
@@ -67,7 +67,7 @@ def padded(toy) -> dict:
     The last of the 16 clips' batches is a smaller one.
     """
     protocol = {"pool_padding": True, "unsorted_batches": True, "mean_of_batches": True}
-    stage = {"steps": 5, "batch": 12, "lr": 1e-5, "accumulate": 2}
+    stage = {"steps": 5, "batch": 12, "lr": 1e-5, "grad_accum_steps": 2}
     return whole(toy) | {
         "adapter": {"width": 16, "scale": "embeddings", "norm": "batch"},
         "align": stage,
@@ -200,10 +200,10 @@ def test_bfloat16_is_used_where_it_is_asked_for(toy, alone, tmp_path):
 
 
 def test_a_batch_that_cannot_be_cut_is_named(toy, tmp_path):
-    uneven = toy.pipeline(align={"steps": 1, "batch": 4, "lr": 1e-3, "accumulate": 3})
+    uneven = toy.pipeline(align={"steps": 1, "batch": 4, "lr": 1e-3, "grad_accum_steps": 3})
     with pytest.raises(ConfigError, match="multiple of 3"):
         toy.run(tmp_path / "run", uneven)
-    later = toy.pipeline(translate={"steps": 1, "batch": 4, "lr": 1e-3, "accumulate": 3})
+    later = toy.pipeline(translate={"steps": 1, "batch": 4, "lr": 1e-3, "grad_accum_steps": 3})
     with pytest.raises(ConfigError, match="multiple of 3"):
         toy.run(tmp_path / "later", later)
     # VT-Align was not trained for nothing.

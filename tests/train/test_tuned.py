@@ -151,7 +151,7 @@ def again(toy, run, **changes):
     """One step from where ``run`` ended, so small that it changes nothing that can be seen."""
     still = {"align": {"steps": 0, "batch": 4, "lr": 1e-3, "center": True}}
     still["translate"] = {"steps": 1, "batch": 4, "lr": 1e-12, "eval_every": 1}
-    return toy.pipeline(start=str(run), **still | changes)
+    return toy.pipeline(init_from=str(run), **still | changes)
 
 
 def test_begins_with_the_weights_of_another_run(toy, finished, tmp_path):
@@ -168,7 +168,7 @@ def test_begins_with_the_weights_of_another_run(toy, finished, tmp_path):
 def test_without_any_step_the_weights_stay_what_they_were(toy, finished, tmp_path):
     run = tmp_path / "run"
     none = {"steps": 0, "batch": 4, "lr": 1e-3}
-    toy.run(run, toy.pipeline(start=str(finished[0]), align=none, translate=none))
+    toy.run(run, toy.pipeline(init_from=str(finished[0]), align=none, translate=none))
     before, after = (load_file(folder / "model.safetensors") for folder in (finished[0], run))
     assert before.keys() == after.keys()
     assert all(torch.equal(after[name], value) for name, value in before.items())

@@ -80,11 +80,11 @@ class RunIndex:
 
         pipeline = run.pipeline
         if start is not None:
-            pipeline = pipeline.model_copy(update={"start": str(start)})
+            pipeline = pipeline.model_copy(update={"init_from": str(start)})
         identity = describe(
             pipeline,
             self._setting.pipeline.parent,
-            sample(self._setting.table, pipeline.train_share, pipeline.seed),
+            sample(self._setting.table, pipeline.train_fraction, pipeline.seed),
             {name: FeatureStore.open(path) for name, path in self.stores(pipeline).items()},
             self._digest(pipeline.llm.weights),
         ).identity

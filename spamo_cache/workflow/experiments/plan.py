@@ -89,7 +89,7 @@ def plan(
                 key, error = None, None
                 try:
                     run = _run(experiment, name, seed, load)
-                    stream_keys(changed(run.pipeline, variant.test), load_spec)
+                    stream_keys(changed(run.pipeline, variant.eval_spec_set), load_spec)
                     key = runs.setdefault(run.key, run).key
                 except UsageError as fault:
                     error = fault.what
@@ -99,7 +99,7 @@ def plan(
                         variant=name,
                         seed=seed,
                         run=key,
-                        test=variant.test,
+                        test=variant.eval_spec_set,
                         error=error,
                     )
                 )
@@ -107,39 +107,41 @@ def plan(
 
 
 def _run(experiment: Experiment, name: str, seed: int, load: Load) -> Planned:
-    """The run of a variant; ``start`` names the variant whose weights it begins with.
+    """The run of a variant; ``init_from`` names the variant whose weights it begins with.
 
     Raises:
         ConfigError: the variant does not fit the base.
     """
     variant = _variant(experiment, name)
-    first = variant.set.get("start")
+    first = variant.set.get("init_from")
     start = None if first is None else _first(experiment, str(first), seed, load)
-    changes = {key: value for key, value in variant.set.items() if key != "start"}
+    changes = {key: value for key, value in variant.set.items() if key != "init_from"}
     told = f"{experiment.name}-{name}"
-    words = {"name": told, "question": f"{experiment.question} Here: {variant.tells}"}
+    words = {"name": told, "question": f"{experiment.question} Here: {variant.label}"}
     given = overrides({**changes, "seed": seed, **(words if variant.set else {})})
     pipeline = load(given)
     if pipeline.sweep:
         raise ConfigError("sweep: the variants of an experiment are single runs")
     told = told if variant.set else pipeline.name
-    key = identity({"settings": settings(pipeline), "start": start and start.key})
+    key = identity({"settings": settings(pipeline), "init_from": start and start.key})
     return Planned(
         key=key, name=f"{told}-{seed}", overrides=tuple(given), pipeline=pipeline, start=start
     )
 
 
 def _first(experiment: Experiment, name: str, seed: int, load: Load) -> Planned:
-    if "start" in _variant(experiment, name).set:
-        raise ConfigError(f"start: {experiment.name}'s {name!r} does not begin at the beginning")
+    if "init_from" in _variant(experiment, name).set:
+        raise ConfigError(
+            f"init_from: {experiment.name}'s {name!r} does not begin at the beginning"
+        )
     return _run(experiment, name, seed, load)
 
 
 def _variant(experiment: Experiment, name: str) -> Variant:
     """A variant by name; ``default`` is the base as it stands."""
-    found = {DEFAULT: Variant(tells="the base"), **experiment.variants}.get(name)
+    found = {DEFAULT: Variant(label="the base"), **experiment.variants}.get(name)
     if found is None:
-        raise ConfigError(f"start: {experiment.name} has no variant {name!r}")
+        raise ConfigError(f"init_from: {experiment.name} has no variant {name!r}")
     return found
 
 

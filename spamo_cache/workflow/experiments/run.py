@@ -166,7 +166,7 @@ def _previewed(plan: Plan, index: RunIndex) -> Iterator[tuple[object, ...]]:
 
 def _show(document: Mapping[str, Any], folder: Path) -> None:
     rows = [
-        (experiment["name"], variant["name"], variant["tells"], *_scores(variant, folder))
+        (experiment["name"], variant["name"], variant["label"], *_scores(variant, folder))
         for experiment in document["experiments"]
         for variant in experiment["variants"]
     ]

@@ -92,7 +92,7 @@ class Scheduler:
             return
         display.say(f"{run.name}: {'goes on' if place.begun else 'training'}")
         changes = [*self._setting.overrides, *run.overrides]
-        changes += [] if start is None else [f"start={start}"]
+        changes += [] if start is None else [f"init_from={start}"]
         stores = self._whereabouts.stores(run.pipeline)
         await call(
             *("train", str(self._setting.pipeline), "-o", str(place.folder)),

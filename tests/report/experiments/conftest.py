@@ -16,7 +16,7 @@ Build = Callable[..., Path]
 
 def variant(name: str, path: str, **changes: Any) -> dict[str, Any]:
     runs = [{"seed": 0, "path": path, "evaluation": "test", "error": None}]
-    known = {"name": name, "tells": f"{name} it is", "at": None, "set": {}, "test": {}}
+    known = {"name": name, "label": f"{name} it is", "x": None, "set": {}, "eval_spec_set": {}}
     return known | {"runs": runs} | changes
 
 
@@ -29,14 +29,14 @@ def build_lab(build_run: Build) -> Callable[..., Path]:
         full = run(strength=40.0, analysed=True)
         run("spatial", strength=22.0, streams=["spatial"])
         seeds = [run(f"data-half-{seed}", strength=30.0 + seed) for seed in range(2)]
-        run("data-quarter", strength=21.0, train_share=0.25)
+        run("data-quarter", strength=21.0, train_fraction=0.25)
         run("stride-4", strength=38.0, spec_set={"streams.motion.stride": 4})
         crowd = [run(f"more-{n}", strength=10.0 + n / 2) for n in range(extra)]
         gone = {"seed": 0, "path": "../motion", "evaluation": "test", "error": "stopped: no memory"}
         late = {"seed": 0, "path": "../later", "evaluation": "test", "error": None}
         twice = [{"seed": n, "path": f"../{run.name}", "evaluation": "test", "error": None}
                  for n, run in enumerate(seeds)]  # fmt: skip
-        tested = {"test": {"streams.motion.stride": 4}, "at": 4}
+        tested = {"eval_spec_set": {"streams.motion.stride": 4}, "x": 4}
         tested["runs"] = [{"seed": 0, "path": "../default", "error": None,
                            "evaluation": "test@streams.motion.stride=4"}]  # fmt: skip
         listed = [
@@ -49,15 +49,15 @@ def build_lab(build_run: Build) -> Callable[..., Path]:
                 *(variant(run.name, f"../{run.name}", set={"seed": 2}) for run in crowd),
             ]),
             ("stride", "How far apart?", {"label": "stride in frames", "log": True}, [
-                variant("stride-8", "../default", at=8),
-                variant("stride-4", "../stride-4", at=4,
+                variant("stride-8", "../default", x=8),
+                variant("stride-4", "../stride-4", x=4,
                         set={"spec_set": {"streams.motion.stride": 4}}),
                 variant("tested-4", "", **tested),
             ]),
             ("data", "How much data?", {"label": "share of the training clips", "log": True}, [
-                variant("all", "../default", at=1),
-                variant("half", "", at=0.5, runs=twice, set={"train_share": 0.5}),
-                variant("quarter", "../data-quarter", at=0.25, set={"train_share": 0.25}),
+                variant("all", "../default", x=1),
+                variant("half", "", x=0.5, runs=twice, set={"train_fraction": 0.5}),
+                variant("quarter", "../data-quarter", x=0.25, set={"train_fraction": 0.25}),
             ]),
         ]  # fmt: skip
         document = {

@@ -109,10 +109,10 @@ def test_weights_of_another_run_are_told_and_their_training_is_not_counted_again
     folder = build_lab()
     nothing = {"batch": 16, "lr": 1e-3, "steps": 0}
     elsewhere = "/before/it/was/moved/spatial"
-    build_run("sampled", start=elsewhere, align=nothing, translate=nothing)
-    build_run("more", start=elsewhere)
+    build_run("sampled", init_from=elsewhere, align=nothing, translate=nothing)
+    build_run("more", init_from=elsewhere)
     for name in ("sampled", "more"):
-        add(folder, name, set={"start": "spatial"})
+        add(folder, name, set={"init_from": "spatial"})
     found = page(folder)
     assert "sampled sampled it is weights of run spatial 40.00 ±4.0 +0.0" in found.text
     assert "52.00 ±5.2 – – – – 6 more more it is goes on from run spatial 40.00" in found.text

@@ -53,8 +53,10 @@ def load_spec(pipeline):
 
 
 def experiment(name, **variants):
-    tells = {key: {"tells": f"the {key} one", **value} for key, value in variants.items()}
-    return parse({"name": name, "question": "which?", "variants": tells}, Experiment, where="test")
+    labelled = {key: {"label": f"the {key} one", **value} for key, value in variants.items()}
+    return parse(
+        {"name": name, "question": "which?", "variants": labelled}, Experiment, where="test"
+    )
 
 
 STREAMS = experiment(
@@ -66,8 +68,8 @@ STREAMS = experiment(
 STRIDE = experiment(
     "stride",
     trained={"set": {"spec_set": {"streams.motion.stride": 4}}},
-    tested={"test": {"streams.motion.stride": 4}},
-    late={"test": {"streams.motion.phase": 2}},
+    tested={"eval_spec_set": {"streams.motion.stride": 4}},
+    late={"eval_spec_set": {"streams.motion.phase": 2}},
     plain={},
 )
 
@@ -106,7 +108,7 @@ def test_a_variant_that_does_not_fit_hinders_no_other(load):
         typo={"set": {"translate.rl": 1e-4}},
         stream={"set": {"streams": ["hands"]}},
         spec={"set": {"spec_set": {"streams.motion.strid": 4}}},
-        test={"test": {"streams.motion.stride": "x"}},
+        test={"eval_spec_set": {"streams.motion.stride": "x"}},
         sweep={"set": {"sweep": {"seed": [1, 2]}}},
         fine={},
     )
@@ -129,14 +131,14 @@ def test_only_some_experiments_keep_the_names_of_all(load):
 
 
 def test_a_run_can_start_from_another(load):
-    more = {"start": "default", "align.steps": 0}
+    more = {"init_from": "default", "align.steps": 0}
     tuned = experiment(
         "encoders",
         plain={"set": more},
-        tuned={"set": {**more, "start": "plain"}},
-        half={"set": {**more, "start": "base"}},
+        tuned={"set": {**more, "init_from": "plain"}},
+        half={"set": {**more, "init_from": "base"}},
         base={"set": {"streams": ["motion"]}},
-        lost={"set": {**more, "start": "nobody"}},
+        lost={"set": {**more, "init_from": "nobody"}},
     )
     found = plan([tuned], load, load_spec, [0])
     by_name = {trial.variant: trial for trial in found.trials}
@@ -147,7 +149,7 @@ def test_a_run_can_start_from_another(load):
     assert plain.start is not None
     assert (plain.start.name, half.start.name) == ("toy-0", "encoders-base-0")
     assert plain.key != half.key
-    assert "start" not in " ".join(plain.overrides)
+    assert "init_from" not in " ".join(plain.overrides)
     assert "'plain' does not begin" in by_name["tuned"].error
     assert "no variant 'nobody'" in by_name["lost"].error
     # What only others start from is tested by nobody.

@@ -1,4 +1,4 @@
-"""Where things lie: files shipped with the package, what a user keeps, roots of features."""
+"""Paths: files shipped with the package, what a user keeps, roots of features."""
 
 from __future__ import annotations
 
