@@ -19,6 +19,7 @@ from spamo_cache.evaluate.inference import load_run
 from spamo_cache.train import MemoryFeatures, train
 from spamo_cache.train.checkpoint import read_json
 from spamo_cache.train.loop import Trainer
+from tests.support import decoders
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "translator"
 LLM = Path(__file__).parents[2] / "pipelines" / "signed-weather" / "llm"
@@ -159,7 +160,7 @@ def test_before_is_where_the_trainer_begins(tmp_path: Path, monkeypatch) -> None
 
 
 @pytest.mark.parametrize("steps", [0, 2])
-def test_a_decoder_only_model_is_looked_at_too(decoders, tmp_path: Path, steps: int) -> None:
+def test_a_decoder_only_model_is_looked_at_too(tmp_path: Path, steps: int) -> None:
     llm = decoders.make(tmp_path / "llm", "Llama")
     stage = {"batch": 10, "lr": 1e-3, "steps": steps}
     known = {"llm": {"weights": str(llm)}, "translate": stage, "decode": {"max_tokens": 4}}

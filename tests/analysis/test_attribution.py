@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ from spamo_cache.model.translator import Batch, Translator
 from spamo_cache.train import MemoryFeatures, train
 from spamo_cache.train.checkpoint import read_json
 from spamo_cache.train.features import Bank
+from tests.support import decoders
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "translator"
 WORDS = ["regen", "sonne", "wind", "schnee"]
@@ -66,9 +66,7 @@ def translator(folder: Path) -> Translator:
 
 
 @pytest.mark.parametrize("family", ["T5", "Llama", "Qwen3", "GPT2"])
-def test_every_llm_is_attributed_completely(
-    family: str, decoders: ModuleType, tmp_path: Path
-) -> None:
+def test_every_llm_is_attributed_completely(family: str, tmp_path: Path) -> None:
     folder = GOLDEN / "llm" if family == "T5" else decoders.make(tmp_path, family)
     made, sentence = translator(folder), "im norden regen"
     chance = torch.Generator().manual_seed(1)
@@ -93,7 +91,7 @@ def test_every_llm_is_attributed_completely(
     assert found.error <= TOLERANCE
 
 
-def test_words_own_their_tokens(decoders: ModuleType, tmp_path: Path) -> None:
+def test_words_own_their_tokens(tmp_path: Path) -> None:
     tokens = Tokens(GOLDEN / "llm")
     (ids,) = tokens.encode(["im norden schneit es"])
     words, owners = split_words(tokens, ids)

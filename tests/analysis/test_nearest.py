@@ -10,6 +10,7 @@ from spamo_cache.analysis.nearest import Vocabulary
 from spamo_cache.config import Pipeline
 from spamo_cache.model.rows import Padded
 from spamo_cache.model.translator import Translator
+from tests.support import decoders
 
 SIGNED = Path(__file__).parents[2] / "pipelines" / "signed-weather"
 
@@ -26,7 +27,7 @@ def translator(llm: Path) -> Translator:
 
 
 @pytest.fixture(params=["T5", "Llama", "Gemma"])
-def model(request, decoders, tmp_path: Path) -> Translator:
+def model(request, tmp_path: Path) -> Translator:
     known = request.param == "T5"
     return translator(SIGNED / "llm" if known else decoders.make(tmp_path / "l", request.param))
 

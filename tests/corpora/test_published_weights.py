@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import huggingface_hub
@@ -14,6 +12,7 @@ import pytest
 from typer.testing import Result
 
 from spamo_cache.store.reader import FeatureStore
+from tests.support import hub as published
 
 Call = Callable[..., Result]
 
@@ -38,28 +37,17 @@ SHORT = " ".join(f"--set {stage}.steps=2 --set {stage}.batch=2" for stage in ("a
 """All that a training of two steps changes of a pipeline."""
 
 
-def _hub() -> ModuleType:
-    path = Path(__file__).with_name("hub.py")
-    spec = importlib.util.spec_from_file_location("spamo_cache_tests_hub", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The hub's cache, and open_clip with a small shape under the name of the large model."""
-    made = _hub()
     cache = tmp_path_factory.mktemp("hub")
-    made.build(cache, SENTENCES)
+    published.build(cache, SENTENCES)
     import open_clip
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
         patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-        patch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-L-14-quickgelu", made.CLIP)
+        patch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-L-14-quickgelu", published.CLIP)
         yield cache
 
 

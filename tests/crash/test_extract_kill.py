@@ -10,7 +10,6 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -19,8 +18,8 @@ from typing import Any
 import pytest
 
 from spamo_cache.store.verify import verify
+from tests.support import environment, program
 
-ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("SPAMO_KILLS", "25"))
 SEED = int(os.environ.get("SPAMO_SEED", "0"))
 KILLED = -9
@@ -33,11 +32,10 @@ Order = Callable[..., dict[str, Any]]
 
 
 def nursery(site: Path, home: Path) -> Iterator[Order]:
-    """Orders extractions of the corpus at ``site``, see nursery.py."""
-    command = [sys.executable, str(Path(__file__).with_name("nursery.py")), str(site)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SPAMO_HOME": str(home)}
+    """Orders extractions of the corpus at ``site``, see extract_victim.py."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        program("extract_victim", site), env=environment(SPAMO_HOME=str(home)), text=True, **pipes
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,15 +13,12 @@ from spamo_cache.errors import ConfigError
 from spamo_cache.evaluate import evaluate, load_run, translate_features
 from spamo_cache.train.batches import examples
 from spamo_cache.train.official import export_checkpoint
+from tests.support import decoders
 
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):
-    path = Path(__file__).parents[1] / "model" / "decoders.py"
-    spec = importlib.util.spec_from_file_location("spamo_cache_tests_decoders", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.make(tmp_path_factory.mktemp("llama"), "Llama")
+    return decoders.make(tmp_path_factory.mktemp("llama"), "Llama")
 
 
 def test_a_decoder_only_model_from_features_to_scores(toy, llama, tmp_path):

@@ -12,7 +12,6 @@ import re
 import shutil
 import struct
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -23,8 +22,9 @@ import cv2
 import numpy as np
 import pytest
 
-HERE = Path(__file__).parent
-WEIGHTS = HERE.parent / "golden" / "encoders"
+from tests.support import GOLDEN, environment, program
+
+WEIGHTS = GOLDEN / "encoders"
 WIDTH, HEIGHT, FRAMES = 64, 48, 5
 PER_SOURCE = 200
 INTACT = 12
@@ -280,14 +280,12 @@ def extracted(clips: list[dict[str, Any]], root: Path, out: Path) -> dict[str, A
     out.mkdir()
     listed = out / "clips.json"
     listed.write_text(json.dumps(clips), encoding="utf-8")
-    command = [sys.executable, HERE / "extract_all.py", listed, root, WEIGHTS, out / "stores"]
-    environment = os.environ | {"SPAMO_HOME": str(out / "home")}
     ran = subprocess.run(
-        list(map(str, command)),
+        program("extract_all", listed, root, WEIGHTS, out / "stores"),
         capture_output=True,
         text=True,
         timeout=LIMIT_SECONDS,
-        env=environment,
+        env=environment(SPAMO_HOME=str(out / "home")),
         check=False,
     )
     assert ran.returncode == 0, ran.stderr[-3000:]

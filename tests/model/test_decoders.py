@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,26 +16,18 @@ from spamo_cache.model.rows import Packed, Padded
 from spamo_cache.model.tokens import IGNORED, Tokens, padded_ids
 from spamo_cache.model.translator import Batch, Translator
 from spamo_cache.model.weights import embedding_table
+from tests.support import decoders
 
 TEXTS = ["heute regen", "im norden scheint die sonne", "schnee"]
 PROMPT = "Translate into German."
 
 
-def _module():
-    path = Path(__file__).with_name("decoders.py")
-    spec = importlib.util.spec_from_file_location("spamo_cache_tests_decoders", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+Causal = decoders.transformers.AutoModelForCausalLM
 
 
-DECODERS = _module()
-Causal = DECODERS.transformers.AutoModelForCausalLM
-
-
-@pytest.fixture(scope="module", params=list(DECODERS.FAMILIES))
+@pytest.fixture(scope="module", params=list(decoders.FAMILIES))
 def folder(request, tmp_path_factory):
-    return DECODERS.make(tmp_path_factory.mktemp("family") / request.param, request.param)
+    return decoders.make(tmp_path_factory.mktemp("family") / request.param, request.param)
 
 
 def translator(folder, **llm):
@@ -92,7 +82,7 @@ def test_sentences_end_and_prompts_do_not(folder):
     assert [ids[-1] for ids in tokens.encode(TEXTS)] == [tokens.end] * 3
     assert all(tokens.end not in ids for ids in tokens.prompts(TEXTS))
     assert tokens.decode(tokens.encode(TEXTS)) == TEXTS
-    assert len(tokens.opening) == ("bos_token" in DECODERS.FAMILIES[folder.name])
+    assert len(tokens.opening) == ("bos_token" in decoders.FAMILIES[folder.name])
     assert tokens.opening != tokens.prompts(TEXTS)[0][:1]
 
 
@@ -244,7 +234,7 @@ def test_quantisation_asks_transformers_for_it(folder, monkeypatch, bits, expect
         raise ValueError("no GPU here")
 
     monkeypatch.setattr(loading.importlib.util, "find_spec", lambda _: object())
-    monkeypatch.setattr(DECODERS.transformers.PreTrainedModel, "from_pretrained", read)
+    monkeypatch.setattr(decoders.transformers.PreTrainedModel, "from_pretrained", read)
     config = LLMConfig(weights="llm", quantise=bits, dtype="bfloat16")
     with pytest.raises(WeightsError, match="no GPU here"):
         load_llm(folder, config, Tokens(folder), torch.device("cpu"))
@@ -274,7 +264,7 @@ def test_a_model_with_holes_is_refused(folder, tmp_path):
 
 
 def test_a_tokenizer_without_an_end_is_refused(tmp_path):
-    DECODERS.make(tmp_path, "Llama")
+    decoders.make(tmp_path, "Llama")
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     config.pop("eos_token")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))

@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from spamo_cache.model.gather import gathered
-
-PROGRAM = Path(__file__).with_name("gathering.py")
-
-
-@pytest.fixture(scope="module")
-def gathering():
-    spec = importlib.util.spec_from_file_location("spamo_cache_tests_gathering", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from tests.support import environment, gathering, program
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """What each of two processes came to."""
     folder = tmp_path_factory.mktemp("processes")
-    root = str(Path(__file__).parents[2])
     children = [
         subprocess.Popen(
-            [sys.executable, PROGRAM, str(rank), folder / "rendezvous", folder / f"{rank}"],
-            env=os.environ | {"PYTHONPATH": root},
+            program("gathering", rank, folder / "rendezvous", folder / f"{rank}"),
+            env=environment(),
             stderr=subprocess.PIPE,
         )
         for rank in range(2)
@@ -43,7 +29,7 @@ def found(tmp_path_factory):
     return [load_file(folder / f"{rank}") for rank in range(2)]
 
 
-def test_loss_and_gradients_are_those_of_one_big_batch(gathering, found):
+def test_loss_and_gradients_are_those_of_one_big_batch(found):
     whole = gathering.Aligned()
     loss = whole(*gathering.material(range(6)))
     loss.backward()
@@ -53,7 +39,7 @@ def test_loss_and_gradients_are_those_of_one_big_batch(gathering, found):
             torch.testing.assert_close(one[name], value.grad)
 
 
-def test_evaluation_stays_with_its_own_clips(gathering, found):
+def test_evaluation_stays_with_its_own_clips(found):
     for one, clips in zip(found, ([0, 1, 2], [3, 4, 5]), strict=True):
         expected = gathering.Aligned().eval()(*gathering.material(clips))
         torch.testing.assert_close(one["alone"], expected.detach())

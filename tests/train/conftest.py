@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -10,18 +8,11 @@ import torch
 torch.set_num_threads(1)
 
 
-def _load():
-    path = Path(__file__).with_name("toy.py")
-    spec = importlib.util.spec_from_file_location("spamo_cache_tests_toy", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
-def toy():
-    return _load()
+def toy() -> ModuleType:
+    from tests.support import toy
+
+    return toy
 
 
 @pytest.fixture(scope="session")

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from spamo_cache.train.checkpoint import read_json
+from tests.support import environment, program
 
 KILLS = 20
-PROGRAM = Path(__file__).with_name("nursery.py")
 
 
 @pytest.fixture(scope="module")
 def nursery():
     """Send an order, get the child's exit status and what it said."""
     process = subprocess.Popen(
-        [sys.executable, PROGRAM],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        program("train_victim"),
+        env=environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from spamo_cache.errors import SpamoError, UsageError
 from spamo_cache.train.loop import Trainer
+from tests.support import environment, program
 
 
 class KilledError(Exception):
@@ -48,9 +48,8 @@ def test_resumed_equals_uninterrupted(toy, finished, tmp_path, monkeypatch, plac
 
 def test_resumes_after_sigkill(toy, finished, tmp_path):
     child = subprocess.run(
-        [sys.executable, toy.__file__, str(tmp_path / "run"), "translate", "30"],
-        cwd=Path(__file__).parents[2],
-        env={"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        program("toy", tmp_path / "run", "translate", "30"),
+        env=environment(),
         check=False,
         capture_output=True,
         text=True,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +13,7 @@ from spamo_cache.errors import ConfigError
 from spamo_cache.model.translator import Translator
 from spamo_cache.train import loop
 from spamo_cache.train.checkpoint import RunFolder
-
-PROGRAM = Path(__file__).with_name("pair.py")
+from tests.support import environment, program
 
 
 def lines(run):
@@ -78,11 +75,11 @@ def padded(toy) -> dict:
 
 def together(folder: Path, runs: dict) -> list[subprocess.CompletedProcess]:
     """What two processes came to that train all ``runs`` one after the other."""
-    command = [sys.executable, PROGRAM, "RANK", folder / "rendezvous", json.dumps(runs)]
+    command = program("train_pair", "RANK", folder / "rendezvous", json.dumps(runs))
     children = [
         subprocess.Popen(
             [str(rank) if word == "RANK" else word for word in command],
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            env=environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

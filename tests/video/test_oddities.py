@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 
 from spamo_cache.video import decode, probe, read_clip, timeline
+from tests.support import videos
 
 Maker = Callable[..., Path]
 FOLDER = Path(__file__).parent
@@ -36,11 +36,11 @@ class Clip:
 
 
 @pytest.fixture
-def shows(studio: SimpleNamespace) -> Callable[..., list[int]]:
+def shows() -> Callable[..., list[int]]:
     """``shows(path, start, end)`` -> the numbers that the frames of a range show."""
 
     def numbers(path: Path, start: float | None = None, end: float | None = None) -> list[int]:
-        found: list[int] = studio.numbers(read_clip(path.parent, Clip(path.name, start, end)))
+        found: list[int] = videos.numbers(read_clip(path.parent, Clip(path.name, start, end)))
         return found
 
     return numbers
@@ -128,9 +128,7 @@ def test_ranges_count_from_the_start_of_the_video_whatever_its_clock_says(
     assert timeline.scan(path).duration == pytest.approx(2.4, abs=1e-3)
 
 
-def test_a_picture_that_joins_a_sound_later_keeps_its_distance(
-    tmp_path: Path, studio: SimpleNamespace, shows: Any
-) -> None:
+def test_a_picture_that_joins_a_sound_later_keeps_its_distance(tmp_path: Path, shows: Any) -> None:
     path = tmp_path / "late.mkv"
     with av.open(str(path), "w") as container:
         film = container.add_stream("libx264", rate=25)
@@ -142,7 +140,7 @@ def test_a_picture_that_joins_a_sound_later_keeps_its_distance(
             heard.sample_rate, heard.pts = 8000, 8000 * second
             container.mux(sound.encode(heard))
         for number in range(25):
-            frame = av.VideoFrame.from_ndarray(studio.picture(number), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(videos.picture(number), format="rgb24")
             frame.pts, frame.time_base = 25 + number, Fraction(1, 25)
             container.mux(film.encode(frame))
         container.mux(film.encode())
@@ -273,7 +271,7 @@ def test_a_trim_without_encoding_shows_what_it_keeps(
 # --- which stream, which way up -------------------------------------------------------------------
 
 
-def two_tracks(path: Path, studio: SimpleNamespace, default: int) -> Path:
+def two_tracks(path: Path, default: int) -> Path:
     with av.open(str(path), "w") as container:
         streams = []
         for number, size in enumerate([(48, 32), (96, 64)]):
@@ -283,7 +281,7 @@ def two_tracks(path: Path, studio: SimpleNamespace, default: int) -> Path:
             streams.append(stream)
         for index in range(20):
             for stream in streams[: 1 if index >= 15 else 2]:
-                picture = studio.picture(index, stream.width, stream.height)
+                picture = videos.picture(index, stream.width, stream.height)
                 frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
                 frame.pts, frame.time_base = index, Fraction(1, 25)
                 container.mux(stream.encode(frame))
@@ -296,13 +294,13 @@ def two_tracks(path: Path, studio: SimpleNamespace, default: int) -> Path:
 @pytest.mark.parametrize(("default", "shape"), [(0, (20, 32, 48, 3)), (1, (15, 64, 96, 3))])
 @pytest.mark.parametrize("name", ["two.mkv", "two.mov"])
 def test_the_default_track_is_the_video_whatever_reads_it(
-    tmp_path: Path, studio: SimpleNamespace, *, name: str, default: int, shape: Any, reader: Any
+    tmp_path: Path, *, name: str, default: int, shape: Any, reader: Any
 ) -> None:
-    path = two_tracks(tmp_path / name, studio, default)
+    path = two_tracks(tmp_path / name, default)
     assert taken(path, reader).shape == shape
 
 
-def covered(path: Path, *, film: bool, studio: SimpleNamespace) -> Path:
+def covered(path: Path, *, film: bool) -> Path:
     """A file with cover art before whatever else it holds."""
     _, picture = cv2.imencode(".jpg", np.full((50, 50, 3), 7, np.uint8))
     with av.open(str(path), "w") as container:
@@ -320,7 +318,7 @@ def covered(path: Path, *, film: bool, studio: SimpleNamespace) -> Path:
         container.mux(packet)
         for number in range(20):
             if film:
-                frame = av.VideoFrame.from_ndarray(studio.picture(number), format="rgb24")
+                frame = av.VideoFrame.from_ndarray(videos.picture(number), format="rgb24")
                 frame.pts, frame.time_base = number, Fraction(1, 25)
             else:
                 frame = av.AudioFrame.from_ndarray(
@@ -332,9 +330,9 @@ def covered(path: Path, *, film: bool, studio: SimpleNamespace) -> Path:
     return path
 
 
-def test_cover_art_is_not_the_video(tmp_path: Path, studio: SimpleNamespace, shows: Any) -> None:
-    assert shows(covered(tmp_path / "film.mp4", film=True, studio=studio)) == list(range(20))
-    song = covered(tmp_path / "song.mp4", film=False, studio=studio)
+def test_cover_art_is_not_the_video(tmp_path: Path, shows: Any) -> None:
+    assert shows(covered(tmp_path / "film.mp4", film=True)) == list(range(20))
+    song = covered(tmp_path / "song.mp4", film=False)
     assert reason(song) == "holds no video stream"
 
 
@@ -372,7 +370,7 @@ def test_pictures_are_turned_and_mirrored_as_the_file_asks(
 )
 @pytest.mark.parametrize("name", ["camera.mov", "camera.avi"])
 def test_a_series_of_photographs_is_turned_as_these_ask(
-    tmp_path: Path, studio: SimpleNamespace, *, name: str, orientation: int, expected: Any
+    tmp_path: Path, *, name: str, orientation: int, expected: Any
 ) -> None:
     """Cameras put the EXIF tags of a photograph into each frame, which PyAV does not know."""
     tags = b"Exif\0\0" + struct.pack(
@@ -382,13 +380,13 @@ def test_a_series_of_photographs_is_turned_as_these_ask(
         stream = container.add_stream("mjpeg", rate=25)
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuvj420p"
         for number in range(3):
-            photograph = cv2.imencode(".jpg", studio.picture(number)[..., ::-1])[1].tobytes()
+            photograph = cv2.imencode(".jpg", videos.picture(number)[..., ::-1])[1].tobytes()
             segment = b"\xff\xe1" + struct.pack(">H", len(tags) + 2) + tags
             packet = av.Packet(photograph[:2] + segment + photograph[2:])
             packet.stream, packet.pts, packet.dts = stream, number, number
             packet.time_base, packet.is_keyframe = Fraction(1, 25), True
             container.mux(packet)
-    plain = np.stack([studio.picture(number) for number in range(3)])
+    plain = np.stack([videos.picture(number) for number in range(3)])
     turned = np.stack([expected(picture) for picture in plain]).astype(float)
     found = read_clip(tmp_path, Clip(name))
     assert found.shape == turned.shape

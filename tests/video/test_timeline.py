@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -16,6 +15,7 @@ import pytest
 from spamo_cache import config
 from spamo_cache.errors import VideoError
 from spamo_cache.video import frames, pyav_backend, timeline, timeline_cache
+from tests.support import videos
 
 Maker = Callable[..., Path]
 
@@ -184,14 +184,12 @@ def test_the_second_look_reads_nothing_of_the_file(make: Maker, scans: list[Path
 
 
 @pytest.mark.parametrize("change", ["size", "time"])
-def test_a_file_that_changed_is_listed_anew(
-    make: Maker, scans: list[Path], studio: SimpleNamespace, *, change: str
-) -> None:
+def test_a_file_that_changed_is_listed_anew(make: Maker, scans: list[Path], *, change: str) -> None:
     path = make()
     look(path)
     if change == "size":
         stamp = path.stat().st_mtime_ns
-        studio.encode(path, frames=20)
+        videos.encode(path, frames=20)
         os.utime(path, ns=(stamp, stamp))
         assert len(look(path)[0]) == 20  # type: ignore[arg-type]
     else:

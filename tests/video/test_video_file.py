@@ -10,7 +10,6 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import av
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from spamo_cache.errors import VideoError
 from spamo_cache.video import decord_backend, pyav_backend, timeline, video_file
+from tests.support import videos
 
 Frames = NDArray[np.uint8]
 
@@ -75,18 +75,18 @@ NAMES = [*MADE, *CUTS, "cut-open-gop.mp4", "turned.mp4"]
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory, studio: SimpleNamespace) -> dict[str, Film]:
+def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Film]:
     folder = tmp_path_factory.mktemp("films")
     found = {
-        name: Film(studio.encode(folder / name, **how), range(how.get("frames", 60)), name in PLAIN)
+        name: Film(videos.encode(folder / name, **how), range(how.get("frames", 60)), name in PLAIN)
         for name, how in MADE.items()
     }
     for name, first in CUTS.items():
-        path = studio.cut(folder / "b-frames.mp4", Fraction(first, 25), folder / name)
+        path = videos.cut(folder / "b-frames.mp4", Fraction(first, 25), folder / name)
         found[name] = Film(path, range(first, 60), plain=name == "cut-at-key.mp4")
-    path = studio.cut(folder / "open-gop.mp4", Fraction(31, 25), folder / "cut-open-gop.mp4")
+    path = videos.cut(folder / "open-gop.mp4", Fraction(31, 25), folder / "cut-open-gop.mp4")
     found[path.name] = Film(path, range(31, 60), plain=False)
-    path = studio.rotate(studio.encode(folder / "turned.mp4"))
+    path = videos.rotate(videos.encode(folder / "turned.mp4"))
     found[path.name] = Film(path, range(60), plain=True, turned=True)
     return found
 
@@ -117,15 +117,13 @@ def collected(frames: Generator[Frames]) -> Frames:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_frame_of_a_file_in_order(
-    films: dict[str, Film], studio: SimpleNamespace, *, name: str
-) -> None:
+def test_every_frame_of_a_file_in_order(films: dict[str, Film], *, name: str) -> None:
     film = films[name]
     wanted = span(film.path)
     found = collected(video_file.frames(film.path, wanted))
     _, expected = reference(film.path)
     np.testing.assert_array_equal(found, upright(expected) if film.turned else expected)
-    assert studio.numbers(expected) == list(film.shown)
+    assert videos.numbers(expected) == list(film.shown)
     assert wanted.plain is film.plain
 
 

@@ -1,6 +1,6 @@
 """Makes the matrix: small videos of every kind that players show, and what ffmpeg shows of them.
 
-    python tests/video/matrix/make.py [--all] [--into FOLDER]
+    python -m tests.video.matrix.make [--all] [--into FOLDER]
 
 writes the files and ``expected.json`` anew. It needs ffmpeg; the
 tests read what it wrote and do not. Every frame shows its own number, so that it is known again
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import runpy
 import shutil
 import subprocess
 import tempfile
@@ -24,9 +23,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-import patches
 from numpy.typing import NDArray
-from patches import (
+
+from tests.support.videos import numbers, picture
+from tests.video.matrix import patches
+from tests.video.matrix.patches import (
     avi_claims,
     cover_first,
     display_matrix,
@@ -38,9 +39,6 @@ from patches import (
 )
 
 HERE = Path(__file__).parent
-
-_studio = runpy.run_path(str(HERE.parent / "conftest.py"))
-picture, numbers = _studio["picture"], _studio["numbers"]
 
 FRAMES, RATE = 50, 25
 WIDTH, HEIGHT = 96, 64

@@ -12,7 +12,6 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, get_args
 
 import cv2
@@ -24,6 +23,8 @@ from spamo_cache.cli.translate import Piece, windows
 from spamo_cache.config.spec import Reader
 from spamo_cache.errors import VideoError
 from spamo_cache.video import decode, probe, probe_all
+from tests.support import environment
+from tests.support.videos import numbers
 
 HERE = Path(__file__).parent
 FILES = HERE / "files"
@@ -75,7 +76,7 @@ def places(row: dict[str, Any]) -> list[tuple[float, float, list[int]]]:
     return found
 
 
-def check_frames(root: Path, name: str, row: dict[str, Any], reader: Reader, numbers: Any) -> None:
+def check_frames(root: Path, name: str, row: dict[str, Any], reader: Reader) -> None:
     """All of a file; a damaged one is refused."""
     if row["damage"]:
         with pytest.raises(VideoError, match=f"is damaged at {row['damage'][0]:.3f} s"):
@@ -88,7 +89,7 @@ def check_frames(root: Path, name: str, row: dict[str, Any], reader: Reader, num
     np.testing.assert_allclose(look, row["look"], atol=LEVELS)
 
 
-def check_places(root: Path, name: str, row: dict[str, Any], reader: Reader, numbers: Any) -> None:
+def check_places(root: Path, name: str, row: dict[str, Any], reader: Reader) -> None:
     """Ranges of a file: all are counted, a few read."""
     wanted = places(row)
     clips = [Clip(name, start, end) for start, end, _ in wanted]
@@ -100,18 +101,14 @@ def check_places(root: Path, name: str, row: dict[str, Any], reader: Reader, num
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("name", VIDEOS)
-def test_all_frames_are_those_that_ffmpeg_shows(
-    name: str, reader: Reader, studio: SimpleNamespace
-) -> None:
-    check_frames(FILES, name, VIDEOS[name], reader, studio.numbers)
+def test_all_frames_are_those_that_ffmpeg_shows(name: str, reader: Reader) -> None:
+    check_frames(FILES, name, VIDEOS[name], reader)
 
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("name", [name for name, row in VIDEOS.items() if row["timed"]])
-def test_ranges_hold_the_frames_that_ffmpeg_shows_then(
-    name: str, reader: Reader, studio: SimpleNamespace
-) -> None:
-    check_places(FILES, name, VIDEOS[name], reader, studio.numbers)
+def test_ranges_hold_the_frames_that_ffmpeg_shows_then(name: str, reader: Reader) -> None:
+    check_places(FILES, name, VIDEOS[name], reader)
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED.keys() - VIDEOS.keys()))
@@ -134,30 +131,29 @@ def test_without_a_video_the_reason_says_so(name: str) -> None:
 def test_a_name_is_only_a_name(
     name: str,
     reader: Reader,
-    studio: SimpleNamespace,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shutil.copy(FILES / "one-frame.mp4", tmp_path / name)
     monkeypatch.chdir(tmp_path)
     for root in (Path(), tmp_path):
-        assert studio.numbers(frames(root, Clip(name), reader)) == [7]
+        assert numbers(frames(root, Clip(name), reader)) == [7]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
-def test_the_matrix_made_anew(studio: SimpleNamespace, tmp_path: Path) -> None:
+def test_the_matrix_made_anew(tmp_path: Path) -> None:
     """By this machine's ffmpeg, with the files that are too large for the repository."""
-    make = [sys.executable, str(HERE / "make.py"), "--all", "--into", str(tmp_path)]
-    subprocess.run(make, check=True)
+    make = [sys.executable, "-m", "tests.video.matrix.make", "--all", "--into", str(tmp_path)]
+    subprocess.run(make, env=environment(), check=True)
     made = json.loads((tmp_path / "expected.json").read_text())
     assert made.keys() > EXPECTED.keys()
     for name, row in made.items():
         if row["numbers"]:
-            check_frames(tmp_path, name, row, "auto", studio.numbers)
+            check_frames(tmp_path, name, row, "auto")
             if row["timed"]:
-                check_places(tmp_path, name, row, "auto", studio.numbers)
+                check_places(tmp_path, name, row, "auto")
 
 
 @pytest.mark.parametrize("name", [name for name in VIDEOS if name.startswith(("late.", "after-"))])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import runpy
 import signal
 import sys
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from spamo_cache.evaluate.metrics import bleu4
 from spamo_cache.model.translator import Translator
 from spamo_cache.train import optim
 from spamo_cache.train.loop import Trainer
+from tests.support import toy
 
 
 class Events:
@@ -52,10 +52,10 @@ class Events:
             setattr(owner, name, self.counted(getattr(owner, name)))
 
 
-def child(order: dict[str, Any], toy: dict[str, Any]) -> None:
+def child(order: dict[str, Any]) -> None:
     events = Events(order.get("fatal"))
     events.install()
-    toy["run"](Path(order["out"]), toy["pipeline"](**toy["SHORT"]))
+    toy.run(Path(order["out"]), toy.pipeline(**toy.SHORT))
     say({"events": events.count})
 
 
@@ -65,15 +65,14 @@ def say(answer: dict[str, Any]) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
-    toy = runpy.run_path(str(Path(__file__).with_name("toy.py")))
     # What is imported only when a model is loaded or a text is scored.
-    Translator(toy["pipeline"](), {"spatial": 8, "motion": 6}, toy["GOLDEN"] / "llm").attach()
+    Translator(toy.pipeline(), {"spatial": 8, "motion": 6}, toy.GOLDEN / "llm").attach()
     bleu4(["a"], ["a"], tokenize="13a")
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
             try:
-                child(json.loads(line), toy)
+                child(json.loads(line))
                 os._exit(0)
             except BaseException as error:  # noqa: BLE001 - a child never comes back
                 say({"error": f"{type(error).__name__}: {error}"})

@@ -1,7 +1,7 @@
 """A corpus of random rows whose words can be told apart, and a pipeline small enough for tests.
 
 Run as a program it trains into a folder and kills itself where it is told to:
-``python toy.py OUT STAGE STEP``.
+``python -m tests.support.toy OUT STAGE STEP``.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import torch
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.train import MemoryFeatures, train
+from tests import support
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "translator"
+GOLDEN = support.GOLDEN / "translator"
 WORDS = ["regen", "schnee", "sonne", "heute", "nacht", "norden"]
 COUNTS = {"train": 16, "dev": 5, "test": 6}
 SHORT = {

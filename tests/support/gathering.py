@@ -1,6 +1,6 @@
 """VT-Align behind a small adapter; as a program, one of two processes that share a batch.
 
-``python gathering.py RANK RENDEZVOUS OUT``
+``python -m tests.support.gathering RANK RENDEZVOUS OUT``
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One of two processes that train the toy together: ``python pair.py RANK RENDEZVOUS RUNS``.
+"""One of two processes that train the toy together: ``train_pair RANK RENDEZVOUS RUNS``.
 
 ``RUNS`` is JSON: folder -> what differs from the toy's pipeline.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import runpy
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import torch.distributed as dist
 
 from spamo_cache.errors import SpamoError
 from spamo_cache.train import loop
+from tests.support import toy
 
 
 @atexit.register
@@ -35,9 +35,8 @@ def main(rank: str, rendezvous: str, runs: str) -> None:
         "gloo", init_method=f"file://{rendezvous}", rank=int(rank), world_size=2
     )
     loop.LOG_EVERY = 1
-    toy = runpy.run_path(str(Path(__file__).with_name("toy.py")))
     for out, changes in json.loads(runs).items():
-        toy["run"](Path(out), toy["pipeline"](**changes), manifest=toy["uneven"]())
+        toy.run(Path(out), toy.pipeline(**changes), manifest=toy.uneven())
 
 
 if __name__ == "__main__":
