@@ -15,15 +15,24 @@ PACKAGE = Path(spamo_cache.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 LEVELS: dict[str, int] = {
-    **dict.fromkeys(("cli", "workflow"), 4),
-    **dict.fromkeys(("extract", "train", "evaluate", "analysis", "report"), 3),
-    **dict.fromkeys(("model", "encoders", "video", "datasets"), 2),
-    "store": 1,
-    **dict.fromkeys(("config", "errors", "compat", "bounded", "checkpoints", "devices"), 0),
+    "cli": 11,
+    "workflow": 10,
+    "report": 9,
+    "analysis": 8,
+    "evaluate": 7,
+    **dict.fromkeys(("train", "extract"), 6),
+    "runs": 5,
+    **dict.fromkeys(("model", "encoders", "metrics"), 4),
+    **dict.fromkeys(("datasets", "video"), 3),
+    "store": 2,
+    **dict.fromkeys(("config", "checkpoints", "devices"), 1),
+    **dict.fromkeys(("errors", "compat", "bounded"), 0),
 }
 EXTRAS = ("open_clip", "decord", "torchvision", "av", "dask", "distributed", "dask_jobqueue")
 STAGE_1 = ("extract", "encoders", "video")
-STAGE_2 = ("train", "evaluate", "analysis", "report", "model")
+STAGE_2 = ("train", "evaluate", "analysis", "report", "model", "metrics", "runs")
+STILL_UPWARD = {("datasets", "video"), ("video", "datasets"), ("workflow", "cli")}
+"""To be parted: the doctor and the embedded corpus look at videos, experiments print."""
 
 
 def part_of(module: str) -> str:
@@ -68,9 +77,9 @@ def test_the_levels_name_every_part_of_the_package() -> None:
     assert len(edges()) >= 8
 
 
-def test_imports_point_down_or_sideways() -> None:
-    graph = edges()
-    assert not [(a, b) for a, targets in graph.items() for b in targets if LEVELS[b] > LEVELS[a]]
+def test_imports_point_strictly_down() -> None:
+    pairs = {(a, b) for a, targets in edges().items() for b in targets}
+    assert {(a, b) for a, b in pairs if LEVELS[b] >= LEVELS[a]} <= STILL_UPWARD
 
 
 def test_no_module_imports_itself_in_a_circle() -> None:

@@ -17,10 +17,10 @@ from reference.official_train import OfficialTrainer
 from spamo_cache.config import Pipeline, StageConfig
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.model.translator import Batch, Stage, Translator
+from spamo_cache.runs.folder import RunFolder
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.train import Progress, train
 from spamo_cache.train.batches import Schedule
-from spamo_cache.train.checkpoint import RunFolder
 from spamo_cache.train.crew import gather_crew
 from spamo_cache.train.loop import Trainer
 from spamo_cache.train.parts import Part

@@ -15,12 +15,12 @@ from spamo_cache.analysis import entropy, measures, tokens
 from spamo_cache.analysis.nearest import Vocabulary
 from spamo_cache.compat import cpu_threads
 from spamo_cache.datasets.manifest import Clip, Manifest
-from spamo_cache.evaluate.inference import LoadedRun, load_run
 from spamo_cache.evaluate.stores import check_stores, open_stores
 from spamo_cache.model.translator import Translator
+from spamo_cache.runs.documents import write_json
+from spamo_cache.runs.load import LoadedRun, load_run
 from spamo_cache.train.batches import Examples, examples
-from spamo_cache.train.checkpoint import write_json
-from spamo_cache.train.features import Features
+from spamo_cache.train.features import Features, encoders_of
 
 CLIPS = 4096
 """Of a larger split as many are taken, evenly: all pairs of clips are compared."""
@@ -81,7 +81,8 @@ def analyze(
         UsageError: no finished run there, or no such split.
         StoreError: a store is not the one trained from, or lacks clips of the split.
     """
-    loaded = load_run(run, device=device, stores=stores, llm=llm)
+    known = stores or {}
+    loaded = load_run(run, device=device, encoders=encoders_of(known, known), llm=llm)
     manifest = manifest or loaded.folder.sentences()
     stores = stores or open_stores(loaded.folder, roots, split=split)
     check_stores(loaded.folder, stores)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spamo_cache.errors import UsageError
-from spamo_cache.evaluate.words import unspaced
+from spamo_cache.metrics.words import unspaced
 from spamo_cache.model.rows import Packed
 from spamo_cache.model.tokens import Tokens, padded_ids
 from spamo_cache.model.translator import Batch, Translator

@@ -17,7 +17,7 @@ from typing import Any
 
 from spamo_cache.errors import SpamoError, UsageError
 from spamo_cache.evaluate.scorecard import read_card
-from spamo_cache.train.checkpoint import read_json, write_json
+from spamo_cache.runs.documents import read_json, write_json
 
 Coalition = frozenset[str]
 

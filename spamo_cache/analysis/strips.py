@@ -19,10 +19,10 @@ from spamo_cache.compat import cpu_threads
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.errors import UsageError
 from spamo_cache.evaluate.answers import read_table
-from spamo_cache.evaluate.inference import LoadedRun, load_run
 from spamo_cache.evaluate.stores import check_stores, open_stores
+from spamo_cache.runs.documents import write_atomic, write_json
+from spamo_cache.runs.load import LoadedRun, load_run
 from spamo_cache.train.batches import Examples, examples
-from spamo_cache.train.checkpoint import write_atomic, write_json
 from spamo_cache.train.features import Features
 
 FOLDER = Path("analysis") / "attribution"

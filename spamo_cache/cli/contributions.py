@@ -42,7 +42,7 @@ def attribute(
         llm: folder of the run's LLM, where that has moved.
     """
     from spamo_cache.analysis import strips
-    from spamo_cache.train.checkpoint import RunFolder
+    from spamo_cache.runs.folder import RunFolder
 
     folder = RunFolder(run)
     manifest = folder.sentences()

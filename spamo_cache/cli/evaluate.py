@@ -17,7 +17,8 @@ from spamo_cache.workflow.frames import input_streams
 from spamo_cache.workflow.stores import pipeline_stores
 
 if TYPE_CHECKING:
-    from spamo_cache.evaluate import Difference, Scorecard
+    from spamo_cache.evaluate import Scorecard
+    from spamo_cache.metrics import Difference
     from spamo_cache.train import Features
 
 
@@ -137,7 +138,7 @@ def _stores(
 ) -> Mapping[str, Features]:
     """What the run was trained from or, of a changed cache spec, what fits that."""
     from spamo_cache.evaluate.stores import open_stores
-    from spamo_cache.train.checkpoint import RunFolder
+    from spamo_cache.runs.folder import RunFolder
 
     run = RunFolder(folder)
     pipeline = run.pipeline()

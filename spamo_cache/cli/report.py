@@ -51,7 +51,7 @@ def run(
 def _frames(root: Path | None, run: Path, ids: Sequence[str]) -> Mapping[str, Sequence[bytes]]:
     """Frames of a run's clips; none where nobody said where the corpus lies."""
     from spamo_cache.datasets.manifest import Manifest
-    from spamo_cache.train.checkpoint import RunFolder
+    from spamo_cache.runs.folder import RunFolder
 
     manifest = RunFolder(run).sentences()
     place = resolve.at_hand(manifest.corpus, root)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from spamo_cache.cli import display
 
 if TYPE_CHECKING:
-    from spamo_cache.evaluate import Difference, Scorecard
+    from spamo_cache.evaluate import Scorecard
+    from spamo_cache.metrics import Difference
     from spamo_cache.train import Spread
 
 

@@ -18,8 +18,8 @@ from spamo_cache.errors import UsageError, VideoError, WeightsError
 from spamo_cache.workflow import resolve
 
 if TYPE_CHECKING:
+    from spamo_cache.runs.folder import RunFolder
     from spamo_cache.store.reader import FeatureStore
-    from spamo_cache.train.checkpoint import RunFolder
 
 
 def translate(

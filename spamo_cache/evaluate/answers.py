@@ -12,11 +12,11 @@ from typing import Any
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Clip
 from spamo_cache.errors import DamagedError, UsageError
-from spamo_cache.evaluate.measure import Measure
-from spamo_cache.evaluate.metrics import sentence_bleu
+from spamo_cache.metrics.intervals import Measure
+from spamo_cache.metrics.scores import sentence_bleu
 from spamo_cache.model.text import normalise, scored
+from spamo_cache.runs.documents import read_json
 from spamo_cache.train.batches import Examples
-from spamo_cache.train.checkpoint import read_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from spamo_cache.compat import declare_torchvision_ops
 from spamo_cache.errors import WeightsError
-from spamo_cache.evaluate.measure import Measure, mean_of
+from spamo_cache.metrics.intervals import Measure, mean_of
 
 WEIGHTS = "lucadiliello/BLEURT-20"
 _BATCH = 32

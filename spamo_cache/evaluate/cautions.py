@@ -13,7 +13,7 @@ from spamo_cache.evaluate.answers import Answers
 from spamo_cache.evaluate.conventions import Convention
 from spamo_cache.evaluate.origin import Origin
 from spamo_cache.evaluate.published import published
-from spamo_cache.evaluate.words import unspaced, words
+from spamo_cache.metrics.words import unspaced, words
 from spamo_cache.model.coverage import Coverage, cut_words, unknown_words
 from spamo_cache.model.text import gist
 from spamo_cache.train.batches import DEV_SPLITS, Examples

@@ -13,8 +13,8 @@ from itertools import product
 from typing import Literal
 
 from spamo_cache.config import TextConfig
-from spamo_cache.evaluate.metrics import bleu4
-from spamo_cache.evaluate.words import bare, unspaced
+from spamo_cache.metrics.scores import bleu4
+from spamo_cache.metrics.words import bare, unspaced
 from spamo_cache.model.text import normalise
 
 Dot = bool | Literal["attached"] | None

@@ -10,7 +10,7 @@ from pathlib import Path
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.errors import DamagedError, UsageError
-from spamo_cache.train.checkpoint import RunFolder
+from spamo_cache.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)

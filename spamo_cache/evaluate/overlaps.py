@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from math import inf
 
 from spamo_cache.datasets.manifest import Clip
-from spamo_cache.evaluate.metrics import bleu4
+from spamo_cache.metrics.scores import bleu4
 from spamo_cache.model.text import gist
 
 

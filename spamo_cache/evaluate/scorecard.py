@@ -23,19 +23,19 @@ from spamo_cache.evaluate import bleurt, overlaps
 from spamo_cache.evaluate.answers import Answers, answers, read_table, table, table_file
 from spamo_cache.evaluate.cautions import Caution, Evidence, cautions
 from spamo_cache.evaluate.conventions import Convention, Texts, conventions, texts
-from spamo_cache.evaluate.decoding import Decoded, decode
-from spamo_cache.evaluate.inference import LoadedRun, load_run
-from spamo_cache.evaluate.measure import BOOTSTRAP, Measure
-from spamo_cache.evaluate.metrics import measures, score
 from spamo_cache.evaluate.origin import Origin, origin
 from spamo_cache.evaluate.published import Published, published
 from spamo_cache.evaluate.stores import check_stores, open_stores
+from spamo_cache.metrics import BOOTSTRAP, Measure, measures, summarize
 from spamo_cache.model.coverage import Coverage, coverage
 from spamo_cache.model.text import normalise
 from spamo_cache.model.tokens import Tokens
+from spamo_cache.runs.documents import read_json, write_atomic, write_json
+from spamo_cache.runs.folder import RunFolder, identity
+from spamo_cache.runs.load import LoadedRun, load_run
 from spamo_cache.train.batches import Examples, examples
-from spamo_cache.train.checkpoint import RunFolder, identity, read_json, write_atomic, write_json
-from spamo_cache.train.features import Features
+from spamo_cache.train.decoding import Decoded, decode
+from spamo_cache.train.features import Features, encoders_of
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 4
@@ -200,7 +200,8 @@ def evaluate(
     # Before the language model is loaded: that may take minutes.
     if (known := task.known()) is not None:
         return known
-    loaded = load_run(run, device=device, stores=stores, llm=llm)
+    encoders = encoders_of(task.stores, pipeline.streams)
+    loaded = load_run(run, device=device, encoders=encoders, llm=llm)
     evidence = task.decoded(loaded, progress)
     measured = task.measured(evidence.answers, loaded.translator.device)
     result = task.judged(evidence, measured)
@@ -325,7 +326,7 @@ class _Task:
 
     def judged(self, evidence: Evidence, measured: Mapping[str, Measure]) -> Scorecard:
         """The card of what was measured."""
-        pipeline, scores = self.pipeline, score(measured, bootstrap=self.bootstrap)
+        pipeline, scores = self.pipeline, summarize(measured, bootstrap=self.bootstrap)
         return Scorecard(
             run=pipeline.name,
             name=self.name,

@@ -15,8 +15,9 @@ from itertools import chain
 from torch import Tensor
 
 from spamo_cache.config import LLMConfig, Pipeline
+from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.errors import ConfigError
-from spamo_cache.model.text import gist
+from spamo_cache.model.text import gist, normalise
 from spamo_cache.model.tokens import Tokens, padded_ids
 
 
@@ -152,3 +153,26 @@ class Prompts:
 
     def _chance(self, what: str) -> random.Random:
         return random.Random(f"{self._pipeline.seed} pairs {what}")  # noqa: S311
+
+
+def prompts_of(pipeline: Pipeline, manifest: Manifest, tokens: Tokens) -> Prompts:
+    """The prompts of a corpus: pairs from its training split only.
+
+    Raises:
+        UsageError: pairs are asked for and the manifest has no training split.
+        ConfigError: no training sentence is translated into the languages asked for.
+    """
+    if not pipeline.llm.in_context_languages:
+        return Prompts(pipeline, tokens)
+    training = [sentence_of(clip, pipeline) for clip in manifest.clips("train")]
+    held_out = [
+        normalise(clip.text, pipeline.text) for clip in manifest.clips() if clip.split != "train"
+    ]
+    return Prompts(pipeline, tokens, training, held_out)
+
+
+def sentence_of(clip: Clip, pipeline: Pipeline) -> Sentence:
+    """A clip's sentence in the pipeline's text convention, with the translations to show."""
+    found = {name: clip.extra.get(f"text_{name}") for name in pipeline.llm.in_context_languages}
+    translations = {name: " ".join(str(text).split()) for name, text in found.items() if text}
+    return Sentence(clip.id, normalise(clip.text, pipeline.text), clip.language, translations)

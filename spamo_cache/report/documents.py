@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from spamo_cache.train.checkpoint import read_json
+from spamo_cache.runs.documents import read_json
 
 
 def read_object(path: Path) -> dict[str, Any]:

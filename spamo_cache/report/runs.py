@@ -19,10 +19,10 @@ from spamo_cache.report.attributions import Attribution, read_attributions
 from spamo_cache.report.documents import read_object
 from spamo_cache.report.evaluations import Evaluation, read_evaluations
 from spamo_cache.report.markup import slug
+from spamo_cache.runs.folder import RunFolder, RunRecord, RunSummary
 from spamo_cache.store.find import by_fingerprint
 from spamo_cache.store.plan import State
 from spamo_cache.store.records import Attributes
-from spamo_cache.train.checkpoint import RunFolder, RunRecord, RunSummary
 
 Point = tuple[float, float]
 

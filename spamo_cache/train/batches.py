@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from spamo_cache.config import Pipeline
-from spamo_cache.datasets.manifest import Clip, Manifest
+from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import ConfigError, StoreError, UsageError
-from spamo_cache.model.prompts import Prompts, Sentence
-from spamo_cache.model.text import normalise
+from spamo_cache.model.prompts import Prompts, Sentence, prompts_of, sentence_of
 from spamo_cache.model.tokens import Tokens, padded_ids
 from spamo_cache.model.translator import Batch
 from spamo_cache.train.features import Bank, Features, crop_of, donors, usable
@@ -96,7 +95,7 @@ def examples(
     """
     check_pairs(pipeline, manifest, split)
     stores = {name: stores[name] for name in pipeline.streams}
-    spoken = {clip.id: _sentence(clip, pipeline) for clip in manifest.clips(split)}
+    spoken = {clip.id: sentence_of(clip, pipeline) for clip in manifest.clips(split)}
     ids, failed = usable(
         stores,
         spoken,
@@ -167,28 +166,6 @@ def selection_split(pipeline: Pipeline, manifest: Manifest) -> str:
         remedy="call one 'dev' in the manifest and give it with --manifest; "
         "the features stay as they are",
     )
-
-
-def prompts_of(pipeline: Pipeline, manifest: Manifest, tokens: Tokens) -> Prompts:
-    """The prompts of a corpus: pairs from its training split only.
-
-    Raises:
-        UsageError: pairs are asked for and the manifest has no training split.
-        ConfigError: no training sentence is translated into the languages asked for.
-    """
-    if not pipeline.llm.in_context_languages:
-        return Prompts(pipeline, tokens)
-    training = [_sentence(clip, pipeline) for clip in manifest.clips("train")]
-    held_out = [
-        normalise(clip.text, pipeline.text) for clip in manifest.clips() if clip.split != "train"
-    ]
-    return Prompts(pipeline, tokens, training, held_out)
-
-
-def _sentence(clip: Clip, pipeline: Pipeline) -> Sentence:
-    found = {name: clip.extra.get(f"text_{name}") for name in pipeline.llm.in_context_languages}
-    translations = {name: " ".join(str(text).split()) for name, text in found.items() if text}
-    return Sentence(clip.id, normalise(clip.text, pipeline.text), clip.language, translations)
 
 
 def _cut(tokens: Sequence[int], limit: int) -> list[int]:

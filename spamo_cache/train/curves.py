@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from spamo_cache.config import Pipeline
 from spamo_cache.errors import ConfigError
-from spamo_cache.train.checkpoint import RunFolder, identity
+from spamo_cache.runs.folder import RunFolder, identity
 
 Line = Mapping[str, Any]
 """A line of ``metrics.jsonl``: ``stage``, ``step`` and figures."""

@@ -20,15 +20,16 @@ from spamo_cache.compat import checkpoint_activations
 from spamo_cache.config import Pipeline, StageConfig
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import SpamoError
-from spamo_cache.evaluate.decoding import decode, recall_at_1
-from spamo_cache.evaluate.metrics import bleu4
+from spamo_cache.metrics.scores import bleu4
 from spamo_cache.model.text import scored
 from spamo_cache.model.translator import Batch, Stage, Translator
+from spamo_cache.runs.folder import RunFolder
+from spamo_cache.runs.tensors import write_tensors
 from spamo_cache.train import optim
 from spamo_cache.train.batches import MEMORY, Schedule, examples, selection_split, stream_batches
-from spamo_cache.train.checkpoint import RunFolder, write_tensors
 from spamo_cache.train.crew import merged, seed, share_norms
 from spamo_cache.train.curves import Curves, curves
+from spamo_cache.train.decoding import decode, recall_at_1
 from spamo_cache.train.effort import Effort
 from spamo_cache.train.features import Features, encoders_of
 from spamo_cache.train.parts import Meter, Part, Parts

@@ -15,12 +15,13 @@ from torch import Tensor
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import ConfigError, UsageError, WeightsError
-from spamo_cache.evaluate.inference import load_run
 from spamo_cache.model.official import OURS_ALONE, read_state, their_name
 from spamo_cache.model.translator import Translator
 from spamo_cache.model.weights import digest, file_digest, locate
+from spamo_cache.runs.folder import RunFolder, RunSummary
+from spamo_cache.runs.load import load_run
+from spamo_cache.runs.tensors import write_tensors
 from spamo_cache.store import files
-from spamo_cache.train.checkpoint import RunFolder, RunSummary, write_tensors
 from spamo_cache.train.features import Features
 from spamo_cache.train.loop import Place
 from spamo_cache.train.run import describe

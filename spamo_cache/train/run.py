@@ -21,14 +21,9 @@ from spamo_cache.model.coverage import coverage, cut_words, unknown_words
 from spamo_cache.model.loading import check_llm, check_targets
 from spamo_cache.model.text import normalise
 from spamo_cache.model.weights import digest, locate
+from spamo_cache.runs.folder import RunFolder, RunRecord, RunSummary, identity
+from spamo_cache.runs.tensors import read_tensors
 from spamo_cache.train.batches import MEMORY, check_pairs, selection_split
-from spamo_cache.train.checkpoint import (
-    RunFolder,
-    RunRecord,
-    RunSummary,
-    identity,
-    read_tensors,
-)
 from spamo_cache.train.crew import agreed, gather_crew
 from spamo_cache.train.features import Features, about, encoders_of
 from spamo_cache.train.loop import SAVE_SECONDS, Progress, Trainer

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from spamo_cache.datasets.manifest import Manifest
+    from spamo_cache.runs.folder import RunFolder
     from spamo_cache.store.remote import Location
-    from spamo_cache.train.checkpoint import RunFolder
 
 EMBEDDED = "signed-weather"
 """The corpus that needs nothing: it is drawn on demand."""

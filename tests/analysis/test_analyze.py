@@ -15,9 +15,9 @@ from spamo_cache.cli.main import app
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.errors import StoreError, UsageError
-from spamo_cache.evaluate.inference import load_run
+from spamo_cache.runs.documents import read_json
+from spamo_cache.runs.load import load_run
 from spamo_cache.train import MemoryFeatures, train
-from spamo_cache.train.checkpoint import read_json
 from spamo_cache.train.loop import Trainer
 from tests.support import decoders
 

@@ -12,13 +12,13 @@ from spamo_cache.analysis.attribution import TOLERANCE, attribution, integrate, 
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.errors import UsageError
-from spamo_cache.evaluate.inference import load_run
 from spamo_cache.evaluate.scorecard import Scorecard, keep_card
 from spamo_cache.model.rows import Packed
 from spamo_cache.model.tokens import Tokens, padded_ids
 from spamo_cache.model.translator import Batch, Translator
+from spamo_cache.runs.documents import read_json
+from spamo_cache.runs.load import load_run
 from spamo_cache.train import MemoryFeatures, train
-from spamo_cache.train.checkpoint import read_json
 from spamo_cache.train.features import Bank
 from tests.support import decoders
 

@@ -8,7 +8,7 @@ import pytest
 from spamo_cache.analysis.shapley import RUNS, coalitions, of_experiments, shapley
 from spamo_cache.errors import UsageError
 from spamo_cache.evaluate.scorecard import Scorecard, keep_card
-from spamo_cache.train.checkpoint import read_json, write_json
+from spamo_cache.runs.documents import read_json, write_json
 
 # nobody and VT-Align alone: 1; hand-computed below.
 SCORES = {

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
-from spamo_cache.train.checkpoint import read_json
+from spamo_cache.runs.documents import read_json
 
 Call = Callable[..., Result]
 Enter = Callable[[Path, pytest.MonkeyPatch], None]

@@ -48,7 +48,7 @@ def test_without_a_home_the_remedy_is_named() -> None:
 
 
 def test_a_library_that_looks_for_a_home_does_without() -> None:
-    before = NO_HOME + "import spamo_cache.evaluate.rouge\nassert 'HOME' not in os.environ\n"
+    before = NO_HOME + "import spamo_cache.metrics.rouge\nassert 'HOME' not in os.environ\n"
     assert run("--version", before=before).returncode == 0
 
 

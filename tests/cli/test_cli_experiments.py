@@ -19,7 +19,7 @@ from typer.testing import Result
 from spamo_cache.config import Experiment, Variant
 from spamo_cache.errors import SpamoError
 from spamo_cache.extract import worker
-from spamo_cache.train.checkpoint import exclusive
+from spamo_cache.runs.folder import exclusive
 from spamo_cache.workflow.experiments import processes
 from spamo_cache.workflow.experiments.plan import Trial
 from spamo_cache.workflow.experiments.results import Results

@@ -10,7 +10,7 @@ import pytest
 
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.evaluate import evaluate, overlaps
-from spamo_cache.evaluate.metrics import bleu4
+from spamo_cache.metrics.scores import bleu4
 
 SHORT = {
     "translate": {"steps": 2, "batch": 4, "lr": 1e-3},

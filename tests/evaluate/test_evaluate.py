@@ -13,12 +13,12 @@ from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import StoreError, UsageError
 from spamo_cache.evaluate import (
     bleurt,
-    decoding,
     evaluate,
     load_run,
     scorecard,
     translate_features,
 )
+from spamo_cache.train import decoding
 from spamo_cache.train.batches import examples
 
 

@@ -9,8 +9,8 @@ import pytest
 import sacrebleu
 from sacrebleu.metrics.bleu import BLEU
 
-from spamo_cache.evaluate.measure import interval, mean_of
-from spamo_cache.evaluate.metrics import bleu4, measures, score, sentence_bleu
+from spamo_cache.metrics.intervals import interval, mean_of
+from spamo_cache.metrics.scores import bleu4, measures, sentence_bleu, summarize
 
 HYPOTHESES = ["heute regnet es im norden stark", "am tag scheint die sonne", "", "zehn grad heute"]
 REFERENCES = ["heute regnet es im norden", "am tag scheint oft die sonne", "schnee", "zehn grad"]
@@ -21,7 +21,7 @@ CHINESE = (
 
 
 def scored(hypotheses, references, tokenize="13a", **options):
-    return score(measures(hypotheses, references, tokenize=tokenize), **options)
+    return summarize(measures(hypotheses, references, tokenize=tokenize), **options)
 
 
 @pytest.mark.parametrize(

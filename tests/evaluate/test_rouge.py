@@ -6,8 +6,8 @@ import unicodedata
 
 import pytest
 
-from spamo_cache.evaluate.rouge import rouge
-from spamo_cache.evaluate.words import bare, unspaced, words
+from spamo_cache.metrics.rouge import rouge
+from spamo_cache.metrics.words import bare, unspaced, words
 
 
 def of(hypothesis, reference):

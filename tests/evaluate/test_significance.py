@@ -7,10 +7,10 @@ import pytest
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.significance import PairedTest
 
-from spamo_cache.evaluate.measure import SEED, mean_of
-from spamo_cache.evaluate.metrics import measures
+from spamo_cache.evaluate import compare
 from spamo_cache.evaluate.scorecard import Scorecard, keep_card
-from spamo_cache.evaluate.significance import _tossed, compare, difference
+from spamo_cache.metrics.intervals import SEED, _tossed, difference, mean_of
+from spamo_cache.metrics.scores import measures
 
 WORDS = ["am", "tag", "scheint", "die", "sonne", "nacht", "regnet", "es", "im", "norden"]
 

@@ -22,13 +22,9 @@ from spamo_cache.evaluate.conventions import Convention
 from spamo_cache.evaluate.published import Published
 from spamo_cache.evaluate.scorecard import Scorecard, keep_card
 from spamo_cache.report import write_report
-from spamo_cache.train.checkpoint import (
-    RunFolder,
-    RunSummary,
-    identity,
-    write_json,
-    write_tensors,
-)
+from spamo_cache.runs.documents import write_json
+from spamo_cache.runs.folder import RunFolder, RunSummary, identity
+from spamo_cache.runs.tensors import write_tensors
 from spamo_cache.train.run import settings
 
 Build = Callable[..., Path]

@@ -12,7 +12,7 @@ from spamo_cache.errors import SpamoError
 from spamo_cache.report.figures.strips import BINS, binned
 from spamo_cache.report.receipt import receipt
 from spamo_cache.report.runs import read_run
-from spamo_cache.train.checkpoint import read_json, write_json
+from spamo_cache.runs.documents import read_json, write_json
 
 Build = Callable[..., Path]
 Show = Callable[..., Any]

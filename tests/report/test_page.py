@@ -17,10 +17,11 @@ from spamo_cache.report.evaluations import Line
 from spamo_cache.report.receipt import departures, receipt
 from spamo_cache.report.runs import read_run
 from spamo_cache.report.translations import marked, spread
+from spamo_cache.runs.documents import read_json, write_json
+from spamo_cache.runs.folder import RunFolder
 from spamo_cache.store.find import by_fingerprint
 from spamo_cache.store.layout import stream_spec
 from spamo_cache.store.reader import FeatureStore
-from spamo_cache.train.checkpoint import RunFolder, read_json, write_json
 
 Build = Callable[..., Path]
 Show = Callable[..., Any]

@@ -13,7 +13,7 @@ from spamo_cache.report.confusions import confused
 from spamo_cache.report.evaluations import Line
 from spamo_cache.report.runs import read_run, told_apart
 from spamo_cache.report.translations import LONGEST, marked
-from spamo_cache.train.checkpoint import read_json, write_json
+from spamo_cache.runs.documents import read_json, write_json
 
 Build = Callable[..., Path]
 Show = Callable[..., Any]

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from spamo_cache.evaluate.metrics import bleu4
+from spamo_cache.metrics.scores import bleu4
 from spamo_cache.model.translator import Translator
 from spamo_cache.train import optim
 from spamo_cache.train.loop import Trainer

@@ -12,15 +12,15 @@ from dataclasses import replace
 import pytest
 
 from spamo_cache.errors import UsageError
+from spamo_cache.runs import folder
+from spamo_cache.runs.folder import RunFolder
 from spamo_cache.store import files
 from spamo_cache.store.process import Process
-from spamo_cache.train import checkpoint
-from spamo_cache.train.checkpoint import RunFolder
 
 HOLD = """\
 import sys
 from pathlib import Path
-from spamo_cache.train.checkpoint import RunFolder
+from spamo_cache.runs.folder import RunFolder
 with RunFolder(Path(sys.argv[1])).alone():
     print("held", flush=True)
     sys.stdin.read()
@@ -77,7 +77,7 @@ def no_locks(monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(checkpoint.fcntl, "flock", refuse)
+    monkeypatch.setattr(folder.fcntl, "flock", refuse)
 
 
 def test_a_folder_belongs_to_one_process_where_the_disk_has_no_locks(no_locks, toy, tmp_path):

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from spamo_cache.errors import ConfigError
-from spamo_cache.train.checkpoint import RunFolder
+from spamo_cache.runs.folder import RunFolder
 from spamo_cache.train.loop import Trainer
 
 SMALL = {"steps": 20, "batch": 4, "lr": 1e-3}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from spamo_cache.train.checkpoint import read_json
+from spamo_cache.runs.documents import read_json
 from tests.support import environment, program
 
 KILLS = 20

@@ -86,13 +86,13 @@ def test_refuses_to_go_on_with_other_features(toy, tmp_path, monkeypatch):
 
 
 def test_kill_while_writing_leaves_the_old_state(tmp_path, monkeypatch):
-    from spamo_cache.train import checkpoint
+    from spamo_cache.runs.documents import write_atomic
 
     target = tmp_path / "state"
-    checkpoint.write_atomic(target, b"old")
+    write_atomic(target, b"old")
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(KilledError))
     with pytest.raises(KilledError):
-        checkpoint.write_atomic(target, b"new")
+        write_atomic(target, b"new")
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
 
@@ -123,8 +123,8 @@ def test_equal_weights_and_state_are_equal_bytes(tmp_path):
     """safetensors writes several entries of a header in an order of chance."""
     import torch
 
-    from spamo_cache.train import checkpoint
+    from spamo_cache.runs.tensors import write_tensors
 
     for number in range(8):
-        checkpoint.write_tensors(tmp_path / f"{number}", {"a": torch.ones(2)}, {"place": "{}"})
+        write_tensors(tmp_path / f"{number}", {"a": torch.ones(2)}, {"place": "{}"})
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1

@@ -14,7 +14,7 @@ from spamo_cache.errors import SpamoError
 from spamo_cache.evaluate import evaluate, load_run
 from spamo_cache.evaluate.scorecard import Scorecard
 from spamo_cache.report.page import render
-from spamo_cache.train.checkpoint import RunFolder
+from spamo_cache.runs.folder import RunFolder
 
 FILES = [
     "config.yaml", "manifest.parquet", "run.json", "metrics.jsonl", "model.safetensors",

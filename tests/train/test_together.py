@@ -11,8 +11,8 @@ import torch
 
 from spamo_cache.errors import ConfigError
 from spamo_cache.model.translator import Translator
+from spamo_cache.runs.folder import RunFolder
 from spamo_cache.train import loop
-from spamo_cache.train.checkpoint import RunFolder
 from tests.support import environment, program
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from spamo_cache.errors import DamagedError, UsageError, WeightsError
 from spamo_cache.evaluate import evaluate
-from spamo_cache.evaluate.inference import load_run
+from spamo_cache.runs.load import load_run
 from spamo_cache.train import MemoryFeatures
 from spamo_cache.train.effort import Effort
 from spamo_cache.train.features import Bank

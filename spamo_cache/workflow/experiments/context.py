@@ -59,7 +59,7 @@ class ExperimentContext:
 
     def digest(self, base: Pipeline) -> str:
         """Equal where runs of ``base`` answer the same question of the same clips."""
-        from spamo_cache.train.checkpoint import identity
+        from spamo_cache.runs.folder import identity
         from spamo_cache.train.run import settings
 
         clips = hashlib.sha256(self.table.to_bytes()).hexdigest()

@@ -124,7 +124,7 @@ class RunIndex:
 
 def _finished(out: Path) -> dict[str, Path]:
     """Identity -> folder of the runs that were trained beside the experiments."""
-    from spamo_cache.train.checkpoint import RunFolder
+    from spamo_cache.runs.folder import RunFolder
 
     found = {}
     for path in sorted(out.glob("*/run.json")):

@@ -12,8 +12,8 @@ from typing import Any
 
 from spamo_cache.config import CacheSpec, Experiment, Pipeline, Variant, overrides
 from spamo_cache.errors import ConfigError, UsageError
+from spamo_cache.runs.folder import identity
 from spamo_cache.store.layout import canonical, stream_spec
-from spamo_cache.train.checkpoint import identity
 from spamo_cache.train.run import settings
 
 TEST = "test"

@@ -51,7 +51,7 @@ class Results:
         self.write()
 
     def write(self) -> None:
-        from spamo_cache.train.checkpoint import write_json
+        from spamo_cache.runs.documents import write_json
 
         self._path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self._path, self.document())

@@ -50,7 +50,7 @@ def run_experiments(
     Raises:
         UsageError: an unknown experiment, or another process is at work on these.
     """
-    from spamo_cache.train.checkpoint import exclusive
+    from spamo_cache.runs.folder import exclusive
 
     setting.folder.mkdir(parents=True, exist_ok=True)
     with exclusive(setting.folder / "lock"):

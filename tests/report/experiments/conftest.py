@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from spamo_cache.train.checkpoint import read_json, write_json
+from spamo_cache.runs.documents import read_json, write_json
 
 Build = Callable[..., Path]
 

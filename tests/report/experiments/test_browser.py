@@ -22,7 +22,7 @@ import pytest
 from spamo_cache.evaluate.cautions import Caution
 from spamo_cache.evaluate.scorecard import keep_card, read_card
 from spamo_cache.report import write_report
-from spamo_cache.train.checkpoint import read_json, write_json
+from spamo_cache.runs.documents import read_json, write_json
 
 Build = Callable[..., Path]
 HOSTILE = [

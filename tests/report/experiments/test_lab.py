@@ -11,7 +11,7 @@ import pytest
 from spamo_cache.errors import SpamoError, UsageError
 from spamo_cache.report import write_report
 from spamo_cache.report.experiments import read_results
-from spamo_cache.train.checkpoint import read_json, write_json
+from spamo_cache.runs.documents import read_json, write_json
 
 Build = Callable[..., Path]
 Show = Callable[..., Any]

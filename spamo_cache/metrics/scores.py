@@ -1,4 +1,4 @@
-"""Every metric of a scorecard, with signatures and bootstrap intervals."""
+"""BLEU, chrF, TER and ROUGE-L with signatures and bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.metrics.ter import TER
 
-from spamo_cache.evaluate.measure import BOOTSTRAP, SEED, Measure, interval
-from spamo_cache.evaluate.rouge import rouge
-from spamo_cache.evaluate.words import unspaced
+from spamo_cache.metrics.intervals import BOOTSTRAP, SEED, Measure, interval
+from spamo_cache.metrics.rouge import rouge
+from spamo_cache.metrics.words import unspaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +50,11 @@ def measures(
         raise ValueError(f"{len(hypotheses)} hypotheses for {len(references)} references")
     # TER counts words between spaces; where there are none, it has to be told of characters.
     spaceless = unspaced(references)
-    found: dict[str, Any] = {
+    metrics: dict[str, Any] = {
         f"bleu{order}": _bleu(tokenize, max_ngram_order=order) for order in range(1, 5)
     }
-    found |= {"chrf": CHRF(), "ter": TER(normalized=spaceless, asian_support=spaceless)}
-    counted = {name: _counted(metric, hypotheses, references) for name, metric in found.items()}
+    metrics |= {"chrf": CHRF(), "ter": TER(normalized=spaceless, asian_support=spaceless)}
+    counted = {name: _counted(metric, hypotheses, references) for name, metric in metrics.items()}
     return counted | rouge(hypotheses, references)
 
 
@@ -67,20 +67,20 @@ def _counted(metric: Any, hypotheses: Sequence[str], references: Sequence[str]) 
     )
 
 
-def score(found: Mapping[str, Measure], *, bootstrap: int = BOOTSTRAP) -> Scores:
+def summarize(measured: Mapping[str, Measure], *, bootstrap: int = BOOTSTRAP) -> Scores:
     """The scores of all metrics of one set of clips.
 
     Args:
         bootstrap: resamples; 0 leaves the intervals out.
     """
-    clips = len(next(iter(found.values())).statistics)
+    clips = len(next(iter(measured.values())).statistics)
     resamples = bootstrap if clips > 1 else 0
     return Scores(
-        values={name: measure.score for name, measure in found.items()},
+        values={name: measure.score for name, measure in measured.items()},
         intervals={
-            name: interval(measure, resamples) for name, measure in found.items() if resamples
+            name: interval(measure, resamples) for name, measure in measured.items() if resamples
         },
-        signatures={name: measure.signature for name, measure in found.items()},
+        signatures={name: measure.signature for name, measure in measured.items()},
         n=clips,
         bootstrap={"resamples": resamples, "seed": SEED},
     )

@@ -1,4 +1,4 @@
-"""A finished run as a translator, for a split or for a new video's features."""
+"""Opening a finished run: its pipeline, its language model, its weights."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+from torch import nn
 
 from spamo_cache import checkpoints, config, devices
 from spamo_cache.config import Pipeline
 from spamo_cache.errors import UsageError, WeightsError
-from spamo_cache.model.prompts import Prompts, Sentence
+from spamo_cache.model.prompts import Prompts, prompts_of
 from spamo_cache.model.translator import Translator
 from spamo_cache.model.weights import digest, locate
-from spamo_cache.train.batches import prompts_of
-from spamo_cache.train.checkpoint import RunFolder, read_tensors
-from spamo_cache.train.features import Bank, Features, MemoryFeatures, crop_of, encoders_of
-
-_CLIP = "new"
+from spamo_cache.runs.folder import RunFolder
+from spamo_cache.runs.tensors import read_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +32,13 @@ def load_run(
     run: Path,
     *,
     device: str = "auto",
-    stores: Mapping[str, Features] | None = None,
+    encoders: Mapping[str, nn.Module] | None = None,
     llm: Path | None = None,
 ) -> LoadedRun:
     """Load the best weights of a finished run.
 
     Args:
-        stores: what it is to read; needed where it tuned its encoders, which are theirs.
+        encoders: stream -> the encoder of its frames; needed where the run tuned its encoders.
         llm: folder of its LLM, where that has moved.
 
     Raises:
@@ -56,12 +53,12 @@ def load_run(
     weights = folder.weights()
     about = folder.read_about()
     found = _find_llm(folder, pipeline, llm)
-    encoders = encoders_of(stores or {}, pipeline.streams)
-    if pipeline.encoders is not None and not encoders:
+    own = {name: one for name, one in (encoders or {}).items() if name in pipeline.streams}
+    if pipeline.encoders is not None and not own:
         raise UsageError(
             "tuned its encoders, and can only be evaluated, from the corpus's frames", where=run
         )
-    translator = Translator(pipeline, about.widths, found, encoders).to(on)
+    translator = Translator(pipeline, about.widths, found, own).to(on)
     if pipeline.translate.steps:
         translator.attach()
     translator.restore(read_tensors(weights)[0])
@@ -91,36 +88,3 @@ def _find_llm(folder: RunFolder, pipeline: Pipeline, given: Path | None) -> Path
         where=", ".join(map(str, there or places)),
         remedy="say where it lies by --llm DIR",
     )
-
-
-def translate_features(run: Path | LoadedRun, features: Mapping[str, np.ndarray]) -> str:
-    """The sentence for one clip's features, stream -> (rows, width).
-
-    Raises:
-        UsageError: a stream of the run is missing, empty or of another width.
-    """
-    loaded = run if isinstance(run, LoadedRun) else load_run(run)
-    pipeline, translator = loaded.pipeline, loaded.translator
-    widths = loaded.folder.read_about().widths
-    stores = {
-        name: MemoryFeatures({_CLIP: _checked(features.get(name), name, widths[name])})
-        for name in pipeline.streams
-    }
-    streams = Bank(
-        stores, [_CLIP], max_frames=pipeline.max_frames, memory=0, crop=crop_of(pipeline)
-    ).packed([0])
-    prompts = loaded.prompts.ids([Sentence(_CLIP, "", pipeline.text.language)])
-    return translator.generate(
-        {name: rows.to(translator.device) for name, rows in streams.items()},
-        pipeline.decode,
-        prompts.to(translator.device),
-    )[0]
-
-
-def _checked(rows: np.ndarray | None, name: str, width: int) -> np.ndarray:
-    if rows is None or rows.ndim != 2 or not len(rows) or rows.shape[1] != width:
-        raise UsageError(
-            f"stream {name!r} must be (rows, {width}), got {None if rows is None else rows.shape}",
-            remedy="extract the video with the run's cache spec",
-        )
-    return rows

@@ -21,30 +21,27 @@ import errno
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 import yaml
 from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from spamo_cache.config import Pipeline, StrictModel, load
 from spamo_cache.datasets.manifest import Manifest
-from spamo_cache.errors import DamagedError, SpamoError, UsageError
+from spamo_cache.errors import DamagedError, UsageError
 from spamo_cache.model.weights import file_digest
+from spamo_cache.runs.documents import REMEDY, read_json, write_atomic, write_json
+from spamo_cache.runs.tensors import check_tensors, read_tensors, write_tensors
 from spamo_cache.store import files, sealed
 from spamo_cache.store.claims import Claims
 from spamo_cache.store.records import Attributes, Sha256, validated
 
 _PLACE = "place"
-_HEADER = "spamo-cache"
-"""The one entry of a file's header: safetensors writes several in an order of chance."""
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 """What file systems without locks answer: some of clusters, and FUSE."""
 
@@ -291,7 +288,7 @@ class RunFolder:
     def _lines(self, data: bytes) -> list[dict[str, Any]]:
         whole = data.split(b"\n")[:-1]
         return [
-            sealed.loads(line, f"{self.metrics}, line {number}", _REMEDY)
+            sealed.loads(line, f"{self.metrics}, line {number}", REMEDY)
             for number, line in enumerate(whole, start=1)
         ]
 
@@ -306,7 +303,7 @@ class RunFolder:
             return _SUMMARY.validate_python(document), document["files"]
         except (ValidationError, KeyError) as error:
             told = " ".join(str(error).split())
-            raise DamagedError(f"is no summary: {told}", where=self.done, remedy=_REMEDY) from None
+            raise DamagedError(f"is no summary: {told}", where=self.done, remedy=REMEDY) from None
 
     def _check(self, path: Path, listed: Mapping[str, str]) -> None:
         """Raise DamagedError unless a file is what the run lists."""
@@ -314,7 +311,7 @@ class RunFolder:
             same = file_digest(path) == listed[path.name]
         except OSError as error:
             told = error.strerror or str(error)
-            raise DamagedError(f"cannot be read: {told}", where=path, remedy=_REMEDY) from None
+            raise DamagedError(f"cannot be read: {told}", where=path, remedy=REMEDY) from None
         except KeyError:
             same = False
         if not same:
@@ -322,7 +319,7 @@ class RunFolder:
 
     @staticmethod
     def _damaged(path: Path) -> NoReturn:
-        raise DamagedError("is not what the run wrote", where=path, remedy=_REMEDY)
+        raise DamagedError("is not what the run wrote", where=path, remedy=REMEDY)
 
     @property
     def imported(self) -> bool:
@@ -338,100 +335,10 @@ class RunFolder:
         return tensors, json.loads(header[_PLACE])
 
 
-_REMEDY = (
-    "a run's files are a record: bring this one back from a copy, or train the run again in "
-    "another folder"
-)
-
-
 def identity(parts: Mapping[str, Any]) -> str:
     """sha256 of the canonical JSON of what makes two runs the same experiment."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Replace ``path`` so that a reader or a kill sees the old or the new content, whole.
-
-    What dead processes left unfinished in the folder goes.
-    """
-    files.make_parents(path.parent)
-    _claims(path).sweep()
-    with files.aside(path.parent) as work:
-        files.replace(path, content, work)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a document with a checksum of its content."""
-    write_atomic(path, (sealed.dumps(value, indent=2) + "\n").encode())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """What :func:`write_json` wrote.
-
-    Raises:
-        SpamoError: it is missing.
-        DamagedError: it is not what was written.
-    """
-    return sealed.read(path, "bring it back from a copy, or remove it and make it again")
-
-
-def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str] | None = None
-) -> None:
-    """Write a safetensors file whose header has a checksum of all the rest."""
-    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    said = dict(header or {})
-    checksum = _checksum(((name, held[name]) for name in sorted(held)), said)
-    written = json.dumps({**said, sealed.KEY: checksum}, sort_keys=True)
-    write_atomic(path, save(held, metadata={_HEADER: written}))
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and header of a file of :func:`write_tensors`.
-
-    Raises:
-        SpamoError: missing or broken file.
-        DamagedError: it is not what was written.
-    """
-    with _opened(path) as file:
-        tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-        return tensors, _checked(path, file, tensors.items())
-
-
-def check_tensors(path: Path) -> None:
-    """Raise what :func:`read_tensors` would; never more than one tensor is held."""
-    with _opened(path) as file:
-        _checked(path, file, ((name, file.get_tensor(name)) for name in sorted(file.keys())))
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (OSError, SafetensorError) as error:
-        raise SpamoError(f"cannot be read: {error}", where=path) from error
-
-
-def _checked(path: Path, file: Any, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, str]:
-    """The header without its checksum, which is compared."""
-    try:
-        header: dict[str, str] = json.loads((file.metadata() or {})[_HEADER])
-        expected = header.pop(sealed.KEY)
-    except (KeyError, ValueError, AttributeError):
-        raise DamagedError("has lost its checksum", where=path, remedy=_REMEDY) from None
-    if expected != _checksum(tensors, header):
-        raise DamagedError("disagrees with its own checksum", where=path, remedy=_REMEDY)
-    return header
-
-
-def _checksum(tensors: Iterable[tuple[str, Tensor]], header: Mapping[str, str]) -> str:
-    total = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for name, value in tensors:
-        total.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-        total.update(value.flatten().view(torch.uint8).numpy().data)
-    return total.hexdigest()
 
 
 @contextmanager

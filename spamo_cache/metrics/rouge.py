@@ -14,8 +14,8 @@ from importlib.metadata import version
 from typing import Any
 
 from spamo_cache import compat
-from spamo_cache.evaluate.measure import Measure, mean_of
-from spamo_cache.evaluate.words import unspaced, words
+from spamo_cache.metrics.intervals import Measure, mean_of
+from spamo_cache.metrics.words import unspaced, words
 
 with compat.some_home():
     from rouge_score.rouge_scorer import RougeScorer

@@ -1,0 +1,1 @@
+"""Run folders: what a run wrote, read by the types that wrote it."""
