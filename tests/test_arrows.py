@@ -25,8 +25,8 @@ LEVELS: dict[str, int] = {
     **dict.fromkeys(("model", "encoders", "metrics"), 4),
     **dict.fromkeys(("datasets", "video"), 3),
     "store": 2,
-    **dict.fromkeys(("config", "checkpoints", "devices"), 1),
-    **dict.fromkeys(("errors", "compat", "bounded"), 0),
+    **dict.fromkeys(("config", "checkpoints", "devices", "io"), 1),
+    **dict.fromkeys(("errors", "compat", "bounded", "process"), 0),
 }
 EXTRAS = ("open_clip", "decord", "torchvision", "av", "dask", "distributed", "dask_jobqueue")
 STAGE_1 = ("extract", "encoders", "video")
@@ -93,7 +93,7 @@ def test_the_stages_meet_in_the_store_only() -> None:
     assert not graph["extract"] & set(STAGE_2)
     for part in STAGE_2:
         assert not graph[part] & set(STAGE_1), part
-    assert graph["store"] <= {"bounded", "config", "errors"}
+    assert graph["store"] <= {"bounded", "config", "errors", "io", "process"}
 
 
 WITHOUT_EXTRAS = """

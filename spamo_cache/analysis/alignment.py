@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from spamo_cache import io
 from spamo_cache.analysis import entropy, measures, tokens
 from spamo_cache.analysis.nearest import Vocabulary
 from spamo_cache.compat import cpu_threads
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.evaluate.stores import check_stores, open_stores
 from spamo_cache.model.translator import Translator
-from spamo_cache.runs.documents import write_json
 from spamo_cache.runs.load import LoadedRun, load_run
 from spamo_cache.train.batches import Examples, examples
 from spamo_cache.train.features import Features, encoders_of
@@ -107,7 +107,7 @@ def analyze(
         del found["before"]["tokens"]["examples"]
     folder = run / "analysis"
     folder.mkdir(exist_ok=True)
-    write_json(folder / f"{split}.json", found)
+    io.write_json(folder / f"{split}.json", found)
     return found
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from spamo_cache import io
 from spamo_cache.errors import SpamoError, UsageError
 from spamo_cache.evaluate.scorecard import read_card
-from spamo_cache.runs.documents import read_json, write_json
 
 Coalition = frozenset[str]
 
@@ -96,7 +96,7 @@ def of_experiments(folder: Path, metric: str = "bleu4") -> dict[str, Any]:
     results = folder / RESULTS
     if not results.is_file():
         raise UsageError("holds no results of experiments", where=folder)
-    scores, missing = _scores(folder, read_json(results), metric)
+    scores, missing = _scores(folder, io.read_json(results), metric)
     whole = [seed for seed, known in scores.items() if seed not in missing]
     if not whole:
         fewest = min(missing.values(), key=len, default=["all of them"])
@@ -106,7 +106,7 @@ def of_experiments(folder: Path, metric: str = "bleu4") -> dict[str, Any]:
             remedy="run spamo-cache reproduce CORPUS --all --only streams,align",
         )
     found = {"metric": metric, "seeds": whole} | _divided([scores[seed] for seed in whole])
-    write_json(folder / DOCUMENT, found)
+    io.write_json(folder / DOCUMENT, found)
     return found
 
 

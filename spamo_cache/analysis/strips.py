@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spamo_cache import io
 from spamo_cache.analysis.attribution import Attribution, attribution
 from spamo_cache.analysis.moments import Floats, Moments, moments, spread
 from spamo_cache.compat import cpu_threads
@@ -20,7 +21,6 @@ from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.errors import UsageError
 from spamo_cache.evaluate.answers import read_table
 from spamo_cache.evaluate.stores import check_stores, open_stores
-from spamo_cache.runs.documents import write_atomic, write_json
 from spamo_cache.runs.load import LoadedRun, load_run
 from spamo_cache.train.batches import Examples, examples
 from spamo_cache.train.features import Features
@@ -201,9 +201,9 @@ def _keep(folder: Path, document: Mapping[str, Any], shots: Shots | str) -> dict
     for number, (at, jpeg) in enumerate(() if isinstance(shots, str) else shots):
         known = hashlib.sha256(jpeg).hexdigest()
         shown.append({"at": at, "file": f"{name}-{number}.jpg", "sha256": known})
-        write_atomic(folder / f"{name}-{number}.jpg", jpeg)
+        io.write_atomic(folder / f"{name}-{number}.jpg", jpeg)
     whole = {**document, "shots": shown, "without": shots if isinstance(shots, str) else None}
-    write_json(folder / f"{name}.json", whole)
+    io.write_json(folder / f"{name}.json", whole)
     return whole
 
 

@@ -7,11 +7,11 @@ whatever builds one goes through :func:`spamo_cache.datasets.columns.checked`.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,10 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from spamo_cache import io
 from spamo_cache.config import TextConfig
 from spamo_cache.datasets import columns, tables
 from spamo_cache.errors import CorpusError, UsageError
-from spamo_cache.store import files
 
 _CORPUS_KEY = b"spamo_cache.corpus"
 _NOTES_KEY = b"spamo_cache.notes"
@@ -199,7 +199,7 @@ class Manifest:
             metadata[_TEXT_KEY] = self.text.model_dump_json()
         # In one piece: how a table came to be must not show.
         table = self.table.replace_schema_metadata(metadata).combine_chunks()
-        memory = io.BytesIO()
+        memory = BytesIO()
         pq.write_table(table, memory, compression="zstd")
         return memory.getvalue()
 
@@ -218,7 +218,7 @@ class Manifest:
                 write = columns.crop_text if field_.name == "crop" else _as_json
                 cells = pa.array(map(write, table.column(position).to_pylist()), pa.string())
                 table = table.set_column(position, field_.name, cells)
-        memory = io.BytesIO()
+        memory = BytesIO()
         pa.csv.write_csv(table, memory)
         return _atomically(path, memory.getvalue())
 
@@ -298,12 +298,10 @@ _READERS: dict[str, Callable[[Path], tuple[pa.Table, list[str]]]] = {
 
 def _atomically(path: Path, data: bytes) -> Path:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with files.aside(path.parent) as work:
-            files.replace(path, data, work)
+        io.write_atomic(path, data)
     except OSError as error:
         told = error.strerror or str(error)
         raise CorpusError(
-            f"the manifest cannot be written: {told}", where=path, remedy=files.remedy(error)
+            f"the manifest cannot be written: {told}", where=path, remedy=io.remedy(error)
         ) from error
     return path

@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 
-from spamo_cache import checkpoints, config
+from spamo_cache import checkpoints, config, io
 from spamo_cache.compat import quiet
 from spamo_cache.errors import WeightsError, shortage
-from spamo_cache.store import files, sealed
 
 _SUFFIXES = (".safetensors", *checkpoints.PICKLES)
 
@@ -131,12 +130,11 @@ def pin(name: str, found: str) -> None:
     """
     path = config.home() / "weights.json"
     remedy = "remove it: the hashes of what is fetched are then noted anew"
-    pins = sealed.read(path, remedy) if path.exists() else {}
+    pins = io.read_json(path, remedy) if path.exists() else {}
     known = pins.get(name)
     if known is None:
-        text = sealed.dumps(pins | {name: found}, indent=1) + "\n"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.replace(path, text.encode(), path.parent)
+        text = io.to_json(pins | {name: found}, indent=1) + "\n"
+        io.write_atomic(path, text.encode())
     elif known != found:
         raise WeightsError(
             f"{name} is not what it was: {found[:12]} now, {known[:12]} on first use",

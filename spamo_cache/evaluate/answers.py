@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spamo_cache import io
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Clip
 from spamo_cache.errors import DamagedError, UsageError
 from spamo_cache.metrics.intervals import Measure
 from spamo_cache.metrics.scores import sentence_bleu
 from spamo_cache.model.text import normalise, scored
-from spamo_cache.runs.documents import read_json
 from spamo_cache.train.batches import Examples
 
 
@@ -101,7 +101,7 @@ def read_table(run: Path, name: str) -> list[dict[str, Any]]:
     if not (path.is_file() and card.is_file()):
         raise UsageError(f"was not evaluated on {name}", where=run, remedy="evaluate it first")
     data = path.read_bytes()
-    if read_json(card)["table_sha256"] != hashlib.sha256(data).hexdigest():
+    if io.read_json(card)["table_sha256"] != hashlib.sha256(data).hexdigest():
         raise DamagedError(
             "is not what the evaluation wrote",
             where=path,

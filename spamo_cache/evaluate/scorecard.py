@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from spamo_cache import io
 from spamo_cache.compat import cpu_threads
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Manifest
@@ -30,7 +31,6 @@ from spamo_cache.metrics import BOOTSTRAP, Measure, measures, summarize
 from spamo_cache.model.coverage import Coverage, coverage
 from spamo_cache.model.text import normalise
 from spamo_cache.model.tokens import Tokens
-from spamo_cache.runs.documents import read_json, write_atomic, write_json
 from spamo_cache.runs.folder import RunFolder, identity
 from spamo_cache.runs.load import LoadedRun, load_run
 from spamo_cache.train.batches import Examples, examples
@@ -102,7 +102,7 @@ def read_card(path: Path) -> Scorecard:
         DamagedError: it is not what was written.
     """
     try:
-        return _CARD.validate_python(read_json(path))
+        return _CARD.validate_python(io.read_json(path))
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         key = ".".join(map(str, fault["loc"]))
@@ -116,10 +116,10 @@ def keep_card(run: Path, card: Scorecard, lines: Iterable[Mapping[str, Any]]) ->
     path = table_file(run, card.name)
     path.parent.mkdir(exist_ok=True)
     text = _lines(json.dumps(line, ensure_ascii=False) for line in lines)
-    write_atomic(path, text)
+    io.write_atomic(path, text)
     kept = replace(card, table_sha256=hashlib.sha256(text).hexdigest())
     # The card last: where it stands, its hypotheses stand too.
-    write_json(path.with_name(f"{card.name}.json"), _CARD.dump_python(kept, mode="json"))
+    io.write_json(path.with_name(f"{card.name}.json"), _CARD.dump_python(kept, mode="json"))
     return kept
 
 
@@ -133,7 +133,7 @@ def keep_texts(run: Path, name: str, sides: Iterable[Texts]) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     for one in sides:
         for side in ("hypotheses", "references"):
-            write_atomic(folder / f"{one.stem}.{side}.txt", _lines(getattr(one, side)))
+            io.write_atomic(folder / f"{one.stem}.{side}.txt", _lines(getattr(one, side)))
     return _sha256_of_texts(folder)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from spamo_cache import checkpoints
+from spamo_cache import checkpoints, io
 from spamo_cache.config import expanded
 from spamo_cache.errors import WeightsError
 
@@ -64,14 +64,8 @@ def digest(folder: Path) -> str:
     read = {path for path in folder.iterdir() if path.suffix in suffixes}
     total = hashlib.sha256()
     for path in sorted(read.union(checkpoints.files(folder))):
-        total.update(f"{path.name} {file_digest(path)}\n".encode())
+        total.update(f"{path.name} {io.file_sha256(path)}\n".encode())
     return total.hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file, which may be too large to be held in memory."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def embedding_table(folder: Path) -> Tensor:

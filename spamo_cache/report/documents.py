@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from spamo_cache.runs.documents import read_json
+from spamo_cache import io
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -14,4 +14,4 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         DamagedError: it is not what was written.
     """
-    return read_json(path) if path.exists() else {}
+    return io.read_json(path) if path.exists() else {}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import spamo_cache
+from spamo_cache import io
 from spamo_cache.datasets.registry import CORPORA
 from spamo_cache.errors import SpamoError, UsageError
 from spamo_cache.report.comparison import compared_runs
@@ -15,7 +16,6 @@ from spamo_cache.report.lab import experiments_page
 from spamo_cache.report.markup import Markup, tag
 from spamo_cache.report.runs import read_run, told_apart
 from spamo_cache.report.single import single_run
-from spamo_cache.store import files
 
 _HERE = Path(__file__).parent
 # Nothing is fetched, whatever a corpus's texts may hold.
@@ -44,9 +44,7 @@ def write_report(
     """
     page = render(runs, frames, roots)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with files.aside(out.parent) as work:
-            files.replace(out, page.encode("utf-8", "replace"), work)
+        io.write_atomic(out, page.encode("utf-8", "replace"))
     except OSError as error:
         told = error.strerror or str(error)
         raise SpamoError(

@@ -31,13 +31,11 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from spamo_cache import io
 from spamo_cache.config import Pipeline, StrictModel, load
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import DamagedError, UsageError
-from spamo_cache.model.weights import file_digest
-from spamo_cache.runs.documents import REMEDY, read_json, write_atomic, write_json
-from spamo_cache.runs.tensors import check_tensors, read_tensors, write_tensors
-from spamo_cache.store import files, sealed
+from spamo_cache.runs.tensors import REMEDY, check_tensors, read_tensors, write_tensors
 from spamo_cache.store.claims import Claims
 from spamo_cache.store.records import Attributes, Sha256, validated
 
@@ -153,7 +151,7 @@ class RunFolder:
             return True
         names = {path.name for path in self.path.iterdir()}
         own = {self.lock.name, self.config.name, self.manifest.name, _claims(self.lock).folder.name}
-        left = {name for name in names - own if not files.is_temporary(name)}
+        left = {name for name in names - own if not io.is_temporary(name)}
         return bool(names) and (self.lock.name not in names or bool(left))
 
     def begin(self, pipeline: Pipeline, about: RunRecord, manifest: Manifest) -> bool:
@@ -178,7 +176,7 @@ class RunFolder:
         moved = known.model_copy(update={"base": about.base, "places": about.places})
         if moved != known:
             with suppress(OSError):  # only hints: a run that may only be read keeps the old ones
-                write_json(self.about, moved.model_dump(mode="json"))
+                io.write_json(self.about, moved.model_dump(mode="json"))
         return self.state.exists()
 
     def _claim(self, pipeline: Pipeline, about: RunRecord, manifest: Manifest) -> None:
@@ -193,8 +191,8 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             for path, data in contents.items():
-                write_atomic(path, data)
-            write_json(self.about, record.model_dump(mode="json"))
+                io.write_atomic(path, data)
+            io.write_json(self.about, record.model_dump(mode="json"))
         except OSError as error:
             raise UsageError(f"cannot be written: {error}", where=self.path) from error
 
@@ -205,8 +203,8 @@ class RunFolder:
             DamagedError: the weights are not those that were written.
         """
         check_tensors(self.model)
-        final = {path.name: file_digest(path) for path in (self.model, self.metrics)}
-        write_json(self.done, asdict(summary) | {"path": str(self.path), "files": final})
+        final = {path.name: io.file_sha256(path) for path in (self.model, self.metrics)}
+        io.write_json(self.done, asdict(summary) | {"path": str(self.path), "files": final})
 
     # --- reading, every checksum compared ---------------------------------------------------------
 
@@ -219,7 +217,7 @@ class RunFolder:
         """
         if not self.about.exists():
             raise UsageError("holds no run", where=self.path, remedy="train one with -o")
-        return validated(read_json(self.about), RunRecord, self.about)
+        return validated(io.read_json(self.about), RunRecord, self.about)
 
     def pipeline(self) -> Pipeline:
         """The resolved pipeline of this run; raises as :meth:`read_about`."""
@@ -268,7 +266,7 @@ class RunFolder:
     def log(self, line: Mapping[str, Any]) -> int:
         """Add a line of metrics; the size of the file, in bytes."""
         with self.metrics.open("ab") as file:
-            file.write(sealed.dumps(line).encode() + b"\n")
+            file.write(io.to_json(line).encode() + b"\n")
             return file.tell()
 
     def cut_metrics(self, size: int) -> None:
@@ -288,7 +286,7 @@ class RunFolder:
     def _lines(self, data: bytes) -> list[dict[str, Any]]:
         whole = data.split(b"\n")[:-1]
         return [
-            sealed.loads(line, f"{self.metrics}, line {number}", REMEDY)
+            io.from_json(line, f"{self.metrics}, line {number}", REMEDY)
             for number, line in enumerate(whole, start=1)
         ]
 
@@ -298,7 +296,7 @@ class RunFolder:
             raise UsageError(
                 "holds no finished run", where=self.path, remedy="train it first, or to its end"
             )
-        document = read_json(self.done)
+        document = io.read_json(self.done)
         try:
             return _SUMMARY.validate_python(document), document["files"]
         except (ValidationError, KeyError) as error:
@@ -308,7 +306,7 @@ class RunFolder:
     def _check(self, path: Path, listed: Mapping[str, str]) -> None:
         """Raise DamagedError unless a file is what the run lists."""
         try:
-            same = file_digest(path) == listed[path.name]
+            same = io.file_sha256(path) == listed[path.name]
         except OSError as error:
             told = error.strerror or str(error)
             raise DamagedError(f"cannot be read: {told}", where=path, remedy=REMEDY) from None

@@ -14,10 +14,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from spamo_cache import io
 from spamo_cache.errors import DamagedError, SpamoError
-from spamo_cache.runs.documents import REMEDY, write_atomic
-from spamo_cache.store import sealed
 
+REMEDY = (
+    "a run's files are a record: restore this one from a copy, or train the run again in "
+    "another folder"
+)
 _HEADER = "spamo-cache"
 """The one entry of a file's header: safetensors writes several in an order of chance."""
 
@@ -29,8 +32,8 @@ def write_tensors(
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     said = dict(header or {})
     checksum = _checksum(((name, held[name]) for name in sorted(held)), said)
-    written = json.dumps({**said, sealed.KEY: checksum}, sort_keys=True)
-    write_atomic(path, save(held, metadata={_HEADER: written}))
+    written = json.dumps({**said, io.CHECKSUM: checksum}, sort_keys=True)
+    io.write_atomic(path, save(held, metadata={_HEADER: written}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -64,7 +67,7 @@ def _checked(path: Path, file: Any, tensors: Iterable[tuple[str, Tensor]]) -> di
     """The header without its checksum, which is compared."""
     try:
         header: dict[str, str] = json.loads((file.metadata() or {})[_HEADER])
-        expected = header.pop(sealed.KEY)
+        expected = header.pop(io.CHECKSUM)
     except (KeyError, ValueError, AttributeError):
         raise DamagedError("has lost its checksum", where=path, remedy=REMEDY) from None
     if expected != _checksum(tensors, header):

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spamo_cache import io
 from spamo_cache.errors import StoreError, UsageError
-from spamo_cache.store import files, roots
+from spamo_cache.store import roots
 from spamo_cache.store.claims import Claims, sweep_corpus
 from spamo_cache.store.index import ClipIndex
 from spamo_cache.store.layout import work_path
@@ -82,7 +83,7 @@ def _entry(root: str, path: Location) -> Entry:
 def _size(path: Location) -> int | None:
     if not isinstance(path, Path):
         return sum(path.files().values()) if path.writable else None
-    with files.reading(path):
+    with io.reading(path):
         return sum(filter(None, map(_file_size, path.rglob("*"))))
 
 
@@ -188,12 +189,12 @@ def remove(path: Location) -> None:
         holder = next(iter(live.values()))
         raise StoreError(f"is being written by {holder}", where=path, remedy="wait, or stop it")
     work = work_path(path)
-    with files.writing(path):
-        files.make_parents(work)
+    with io.writing(path):
+        io.make_folders(work)
         # Gone under its name at once; what takes time happens aside, and a sweep ends it if this
         # is cut off.
-        path.rename(files.temporary(work))
-        files.remove(work)
+        path.rename(io.temporary(work))
+        io.remove(work)
 
 
 def sweep(searched: Iterable[str]) -> None:

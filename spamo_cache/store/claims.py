@@ -23,18 +23,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from spamo_cache import io
 from spamo_cache.errors import DamagedError, StoreError
-from spamo_cache.store import files
+from spamo_cache.process import Process
 from spamo_cache.store.layout import canonical, work_path
-from spamo_cache.store.process import Process
 from spamo_cache.store.records import now, user
 
 STALE_SECONDS = 60.0
 """Silence after which a claim's owner is taken for dead."""
 _BEATS = 6
 """Signs of life within that time."""
-_FORGOTTEN_SECONDS = 86_400.0
-"""Age of unfinished files at which nobody is expected to come back for them."""
 _MAX_CLAIM_BYTES = 4096
 _PATIENCE_SECONDS = 10.0
 _POLL_SECONDS = (0.05, 1.0)
@@ -83,7 +81,7 @@ class Claims:
     def hold(self, name: str) -> Iterator[bool]:
         """Hold the claim ``name`` for the block; False where somebody else does."""
         path = self.folder / name
-        with files.writing(path):
+        with io.writing(path):
             desk = self._take(path)
         if desk is None:
             yield False
@@ -121,7 +119,7 @@ class Claims:
         """
         desk = self._desks.get(name)
         if desk is None:
-            with files.aside(self._work) as folder:
+            with io.temporary_folder(self._work) as folder:
                 yield folder
             return
         try:
@@ -138,7 +136,7 @@ class Claims:
             certain: take the time for a second look at claims from the future, which would be
                 alive for as long as the disk's clock was ahead when they were touched.
         """
-        with files.reading(self.folder):
+        with io.reading(self.folder):
             found = dict(self._live())
             until = time.monotonic() + self.stale / 2 if certain else 0.0
             while any(self._ahead(path) for path in found) and time.monotonic() <= until:
@@ -149,7 +147,7 @@ class Claims:
     def holder(self, name: str) -> Holder | None:
         """Who holds the claim ``name`` now."""
         path = self.folder / name
-        with files.reading(path):
+        with io.reading(path):
             content = _content(path)
             held = content is not None and not self._dead(path, content)
         return _holder(content) if content is not None and held else None
@@ -160,19 +158,13 @@ class Claims:
         What others left, of whom nobody here can tell whether they live, goes after a day, unless
         they hold a claim.
         """
-        left = sorted(p for p in self._work.glob("*.tmp") if files.is_temporary(p.name))
+        left = io.unfinished(self._work)
         for path in self._files():
             with contextlib.suppress(OSError):
                 self._bury(path)
         claims = [content for _, content in self._live()]
         busy = {content["token"] for content in claims} | {c["process"] for c in claims}
-        for path in left:
-            owner = Process.parse(path.name)
-            alive = None if owner is None else owner.alive()
-            if alive is None and not busy & {path.name, str(owner)}:
-                alive = self._age(path) <= _FORGOTTEN_SECONDS
-            if alive is False:
-                files.discard(path)
+        io.sweep_unfinished(left, busy)
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.iterdir()) if self.folder.is_dir() else []
@@ -208,21 +200,21 @@ class Claims:
 
     def _take(self, path: Path) -> Path | None:
         """The desk that comes with the claim; None where somebody else holds it."""
-        files.make_parents(self.folder)
+        io.make_folders(self.folder)
         if not self._bury(path):
             return None
-        desk = files.temporary(self._work)
+        desk = io.temporary(self._work)
         desk.mkdir()  # before the claim that names it: nobody could remove it otherwise
         try:
-            files.for_group(desk, self._work)
+            io.share_with_group(desk, self._work)
             content = {"token": desk.name, "user": user(), "host": platform.node(), "since": now()}
             data = canonical({**content, "process": str(Process.me() or "")})
-            mine = files.publish_bytes(path, data, desk)
+            mine = io.publish_bytes(path, data, desk)
         except BaseException:
             _release(path, desk)
             raise
         if not mine:
-            files.discard(desk)
+            io.discard(desk)
         return desk if mine else None
 
     def _bury(self, path: Path) -> bool:
@@ -233,16 +225,16 @@ class Claims:
         if not self._dead(path, content):
             return False
         self._clear(content["token"])
-        grave = files.temporary(self._work)
+        grave = io.temporary(self._work)
         try:
             path.rename(grave)
         except FileNotFoundError:
             return True  # of several that try, one rename succeeds
         taken = _token(grave)
-        if taken != content["token"] and not files.publish(grave, path):
+        if taken != content["token"] and not io.publish(grave, path):
             # Somebody took it over in between, and somebody else has it now that we took it away.
             self._clear(taken or "")
-        files.discard(grave)
+        io.discard(grave)
         return True
 
     def _clear(self, token: str) -> None:
@@ -251,7 +243,7 @@ class Claims:
             desk = self._work / token
             for _ in range(_BEATS):  # its owner may be alive and busy filling it
                 with contextlib.suppress(OSError):
-                    files.remove(desk)
+                    io.remove(desk)
                     return
             # Somebody else's, who alone may empty it: out of the way will do.
             with contextlib.suppress(FileNotFoundError):
@@ -272,7 +264,7 @@ class Claims:
             return True
         try:
             touched = path.stat().st_mtime_ns
-            age = self._age(path)
+            age = io.age(path, self._work)
         except FileNotFoundError:
             return True
         seen = _SEEN.get(path)
@@ -283,20 +275,8 @@ class Claims:
 
     def _ahead(self, path: Path) -> bool:
         with contextlib.suppress(FileNotFoundError):
-            return self._age(path) < 0
+            return io.age(path, self._work) < 0
         return False
-
-    def _age(self, path: Path) -> float:
-        """Seconds since a file was changed, by the clock of the disk: those of hosts differ."""
-        clock = files.temporary(self._work)
-        try:
-            clock.touch()
-            today = clock.stat().st_mtime
-        except OSError:
-            today = time.time()  # a read-only root
-        finally:
-            files.discard(clock)
-        return today - path.lstat().st_mtime
 
     def _beat(self, path: Path, desk: Path, stop: threading.Event) -> None:
         while not stop.wait(self.stale / _BEATS):
@@ -336,7 +316,7 @@ def _release(path: Path, desk: Path) -> None:
     if _token(path) in {desk.name, ""}:  # or it cannot be read
         with contextlib.suppress(OSError):  # taken over this very moment; or it becomes stale
             path.rename(desk / "claim")
-    files.discard(desk)
+    io.discard(desk)
 
 
 def _holder(content: dict[str, str]) -> Holder:
@@ -348,7 +328,7 @@ def _content(path: Path) -> dict[str, str] | None:
     unknown = {"user": "somebody", "host": "some host", "since": "some time"}
     unknown |= {"token": "", "process": ""}
     try:
-        document = json.loads(files.read(path, _MAX_CLAIM_BYTES))
+        document = json.loads(io.read_regular(path, _MAX_CLAIM_BYTES))
     except DamagedError:
         return unknown if path.exists() else None
     except (ValueError, RecursionError, StoreError):

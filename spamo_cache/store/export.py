@@ -14,8 +14,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from spamo_cache import io
 from spamo_cache.errors import UsageError
-from spamo_cache.store import files
 from spamo_cache.store.layout import canonical, sha256
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.remote import Location
@@ -45,11 +45,11 @@ def export_npy(
     features = FeatureStore.open(store)
     ending = _ending(features) if naming == "official" else ""
     kept = np.dtype(dtype or ("float32" if naming == "official" else features.dtype))
-    with files.reading(folder):
+    with io.reading(folder):
         if folder.exists() and any(folder.iterdir()):
             raise UsageError("the folder is not empty", where=folder, remedy="give a new one")
     listed: dict[str, dict[str, str]] = {}
-    with files.writing(folder):
+    with io.writing(folder):
         for split, clip, rows in _clips(features):
             name = f"{file_name(split)}/{file_name(clip)}{ending}.npy"
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -73,18 +73,18 @@ def export_hdf5(store: Location, file: Path) -> int:
         UsageError: the file exists.
         StoreError: a store that cannot be read, a folder that cannot be written.
     """
-    with files.reading(file):
+    with io.reading(file):
         if file.exists():
             raise UsageError("the file exists", where=file, remedy="give another name")
     features = FeatureStore.open(store)
     unfinished = file.with_name(f"{file.name}.tmp")
-    with files.writing(file):
+    with io.writing(file):
         try:
             count = _fill(unfinished, features)
-            files.sync(unfinished)
+            io.sync(unfinished)
             unfinished.replace(file)
         except BaseException:
-            files.discard(unfinished)
+            io.discard(unfinished)
             raise
     return count
 

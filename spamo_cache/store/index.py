@@ -20,9 +20,9 @@ from awscrt.checksums import crc32c
 from numpy.typing import NDArray
 from pydantic import Field
 
+from spamo_cache import io
 from spamo_cache.config import StrictModel
 from spamo_cache.errors import DamagedError
-from spamo_cache.store import files
 from spamo_cache.store.layout import CHECKSUM_BYTES, FORMAT, ClipKey, Slot, canonical, sha256
 from spamo_cache.store.metadata import column_metadata, group_metadata
 from spamo_cache.store.plan import OK, PLACE, STATES, Columns, State, room
@@ -33,7 +33,7 @@ from spamo_cache.store.records import (
     load_group,
     validated,
 )
-from spamo_cache.store.remote import Location
+from spamo_cache.store.remote import Location, read_file
 from spamo_cache.store.texts import Texts, text
 
 MAX_INDEX_BYTES = 1 << 31
@@ -125,8 +125,8 @@ def write(path: Path, desk: Path, columns: Columns, splits: tuple[str, ...]) -> 
     folder = clips / digest[:_NAME_CHARACTERS]
     if not (folder.exists() and _holds(folder, contents)):
         _set_aside(folder, desk)
-        files.make_folder(folder, fill, desk)
-    files.replace(clips / "zarr.json", pointer(digest), desk)
+        io.create_folder(folder, fill, desk)
+    io.replace(clips / "zarr.json", pointer(digest), desk)
     for old in clips.iterdir():
         if old.name not in {"zarr.json", folder.name}:
             _set_aside(old, desk)
@@ -135,15 +135,15 @@ def write(path: Path, desk: Path, columns: Columns, splits: tuple[str, ...]) -> 
 def _set_aside(path: Path, desk: Path) -> None:
     """Remove a file or folder, where there is one, as a whole: from its place, then for good."""
     if os.path.lexists(path):
-        aside = files.temporary(desk)
+        aside = io.temporary(desk)
         path.rename(aside)
-        files.discard(aside)
+        io.discard(aside)
 
 
 def _holds(folder: Path, contents: Mapping[Path, bytes]) -> bool:
     found = {path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()}
     return found == contents.keys() and all(
-        files.read(folder / file, len(data) + 1) == data for file, data in contents.items()
+        io.read_regular(folder / file, len(data) + 1) == data for file, data in contents.items()
     )
 
 
@@ -253,7 +253,7 @@ class ClipIndex:
 
     def _column(self, name: str) -> NDArray[Any]:
         record = self.generation.columns[name]
-        data = files.read(self.folder / name / _key(record), record.size) if record.size else b""
+        data = read_file(self.folder / name / _key(record), record.size) if record.size else b""
         if len(data) != record.size or sha256(data) != record.sha256:
             raise DamagedError("a column of the clip index is damaged", where=self.folder / name)
         count = len(data[: -CHECKSUM_BYTES or None]) // np.dtype(record.dtype).itemsize

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from spamo_cache import io
 from spamo_cache.errors import DamagedError
-from spamo_cache.store import files
 from spamo_cache.store.layout import canonical
 from spamo_cache.store.records import (
     MAX_RECEIPT_BYTES,
@@ -50,7 +50,7 @@ class Receipts:
     def partitions(self) -> list[int]:
         """Partitions with a receipt of any kind."""
         folder = self.path / "receipts"
-        with files.reading(folder):
+        with io.reading(folder):
             names = [path.stem for path in folder.glob("*.json")]
         return sorted(int(name) for name in names if name.isdecimal())
 
@@ -85,7 +85,7 @@ class Receipts:
         if receipt.shard is None:
             return
         where = shard_path(self.path, receipt.partition)
-        with files.reading(where):
+        with io.reading(where):
             try:
                 size = where.lstat().st_size
             except FileNotFoundError:
@@ -102,20 +102,20 @@ class Receipts:
         """
         final = shard_path(self.path, partition)
         if not os.path.lexists(final):
-            won = files.publish(file, final)
+            won = io.publish(file, final)
         elif self.valid(partition) is not None:
             return False
         else:
-            files.for_group(file, final.parent)
+            io.share_with_group(file, final.parent)
             file.replace(final)
             won = True
-        files.sync(final.parent)
+        io.sync(final.parent)
         return won
 
     def withdraw(self, partition: int, desk: Path) -> None:
         """Vouch for a partition no more; its shard stays until another one takes its place."""
         _take(receipt_path(self.path, partition), desk)
-        files.sync(self.path / "receipts")
+        io.sync(self.path / "receipts")
 
     def remove(self, partition: int, desk: Path) -> None:
         """Remove a partition: its receipt first, then its shard."""
@@ -130,27 +130,27 @@ class Receipts:
         """
         path = receipt_path(self.path, receipt.partition)
         data = canonical(seal(receipt))
-        if files.publish_bytes(path, data, desk):
-            files.sync(path)
-            files.sync(path.parent)
+        if io.publish_bytes(path, data, desk):
+            io.sync(path)
+            io.sync(path.parent)
             return True
         other = self.valid(receipt.partition)
         if other is None or (other.shard != receipt.shard and self._in_place(receipt)):
             # Its writer stalled for so long that its shard was taken for left behind.
-            files.replace(path, data, desk)
+            io.replace(path, data, desk)
             return True
         return False
 
     def _in_place(self, receipt: Receipt) -> bool:
         shard = receipt.shard
         path = shard_path(self.path, receipt.partition)
-        return shard is not None and files.digest(path) == shard.sha256
+        return shard is not None and io.regular_sha256(path) == shard.sha256
 
 
 def _take(path: Path, desk: Path) -> None:
     """Move a file, where there is one, to the desk, which fails where the desk is gone."""
     try:
-        path.rename(files.temporary(desk))
+        path.rename(io.temporary(desk))
     except FileNotFoundError:
         if os.path.lexists(path):
             raise

@@ -14,13 +14,12 @@ from typing import Annotated, Any, Literal, TypeVar, overload
 
 from pydantic import Field, ValidationError
 
-from spamo_cache import bounded
+from spamo_cache import bounded, io
 from spamo_cache.config import StrictModel
 from spamo_cache.errors import DamagedError, StoreError
-from spamo_cache.store import files, sealed
 from spamo_cache.store.layout import FORMAT, Geometry, canonical
 from spamo_cache.store.metadata import features_metadata, group_metadata
-from spamo_cache.store.remote import Location, RemotePath
+from spamo_cache.store.remote import Location, RemotePath, read_file
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, lt=2**48)]
@@ -110,7 +109,7 @@ Record = TypeVar("Record", bound=StrictModel)
 
 def seal(record: StrictModel) -> dict[str, Any]:
     """The record as a JSON document with the checksum of all the rest in ``sha256``."""
-    return sealed.seal(record.model_dump(mode="json"))
+    return io.with_checksum(record.model_dump(mode="json"))
 
 
 def unseal(document: Any, model: type[Record], where: Location) -> Record:
@@ -120,7 +119,7 @@ def unseal(document: Any, model: type[Record], where: Location) -> Record:
         DamagedError: it is not what was sealed, or never was such a record.
         StoreError: another format.
     """
-    rest = sealed.unseal(document, where)
+    rest = io.without_checksum(document, where)
     found = rest.get("format")
     if isinstance(found, int) and found != FORMAT:
         newer = found > FORMAT
@@ -153,7 +152,7 @@ def load_json(path: Location, limit: int) -> Any:
         DamagedError: missing, too large, broken, or bytes in any but the canonical form: a flip
             in white space or an escape must not pass either.
     """
-    raw = files.read(path, limit)
+    raw = read_file(path, limit)
     try:
         document = json.loads(raw)
         if bounded.is_deeper(document, _MAX_DEPTH):
@@ -192,7 +191,7 @@ def load_attributes(path: Location) -> Attributes:
         StoreError: no store, or one with impossible sizes.
         DamagedError: broken attributes.
     """
-    with files.reading(path):
+    with io.reading(path):
         if not (path / "zarr.json").exists():
             remedy = "run `spamo-cache store ls`"
             raise StoreError("no feature store here", where=path, remedy=remedy)

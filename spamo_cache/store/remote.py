@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
-from spamo_cache import config
+from spamo_cache import config, io
 from spamo_cache.errors import DamagedError, StoreError, UsageError
 from spamo_cache.store import webindex
 from spamo_cache.store.client import connected, missing, obstore, told, web
@@ -313,6 +313,21 @@ def _joined(starts: Sequence[int], ends: Sequence[int]) -> list[tuple[int, int]]
 
 Location = Path | RemotePath
 """Where a root, a store or a file of one lies."""
+
+
+def read_file(path: Location, limit: int) -> bytes:
+    """All bytes of a store's file of at most ``limit`` bytes.
+
+    Raises:
+        DamagedError: it is missing or larger.
+        StoreError: not a regular file, or it cannot be read.
+    """
+    return path.read(limit) if isinstance(path, RemotePath) else io.read_regular(path, limit)
+
+
+def file_blocks(path: Location) -> Iterator[Buffer]:
+    """A store's file, block by block; raises as :func:`read_file`."""
+    return path.blocks() if isinstance(path, RemotePath) else io.regular_blocks(path)
 
 
 def location(text: str | Location) -> Location:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from spamo_cache import io
 from spamo_cache.errors import DamagedError
-from spamo_cache.store import files
 from spamo_cache.store.claims import Claims
 from spamo_cache.store.index import ClipIndex
 from spamo_cache.store.plan import ABSENT
@@ -52,7 +52,7 @@ def stores(
 def _folders(place: Location) -> list[str]:
     if isinstance(place, RemotePath):
         return place.folders()
-    with files.reading(place):
+    with io.reading(place):
         if not place.is_dir():
             return []
         return sorted(path.name for path in place.iterdir() if path.is_dir())

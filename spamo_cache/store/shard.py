@@ -21,8 +21,8 @@ from awscrt.checksums import crc32c
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec
 
+from spamo_cache import io
 from spamo_cache.errors import DamagedError, StoreError
-from spamo_cache.store import files
 from spamo_cache.store.layout import ABSENT_CHUNK, CHECKSUM_BYTES, Geometry, sha256
 from spamo_cache.store.records import ShardReceipt
 
@@ -65,7 +65,7 @@ def write(folder: Path, geometry: Geometry, rows: NDArray[Any]) -> tuple[Path, S
     )
     array[: len(rows)] = rows
     path = folder / "c.0.0"
-    files.sync(path)
+    io.sync(path)
     shard = Shard(path, geometry)
     back = np.empty_like(rows)
     shard.read_into(0, as_bytes(back), scratch(geometry))
@@ -172,7 +172,7 @@ class Shard:
         self.path = path
         self._chunk_bytes, self._stored_bytes = geometry.chunk_bytes, geometry.stored_bytes
         try:
-            self._descriptor = files.open_regular(path)
+            self._descriptor = io.open_regular(path)
         except FileNotFoundError:
             raise DamagedError("the shard is missing", where=path) from None
         # Closed with the last reference: eviction from a cache cannot hit a read in another thread.

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
+from spamo_cache import io
 from spamo_cache.errors import DamagedError, StoreError, UsageError
-from spamo_cache.store import files, snapshot
+from spamo_cache.store import snapshot
 from spamo_cache.store.claims import ClaimLostError, Claims
 from spamo_cache.store.index import ClipIndex
 from spamo_cache.store.layout import store_path
 from spamo_cache.store.plan import with_receipts
 from spamo_cache.store.receipts import load_receipt
 from spamo_cache.store.records import Attributes, Receipt, load_attributes, shard_path
-from spamo_cache.store.remote import Location, RemotePath, location
+from spamo_cache.store.remote import Location, RemotePath, file_blocks, location
 from spamo_cache.store.roots import finished
 from spamo_cache.store.upload import Upload
 from spamo_cache.store.writer import StoreWriter
@@ -182,12 +183,12 @@ class _Folder:
         """Put a shard aside, give it its name once it is whole, then vouch for it."""
         writer = self._writer
         try:
-            with files.writing(writer.path), writer.claims.desk(str(receipt.partition)) as desk:
+            with io.writing(writer.path), writer.claims.desk(str(receipt.partition)) as desk:
                 if shard is not None:
-                    aside = files.temporary(desk)
+                    aside = io.temporary(desk)
                     with aside.open("xb") as writing:
                         writing.writelines(shard)
-                    files.sync(aside)
+                    io.sync(aside)
                     if not writer.receipts.place(receipt.partition, aside):
                         return False
                 writer.receipts.publish(receipt, desk)
@@ -247,7 +248,7 @@ def _verified(file: Location, size: int, digest: str) -> Iterator[Buffer]:
         DamagedError: too few, too many or other bytes.
     """
     found, remaining = hashlib.sha256(), size
-    for block in file.blocks() if isinstance(file, RemotePath) else files.blocks(file):
+    for block in file_blocks(file):
         remaining -= memoryview(block).nbytes
         if remaining < 0:
             break

@@ -6,11 +6,11 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
+from spamo_cache import io
 from spamo_cache.errors import DamagedError, StoreError
-from spamo_cache.store import files
 from spamo_cache.store.layout import sha256
 from spamo_cache.store.records import Attributes
-from spamo_cache.store.remote import Location
+from spamo_cache.store.remote import Location, read_file
 
 NAME = "manifest.parquet"
 _REMEDY = "extract or pull again with the same manifest: that puts it back"
@@ -33,7 +33,7 @@ def load(store: Location, attributes: Attributes) -> bytes:
     """
     if not attributes.manifest_sha256:
         return b""
-    data = files.read(store / NAME, attributes.manifest_bytes)
+    data = read_file(store / NAME, attributes.manifest_bytes)
     _compare(store, sha256(data), attributes)
     return data
 
@@ -52,7 +52,7 @@ def check(store: Path, attributes: Attributes, *, deep: bool) -> None:
         what = f"has {found.st_size} bytes, not {attributes.manifest_bytes}"
         raise DamagedError(what, where=store / NAME, remedy=_REMEDY)
     if deep:
-        _compare(store, files.digest(store / NAME), attributes)
+        _compare(store, io.regular_sha256(store / NAME), attributes)
 
 
 def keep(store: Path, attributes: Attributes, manifest: bytes, work: Path) -> None:
@@ -62,8 +62,8 @@ def keep(store: Path, attributes: Attributes, manifest: bytes, work: Path) -> No
     try:
         check(store, attributes, deep=True)
     except StoreError:
-        with files.writing(store):
-            files.replace(store / NAME, manifest, work)
+        with io.writing(store):
+            io.replace(store / NAME, manifest, work)
 
 
 def _compare(store: Location, digest: str, attributes: Attributes) -> None:

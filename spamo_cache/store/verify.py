@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from spamo_cache import io
 from spamo_cache.errors import DamagedError, StoreError
-from spamo_cache.store import files, snapshot
+from spamo_cache.store import snapshot
 from spamo_cache.store.claims import Claims
 from spamo_cache.store.index import ClipIndex, current_generation
 from spamo_cache.store.layout import (
@@ -38,6 +39,7 @@ from spamo_cache.store.records import (
     load_room,
     shard_path,
 )
+from spamo_cache.store.remote import read_file
 from spamo_cache.store.shard import Shard, as_bytes, scratch
 from spamo_cache.store.writer import StoreWriter
 
@@ -91,7 +93,7 @@ def verify(path: Path, *, deep: bool = False, progress: Progress | None = None) 
         StoreError: there is no store at ``path``.
     """
     report = Report(path, deep)
-    with files.reading(path):
+    with io.reading(path):
         try:
             attributes = load_attributes(path)
             report.problems += _metadata_problems(path, attributes)
@@ -121,10 +123,10 @@ def repair(report: Report) -> None:
             are damaged themselves: nothing says then what the store was.
     """
     writer = StoreWriter.at(report.path)
-    with files.writing(report.path):
+    with io.writing(report.path):
         for name, document in documents(writer.attributes, writer.attributes.partitions).items():
             if name != "zarr.json":
-                files.replace(report.path / name, canonical(document), work_path(report.path))
+                io.replace(report.path / name, canonical(document), work_path(report.path))
     writer.forget(report.partitions)
 
 
@@ -140,7 +142,7 @@ def _metadata_problems(path: Path, attributes: Attributes) -> Iterator[str]:
         if name == "features/zarr.json":
             continue  # its size depends on the index
         try:
-            same = files.read(path / name, MAX_ATTRIBUTES_BYTES) == canonical(document)
+            same = io.read_regular(path / name, MAX_ATTRIBUTES_BYTES) == canonical(document)
         except StoreError as error:
             yield _said(error)
             continue
@@ -180,7 +182,7 @@ def _index_problems(index: ClipIndex, attributes: Attributes) -> Iterator[str]:
         where = index.folder / name / "zarr.json"
         expected = canonical(column_metadata(record.shape, record.dtype))
         try:
-            same = files.read(where, MAX_ATTRIBUTES_BYTES) == expected
+            same = read_file(where, MAX_ATTRIBUTES_BYTES) == expected
         except StoreError:
             same = False
         if not same:
@@ -302,7 +304,7 @@ def _read_all(store: Path, receipt: Receipt, slots: list[Slot], geometry: Geomet
     if receipt.shard is None:
         return
     path = shard_path(store, receipt.partition)
-    whole = files.digest(path) == receipt.shard.sha256
+    whole = io.regular_sha256(path) == receipt.shard.sha256
     shard = Shard(path, geometry, receipt.shard.size)
     damaged: list[Damage] = []
     for slot in slots:

@@ -12,8 +12,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from spamo_cache import io
 from spamo_cache.errors import DamagedError, StoreError
-from spamo_cache.store import files, index, shard, snapshot
+from spamo_cache.store import index, shard, snapshot
 from spamo_cache.store.claims import STALE_SECONDS, ClaimLostError, Claims, sweep_corpus
 from spamo_cache.store.index import ClipIndex
 from spamo_cache.store.layout import (
@@ -66,8 +67,8 @@ class StoreWriter:
         self.work = work_path(path)
         self._stale = stale
         self.claims = Claims.beside(path, stale)
-        with files.writing(self.work):
-            files.make_parents(self.work)
+        with io.writing(self.work):
+            io.make_folders(self.work)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (StoreWriter.at, (self.path, self._stale))
@@ -164,9 +165,9 @@ class StoreWriter:
                 (folder / name).write_bytes(canonical(document))
 
         if not (path / "zarr.json").exists():
-            with files.writing(path):
-                files.make_parents(work)
-                files.make_folder(path, fill, work)
+            with io.writing(path):
+                io.make_folders(work)
+                io.create_folder(path, fill, work)
         writer = cls(path)
         writer.sweep()
         writer._join(attributes, columns, splits)
@@ -269,9 +270,9 @@ class StoreWriter:
             return False
         try:
             with (
-                files.writing(self.path),
+                io.writing(self.path),
                 self.claims.desk(str(partition)) as desk,
-                files.aside(desk) as folder,
+                io.temporary_folder(desk) as folder,
             ):
                 record = None
                 if kept:
@@ -324,7 +325,7 @@ class StoreWriter:
                 if not mine:
                     self._check_idle([partition])
                     continue
-                with files.writing(self.path), self.claims.desk(str(partition)) as desk:
+                with io.writing(self.path), self.claims.desk(str(partition)) as desk:
                     self.receipts.remove(partition, desk)
 
     def _check_idle(self, partitions: Iterable[int]) -> None:
@@ -347,7 +348,7 @@ class StoreWriter:
         for _ in range(_TRIES):
             with (
                 suppress(ClaimLostError),
-                files.writing(self.path),
+                io.writing(self.path),
                 self.claims.wait(_INDEX_CLAIM),
                 self.claims.desk(_INDEX_CLAIM) as desk,
             ):
@@ -365,7 +366,7 @@ class StoreWriter:
         array = self.path / "features" / "zarr.json"
         document = canonical(features_metadata(self.geometry, room(self.attributes, columns)))
         if not array.is_file() or array.read_bytes() != document:
-            files.replace(array, document, desk)
+            io.replace(array, document, desk)
 
     def sweep(self) -> None:
         """Remove what dead processes left beside the stores of this corpus."""

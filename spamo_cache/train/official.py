@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spamo_cache import io
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import ConfigError, UsageError, WeightsError
 from spamo_cache.model.official import OURS_ALONE, read_state, their_name
 from spamo_cache.model.translator import Translator
-from spamo_cache.model.weights import digest, file_digest, locate
+from spamo_cache.model.weights import digest, locate
 from spamo_cache.runs.folder import RunFolder, RunSummary
 from spamo_cache.runs.load import load_run
 from spamo_cache.runs.tensors import write_tensors
-from spamo_cache.store import files
 from spamo_cache.train.features import Features
 from spamo_cache.train.loop import Place
 from spamo_cache.train.run import describe
@@ -73,7 +73,7 @@ def import_checkpoint(
     if folder.about.exists():
         raise UsageError("holds a run already", where=out, remedy="choose another folder with -o")
     learnt = {name: value.clone() for name, value in translator.trained().items()}
-    imported = {"name": checkpoint.name, "sha256": file_digest(checkpoint)}
+    imported = {"name": checkpoint.name, "sha256": io.file_sha256(checkpoint)}
     with _beside(out) as work:
         if foreign:
             # Not in the folder yet: it has to be empty when the run is begun.
@@ -190,9 +190,9 @@ def _finish(folder: RunFolder, learnt: Mapping[str, Tensor]) -> RunSummary:
 def _beside(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path``, of which nothing is left after the block."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.sweep(path.parent)
-    new = files.temporary(path.parent)
+    io.sweep(path.parent)
+    new = io.temporary(path.parent)
     try:
         yield new
     finally:
-        files.remove(new)
+        io.remove(new)

@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from spamo_cache import config
-from spamo_cache.store.files import temporary
+from spamo_cache import config, io
 from spamo_cache.video.timeline import Timeline, scan
 
 _FORMAT = 3
@@ -86,7 +85,7 @@ def _save(entry: Path, status: os.stat_result, found: Timeline) -> None:
     values = np.concatenate([header, found.damage.ravel(), steps]).astype(np.int64)
     values[0] = _checksum(values)
     entry.parent.mkdir(parents=True, exist_ok=True)
-    new = temporary(entry.parent)
+    new = io.temporary(entry.parent)
     new.write_bytes(values.tobytes())
     new.replace(entry)
 

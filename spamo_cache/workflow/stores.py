@@ -29,7 +29,7 @@ _AGAIN = "run `spamo-cache extract` again: it computes nothing twice, and notes 
 
 def remember(manifest: Manifest, stores: Iterable[Location]) -> None:
     """Note what was extracted last of a corpus, so that ``train`` needs to be told nothing."""
-    from spamo_cache.store import files, sealed
+    from spamo_cache import io
     from spamo_cache.store.claims import Claims
 
     try:
@@ -38,15 +38,14 @@ def remember(manifest: Manifest, stores: Iterable[Location]) -> None:
         before = []
     listed = list(dict.fromkeys(map(_place, [*stores, *before])))
     folder, data = _folder(manifest.corpus), manifest.to_bytes()
-    text = sealed.dumps(
+    text = io.to_json(
         {"stores": listed[:_REMEMBERED], "manifest_sha256": hashlib.sha256(data).hexdigest()},
         indent=1,
     )
     folder.mkdir(parents=True, exist_ok=True)
     Claims(folder / "claims").sweep()
-    with files.aside(folder) as work:
-        files.replace(folder / _MANIFEST, data, work)
-        files.replace(folder / _STORES, text.encode(), work)
+    io.write_atomic(folder / _MANIFEST, data)
+    io.write_atomic(folder / _STORES, text.encode())
 
 
 def check_room(manifest: Manifest) -> None:
@@ -227,12 +226,12 @@ class _Note:
         Raises:
             DamagedError: it is not what was written.
         """
-        from spamo_cache.store import sealed
+        from spamo_cache import io
 
         folder = _folder(corpus)
         if not (folder / _STORES).is_file():
             return cls(folder, (), "")
-        return cls(folder, **sealed.read(folder / _STORES, _AGAIN))
+        return cls(folder, **io.read_json(folder / _STORES, _AGAIN))
 
     def there(self) -> list[Location]:
         """Stores that were extracted and are still there, the last ones first."""
@@ -247,11 +246,11 @@ class _Note:
         Raises:
             DamagedError: they are not those that were noted.
         """
+        from spamo_cache import io
         from spamo_cache.datasets.manifest import Manifest
-        from spamo_cache.store import files
 
         path = self.folder / _MANIFEST
-        if files.digest(path) != self.manifest_sha256:
+        if io.regular_sha256(path) != self.manifest_sha256:
             raise DamagedError(
                 "is not the manifest that was extracted last", where=path, remedy=_AGAIN
             )

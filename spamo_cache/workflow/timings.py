@@ -48,21 +48,19 @@ class StageTimings:
             self._write()
 
     def _write(self) -> None:
-        from spamo_cache.store import files, sealed
+        from spamo_cache import io
 
-        text = sealed.dumps({"stages": [asdict(stage) for stage in self.all.values()]}, indent=2)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with files.aside(self._path.parent) as work:
-            files.replace(self._path, text.encode(), work)
+        text = io.to_json({"stages": [asdict(stage) for stage in self.all.values()]}, indent=2)
+        io.write_atomic(self._path, text.encode())
 
 
 def _read(path: Path) -> list[StageTiming]:
-    from spamo_cache.store import sealed
+    from spamo_cache import io
 
     if not path.exists():
         return []
     try:
-        return [StageTiming(**stage) for stage in sealed.read(path, "remove it")["stages"]]
+        return [StageTiming(**stage) for stage in io.read_json(path, "remove it")["stages"]]
     except (KeyError, TypeError) as error:
         raise SpamoError(f"holds no stages: {error!r}", where=path, remedy="remove it") from None
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from spamo_cache import io
 from spamo_cache.analysis import analyze
 from spamo_cache.analysis.alignment import beginning
 from spamo_cache.cli.main import app
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.errors import StoreError, UsageError
-from spamo_cache.runs.documents import read_json
 from spamo_cache.runs.load import load_run
 from spamo_cache.train import MemoryFeatures, train
 from spamo_cache.train.loop import Trainer
@@ -91,7 +91,7 @@ def aligned(tmp_path_factory) -> tuple[Path, dict]:
 
 def test_alignment_is_at_chance_before_and_near_perfect_after_it_was_learnt(aligned) -> None:
     run, found = aligned
-    assert read_json(run / "analysis/test.json") == found
+    assert io.read_json(run / "analysis/test.json") == found
     assert (found["clips"], found["of"], found["sentences"]) == (90, 90, 45)
     assert (found["split"], found["failed"], found["chance_at_1"]) == ("test", 0, 1 / 45)
     before = found["before"]

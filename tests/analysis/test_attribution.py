@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from spamo_cache import io
 from spamo_cache.analysis import moments, strips
 from spamo_cache.analysis.attribution import TOLERANCE, attribution, integrate, split_words
 from spamo_cache.config import Pipeline
@@ -16,7 +17,6 @@ from spamo_cache.evaluate.scorecard import Scorecard, keep_card
 from spamo_cache.model.rows import Packed
 from spamo_cache.model.tokens import Tokens, padded_ids
 from spamo_cache.model.translator import Batch, Translator
-from spamo_cache.runs.documents import read_json
 from spamo_cache.runs.load import load_run
 from spamo_cache.train import MemoryFeatures, train
 from spamo_cache.train.features import Bank
@@ -185,7 +185,7 @@ def test_shuffled_weights_give_another_map(run: Path, monkeypatch: pytest.Monkey
 def test_documents_add_up_and_are_kept(run: Path) -> None:
     (document,) = attributed(run, ["test/3"]).values()
     kept = run / strips.FOLDER / f"{strips.slug('test/3')}.json"
-    assert read_json(kept) == document
+    assert io.read_json(kept) == document
     stream = document["streams"]["spatial"]
     assert (document["unit"], document["length"], stream["share"]) == ("row", ROWS, 1.0)
     assert (stream["first"], stream["last"]) == (list(range(ROWS)), list(range(ROWS)))

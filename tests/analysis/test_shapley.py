@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from spamo_cache import io
 from spamo_cache.analysis.shapley import RUNS, coalitions, of_experiments, shapley
 from spamo_cache.errors import UsageError
 from spamo_cache.evaluate.scorecard import Scorecard, keep_card
-from spamo_cache.runs.documents import read_json, write_json
 
 # nobody and VT-Align alone: 1; hand-computed below.
 SCORES = {
@@ -87,7 +87,7 @@ def experiments(
     ]
     folder.mkdir()
     results = {"corpus": "c", "set": [], "seeds": list(scores), "experiments": found}
-    write_json(folder / "results.json", results)
+    io.write_json(folder / "results.json", results)
     return folder
 
 
@@ -102,7 +102,7 @@ def test_parts_of_the_method_by_hand(tmp_path: Path) -> None:
         }
     )
     assert sum(found["values"].values()) == pytest.approx(found["total"] - found["floor"])
-    assert read_json(folder / "shapley.json") == found
+    assert io.read_json(folder / "shapley.json") == found
     nobody = [one for one in found["coalitions"] if one["run"] == "streams/floor"]
     assert [one["players"] for one in nobody] == [[], ["VT-Align"]]
     assert all("floor" in one["note"] for one in nobody)

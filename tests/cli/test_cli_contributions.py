@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
-from spamo_cache.runs.documents import read_json
+from spamo_cache import io
 
 Call = Callable[..., Result]
 Enter = Callable[[Path, pytest.MonkeyPatch], None]
@@ -39,7 +39,7 @@ def lab_of_run(trained: Path, enter: Enter, monkeypatch: pytest.MonkeyPatch) -> 
 def test_frames_are_kept_beside_the_curves(lab_of_run: Path, call: Call) -> None:
     found = json.loads(call(f"analyze {RUN} --clip test-1 --root . --json").stdout)[RUN]["test-1"]
     (kept,) = lab_of_run.glob("*.json")
-    assert read_json(kept) == found
+    assert io.read_json(kept) == found
     # 13 frames; the one window is filled up with the last of them.
     assert (found["unit"], found["length"], found["without"]) == ("frame", 13, None)
     motion, spatial = (found["streams"][name] for name in ("motion", "spatial"))

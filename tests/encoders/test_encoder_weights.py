@@ -9,11 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from spamo_cache import checkpoints
+from spamo_cache import checkpoints, io
 from spamo_cache.config import MotionStream, SpatialStream
 from spamo_cache.encoders import registry, weights
 from spamo_cache.errors import ConfigError, DamagedError, SpamoError, WeightsError
-from spamo_cache.store import sealed
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "encoders"
 
@@ -159,7 +158,7 @@ def test_pins_hold_the_first_hash(base: Path) -> None:
     with pytest.raises(WeightsError, match="is not what it was"):
         weights.pin("hub:a/b", "3" * 64)
     path = base / "home" / "weights.json"
-    pins = sealed.read(path)
+    pins = io.read_json(path)
     assert pins == {"hub:a/b": "1" * 64, "hub:c/d": "2" * 64}
     path.write_text(path.read_text().replace("11", "13", 1))
     with pytest.raises(DamagedError, match="checksum"):

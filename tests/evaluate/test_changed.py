@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from spamo_cache import io
 from spamo_cache.errors import StoreError
 from spamo_cache.evaluate import evaluate, stores
-from spamo_cache.runs.documents import write_json
 from spamo_cache.runs.folder import RunFolder, RunRecord, identity
 from spamo_cache.store.layout import FORMAT
 from spamo_cache.store.records import Attributes, validated
@@ -65,7 +65,7 @@ def check(tmp_path):
         versions={},
     )
     folder = RunFolder(tmp_path)
-    write_json(folder.about, record.model_dump(mode="json"))
+    io.write_json(folder.about, record.model_dump(mode="json"))
     own = {
         name: SimpleNamespace(path="store", fingerprint=about.fingerprint, about=about)
         for name, about in trained.items()

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import zarr
 
+from spamo_cache import io
 from spamo_cache.config import CacheSpec
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import StoreError
 from spamo_cache.extract import worker
 from spamo_cache.extract.run import extract
-from spamo_cache.store import files
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.share import copy
 from spamo_cache.store.verify import verify
@@ -37,7 +37,7 @@ Receipts = dict[str, bytes]
 @pytest.fixture(autouse=True)
 def _quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test cuts the power: waiting for the disk would be most of their time."""
-    monkeypatch.setattr(files, "sync", lambda _: None)
+    monkeypatch.setattr(io, "sync", lambda _: None)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from sacrebleu import sentence_chrf
 
+from spamo_cache import io
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.evaluate.cautions import Caution
@@ -22,7 +23,6 @@ from spamo_cache.evaluate.conventions import Convention
 from spamo_cache.evaluate.published import Published
 from spamo_cache.evaluate.scorecard import Scorecard, keep_card
 from spamo_cache.report import write_report
-from spamo_cache.runs.documents import write_json
 from spamo_cache.runs.folder import RunFolder, RunSummary, identity
 from spamo_cache.runs.tensors import write_tensors
 from spamo_cache.train.run import settings
@@ -217,7 +217,7 @@ def analysis(run: Path) -> None:
     found = {"split": "test", "clips": 6, "of": 6, "entropy": entropy, **measures(0.9)}
     (run / "analysis/attribution").mkdir(parents=True)
     whole = found | {"before": measures(0.1), "before_missing": None}
-    write_json(run / "analysis/test.json", whole)
+    io.write_json(run / "analysis/test.json", whole)
     length = 30
     bump = [math.exp(-((m - 10) ** 2) / 20) - 0.1 for m in range(length)]
     shots = [jpeg(n) for n in range(6)]
@@ -236,7 +236,7 @@ def analysis(run: Path) -> None:
             for n, shot in enumerate(shots)
         ],
     }  # fmt: skip
-    write_json(run / "analysis/attribution/clip.json", document)
+    io.write_json(run / "analysis/attribution/clip.json", document)
 
 
 def jpeg(number: int) -> bytes:

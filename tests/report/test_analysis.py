@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from spamo_cache import io
 from spamo_cache.errors import SpamoError
 from spamo_cache.report.figures.strips import BINS, binned
 from spamo_cache.report.receipt import receipt
 from spamo_cache.report.runs import read_run
-from spamo_cache.runs.documents import read_json, write_json
 
 Build = Callable[..., Path]
 Show = Callable[..., Any]
@@ -33,10 +33,10 @@ def test_alignment_stands_before_and_after_beside_chance(build_run: Build, page:
 def test_an_imported_run_says_why_nothing_is_known_of_before(build_run: Build, page: Show) -> None:
     run = build_run(analysed=True)
     file = run / "analysis/test.json"
-    known = read_json(file)
+    known = io.read_json(file)
     known |= {"before": None, "before_missing": "its first weights are not known"}
     known["entropy"] |= {"sign_before": None, "divergence_before": None}
-    write_json(file, known)
+    io.write_json(file, known)
     told = page(run).text
     assert "Nothing is known of before: its first weights are not known." in told
     assert "own sentence is the nearest 0.540 0.025" in told
@@ -75,7 +75,7 @@ def test_bins_divide_a_curve_without_losing_any() -> None:
 def test_a_damaged_attribution_is_one_clear_error(build_run: Build, changes: Any) -> None:
     run = build_run(analysed=True)
     file = run / "analysis/attribution/clip.json"
-    write_json(file, read_json(file) | changes)
+    io.write_json(file, io.read_json(file) | changes)
     with pytest.raises(SpamoError, match="is no attribution"):
         read_run(run)
 
@@ -84,9 +84,9 @@ def test_pictures_are_taken_from_the_folder_only(build_run: Build, tmp_path: Pat
     run = build_run(analysed=True)
     (tmp_path / "secret.jpg").write_bytes(b"secret")
     file = run / "analysis/attribution/clip.json"
-    whole = read_json(file)["shots"][0]
+    whole = io.read_json(file)["shots"][0]
     shots = [whole | {"at": 0, "file": "../../../../secret.jpg"}, whole | {"at": 1}]
-    write_json(file, read_json(file) | {"shots": shots})
+    io.write_json(file, io.read_json(file) | {"shots": shots})
     (found,) = read_run(run).attributions
     assert [at for at, _ in found.shots] == [1]
 

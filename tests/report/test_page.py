@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 
-from spamo_cache import config
+from spamo_cache import config, io
 from spamo_cache.errors import SpamoError, UsageError
 from spamo_cache.report import write_report
 from spamo_cache.report.evaluations import Line
 from spamo_cache.report.receipt import departures, receipt
 from spamo_cache.report.runs import read_run
 from spamo_cache.report.translations import marked, spread
-from spamo_cache.runs.documents import read_json, write_json
 from spamo_cache.runs.folder import RunFolder
 from spamo_cache.store.find import by_fingerprint
 from spamo_cache.store.layout import stream_spec
@@ -159,7 +158,7 @@ def test_stage_times_and_sizes_come_from_the_reproduction(build_run: Build, page
     run = build_run()
     assert "train 3 min 05 s" in page(run).text
     stages = [{"name": "extract", "seconds": 318, "bytes": 41_000_000, "reused": True}]
-    write_json(run.parent / "stages.json", {"stages": stages})
+    io.write_json(run.parent / "stages.json", {"stages": stages})
     assert "extract 5 min 18 s · 41.0 MB" in page(run).text
 
 
@@ -170,7 +169,7 @@ def test_measures_of_alignment_are_shown_where_they_were_taken(
     assert "Alignment" not in page(run).text
     (run / "analysis").mkdir()
     measured = {"split": "test", "recall_at_1": 0.8125, "clips": 6}
-    write_json(run / "analysis/test.json", measured)
+    io.write_json(run / "analysis/test.json", measured)
     assert "own sentence is the nearest 0.812" in page(run).text
 
 
@@ -281,9 +280,9 @@ def test_the_real_run_s_stores_are_told_wherever_they_lie(
     run, moved = tmp_path / "run", tmp_path / "elsewhere"
     shutil.copytree(tiny.run, run)
     shutil.copytree(tiny.folder / "features", moved)
-    document = read_json(run / "run.json")
+    document = io.read_json(run / "run.json")
     document["places"] = dict.fromkeys(document["places"], str(tmp_path / "gone"))
-    write_json(run / "run.json", document)
+    io.write_json(run / "run.json", document)
     for roots, held in (([str(moved)], {"ok": 10, "failed": 0, "absent": 0}), ([], None)):
         found = read_run(run, roots)
         assert [store.stream for store in found.stores] == ["spatial", "motion"]

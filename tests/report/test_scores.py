@@ -7,20 +7,20 @@ from typing import Any
 
 import pytest
 
+from spamo_cache import io
 from spamo_cache.errors import SpamoError
 from spamo_cache.report import write_report
 from spamo_cache.report.confusions import confused
 from spamo_cache.report.evaluations import Line
 from spamo_cache.report.runs import read_run, told_apart
 from spamo_cache.report.translations import LONGEST, marked
-from spamo_cache.runs.documents import read_json, write_json
 
 Build = Callable[..., Path]
 Show = Callable[..., Any]
 
 
 def changed(path: Path, **changes: Any) -> None:
-    write_json(path, read_json(path) | changes)
+    io.write_json(path, io.read_json(path) | changes)
 
 
 def test_the_scorecard_has_every_metric_and_says_what_it_is(build_run: Build, page: Show) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spamo_cache.store import files
+from spamo_cache import io
 from spamo_cache.store.layout import ClipKey, Slot, StreamIdentity, pack
 from spamo_cache.store.writer import StoreWriter
 
@@ -71,7 +71,7 @@ class Material:
 def _quick_disk(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """No test cuts the power: waiting for the disk would be most of their time."""
     if "real_sync" not in request.fixturenames:
-        monkeypatch.setattr(files, "sync", lambda _: None)
+        monkeypatch.setattr(io, "sync", lambda _: None)
 
 
 @pytest.fixture

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from spamo_cache import io, process
 from spamo_cache.errors import StoreError
-from spamo_cache.store import catalogue, files, index, process
+from spamo_cache.process import Process
+from spamo_cache.store import catalogue, index
 from spamo_cache.store.claims import Claims
-from spamo_cache.store.process import Process
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.receipts import Receipts
 from spamo_cache.store.records import receipt_path, shard_path
@@ -143,7 +144,7 @@ def test_a_claim_is_taken_over_though_its_desk_is_not_ours_to_empty(tmp_path, mo
         def refuse(_: Path) -> None:
             raise PermissionError(errno.EACCES, "Permission denied")
 
-        monkeypatch.setattr(files, "remove", refuse)
+        monkeypatch.setattr(io, "remove", refuse)
         with Claims(tmp_path / "claims").hold("0") as taken:
             assert taken
             assert not desk.exists()
@@ -190,7 +191,7 @@ def test_who_slept_before_moving_the_pointer_does_not_take_a_newer_index_back(
             material.publish(other, partition)
         other.seal()
 
-    monkeypatch.setattr(index.files, "replace", once(overtake, files.replace))
+    monkeypatch.setattr(index.io, "replace", once(overtake, io.replace))
     writer.seal()
     assert FeatureStore.open(writer.path).counts()["absent"] == 0
     assert verify(writer.path, deep=True).notes == []
@@ -310,7 +311,7 @@ def test_disks_that_do_not_sync_folders(code, material, tmp_path, monkeypatch, c
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):
             raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(files, "_UNSAID", threading.Lock())
+    monkeypatch.setattr(io, "_NOT_YET_WARNED", threading.Lock())
     monkeypatch.setattr(os, "fsync", refuse)
     if code == errno.EIO:
         with pytest.raises(StoreError, match="cannot write"):
@@ -334,15 +335,15 @@ def test_disks_that_keep_no_permissions(material, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("code", "remedy"),
     [
-        (errno.ENOSPC, "make room on that disk"),
+        (errno.ENOSPC, "free some space"),
         (errno.EDQUOT, "quota raised"),
-        (errno.EROFS, "have it opened to you"),
-        (errno.EIO, "check that disk"),
+        (errno.EROFS, "get write access"),
+        (errno.EIO, "check the disk"),
         (errno.ENAMETOOLONG, "shorter path"),
     ],
 )
 def test_what_can_be_done_about_it_is_said(code, remedy, tmp_path):
-    with pytest.raises(StoreError) as error, files.writing(tmp_path):
+    with pytest.raises(StoreError) as error, io.writing(tmp_path):
         raise OSError(code, os.strerror(code), "/nfs/lab/file")
     assert remedy in (error.value.remedy or "")
     assert error.value.where == "/nfs/lab/file"
@@ -357,7 +358,7 @@ def test_the_rest_of_a_killed_removal_is_swept(make, tmp_path, monkeypatch):
         os._exit(9)
 
     path = make().write(tmp_path / "root").path
-    monkeypatch.setattr(catalogue.files, "remove", killed)
+    monkeypatch.setattr(catalogue.io, "remove", killed)
     removing = FORK.Process(target=catalogue.remove, args=(path,))
     removing.start()
     removing.join(60)

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from spamo_cache.errors import StoreError
+from spamo_cache.process import Process
 from spamo_cache.store.catalogue import remove
 from spamo_cache.store.claims import Claims
-from spamo_cache.store.process import Process
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.records import shard_path
 from spamo_cache.store.verify import verify

@@ -21,12 +21,12 @@ from spamo_cache.store.verify import verify
 # Reads lines "store, root, operation or seconds"; a forked child copies and dies there.
 NURSERY = r"""
 import os, signal, sys
-from spamo_cache.store import files
+from spamo_cache import io
 from spamo_cache.store.remote import RemotePath, location
 from spamo_cache.store.share import copy
 
 CHANGES = {"os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir"}
-files.sync = lambda path: None
+io.sync = lambda path: None
 
 def die_at(operation, remote):
     left = operation

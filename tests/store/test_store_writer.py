@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from spamo_cache import io
 from spamo_cache.errors import StoreError
-from spamo_cache.store import files
 from spamo_cache.store.layout import Slot, work_path
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.records import receipt_path, shard_path
@@ -237,7 +237,7 @@ def test_a_shard_is_durable_before_its_name_and_its_name_before_its_receipt(
 
         return call
 
-    monkeypatch.setattr(files, "sync", noted("sync", files.sync))
+    monkeypatch.setattr(io, "sync", noted("sync", io.sync))
     monkeypatch.setattr(os, "link", noted("link", os.link))
     material.publish(writer, 0)
     receipt = steps[3].removeprefix("link ")

@@ -11,11 +11,11 @@ from dataclasses import replace
 
 import pytest
 
+from spamo_cache import io
 from spamo_cache.errors import UsageError
+from spamo_cache.process import Process
 from spamo_cache.runs import folder
 from spamo_cache.runs.folder import RunFolder
-from spamo_cache.store import files
-from spamo_cache.store.process import Process
 
 HOLD = """\
 import sys
@@ -103,7 +103,7 @@ def test_what_a_killed_writer_left_is_swept_and_a_living_one_s_is_not(toy, tmp_p
     dead = subprocess.run(
         [sys.executable, "-c", LEAVE, str(out)], check=True, capture_output=True, text=True
     ).stdout.split()
-    alive, own = files.temporary(out), out / "notes.tmp"
+    alive, own = io.temporary(out), out / "notes.tmp"
     alive.write_bytes(b"mine")
     own.write_bytes(b"a user's")
     os.utime(own, (0, 0))
@@ -116,9 +116,9 @@ def test_what_a_killed_writer_left_is_swept_and_a_living_one_s_is_not(toy, tmp_p
 LEAVE = """\
 import sys
 from pathlib import Path
-from spamo_cache.store import files
+from spamo_cache import io
 for _ in range(2):
-    left = files.temporary(Path(sys.argv[1]))
+    left = io.temporary(Path(sys.argv[1]))
     left.write_bytes(bytes(1000))
     print(left.name)
 """

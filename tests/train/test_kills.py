@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from spamo_cache.runs.documents import read_json
+from spamo_cache import io
 from tests.support import environment, program
 
 KILLS = 20
@@ -51,7 +51,7 @@ def whole(nursery, tmp_path_factory):
 
 def results(run: Path) -> dict[str, object]:
     """Everything but times, places, and what this call took of the work."""
-    done = read_json(run / "done.json")
+    done = io.read_json(run / "done.json")
     done |= {"seconds": 0, "path": "", "steps": 0, "step_seconds": None, "peak_bytes": None}
     files = {path.name: path.read_bytes() for path in run.iterdir() if path.name != "done.json"}
     return files | {"done": done}

@@ -86,13 +86,13 @@ def test_refuses_to_go_on_with_other_features(toy, tmp_path, monkeypatch):
 
 
 def test_kill_while_writing_leaves_the_old_state(tmp_path, monkeypatch):
-    from spamo_cache.runs.documents import write_atomic
+    from spamo_cache import io
 
     target = tmp_path / "state"
-    write_atomic(target, b"old")
+    io.write_atomic(target, b"old")
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(KilledError))
     with pytest.raises(KilledError):
-        write_atomic(target, b"new")
+        io.write_atomic(target, b"new")
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
 

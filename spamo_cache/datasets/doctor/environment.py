@@ -10,9 +10,8 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from spamo_cache import config
+from spamo_cache import config, io
 from spamo_cache.datasets.doctor.findings import Diagnosis, Finding, diagnosis
-from spamo_cache.datasets.doctor.lint import file_sha256
 from spamo_cache.errors import SpamoError
 from spamo_cache.store.roots import stores
 
@@ -102,7 +101,7 @@ def _weights() -> dict[str, str]:
     """Weights that ship with the project or lie in the Hugging Face cache, with their hashes."""
     places = [config.shipped(folder) for folder in ("cache_specs", "pipelines")]
     found = {
-        f"{place.name}/{path.relative_to(place).as_posix()}": file_sha256(path)
+        f"{place.name}/{path.relative_to(place).as_posix()}": io.file_sha256(path)
         for place in places
         for path in sorted(place.rglob("*.safetensors"))
     }

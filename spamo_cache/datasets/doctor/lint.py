@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from spamo_cache import io
 from spamo_cache.datasets import registry
 from spamo_cache.datasets.corpus import Corpus
 from spamo_cache.datasets.doctor import sentences, sources, videos
@@ -73,12 +73,6 @@ def lint(
     return diagnosis(found, facts)
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _notes(manifest: Manifest, root: Path) -> Iterator[Finding]:
     for note in manifest.notes:
         # Which videos are missing is looked up, split by split.
@@ -104,7 +98,9 @@ def _sampled(manifest: Manifest, sample: int | None) -> Manifest:
 def _known(corpus: Corpus | None, root: Path) -> dict[str, Any]:
     if corpus is None:
         return {}
-    hashes = {path.relative_to(root).as_posix(): file_sha256(path) for path in _files(corpus, root)}
+    hashes = {
+        path.relative_to(root).as_posix(): io.file_sha256(path) for path in _files(corpus, root)
+    }
     conventions = {
         "sign_language": corpus.sign_language,
         "fps": corpus.fps,

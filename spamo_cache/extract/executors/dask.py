@@ -21,13 +21,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
-from spamo_cache import config
+from spamo_cache import config, io
 from spamo_cache.config import read_yaml
 from spamo_cache.errors import ConfigError, SpamoError, UsageError
 from spamo_cache.extract import worker
 from spamo_cache.extract.executors import preload
 from spamo_cache.extract.job import Advance, Done, Job, Report, Task
-from spamo_cache.store import files
 
 _REPORT_SECONDS = 0.25
 _LOOK_SECONDS = 2.0
@@ -286,7 +285,7 @@ def _credentials(folder: Path) -> Any:
     made = Security.temporary()
     for name in ("tls_ca_file", "tls_worker_cert", "tls_worker_key"):
         file = folder / name
-        with files.writing(file):
+        with io.writing(file):
             file.touch(0o600)
             file.write_text(getattr(made, name), encoding="ascii")
         setattr(made, name, str(file))
@@ -299,7 +298,7 @@ def _slurm(path: Path) -> Iterator[Any]:
     from dask_jobqueue.slurm import SLURMCluster
 
     shared = Path(options.pop("shared_temp_directory", config.home())).expanduser()
-    with files.writing(shared):
+    with io.writing(shared):
         shared.mkdir(parents=True, exist_ok=True)
         folder = TemporaryDirectory(prefix="slurm-", dir=shared)  # for its owner alone
     with folder as private:

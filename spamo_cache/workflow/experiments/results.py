@@ -51,10 +51,10 @@ class Results:
         self.write()
 
     def write(self) -> None:
-        from spamo_cache.runs.documents import write_json
+        from spamo_cache import io
 
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self._path, self.document())
+        io.write_json(self._path, self.document())
 
     def document(self) -> dict[str, Any]:
         listed = (self._entry(experiment) for experiment in self._experiments)
@@ -100,10 +100,10 @@ class Results:
 
     def _kept(self) -> dict[str, Mapping[str, Any]]:
         """Entries of an earlier call with the same corpus, settings and seeds."""
-        from spamo_cache.store import sealed
+        from spamo_cache import io
 
         try:
-            document = sealed.read(self._path)
+            document = io.read_json(self._path)
             if any(document[key] != value for key, value in self._common.items()):
                 return {}
             return {entry["name"]: entry for entry in document["experiments"]}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from spamo_cache.runs.documents import read_json, write_json
+from spamo_cache import io
 
 Build = Callable[..., Path]
 
@@ -69,8 +69,8 @@ def build_lab(build_run: Build) -> Callable[..., Path]:
             ],
         }  # fmt: skip
         folder = full.parent / "experiments"
-        write_json(folder / "results.json", document)
-        write_json(folder / "shapley.json", SHAPLEY)
+        io.write_json(folder / "results.json", document)
+        io.write_json(folder / "shapley.json", SHAPLEY)
         return folder
 
     return build
@@ -81,9 +81,9 @@ def add() -> Callable[..., None]:
     """Adds a variant to the first experiment of a folder; its run lies beside."""
 
     def add(folder: Path, name: str, **changes: Any) -> None:
-        known = read_json(folder / "results.json")
+        known = io.read_json(folder / "results.json")
         known["experiments"][0]["variants"].append(variant(name, f"../{name}", **changes))
-        write_json(folder / "results.json", known)
+        io.write_json(folder / "results.json", known)
 
     return add
 

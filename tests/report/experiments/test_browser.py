@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 
+from spamo_cache import io
 from spamo_cache.evaluate.cautions import Caution
 from spamo_cache.evaluate.scorecard import keep_card, read_card
 from spamo_cache.report import write_report
-from spamo_cache.runs.documents import read_json, write_json
 
 Build = Callable[..., Path]
 HOSTILE = [
@@ -185,7 +185,7 @@ def test_durations_are_sorted_by_seconds(
     folder = build_lab()
     for name, seconds in (("default", 3700), ("spatial", 59)):
         done = folder.parent / name / "done.json"
-        write_json(done, read_json(done) | {"seconds": seconds})
+        io.write_json(done, io.read_json(done) | {"seconds": seconds})
     found = browser.ask(
         write_report([folder], tmp_path / "lab.html"),
         """

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
+from spamo_cache import io
 from spamo_cache.errors import SpamoError, UsageError
 from spamo_cache.report import write_report
 from spamo_cache.report.experiments import read_results
-from spamo_cache.runs.documents import read_json, write_json
 
 Build = Callable[..., Path]
 Show = Callable[..., Any]
 
 
 def change(path: Path, **changes: Any) -> None:
-    write_json(path, read_json(path) | changes)
+    io.write_json(path, io.read_json(path) | changes)
 
 
 def test_every_experiment_has_its_question_its_paper_and_its_table(
@@ -160,7 +160,7 @@ def test_alignment_is_compared_where_several_variants_were_looked_into(
     assert "Where clips and their sentences lie" not in page(folder).text
     looked = folder.parent / "spatial/analysis/test.json"
     looked.parent.mkdir()
-    write_json(looked, {"recall_at_1": 0.25, "chance_at_1": 0.025})
+    io.write_json(looked, {"recall_at_1": 0.25, "chance_at_1": 0.025})
     told = page(folder).text
     assert told.count("Where clips and their sentences lie after training") == 1
     assert "measure spatial both by chance recall@1" in told
@@ -192,12 +192,12 @@ def test_shapley_values_and_their_coalitions(build_lab: Build, page: Show) -> No
 def test_a_page_can_be_made_before_anything_is_finished(build_lab: Build, page: Show) -> None:
     folder = build_lab()
     file = folder / "results.json"
-    known = read_json(file)
+    known = io.read_json(file)
     for experiment in known["experiments"]:
         for variant in experiment["variants"]:
             for run in variant["runs"]:
                 run["path"] = "../nowhere"
-    write_json(file, known)
+    io.write_json(file, known)
     found = page(folder)
     assert found.faults == []
     assert "3 experiments · 0 finished runs" in found.text
@@ -224,7 +224,7 @@ def test_experiments_and_runs_are_not_mixed(build_lab: Build) -> None:
 )
 def test_results_of_another_kind_are_one_clear_error(build_lab: Build, damage: Any) -> None:
     folder = build_lab()
-    write_json(folder / "results.json", damage)
+    io.write_json(folder / "results.json", damage)
     with pytest.raises(SpamoError, match="holds no") as caught:
         write_report([folder], folder / "r.html")
     assert "results.json" in str(caught.value)
