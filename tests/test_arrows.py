@@ -26,7 +26,7 @@ LEVELS: dict[str, int] = {
     **dict.fromkeys(("datasets", "video"), 3),
     "store": 2,
     **dict.fromkeys(("config", "checkpoints", "devices", "io"), 1),
-    **dict.fromkeys(("errors", "compat", "bounded", "process"), 0),
+    **dict.fromkeys(("errors", "compat", "bounded", "human", "process"), 0),
 }
 EXTRAS = ("open_clip", "decord", "torchvision", "av", "dask", "distributed", "dask_jobqueue")
 STAGE_1 = ("extract", "encoders", "video")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
 import typer
 
-from spamo_cache.cli import contributions, display, options
-from spamo_cache.workflow import resolve
+from spamo_cache import workflow
+from spamo_cache.cli import display, options
 
 Found = Mapping[str, Any]
 
@@ -42,35 +43,19 @@ def analyze(
 
         spamo-cache analyze runs/signed-weather/default
     """
-    from spamo_cache import analysis
     from spamo_cache.analysis import shapley
 
     found: dict[Path, Any]
     show: Callable[[Mapping[Path, Found]], None]
+    common: dict[str, Any] = {"split": split, "store": store, "llm": llm, "device": device}
     if clips:
-        look = partial(
-            contributions.attribute,
-            named=clips,
-            root=root,
-            split=split,
-            device=device,
-            store=store,
-            llm=llm,
-        )
-        found = {run: look(run) for run in runs}
-        show = contributions.show_attributions
+        found = {run: workflow.attribute(run, clips, root=root, **common) for run in runs}
+        show = _show_attributions
     elif all((run / shapley.RESULTS).is_file() for run in runs):
         found = {run: shapley.of_experiments(run) for run in runs}
-        show = contributions.show_shapley
+        show = _show_shapley
     else:
-        look = partial(
-            analysis.analyze,
-            split=split,
-            device=device,
-            roots=resolve.store_roots(store),
-            llm=llm,
-        )
-        found = {run: look(run) for run in runs}
+        found = {run: workflow.analyze(run, **common) for run in runs}
         show = _show
     if json:
         display.as_json({str(run): numbers for run, numbers in found.items()})
@@ -139,3 +124,62 @@ def _examples(run: Path, numbers: Found) -> None:
         said = " ".join(example["gloss"] or ()) or "no glosses"
         display.line(f"  {example['clip']}: {said} · {example['text']}")
         display.line(f"    {' '.join(rows)}")
+
+
+_BARS = " ▁▂▃▄▅▆▇█"
+_COLUMNS = 60
+
+
+def _show_attributions(runs: Mapping[Path, Mapping[str, Any]]) -> None:
+    """Print what runs said of clips, and where in them each stream saw it."""
+    for run, found in runs.items():
+        display.title(f"attribution over time, {run.name}")
+        for document in found.values():
+            _show_clip(document)
+
+
+def _show_clip(document: Mapping[str, Any]) -> None:
+    display.line("")
+    display.title(f"{document['hypothesis']}")
+    display.line(f"meant: {document['reference']}  ({document['clip']})")
+    for name, stream in document["streams"].items():
+        display.line(f"{name:>10} |{_bars(stream['curve'])}| {100 * stream['share']:.0f} %")
+    nats, where = document["nats"], f"{document['length']} {document['unit']}s"
+    display.line(
+        f"{nats['clip'] - nats['baseline']:.1f} nats over {where}, missed by "
+        f"{100 * nats['error']:.1f} %; baseline: {document['baseline']}"
+    )
+    if document["without"]:
+        display.line(f"no frames: {document['without']}")
+
+
+def _bars(curve: Sequence[float]) -> str:
+    """What speaks for the translation, as bars of text; what speaks against it is left out."""
+    columns = min(_COLUMNS, len(curve))
+    bounds = [place * len(curve) // columns for place in range(columns + 1)]
+    means = [fmean(curve[first:stop]) for first, stop in pairwise(bounds)]
+    most = max(*means, 1e-9)
+    return "".join(_BARS[round(max(0.0, mean) / most * (len(_BARS) - 1))] for mean in means)
+
+
+def _show_shapley(folders: Mapping[Path, Mapping[str, Any]]) -> None:
+    """Print what each part of the method contributes, and the runs that say so."""
+    for found in folders.values():
+        rows = [
+            (player, value, _points(found["errors"][player]))
+            for player, value in found["values"].items()
+        ]
+        gain = ("together", found["total"] - found["floor"], "")
+        display.table(["part", found["metric"], "±"], [*rows, gain], title="Shapley values")
+        display.line(f"±: {found['spread']}")
+        display.table(
+            ["who plays", found["metric"], "run"],
+            [
+                (" + ".join(one["players"]) or "nobody", one["value"], one["run"])
+                for one in found["coalitions"]
+            ],
+        )
+
+
+def _points(error: float | None) -> str:
+    return "-" if error is None else f"{error:.2f}"

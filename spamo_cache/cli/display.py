@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import fields
-from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -184,35 +183,6 @@ def _cell(value: object) -> str:
         return f"{value:,.2f}"
     whole = isinstance(value, int) and not isinstance(value, bool)
     return f"{value:,}" if whole else printable(str(value))
-
-
-def size(count: int) -> str:
-    """Bytes for people: ``size(475_000)`` is ``475.0 kB``."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: ``duration(3725)`` is ``1 h 02 min``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def age(moment: str) -> str:
-    """How long ago a moment in ISO 8601 was; empty where it is none."""
-    try:
-        seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
-    except (ValueError, TypeError):
-        return ""
-    return duration(seconds) if seconds < 86_400 else f"{seconds / 86_400:,.0f} days"
 
 
 @contextmanager

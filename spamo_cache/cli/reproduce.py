@@ -12,12 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spamo_cache import config
+from spamo_cache import human, workflow
 from spamo_cache.cli import display, options, scores
-from spamo_cache.cli import evaluate as evaluate_command
-from spamo_cache.cli import extract as extract_command
-from spamo_cache.cli import report as report_command
-from spamo_cache.cli import train as train_command
 from spamo_cache.errors import UsageError
 from spamo_cache.workflow import resolve
 from spamo_cache.workflow.experiments.context import FOLDER, ExperimentContext
@@ -188,32 +184,39 @@ def _run(
     check_llm(locate(loaded.llm.weights, path.parent), loaded.llm)
     with stages.stage("extract") as stage:
         _, spec = resolve.spec_used(loaded, path.parent)
-        extracted = extract_command.run(
-            table,
-            root,
-            str(spec),
-            store,
-            changes=config.overrides(loaded.spec_set),
+        extracted = workflow.extract(
+            manifest=table,
+            root=root,
+            spec=spec,
+            store=store,
+            set=loaded.spec_set,
             streams=loaded.streams,
             device=device,
+            watcher=display.TERMINAL,
             **work,
         )
         stage.reused = extracted.done == 0
         local = (path for path in extracted.stores.values() if isinstance(path, Path))
         stage.bytes = sum(map(size_of, local))
     with stages.stage("train") as stage:
-        given = [f"{stream}={path}" for stream, path in extracted.stores.items()]
-        trained, run = train_command.run(
-            *pipeline, store, out / loaded.name, given=given, device=device
+        run = out / loaded.name
+        trained = workflow.train(
+            pipeline[0],
+            set=pipeline[1],
+            store=store,
+            output=run,
+            features=extracted.stores,
+            device=device,
+            watcher=display.TERMINAL,
         )
         stage.reused, stage.bytes = trained.reused, size_of(run / "model.safetensors")
     with stages.stage("evaluate") as stage:
         before = _written(run / "evaluation" / "test.json")
-        card = evaluate_command.run(run, "test", device=device, store=store)
+        card = workflow.evaluate(run, device=device, store=store, watcher=display.TERMINAL)
         stage.reused = before == _written(run / "evaluation" / "test.json")
         stage.bytes = size_of(run / "evaluation")
     with stages.stage("report") as stage:
-        page = report_command.run([run], out / "report.html", root)
+        page = workflow.report(run, out / "report.html", root=root)
         stage.bytes = size_of(page)
     return Reproduction(run=run, report=page, card=card, failed=extracted.failed, stages=stages)
 
@@ -273,8 +276,8 @@ def _show(found: Reproduction) -> None:
         [
             (
                 stage.name,
-                display.duration(stage.seconds),
-                display.size(stage.bytes) if stage.bytes else "",
+                human.duration(stage.seconds),
+                human.size(stage.bytes) if stage.bytes else "",
                 "reused" if stage.reused else "",
             )
             for stage in found.stages.all.values()

@@ -1,27 +1,36 @@
-"""``spamo-cache store push`` and ``pull``: stores on their way between roots."""
+"""``spamo-cache store push``, ``pull``, ``import`` and ``export``: features for others and back."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from spamo_cache import config
+from spamo_cache import config, human
 from spamo_cache.cli import display, options
 from spamo_cache.workflow import resolve
+from spamo_cache.workflow.exchange import export_features, import_features
 
 if TYPE_CHECKING:
     from spamo_cache.store.remote import Location
 
 Splits = Annotated[
-    str | None, typer.Option("--split", help="Only these splits, with commas [default: all]")
+    str | None,
+    typer.Option("--split", help="Only these splits, separated by commas [default: all]"),
 ]
 Ids = Annotated[
     Path | None,
-    typer.Option("--ids", metavar="FILE", help="Only the partitions of these clips, one a line."),
+    typer.Option(
+        "--ids", metavar="FILE", help="Only the partitions of these clips, one id per line."
+    ),
 ]
+
+Official = Annotated[
+    bool, typer.Option("--official", help="Files are named as the official release's.")
+]
+_SHOWN = 20
 
 
 def push(
@@ -38,7 +47,7 @@ def push(
 ) -> None:
     """Copy a store to another root, verified; nothing different is ever overwritten.
 
-    Cut off, the same command goes on from there. Readers of the other root see finished partitions
+    Rerun to resume an interrupted copy. Readers of the other root see finished partitions
     only. See `store ls --help` for what a root can be.
 
     Example:
@@ -59,7 +68,7 @@ def pull(
     ids: Ids = None,
     json: options.Json = False,
 ) -> None:
-    """Copy a store of another root into one's own, verified; cut off, it goes on from there.
+    """Copy a store of another root into your own, verified. Rerun to resume an interrupted copy.
 
     Example:
 
@@ -99,4 +108,83 @@ def _copy(
     partitions = {f"partitions {outcome}": count for outcome, count in done.partitions.items()}
     asked = {} if wanted is None else {"clips asked for": len(wanted)}
     shown = {**asked, "clips in whole partitions": done.clips, **partitions}
-    display.pairs({**shown, "copied": display.size(done.bytes)}, title=str(done.path))
+    display.pairs({**shown, "copied": human.size(done.bytes)}, title=str(done.path))
+
+
+def import_(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Folder of .npy/.npz files, or an HDF5 file.")
+    ],
+    *,
+    corpus: Annotated[str, typer.Option("--dataset", "-d", help="Corpus the clips are of.")],
+    stream: Annotated[str, typer.Option("--stream", help="Stream the features are.")],
+    official: Official = False,
+    manifest: Annotated[
+        Path | None,
+        typer.Option("--manifest", metavar="FILE", help="Table of the clips there should be."),
+    ] = None,
+    dtype: Annotated[
+        Literal["float16", "float32"] | None,
+        typer.Option("--dtype", help="[default: the smallest that keeps every value as it is]"),
+    ] = None,
+    store: options.Store = None,
+    json: options.Json = False,
+) -> None:
+    """Make a store of features that exist already, one array for each clip.
+
+    Unusable arrays are listed with their reasons, and so are the manifest's clips without a file;
+    exit code 1 then. `train --features STREAM=STORE` reads it.
+
+    Example:
+
+        spamo-cache store import old/features --dataset phoenix14t --stream spatial --official
+    """
+    made = import_features(
+        source,
+        corpus=corpus,
+        stream=stream,
+        official=official,
+        manifest=manifest,
+        dtype=dtype,
+        store=store,
+    )
+    if json:
+        display.as_json(asdict(made))
+    else:
+        counts = {"clips": made.clips, "failed": len(made.failures), "left out": len(made.unknown)}
+        display.pairs(counts, title=str(made.path))
+    display.failures(list(made.failures.items()))
+    for file in made.unknown[:_SHOWN]:
+        display.say(f"left out, not in the manifest: {file}")
+    if made.failures:
+        raise typer.Exit(1)
+
+
+def export(
+    name: options.StoreName,
+    target: Annotated[
+        Path, typer.Argument(metavar="TARGET", help="New .h5 or .hdf5 file, or a folder for .npy.")
+    ],
+    *,
+    official: Official = False,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(
+            "--manifest",
+            metavar="FILE",
+            help="With --official, write the release's annotation files of these clips, too.",
+        ),
+    ] = None,
+) -> None:
+    """Write a store's features as HDF5 or .npy, one array for each clip.
+
+    With --official the folder is what the official code wants as feat_root or mae_feat_root.
+
+    Example:
+
+        spamo-cache store export phoenix14t/spatial spatial.h5
+    """
+    clips, annotated = export_features(name, target, official=official, manifest=manifest)
+    display.line(f"{clips} clips: {target}")
+    if manifest is not None:
+        display.line(f"{annotated} clips in annotations: {target}")

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spamo_cache import config
-from spamo_cache.cli import display, options, tracing
-from spamo_cache.cli.exchange import export, import_
-from spamo_cache.cli.sharing import pull, push
+from spamo_cache import config, human
+from spamo_cache.cli import display, options
+from spamo_cache.cli.sharing import export, import_, pull, push
 from spamo_cache.errors import UsageError, printable
 from spamo_cache.workflow import resolve
+from spamo_cache.workflow.frames import frames_of_row
 
 if TYPE_CHECKING:
     from spamo_cache.store.catalogue import Entry
+    from spamo_cache.store.remote import Location
+    from spamo_cache.store.trace import Trace
     from spamo_cache.store.verify import Report
 
 app = typer.Typer(no_args_is_help=True, help="Look at feature stores, check, share, convert them.")
@@ -57,8 +59,8 @@ def _row(entry: Entry) -> Sequence[object]:
     if entry.damaged:
         return (str(entry.path), "", "", "", "", f"damaged: {entry.damaged}", entry.root)
     done, total = entry.clips["ok"] + entry.clips["failed"], sum(entry.clips.values())
-    size = "?" if entry.bytes is None else display.size(entry.bytes)
-    age = display.age(entry.created)
+    size = "?" if entry.bytes is None else human.size(entry.bytes)
+    age = human.age(entry.created)
     name = f"{entry.corpus}/{entry.path.stem}"
     return (
         name,
@@ -83,7 +85,7 @@ def info(
     root: options.Root = None,
     json: options.Json = False,
 ) -> None:
-    """Tell all that is known of one store: how it was computed, by whom, what failed.
+    """Show all that is known of one store: how it was computed, by whom, what failed.
 
     Or of one row: which frames of which source it stands for; with --root, which image files, or
     when in the video they are shown.
@@ -96,15 +98,55 @@ def info(
 
     store = resolve.located(name)
     if clip is not None and row is not None:
-        tracing.show(store, clip, row, root, json=json)
+        _show_row(store, clip, row, root, json=json)
         return
     if any(given is not None for given in (clip, row, root)):
-        raise UsageError("one row is named by --clip ID and --row N together")
+        raise UsageError("a row is named by --clip ID and --row N together")
     known = catalogue.info(store)
     if json:
         display.as_json(known)
     else:
         display.pairs(known)
+
+
+def _show_row(store: Location, clip: str, row: int, root: Path | None, *, json: bool) -> None:
+    from spamo_cache.store.reader import FeatureStore
+    from spamo_cache.store.trace import trace
+
+    traced = trace(FeatureStore.open(store), clip, row)
+    frames = {} if root is None else frames_of_row(traced, root)
+    if json:
+        display.as_json({**asdict(traced), **frames})
+        return
+    listed = {name: ", ".join(map(_frame, values)) for name, values in frames.items()}
+    display.pairs(_row_pairs(traced) | listed)
+
+
+def _frame(place: str | float) -> str:
+    return f"{place:.3f}" if isinstance(place, float) else place
+
+
+def _row_pairs(row: Trace) -> dict[str, object]:
+    frames = "not recorded"
+    if row.first is not None:
+        frames = f"{row.first} to {row.last} of the source, counted from 0"
+    pairs: dict[str, object] = {
+        "clip": row.clip,
+        "row": f"{row.row} of 0 to {row.rows - 1}",
+        "source": row.source,
+        "range": _range(row),
+        "frames": frames,
+    }
+    if row.repeated:
+        pairs["repeated"] = f"the last frame, {row.repeated} times more"
+    return pairs
+
+
+def _range(row: Trace) -> str:
+    if row.start is None and row.end is None:
+        return "all of it"
+    start = "its beginning" if row.start is None else f"{row.start} s"
+    return f"{start} to {'its end' if row.end is None else f'{row.end} s'}"
 
 
 def verify(
@@ -118,7 +160,7 @@ def verify(
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Check whether a store is what it says; exit code 1 if it is not.
+    """Check a store against its checksums; exit code 1 if it is damaged.
 
     Example:
 

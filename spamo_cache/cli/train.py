@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spamo_cache import human
 from spamo_cache.cli import display, options
+from spamo_cache.config import Pipeline
 from spamo_cache.errors import SpamoError, UsageError
 from spamo_cache.workflow import resolve
-from spamo_cache.workflow.frames import input_streams
-from spamo_cache.workflow.stores import pipeline_stores
+from spamo_cache.workflow.train import run_folder, train_pipeline
 
 if TYPE_CHECKING:
-    from spamo_cache.config import Pipeline
-    from spamo_cache.datasets.manifest import Manifest
-    from spamo_cache.train import Features, RunSummary, Spread
+    from spamo_cache.train import RunSummary, Spread
 
 
 def train(
@@ -29,13 +28,17 @@ def train(
     manifest: Annotated[
         Path | None,
         typer.Option(
-            "--manifest", metavar="FILE", help="Sentences to train on [default: as extracted]"
+            "--manifest",
+            metavar="FILE",
+            help="Sentences to train on [default: the extracted ones]",
         ),
     ] = None,
-    stores: Annotated[
+    features: Annotated[
         list[str] | None,
         typer.Option(
-            "--features", metavar="STREAM=STORE", help="Read a stream from here [default: found]"
+            "--features",
+            metavar="STREAM=STORE",
+            help="Read a stream from here [default: searched]",
         ),
     ] = None,
     store: options.Search = None,
@@ -81,46 +84,50 @@ def train(
 
         spamo-cache train pipelines/phoenix14t/default.yaml --set translate.lr=1e-4 -o runs/lr
     """
-    if export_official is not None:
-        _export(pipeline, overrides or [], output, export_official)
-        return
     loaded, path = resolve.load_pipeline(pipeline, overrides or [])
-    needs = Needs(path.parent, store, manifest, stores or (), root, device)
-    if import_official is None and (loaded.sweep or seeds is not None):
-        _show_all(loaded, needs, seeds, output, json=json)
+    if export_official is not None:
+        _export(run_folder(loaded, output), export_official)
         return
-    out = output or _folder(loaded)
-    summary = train_one(loaded, needs, out, checkpoint=import_official)
+    sources: dict[str, Any] = {
+        "manifest": manifest,
+        "features": features or (),
+        "store": store,
+        "root": root,
+        "device": device,
+        "watcher": display.TERMINAL,
+    }
+    if import_official is None and (loaded.sweep or seeds is not None):
+        _train_all(loaded, path.parent, sources, seeds, output, json=json)
+        return
+    summary = train_pipeline(
+        loaded, path.parent, output=output, import_official=import_official, **sources
+    )
     if not _leads():
         return
     if json:
         display.as_json(asdict(summary))
     else:
-        _show(summary, out)
+        _show(summary)
     for failed in summary.failed.values():
         display.failures(list(failed.items()))
 
 
-def _export(name: str, overrides: list[str], output: Path | None, file: Path) -> None:
+def _export(run: Path, file: Path) -> None:
     from spamo_cache.train.official import export_checkpoint
 
-    out = output or _folder(resolve.load_pipeline(name, overrides)[0])
-    count = export_checkpoint(out, file)
-    display.pairs({"run": out, "tensors": count, "written to": file})
-
-
-def _folder(pipeline: Pipeline) -> Path:
-    return Path("runs") / pipeline.corpus / pipeline.name
+    count = export_checkpoint(run, file)
+    display.pairs({"run": run, "tensors": count, "written to": file})
 
 
 def _leads() -> bool:
-    """Whether this is the process that speaks, of those that a launcher started."""
+    """Whether this process does the printing, of those that a launcher started."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def _show_all(
+def _train_all(
     pipeline: Pipeline,
-    needs: Needs,
+    base: Path,
+    sources: Mapping[str, Any],
     seeds: int | None,
     parent: Path | None,
     *,
@@ -134,9 +141,9 @@ def _show_all(
     for variant in variants(pipeline):
         scores = []
         for single in [variant] if seeds is None else seeded(variant, seeds):
-            out = _folder(single) if parent is None else parent / single.name
+            out = None if parent is None else parent / single.name
             try:
-                summary = train_one(single, needs, out)
+                summary = train_pipeline(single, base, output=out, **sources)
             except UsageError:
                 raise
             except SpamoError as error:
@@ -168,11 +175,11 @@ def _print_all(spreads: Sequence[Spread], runs: Sequence[RunSummary], *, json: b
     )
 
 
-def _show(summary: RunSummary, out: Path) -> None:
-    took = "there already" if summary.reused else display.duration(summary.seconds)
+def _show(summary: RunSummary) -> None:
+    took = "there already" if summary.reused else human.duration(summary.seconds)
     display.pairs(
         {
-            "run": out,
+            "run": summary.path,
             "took": took,
             "trained parameters": summary.trained,
             "retrieval on dev after VT-Align": summary.recall,
@@ -180,83 +187,3 @@ def _show(summary: RunSummary, out: Path) -> None:
             "at step": summary.best_step,
         }
     )
-
-
-def run(
-    name: str,
-    overrides: list[str],
-    store: str | None,
-    output: Path | None,
-    *,
-    manifest: Path | None = None,
-    given: Sequence[str] = (),
-    root: Path | None = None,
-    device: str = "auto",
-) -> tuple[RunSummary, Path]:
-    """Find what the pipeline needs and train it; the run's summary and folder."""
-    pipeline, path = resolve.load_pipeline(name, overrides)
-    out = output or _folder(pipeline)
-    needs = Needs(path.parent, store, manifest, given, root, device)
-    return train_one(pipeline, needs, out), out
-
-
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """Where the features and sentences of a pipeline are looked for, see ``pipeline_stores``.
-
-    Attributes:
-        root: of the raw corpus, for pipelines that tune their encoders.
-        device: to train on.
-    """
-
-    base: Path
-    store: str | None
-    manifest: Path | None
-    given: Sequence[str]
-    root: Path | None = None
-    device: str = "auto"
-
-    def found(self, pipeline: Pipeline) -> tuple[Manifest, Mapping[str, Features]]:
-        table, stores = pipeline_stores(
-            pipeline,
-            self.base,
-            manifest=self.manifest,
-            store=self.store,
-            given=self.given,
-            watcher=display.TERMINAL,
-        )
-        return table, input_streams(pipeline, stores, self.base, self.root)
-
-
-def train_one(
-    pipeline: Pipeline, needs: Needs, out: Path, *, checkpoint: Path | None = None
-) -> RunSummary:
-    """Train one experiment into ``out``, with a bar that tells how it goes.
-
-    Args:
-        checkpoint: one of the official release, imported in place of training.
-    """
-    from spamo_cache.train import train as train_pipeline
-    from spamo_cache.train.official import import_checkpoint
-
-    table, stores = needs.found(pipeline)
-    if checkpoint is not None:
-        return import_checkpoint(
-            checkpoint, pipeline, base=needs.base, manifest=table, stores=stores, out=out
-        )
-    with display.progress(f"training {pipeline.name}", "steps") as advance:
-
-        def step(stage: str, done: int, total: int, numbers: Mapping[str, float]) -> None:
-            shown = ", ".join(f"{name} {value:.3g}" for name, value in numbers.items())
-            advance(done, total, f"{stage}: {shown}" if shown else stage)
-
-        return train_pipeline(
-            pipeline,
-            base=needs.base,
-            manifest=table,
-            stores=stores,
-            out=out,
-            progress=step,
-            notice=display.TERMINAL.warning,
-            device=needs.device,
-        )

@@ -5,22 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spamo_cache.config import Pipeline
-from spamo_cache.errors import UsageError, VideoError
+from spamo_cache.errors import StoreError, UsageError, VideoError
 from spamo_cache.workflow import resolve
+from spamo_cache.workflow.watcher import QUIET, Watcher
 
 if TYPE_CHECKING:
     import numpy as np
 
     from spamo_cache.datasets.manifest import Clip
     from spamo_cache.store.reader import FeatureStore
+    from spamo_cache.store.trace import Trace
     from spamo_cache.train import Features
 
 
 def input_streams(
-    pipeline: Pipeline, stores: Mapping[str, FeatureStore], base: Path, root: Path | None
+    pipeline: Pipeline,
+    stores: Mapping[str, FeatureStore],
+    base: Path,
+    root: Path | str | None,
+    watcher: Watcher = QUIET,
 ) -> Mapping[str, Features]:
     """``stores``, or their clips as frames with the encoders that are to be tuned.
 
@@ -29,7 +35,7 @@ def input_streams(
         root: of the raw corpus; needed for frames only.
 
     Raises:
-        UsageError: frames are needed, and nobody says where they lie.
+        UsageError: frames are needed, and ``root`` is not given.
         ConfigError: the encoders cannot be tuned as the pipeline says.
         WeightsError: the spec's weights are not those of the stores.
     """
@@ -40,7 +46,7 @@ def input_streams(
     from spamo_cache.extract.frames import frame_streams
     from spamo_cache.extract.worker import cores
 
-    folder = _root(pipeline.corpus, root)
+    folder = _root(pipeline.corpus, root, watcher)
     spec, path = resolve.spec_used(pipeline, base)
     plain = {name: build(spec.streams[name], path.parent, "float32") for name in stores}
     encoders = {
@@ -51,11 +57,11 @@ def input_streams(
     return frame_streams(stores, encoders, folder, resize=spec.frames.resize, threads=threads)
 
 
-def _root(corpus: str, root: Path | None) -> Path:
+def _root(corpus: str, root: Path | str | None, watcher: Watcher) -> Path:
     if root is not None:
         return resolve.folder(root)
     if corpus == resolve.EMBEDDED:
-        return resolve.corpus_root(corpus, None)
+        return resolve.corpus_root(corpus, None, watcher=watcher)
     raise UsageError(
         "its encoders are tuned, which takes the frames",
         where=f"corpus {corpus}",
@@ -95,3 +101,35 @@ def _jpeg(frame: np.ndarray) -> bytes:
     kept = BytesIO()
     image.resize((width, HEIGHT)).save(kept, "JPEG", quality=_QUALITY)
     return kept.getvalue()
+
+
+def frames_of_row(row: Trace, root: Path | str) -> dict[str, list[Any]]:
+    """Where in the raw corpus the frames of a row of features are.
+
+    Returns:
+        ``files`` of an image folder; of a video, the ``seconds`` at which the first and the last
+        frame are shown; nothing where the store does not know the frames.
+
+    Raises:
+        UsageError: no such folder.
+        VideoError: the source cannot be read.
+        StoreError: it is not what was extracted.
+    """
+    from spamo_cache.datasets.source_files import locate
+    from spamo_cache.store.layout import ClipKey
+    from spamo_cache.video import images, probe, timeline_cache
+
+    root = resolve.folder(root)
+    if row.first is None or row.last is None:
+        return {}
+    key = ClipKey(row.clip, row.source, row.size, row.start, row.end)
+    probed, path = probe(root, key), locate(root, row.source)
+    if probed.reason is not None:
+        raise VideoError(probed.reason, where=path, remedy="check --root")
+    if (probed.size, probed.frames) != (row.size, row.frames):
+        raise StoreError("is not the source that was extracted", where=path, remedy="check --root")
+    if probed.span is None:
+        files = images.listing(path)[row.first : row.last + 1]
+        return {"files": [file.relative_to(root).as_posix() for file in files]}
+    times = timeline_cache.timeline(path, path.stat())
+    return {"seconds": times.seconds[[row.first, row.last]].tolist()}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from spamo_cache import bounded, config
 from spamo_cache.config import CacheSpec, Pipeline
@@ -11,8 +12,6 @@ from spamo_cache.errors import ConfigError, UsageError
 from spamo_cache.workflow.watcher import QUIET, Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from spamo_cache.datasets.manifest import Manifest
     from spamo_cache.runs.folder import RunFolder
     from spamo_cache.store.remote import Location
@@ -23,6 +22,40 @@ DEFAULT_SPEC = "spec.yaml"
 DEFAULT_PIPELINE = "default.yaml"
 
 
+class HasPath(Protocol):
+    """What knows its folder, as the summary that ``train`` returns."""
+
+    @property
+    def path(self) -> Path: ...
+
+
+RunLike = str | Path | HasPath
+"""A run: its folder, or what ``train`` or ``load_run`` returned."""
+Changes = Mapping[str, Any] | Sequence[str]
+"""Dotted keys -> values, or ``key=value`` as ``--set`` has them."""
+Names = str | Sequence[str]
+"""Names, or one string of them with commas."""
+Assignments = Mapping[str, object] | Sequence[str]
+"""Streams -> stores (opened, or by name, path or address), or ``stream=store``."""
+
+
+def run_path(run: RunLike) -> Path:
+    """The folder of a run."""
+    return Path(run) if isinstance(run, str | Path) else run.path
+
+
+def changes(given: Changes) -> list[str]:
+    """Changes as ``key=value``."""
+    return config.overrides(given) if isinstance(given, Mapping) else list(given)
+
+
+def assignments(given: Assignments) -> list[str]:
+    """Assignments as ``key=value``."""
+    if isinstance(given, Mapping):
+        return [f"{name}={getattr(store, 'path', store)}" for name, store in given.items()]
+    return list(given)
+
+
 def check_corpus(name: str) -> None:
     """Raise UsageError, naming the nearest, unless a corpus has this name."""
     from spamo_cache.datasets import registry
@@ -31,7 +64,7 @@ def check_corpus(name: str) -> None:
 
 
 def corpus_root(
-    name: str, root: Path | None, size: int | None = None, watcher: Watcher = QUIET
+    name: str, root: Path | str | None, size: int | None = None, watcher: Watcher = QUIET
 ) -> Path:
     """The folder of a corpus; the embedded one is drawn if it is not there yet.
 
@@ -42,20 +75,21 @@ def corpus_root(
 
     known = registry.corpus(name)
     if name == EMBEDDED:
-        return _drawn(root or _drawn_root(known.root(), size), size, watcher)
+        return _drawn(Path(root or _drawn_root(known.root(), size)), size, watcher)
     if size is not None:
         raise UsageError(f"corpus {name} has the size it has", remedy=f"--size is for {EMBEDDED}")
     if root is None:
-        raise UsageError(f"corpus {name} lies where only you know", remedy="name it by --root DIR")
+        raise UsageError(f"corpus {name} needs --root", remedy="name its folder by --root DIR")
     return folder(root)
 
 
-def folder(path: Path) -> Path:
+def folder(path: Path | str) -> Path:
     """``path``, which must be a folder.
 
     Raises:
         UsageError: it is none.
     """
+    path = Path(path)
     if not path.is_dir():
         raise UsageError("no such folder", where=path, remedy="check the path")
     return path
@@ -71,8 +105,8 @@ def is_there(name: str, root: Path | None, size: int | None) -> bool:
     return (drawn / "manifest.parquet").is_file()
 
 
-def at_hand(corpus: str, root: Path | None) -> Path | None:
-    """The folder of a corpus, None where nobody said it; the embedded one, if it is drawn already.
+def at_hand(corpus: str, root: Path | str | None) -> Path | None:
+    """The folder of a corpus, None where it is not known; the embedded one, if it is drawn already.
 
     Raises:
         UsageError: no such folder.
@@ -101,8 +135,8 @@ def _drawn(root: Path, size: int | None, watcher: Watcher) -> Path:
 
 def load_manifest(
     dataset: str | None,
-    manifest: Path | None,
-    root: Path | None,
+    manifest: Path | str | Manifest | None,
+    root: Path | str | None,
     *,
     size: int | None = None,
     limit: int | None = None,
@@ -117,13 +151,18 @@ def load_manifest(
     from spamo_cache.datasets import registry
     from spamo_cache.datasets.manifest import Manifest
 
-    if manifest is not None:
-        found, base = Manifest.read(manifest, corpus=dataset), folder(root or manifest.parent)
+    if isinstance(manifest, Manifest):
+        if root is None:
+            raise UsageError("a manifest that is read already needs the folder of its sources")
+        table, base = manifest, folder(root)
+    elif manifest is not None:
+        file = Path(manifest)
+        table, base = Manifest.read(file, corpus=dataset), folder(root or file.parent)
     else:
         name = dataset or EMBEDDED
         base = corpus_root(name, root, size, watcher)
-        found = registry.corpus(name).manifest(base)
-    return (found if limit is None else found.limit(limit)), base
+        table = registry.corpus(name).manifest(base)
+    return (table if limit is None else table.limit(limit)), base
 
 
 def load_pipeline(name: str, overrides: list[str]) -> tuple[Pipeline, Path]:
@@ -153,7 +192,7 @@ def spec_used(pipeline: Pipeline, base: Path) -> tuple[CacheSpec, Path]:
     return load_spec(pipeline.spec, base, config.overrides(pipeline.spec_set))
 
 
-def run_spec(run: RunFolder, given: str | None = None) -> tuple[CacheSpec, Path]:
+def run_spec(run: RunFolder, given: str | Path | None = None) -> tuple[CacheSpec, Path]:
     """The cache spec that a run's features were computed by, and its file, wherever it lies now.
 
     Args:
@@ -169,7 +208,7 @@ def run_spec(run: RunFolder, given: str | None = None) -> tuple[CacheSpec, Path]
     for base in bases if given is None else (None,):
         try:
             spec, path = load_spec(
-                given or pipeline.spec, base, config.overrides(pipeline.spec_set)
+                str(given or pipeline.spec), base, config.overrides(pipeline.spec_set)
             )
         except ConfigError:
             if given is not None:
@@ -180,9 +219,9 @@ def run_spec(run: RunFolder, given: str | None = None) -> tuple[CacheSpec, Path]
             name: one.model_dump(mode="json")["spec"] for name, one in about.stores.items()
         }:
             return spec, path
+    name = str(given or pipeline.spec)
     raise ConfigError(
-        f"cache spec {given or pipeline.spec!r}, as the run's features were computed by it, was "
-        "not found",
+        f"cache spec {name!r}, as the run's features were computed by it, was not found",
         where=run.path,
         remedy="name its file by --spec FILE",
     )
@@ -196,13 +235,13 @@ def spec_of(corpus: str) -> str:
         return "spamo"
 
 
-def store_root(given: str | None) -> Path:
+def store_root(given: str | Path | None) -> Path:
     """Where features are written: ``--store``, else the first root.
 
     Raises:
         UsageError: that root is not on a local disk.
     """
-    root = given or config.roots()[0]
+    root = str(given or config.roots()[0])
     if "://" in root:
         raise UsageError(
             "features are written to a local folder", where=root, remedy="name one by --store ROOT"
@@ -210,10 +249,9 @@ def store_root(given: str | None) -> Path:
     return config.expanded(root)
 
 
-def store_roots(given: str | None) -> list[str]:
+def store_roots(given: str | Path | None) -> list[str]:
     """Roots in which stores are looked for: ``--store`` first, then SPAMO_CACHE's."""
-    roots = config.roots()
-    return roots if given is None else [given, *(root for root in roots if root != given)]
+    return list(dict.fromkeys([*([] if given is None else [str(given)]), *config.roots()]))
 
 
 def located(name: str, roots: Sequence[str] | None = None) -> Location:
@@ -236,15 +274,16 @@ def lines(file: Path) -> list[str]:
     return [line for line in found if line]
 
 
-def names(text: str | None) -> list[str] | None:
-    """Names of a list with commas; None stays None.
+def names(given: Names | None) -> list[str] | None:
+    """Names, of a string those between its commas; None stays None.
 
     Raises:
         UsageError: an empty name.
     """
-    if text is None:
+    if given is None:
         return None
-    found = [name.strip() for name in text.split(",")]
-    if not all(found):
-        raise UsageError(f"{text!r} is no list of names", remedy="separate them by single commas")
-    return found
+    listed = given.split(",") if isinstance(given, str) else given
+    stripped = [name.strip() for name in listed]
+    if not all(stripped):
+        raise UsageError(f"{given!r} is no list of names", remedy="separate them by single commas")
+    return stripped

@@ -71,9 +71,9 @@ def pipeline_stores(
     pipeline: Pipeline,
     base: Path,
     *,
-    manifest: Path | None = None,
-    store: str | None = None,
-    given: Sequence[str] = (),
+    manifest: Path | str | None = None,
+    store: str | Path | None = None,
+    features: resolve.Assignments = (),
     corpus_sha256: str | None = None,
     watcher: Watcher = QUIET,
 ) -> tuple[Manifest, dict[str, FeatureStore]]:
@@ -87,7 +87,7 @@ def pipeline_stores(
         base: folder of the pipeline's file.
         manifest: table of the clips; None is what was extracted last.
         store: root to look into before all others.
-        given: stores that the user names, as ``stream=store``.
+        features: stores that the user names, stream -> store.
         corpus_sha256: of the clips as stores have it; None is those that were extracted last.
 
     Raises:
@@ -101,7 +101,7 @@ def pipeline_stores(
     note = _Note.of(pipeline.corpus)
     known = note.there()
     if manifest is not None:
-        table = Manifest.read(manifest, corpus=pipeline.corpus)
+        table = Manifest.read(Path(manifest), corpus=pipeline.corpus)
     elif known:
         table = note.manifest()
     else:
@@ -111,7 +111,7 @@ def pipeline_stores(
             "clips by --manifest where others have extracted them",
         )
     roots = [*resolve.store_roots(store), *dict.fromkeys(str(p.parent.parent) for p in known)]
-    named = _named(given, pipeline.streams)
+    named = _named(resolve.assignments(features), pipeline.streams)
     if corpus_sha256 is None and known:
         corpus_sha256 = FeatureStore.open(known[0]).attributes["corpus_sha256"]
     look = partial(_found, base=base, manifest=table, known=known, roots=roots)

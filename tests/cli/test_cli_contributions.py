@@ -62,7 +62,7 @@ def test_a_number_stands_for_the_worst_and_the_best(lab_of_run: Path, call: Call
         "test-0",
         "test-1",
     }
-    assert "nobody said where the corpus lies" in shown
+    assert "the folder of the raw corpus is not known" in shown
     assert not list(lab_of_run.glob("*.jpg"))
 
 

@@ -5,34 +5,6 @@ import pytest
 from spamo_cache.cli import display
 
 
-@pytest.mark.parametrize(
-    ("count", "expected"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (475_000, "475.0 kB"),
-        (3_900_000_000, "3.9 GB"),
-        (2 * 10**12, "2.0 TB"),
-    ],
-)
-def test_bytes(count: int, expected: str) -> None:
-    assert display.size(count) == expected
-
-
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [
-        (0.04, "0.0 s"),
-        (59.94, "59.9 s"),
-        (60, "1 min 00 s"),
-        (754.6, "12 min 35 s"),
-        (3725, "1 h 02 min"),
-    ],
-)
-def test_durations(seconds: float, expected: str) -> None:
-    assert display.duration(seconds) == expected
-
-
 def test_a_table_prints_text_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     display.table(("clip", "n"), [("[red]a[/red] :smile:", 1_234_567), ("ä" * 90, 2)], title="T")
     printed = capsys.readouterr().out

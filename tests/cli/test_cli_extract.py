@@ -40,7 +40,7 @@ def test_the_log_tells_progress_failures_and_last_the_summary(lab: Path, call: C
     assert (last["clips"], last["clips_total"], last["failures"]) == (10, 10, 1)
     assert last["frames"] == last["frames_total"] == summary["frames"]
     assert last["seconds_left"] == 0
-    assert result.stderr.splitlines()[-1].endswith("--retry-failed computes just those")
+    assert result.stderr.splitlines()[-1].endswith("rerun with --retry-failed")
 
 
 def test_a_dry_run_says_what_would_be_done(

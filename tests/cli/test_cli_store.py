@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from spamo_cache.cli import display
 from spamo_cache.cli.main import app
 
 Call = Callable[..., Result]
@@ -147,12 +145,3 @@ def test_train_copies_what_only_a_server_holds(lab: Path, call: Call, s3, monkey
     assert f"copying {s3.root}/frames/spatial-" in told.stderr
     assert len(list((lab / "new" / "frames").glob("*.zarr"))) == 2
     assert "copying" not in call("train pipeline.yaml").stderr
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(5, "5.0 s"), (7200, "2 h 00 min"), (3 * 86_400, "3 days")]
-)
-def test_ages_are_told_in_words(seconds, words):
-    then = datetime.now(UTC) - timedelta(seconds=seconds)
-    assert display.age(then.isoformat()) == words
-    assert display.age("yesterday") == ""

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import av
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 from typer.testing import Result
 
-from spamo_cache.cli.translate import Piece, windows
 from spamo_cache.errors import SpamoError, UsageError
+from spamo_cache.workflow.translate import Translation, windows
 
 Call = Callable[..., Result]
 Enter = Callable[[Path, pytest.MonkeyPatch], None]
@@ -72,8 +73,7 @@ def test_a_sweep_trains_each_combination(extracted: Path, call: Call) -> None:
 def test_a_run_that_fails_leaves_the_others(
     extracted: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from spamo_cache import train
-
+    train = import_module("spamo_cache.train")
     plain = train.train
 
     def failing(pipeline, **options):
@@ -90,7 +90,7 @@ def test_a_run_that_fails_leaves_the_others(
 def test_what_another_process_tells_is_not_told_twice(
     extracted: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from spamo_cache import train
+    train = import_module("spamo_cache.train")
 
     def failing(*_, **__):
         error = UsageError("is taken")
@@ -117,24 +117,24 @@ def film(path: Path, frames: int = 25, rate: int = 10) -> None:
 
 def test_windows_cover_a_video_to_its_end(tmp_path: Path) -> None:
     film(tmp_path / "long.mp4")
-    whole = Piece(tmp_path / "long.mp4", None, None)
+    whole = Translation(tmp_path / "long.mp4", None, None)
 
-    def times(found: list[Piece]) -> list[tuple[float, float]]:
+    def times(found: list[Translation]) -> list[tuple[float, float]]:
         return [(round(one.start or 0, 3), round(one.end or 0, 3)) for one in found]
 
     assert times(windows(whole, 1.0, 0.5)) == [(0, 1), (0.5, 1.5), (1, 2), (1.5, 2.5)]
     # The last one is as long as the others, for which it begins earlier.
     assert times(windows(whole, 1.0, 0.0)) == [(0, 1), (1, 2), (1.5, 2.5)]
     assert times(windows(whole, 9.0, 1.0)) == [(0, 2.5)]
-    part = Piece(whole.video, 0.4, 2.0)
+    part = Translation(whole.video, 0.4, 2.0)
     assert times(windows(part, 1.0, 0.0)) == [(0.4, 1.4), (1.0, 2.0)]
 
 
 def test_windows_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="overlap"):
-        windows(Piece(tmp_path / "any.mp4", None, None), 1.0, 1.0)
+        windows(Translation(tmp_path / "any.mp4", None, None), 1.0, 1.0)
     with pytest.raises(UsageError, match="without times"):
-        windows(Piece(tmp_path, None, None), 1.0, 0.0)
+        windows(Translation(tmp_path, None, None), 1.0, 0.0)
 
 
 def test_a_window_is_translated_like_that_range(extracted: Path, call: Call) -> None:

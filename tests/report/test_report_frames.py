@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from spamo_cache.cli import report
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.workflow.frames import HEIGHT, stills
+from spamo_cache.workflow.report import FRAMES, report
 
 Build = Callable[..., Path]
 
@@ -52,10 +52,10 @@ def test_the_page_shows_them_if_it_is_told_where_they_lie(
     known = Manifest.from_clips("my-lab", [clip("clip:1-0", "frames")])
     run = build_run(corpus="my-lab", manifest=known)
     out = tmp_path / "r.html"
-    report.run([run], out)
+    report(run, out)
     assert "<img" not in out.read_text()
-    report.run([run], out, corpus)
-    assert out.read_text().count("<img") == report.FRAMES
+    report(run, out, root=corpus)
+    assert out.read_text().count("<img") == FRAMES
 
 
 def test_another_clip_of_the_same_name_is_not_shown(
@@ -64,7 +64,7 @@ def test_another_clip_of_the_same_name_is_not_shown(
     meant = clip("clip:1-0", "frames")
     run = build_run(corpus="my-lab", manifest=Manifest.from_clips("my-lab", [meant]))
     other = dataclasses.replace(meant, text="am freitag schnee")
-    for there, seen in ((other, 0), (meant, report.FRAMES)):
+    for there, seen in ((other, 0), (meant, FRAMES)):
         Manifest.from_clips("my-lab", [there]).write(corpus / "manifest.parquet")
-        report.run([run], tmp_path / "r.html", corpus)
+        report(run, tmp_path / "r.html", root=corpus)
         assert (tmp_path / "r.html").read_text().count("<img") == seen

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from spamo_cache import config
 from spamo_cache.cli import display
-from spamo_cache.cli import extract as extract_command
 from spamo_cache.config import CacheSpec, Pipeline
 from spamo_cache.errors import SpamoError
 from spamo_cache.workflow import resolve
+from spamo_cache.workflow.extract import extract as run_extract
 
 if TYPE_CHECKING:
     from spamo_cache.datasets.manifest import Manifest
@@ -105,16 +105,17 @@ def _extract(setting: ExperimentContext, needed: Extraction, *, dry_run: bool) -
     from spamo_cache.workflow.experiments.plan import TEST
 
     _, spec = resolve.spec_used(needed.pipeline, setting.pipeline.parent)
-    return extract_command.run(
-        setting.table,
-        setting.corpus_root,
-        str(spec),
-        setting.store,
-        changes=config.overrides(needed.pipeline.spec_set),
+    return run_extract(
+        manifest=setting.table,
+        root=setting.corpus_root,
+        spec=spec,
+        store=setting.store,
+        set=needed.pipeline.spec_set,
         streams=list(needed.streams),
-        splits=[TEST] if needed.tested else None,
+        split=[TEST] if needed.tested else None,
         device=setting.device,
         dry_run=dry_run,
+        watcher=display.TERMINAL,
         **setting.work,
     )
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from spamo_cache import config
 from spamo_cache.cli import display
-from spamo_cache.cli import report as report_command
 from spamo_cache.config import Experiment
 from spamo_cache.errors import UsageError
 from spamo_cache.workflow.experiments import processes
@@ -19,6 +18,7 @@ from spamo_cache.workflow.experiments.context import FOLDER, ExperimentContext, 
 from spamo_cache.workflow.experiments.index import RunIndex
 from spamo_cache.workflow.experiments.results import Results
 from spamo_cache.workflow.experiments.scheduler import Scheduler
+from spamo_cache.workflow.report import report
 from spamo_cache.workflow.timings import StageTimings
 
 if TYPE_CHECKING:
@@ -80,9 +80,7 @@ def _run(
         asyncio.run(_work(Scheduler(setting, plan, RunIndex(setting, features), results, pool)))
     _divide(setting.folder)
     with stages.stage("report"):
-        page = report_command.run(
-            [setting.folder], setting.folder / "report.html", setting.corpus_root
-        )
+        page = report(setting.folder, setting.folder / "report.html", root=setting.corpus_root)
     if as_json:
         display.as_json(results.document())
     else:

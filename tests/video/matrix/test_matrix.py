@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from spamo_cache.cli.translate import Piece, windows
 from spamo_cache.config.spec import Reader
 from spamo_cache.errors import VideoError
 from spamo_cache.video import decode, probe, probe_all
+from spamo_cache.workflow.translate import Translation, windows
 from tests.support import environment
 from tests.support.videos import numbers
 
@@ -159,7 +159,7 @@ def test_the_matrix_made_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [name for name in VIDEOS if name.startswith(("late.", "after-"))])
 def test_windows_of_translate_begin_with_the_video_whenever_its_clock_does(name: str) -> None:
     seconds = 0.4
-    pieces = windows(Piece(FILES / name, None, None), seconds, 0.0)
+    pieces = windows(Translation(FILES / name, None, None), seconds, 0.0)
     times = np.array(VIDEOS[name]["times"])
     assert pieces[0].start == pytest.approx(times[0], abs=1e-6)
     assert pieces[-1].end >= times[-1]

@@ -1,0 +1,119 @@
+"""What would go wrong with a corpus, before it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spamo_cache import config
+from spamo_cache.errors import CorpusError, UsageError, WeightsError
+from spamo_cache.workflow import resolve
+from spamo_cache.workflow.watcher import QUIET, Watcher
+
+if TYPE_CHECKING:
+    from spamo_cache.datasets.doctor import Diagnosis, Finding
+    from spamo_cache.datasets.manifest import Manifest
+
+
+def examine(
+    dataset: str | None = None,
+    *,
+    root: Path | None = None,
+    manifest: Path | None = None,
+    sample: int | None = None,
+    everything: bool = False,
+    pipeline: str | None = None,
+    watcher: Watcher = QUIET,
+) -> Diagnosis:
+    """Check a corpus; without one, and without a pipeline, this machine.
+
+    Args:
+        sample: clips to decode; None is 64.
+        everything: decode every clip.
+        pipeline: whose LLM the sentences are for; None is the corpus's own.
+
+    Raises:
+        UsageError: an unknown corpus, a missing folder, a sample of everything.
+    """
+    from spamo_cache.datasets.doctor import SAMPLE, environment
+
+    if dataset is None and root is None and manifest is None and pipeline is None:
+        return environment.examine()
+    if everything and sample is not None:
+        raise UsageError("--all and --sample exclude each other", remedy="leave one of them out")
+    number = None if everything else SAMPLE if sample is None else sample
+    return _corpus(dataset, root, manifest, number, pipeline=pipeline, watcher=watcher)
+
+
+def _corpus(
+    dataset: str | None,
+    root: Path | None,
+    manifest: Path | None,
+    sample: int | None,
+    *,
+    pipeline: str | None,
+    watcher: Watcher,
+) -> Diagnosis:
+    from spamo_cache.datasets import registry
+    from spamo_cache.datasets.doctor import lint
+    from spamo_cache.datasets.doctor.findings import diagnosis
+    from spamo_cache.datasets.manifest import Manifest
+
+    if manifest is not None:
+        known, where = None, resolve.folder(root or manifest.parent)
+        load = partial(Manifest.read, manifest, corpus=dataset)
+        if not manifest.exists():
+            load()  # a slip of the user's is an error, not a finding
+    else:
+        name = dataset or resolve.EMBEDDED
+        known = registry.corpus(name)
+        where = resolve.corpus_root(name, root, watcher=watcher)
+        load = partial(known.manifest, where)
+    once = cache(load)
+    with watcher.task("decoding a sample", "clips") as advance:
+        checked = lint(where, once, corpus=known, sample=sample, progress=advance)
+    with suppress(CorpusError):  # a finding by now
+        table = once()
+        lost = _lost(table, pipeline or _usual(table.corpus))
+        return diagnosis([*checked.findings, *lost], checked.facts)
+    return checked
+
+
+def _usual(corpus: str) -> str | None:
+    """The pipeline that comes with a corpus; of a corpus of one's own what ``train`` would take."""
+    from spamo_cache.datasets import registry
+
+    if corpus not in registry.CORPORA:
+        return resolve.EMBEDDED
+    return corpus if (config.shipped("pipelines") / corpus).is_dir() else None
+
+
+def _lost(manifest: Manifest, name: str | None) -> Iterator[Finding]:
+    """What the tokenizer of a pipeline's LLM loses of the sentences, where the LLM is at hand."""
+    from spamo_cache.datasets.doctor.findings import Finding
+    from spamo_cache.model.coverage import coverage, cut_words, unknown_words
+    from spamo_cache.model.text import normalise
+    from spamo_cache.model.tokens import Tokens
+    from spamo_cache.model.weights import at_hand
+
+    if name is None:
+        return
+    pipeline, path = resolve.load_pipeline(name, [])
+    llm = at_hand(pipeline.llm.weights, path.parent)
+    if llm is None:
+        return
+    where = f"LLM of {path.parent.name}/{path.name}: {pipeline.llm.weights}"
+    texts = [normalise(clip.text, pipeline.text) for clip in manifest.clips()]
+    try:
+        covered = coverage(Tokens(llm), texts, pipeline.decode.max_tokens)
+    except WeightsError as error:
+        yield Finding("warning", f"the tokenizer was not tried: {error.what}", where)
+        return
+    another = "another pipeline's LLM is tried by --pipeline"
+    if (words := unknown_words(covered, manifest.corpus)) is not None:
+        yield Finding("warning", words, where, f"choose an LLM that knows the script; {another}")
+    if (words := cut_words(covered, manifest.corpus)) is not None:
+        yield Finding("warning", words, where, f"raise decode.max_tokens; {another}")

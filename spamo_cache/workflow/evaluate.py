@@ -1,0 +1,113 @@
+"""A run's scores on a split, from the stores it was trained from or others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spamo_cache import config
+from spamo_cache.workflow import resolve
+from spamo_cache.workflow.frames import input_streams
+from spamo_cache.workflow.resolve import Changes, RunLike
+from spamo_cache.workflow.stores import pipeline_stores
+from spamo_cache.workflow.watcher import QUIET, Watcher
+
+if TYPE_CHECKING:
+    from spamo_cache.evaluate import Scorecard
+    from spamo_cache.train import Features
+
+
+def evaluate(
+    run: RunLike,
+    *,
+    split: str = "test",
+    shuffle: bool = False,
+    spec_set: Changes = (),
+    store: str | Path | None = None,
+    root: Path | str | None = None,
+    llm: Path | str | None = None,
+    spec: str | Path | None = None,
+    device: str = "auto",
+    watcher: Watcher = QUIET,
+) -> Scorecard:
+    """Decode a split and score it; what is evaluated already is read back.
+
+    Every clip counts, the failed ones with an empty sentence.
+
+    Args:
+        run: a run's folder, or what ``train`` returned.
+        split: split to decode.
+        shuffle: give every clip another's features: the floor of the scores.
+        spec_set: read stores of another cache spec, as ``{"streams.motion.stride": 4}``.
+        store: root to look for feature stores in before those of ``SPAMO_CACHE``.
+        root: folder of the raw corpus, for a run that tuned its encoders.
+        llm: folder of the run's LLM, where that has moved.
+        spec: the run's cache spec, where that has moved.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        watcher: follows the work.
+
+    Returns:
+        The scorecard; ``metrics`` are in points of 100. The run keeps it as
+        ``evaluation/<name>.json``.
+
+    Raises:
+        UsageError: no finished run there, an unknown split or device.
+        DamagedError: a file of the run is not what it was.
+        StoreError: a store is missing, lacks clips, or is not one that the run can read.
+        WeightsError: the run's LLM is not where it was.
+    """
+    from spamo_cache.evaluate import evaluate as score
+
+    folder = resolve.run_path(run)
+    changed = dict(config.assignment(text, "--spec-set") for text in resolve.changes(spec_set))
+    streams = _streams(folder, split, changed, store=store, root=root, spec=spec, watcher=watcher)
+    with watcher.task(f"translating {split}", "clips") as advance:
+        return score(
+            folder,
+            split,
+            stores=streams,
+            shuffle=shuffle or None,
+            changed=changed,
+            device=device,
+            llm=None if llm is None else Path(llm),
+            progress=advance,
+        )
+
+
+def _streams(
+    folder: Path,
+    split: str,
+    changed: Mapping[str, Any],
+    *,
+    store: str | Path | None,
+    root: Path | str | None,
+    spec: str | Path | None,
+    watcher: Watcher,
+) -> Mapping[str, Features]:
+    """What the run was trained from or, of a changed cache spec, what fits that."""
+    from spamo_cache.evaluate.stores import open_stores
+    from spamo_cache.runs.folder import RunFolder
+
+    run = RunFolder(folder)
+    pipeline = run.pipeline()
+    if not changed and pipeline.encoders is None:
+        return open_stores(run, resolve.store_roots(store), split=split)
+    # With the path of its spec, wherever that lies now.
+    _, path = resolve.run_spec(run, spec)
+    pipeline = pipeline.model_copy(update={"spec": str(path.resolve())})
+    if not changed:
+        own = open_stores(run, resolve.store_roots(store), split=split)
+        return input_streams(pipeline, own, path.parent, root, watcher)
+    other = pipeline.model_copy(update={"spec_set": {**pipeline.spec_set, **changed}})
+    run.sentences()  # read from the file below, or an error that says what is wrong with it
+    keys = next(iter(run.read_about().stores.values())).corpus_sha256
+    _, stores = pipeline_stores(
+        other,
+        path.parent,
+        manifest=run.manifest,
+        store=store,
+        corpus_sha256=keys,
+        watcher=watcher,
+    )
+    return input_streams(other, stores, path.parent, root, watcher)

@@ -1,0 +1,100 @@
+"""Features of others, and for others: single arrays in files -> a store, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from spamo_cache.errors import UsageError
+from spamo_cache.workflow import resolve
+
+if TYPE_CHECKING:
+    from spamo_cache.store.convert import Imported
+    from spamo_cache.store.export import Naming
+    from spamo_cache.store.remote import Location
+
+
+def import_features(
+    source: Path,
+    *,
+    corpus: str,
+    stream: str,
+    official: bool = False,
+    manifest: Path | None = None,
+    dtype: Literal["float16", "float32"] | None = None,
+    store: str | None = None,
+) -> Imported:
+    """Make a store of a folder of ``.npy`` or ``.npz`` files, or of an HDF5 file.
+
+    Args:
+        corpus: corpus the clips are of.
+        stream: stream the features are.
+        official: files are named as the official release's.
+        manifest: table of the clips there should be.
+        dtype: None is the smallest that keeps every value as it is.
+        store: root to write to; None is the first of ``SPAMO_CACHE``.
+    """
+    from spamo_cache.datasets import registry
+    from spamo_cache.datasets.manifest import Manifest
+    from spamo_cache.store import convert
+
+    about = registry.CORPORA.get(corpus)
+    listed = None if manifest is None else Manifest.read(manifest, corpus=corpus)
+    common: dict[str, Any] = {
+        "corpus": corpus,
+        "stream": stream,
+        "dtype": dtype,
+        "terms": "" if about is None else about.terms,
+        "known": None if listed is None else {clip.id: clip.split for clip in listed.clips()},
+    }
+    root = resolve.store_root(store)
+    if source.is_dir():
+        return convert.import_npy(source, root, naming=_naming(official), **common)
+    return convert.import_hdf5(source, root, **common)
+
+
+def export_features(
+    name: str, target: Path, *, official: bool = False, manifest: Path | None = None
+) -> tuple[int, int]:
+    """Write a store's features as HDF5 or ``.npy``, one array for each clip.
+
+    Args:
+        name: path, address, or ``CORPUS/STREAM`` with or without ``-FINGERPRINT``.
+        target: new ``.h5`` or ``.hdf5`` file, or a folder.
+        official: name the files as the official release does.
+        manifest: with ``official``, write its annotation files of these clips, too.
+
+    Returns:
+        Clips written, and clips in the annotation files.
+    """
+    from spamo_cache.store import export
+
+    store = resolve.located(name)
+    if manifest is not None and not official:
+        raise UsageError("--manifest is for --official", remedy="give both, or neither")
+    if target.suffix in {".h5", ".hdf5"}:
+        count = export.export_hdf5(store, target)
+    else:
+        count = export.export_npy(store, target, naming=_naming(official))
+    return count, 0 if manifest is None else _annotate(store, target, manifest)
+
+
+def _annotate(store: Location, folder: Path, manifest: Path) -> int:
+    from spamo_cache.datasets.manifest import Manifest
+    from spamo_cache.datasets.official import write_annotations
+    from spamo_cache.store.export import file_name
+    from spamo_cache.store.reader import FeatureStore
+
+    features = FeatureStore.open(store)
+    table = Manifest.read(manifest, corpus=features.corpus)
+    # Features that came as files have no count; one row of a spatial stream is one frame.
+    per_frame = features.stream == "spatial"
+    frames = {
+        clip: features.slot(clip).frames or (features.rows(clip) if per_frame else 0)
+        for clip in features.select(state="ok")
+    }
+    return write_annotations(table, folder, frames=frames, file_name=file_name)
+
+
+def _naming(official: bool) -> Naming:
+    return "official" if official else "ids"

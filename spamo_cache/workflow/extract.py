@@ -1,0 +1,187 @@
+"""Stage 1: the videos of a corpus -> feature stores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from spamo_cache.config.spec import Reader
+from spamo_cache.errors import StoreError
+from spamo_cache.workflow import resolve, stores
+from spamo_cache.workflow.resolve import EMBEDDED, Changes, Names
+from spamo_cache.workflow.watcher import QUIET, Advance, Watcher
+
+if TYPE_CHECKING:
+    from spamo_cache.datasets.manifest import Manifest
+    from spamo_cache.extract.progress import Progress
+    from spamo_cache.extract.summary import Summary
+
+
+def extract(
+    dataset: str | None = None,
+    *,
+    root: Path | str | None = None,
+    manifest: Path | str | Manifest | None = None,
+    size: int | None = None,
+    limit: int | None = None,
+    spec: str | Path | None = None,
+    streams: Names | None = None,
+    split: Names | None = None,
+    set: Changes = (),  # noqa: A002 (the option's name)
+    reader: Reader | None = None,
+    store: str | Path | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    scheduler: str | None = None,
+    slurm: Path | str | None = None,
+    executor: Literal["dask", "serial"] = "dask",
+    retry_failed: bool = False,
+    dry_run: bool = False,
+    calibrate: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    watcher: Watcher = QUIET,
+) -> Summary:
+    """Compute the features of every clip that no store holds yet.
+
+    ``train`` finds what was extracted last without being told. A script that extracts by ``dask``
+    starts processes of its own and so needs ``if __name__ == "__main__":``.
+
+    Args:
+        dataset: corpus by name; with a manifest, the name of its corpus. None is the embedded one.
+        root: folder of the raw corpus; of a manifest's sources, by default the folder it lies in.
+        manifest: table of the clips, as a file or read already, in place of a known corpus.
+        size: clips of the embedded corpus to draw.
+        limit: at most so many clips of each split.
+        spec: cache spec, by name or path; None is the corpus's own.
+        streams: streams of the spec to compute; None is all.
+        split: splits to compute; None is all.
+        set: changes to the spec, as ``{"streams.motion.stride": 4}``.
+        reader: video decoder; all give the same frames.
+        store: root to write to; None is the first of ``SPAMO_CACHE``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        workers: processes; None is one per GPU, or one with all cores.
+        scheduler: address of a running Dask scheduler, which does the work.
+        slurm: YAML of a Slurm cluster, which does the work.
+        executor: ``serial`` computes in this process.
+        retry_failed: try failed clips again.
+        dry_run: decide everything, write nothing.
+        calibrate: in a dry run, benchmark for 20 s to calibrate the estimate.
+        progress: called with the state so far, in place of what ``watcher`` would be told.
+        watcher: follows the work.
+
+    Returns:
+        What became of every clip, and where each stream's store is (``stores``). Failed clips are
+        listed in it (``failed``), not raised.
+
+    Raises:
+        UsageError: an unknown corpus, stream, split, device, or combination of options.
+        ConfigError: a spec that cannot be used.
+        CorpusError: the raw corpus or its manifest cannot be read.
+        WeightsError: weights that cannot be used.
+        StoreError: a store, or the note of it for ``train``, cannot be written.
+    """
+    from spamo_cache.extract.run import extract as compute
+
+    changes = [*resolve.changes(set), *([f"frames.reader={reader}"] if reader else ())]
+    splits = resolve.names(split)
+    request: dict[str, Any] = {
+        "streams": resolve.names(streams),
+        "executor": executor,
+        "workers": workers,
+        "scheduler": scheduler,
+        "slurm": None if slurm is None else Path(slurm),
+        "device": device,
+        "dry_run": dry_run,
+        "calibrate": calibrate,
+    }
+    if manifest is None:
+        _check(dataset or EMBEDDED, spec, changes, splits, request)
+    table, base = resolve.load_manifest(
+        dataset, manifest, root, size=size, limit=limit, watcher=watcher
+    )
+    loaded, path = resolve.load_spec(str(spec or resolve.spec_of(table.corpus)), changes=changes)
+    if not dry_run:
+        stores.check_room(table)
+    with watcher.task(table.corpus, "frames") as advance:
+        told = progress or _Notices(watcher)
+
+        def report(now: Progress) -> None:
+            told(now)
+            _show(now, advance)
+
+        summary = compute(
+            table,
+            base,
+            loaded,
+            path.parent,
+            store_root=resolve.store_root(store),
+            splits=splits,
+            retry_failed=retry_failed,
+            progress=report,
+            **request,
+        )
+    if not dry_run:
+        _remember(table, summary)
+    return summary
+
+
+def _check(
+    corpus: str,
+    spec: str | Path | None,
+    changes: Sequence[str],
+    splits: Sequence[str] | None,
+    request: Mapping[str, Any],
+) -> None:
+    """Raise what is wrong with a request before its corpus is read, or even drawn."""
+    from spamo_cache.datasets import signed_weather
+    from spamo_cache.extract.run import check
+    from spamo_cache.extract.survey import chosen
+
+    resolve.check_corpus(corpus)
+    loaded, _ = resolve.load_spec(str(spec or resolve.spec_of(corpus)), changes=changes)
+    check(loaded, **request)
+    if corpus == signed_weather.NAME:
+        chosen(splits, signed_weather.SPLITS, "split")
+
+
+def _remember(manifest: Manifest, summary: Summary) -> None:
+    try:
+        stores.remember(manifest, summary.stores.values())
+    except OSError as error:
+        raise StoreError(
+            "the features are complete, but the note of them that `train` reads cannot be "
+            f"written: {error.strerror}",
+            where=error.filename,
+            remedy="make room below SPAMO_HOME, then rerun the command: nothing is computed twice",
+        ) from error
+
+
+def _show(now: Progress, advance: Advance) -> None:
+    if now.stage == "probe":
+        advance(now.clips, now.clips_total, "looking at clips")
+    elif now.waiting_for:
+        advance(now.frames, now.frames_total, f"waiting for {'; '.join(now.waiting_for)}")
+    else:
+        failed = f", {now.failures} failed" if now.failures else ""
+        done = f"{now.clips:,} of {now.clips_total:,} clips{failed}"
+        advance(now.frames, now.frames_total, done)
+
+
+class _Notices:
+    """Says once where the work can be watched, and whom it waits for."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+        self._dashboard = ""
+        self._waiting: Sequence[str] = ()
+
+    def __call__(self, now: Progress) -> None:
+        if now.dashboard != self._dashboard:
+            self._dashboard = now.dashboard
+            self._watcher.notice(f"dashboard: {now.dashboard}")
+        if now.waiting_for != self._waiting:
+            self._waiting = now.waiting_for
+            if self._waiting:
+                others = "; ".join(self._waiting)
+                self._watcher.notice(f"waiting for {others}, who computes what is left")

@@ -1,0 +1,124 @@
+"""Stage 2: features and sentences -> a translator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spamo_cache.config import Pipeline
+from spamo_cache.workflow import resolve
+from spamo_cache.workflow.frames import input_streams
+from spamo_cache.workflow.resolve import EMBEDDED, Assignments, Changes
+from spamo_cache.workflow.stores import pipeline_stores
+from spamo_cache.workflow.watcher import QUIET, Watcher
+
+if TYPE_CHECKING:
+    from spamo_cache.train import RunSummary
+
+
+def train(
+    pipeline: str | Path = EMBEDDED,
+    *,
+    set: Changes = (),  # noqa: A002 (the option's name)
+    manifest: Path | str | None = None,
+    features: Assignments = (),
+    store: str | Path | None = None,
+    root: Path | str | None = None,
+    output: Path | str | None = None,
+    import_official: Path | str | None = None,
+    device: str = "auto",
+    watcher: Watcher = QUIET,
+) -> RunSummary:
+    """Train a translator: VT-Align, then translation. Reruns resume; a finished run is reused.
+
+    Args:
+        pipeline: file of the pipeline, or a folder of ``pipelines/`` by name.
+        set: changes to the pipeline, as ``{"translate.lr": 1e-4}``.
+        manifest: sentences to train on; None takes those that were extracted last.
+        features: stream -> store to read it from; the other streams' stores are found.
+        store: root to look for feature stores in before those of ``SPAMO_CACHE``.
+        root: folder of the raw corpus, for a pipeline that tunes its encoders.
+        output: folder of the run; None is ``runs/CORPUS/NAME``.
+        import_official: checkpoint of the official release to take the weights of, in place of
+            training.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        watcher: follows the work.
+
+    Returns:
+        What training came to; ``path`` is the run folder. ``evaluate``, ``report`` and ``load_run``
+        take it as it is.
+
+    Raises:
+        UsageError: features that do not exist yet, a folder that holds something else, a sweep.
+        ConfigError: a pipeline that cannot be used.
+        StoreError: a stream is missing, or clips have not been extracted.
+        WeightsError: the LLM cannot be found.
+        DamagedError: a file of the run is not what it was.
+    """
+    loaded, path = resolve.load_pipeline(str(pipeline), resolve.changes(set))
+    return train_pipeline(
+        loaded,
+        path.parent,
+        manifest=manifest,
+        features=features,
+        store=store,
+        root=root,
+        output=output,
+        import_official=import_official,
+        device=device,
+        watcher=watcher,
+    )
+
+
+def train_pipeline(
+    pipeline: Pipeline,
+    base: Path,
+    *,
+    manifest: Path | str | None = None,
+    features: Assignments = (),
+    store: str | Path | None = None,
+    root: Path | str | None = None,
+    output: Path | str | None = None,
+    import_official: Path | str | None = None,
+    device: str = "auto",
+    watcher: Watcher = QUIET,
+) -> RunSummary:
+    """As :func:`train`, of a pipeline that is loaded.
+
+    Args:
+        base: folder of the pipeline's file.
+    """
+    from spamo_cache.train import train as train_run
+    from spamo_cache.train.official import import_checkpoint
+
+    table, stores = pipeline_stores(
+        pipeline, base, manifest=manifest, store=store, features=features, watcher=watcher
+    )
+    streams = input_streams(pipeline, stores, base, root, watcher)
+    out = run_folder(pipeline, output)
+    if import_official is not None:
+        return import_checkpoint(
+            Path(import_official), pipeline, base=base, manifest=table, stores=streams, out=out
+        )
+    with watcher.task(f"training {pipeline.name}", "steps") as advance:
+
+        def step(stage: str, done: int, total: int, numbers: Mapping[str, float]) -> None:
+            shown = ", ".join(f"{name} {value:.3g}" for name, value in numbers.items())
+            advance(done, total, f"{stage}: {shown}" if shown else stage)
+
+        return train_run(
+            pipeline,
+            base=base,
+            manifest=table,
+            stores=streams,
+            out=out,
+            progress=step,
+            notice=watcher.warning,
+            device=device,
+        )
+
+
+def run_folder(pipeline: Pipeline, output: Path | str | None = None) -> Path:
+    """Where a run of a pipeline is kept: ``output``, else ``runs/CORPUS/NAME``."""
+    return Path("runs") / pipeline.corpus / pipeline.name if output is None else Path(output)
