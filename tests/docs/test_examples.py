@@ -1,0 +1,48 @@
+"""The files in examples/ do what they say, as far as that shows without a Slurm cluster."""
+
+import os
+import shlex
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from spamo_cache.extract.executors.dask import slurm_options
+
+REPOSITORY = Path(__file__).parents[2]
+EXAMPLES = REPOSITORY / "examples"
+
+
+def test_the_slurm_cluster_becomes_a_job_script() -> None:
+    slurm = pytest.importorskip("dask_jobqueue.slurm")
+    jobs, options = slurm_options(EXAMPLES / "slurm.yaml")
+    options.pop("shared_temp_directory")  # ours; the others are those of dask_jobqueue
+    options.pop("scheduler_options")
+    script = slurm.SLURMJob(scheduler="tls://host:1", name="extract", **options).job_script()
+    assert jobs == 8
+    for line in ("-p gpu", "-A my-lab", "--cpus-per-task=8", "--gres=gpu:1", "-t 08:00:00"):
+        assert f"#SBATCH {line}" in script
+    assert "source /nfs/lab/spamo-cache/.venv/bin/activate" in script
+
+
+def test_an_array_task_trains_and_tests_its_own_seed(tmp_path: Path) -> None:
+    tool = tmp_path / "spamo-cache"
+    tool.write_text('#!/bin/sh\nprintf "%s\\n" "$*" >> "$CALLS"\n', encoding="utf-8")
+    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "CALLS": str(tmp_path / "calls"),
+        "SLURM_ARRAY_TASK_ID": "2",
+    }
+    subprocess.run(
+        [EXAMPLES / "train.sbatch", "pipelines/phoenix14t/default.yaml"],
+        check=True, env=environment, cwd=tmp_path,
+    )  # fmt: skip
+    train, evaluate = (tmp_path / "calls").read_text(encoding="utf-8").splitlines()
+    run = "runs/phoenix14t/default-seed2"
+    assert shlex.split(train) == [
+        *("train", "pipelines/phoenix14t/default.yaml"),
+        *("--set", "seed=2", "-o", run),
+    ]
+    assert shlex.split(evaluate) == ["evaluate", run]
