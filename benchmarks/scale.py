@@ -26,10 +26,10 @@ from reference.aims import Aim, conclude
 from reference.material import WIDTH, lengths
 from torch.utils.data import DataLoader
 
+from spamo_cache.store.attributes import describe
+from spamo_cache.store.index import Columns, with_receipts
 from spamo_cache.store.layout import StreamIdentity, fingerprint, pack, store_path
-from spamo_cache.store.plan import Columns, with_receipts
 from spamo_cache.store.reader import FeatureStore
-from spamo_cache.store.records import describe
 from spamo_cache.store.writer import StoreWriter
 from spamo_cache.train.dataset import Clips, FeatureDataset
 

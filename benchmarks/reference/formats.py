@@ -75,7 +75,7 @@ class Formats:
         """What reading would cost if nothing were checked; the package has no such mode."""
         with (
             mock.patch.object(shard.Destination, "checksum", _nothing),
-            mock.patch("spamo_cache.store.fetch._check", _nothing),
+            mock.patch("spamo_cache.store.reader._check", _nothing),
         ):
             self.ours(numbers)
 

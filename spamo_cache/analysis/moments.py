@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from spamo_cache.store.inspect import trace
 from spamo_cache.store.reader import FeatureStore
-from spamo_cache.store.trace import trace
 from spamo_cache.train.features import Features
 
 Floats = NDArray[np.float64]

@@ -88,11 +88,11 @@ def _copy(
     accept_terms: bool = False,
     json: bool,
 ) -> None:
-    from spamo_cache.store import share
+    from spamo_cache.store.copy import copy
 
     wanted = None if ids is None else resolve.lines(ids)
     with display.progress(f"copying {store.stem}", "partitions") as advance:
-        done = share.copy(
+        done = copy(
             store,
             root,
             splits=resolve.names(split),

@@ -17,9 +17,9 @@ from spamo_cache.workflow import resolve
 from spamo_cache.workflow.frames import frames_of_row
 
 if TYPE_CHECKING:
-    from spamo_cache.store.catalogue import Entry
+    from spamo_cache.store.inspect import Trace
+    from spamo_cache.store.inventory import StoreEntry
     from spamo_cache.store.remote import Location
-    from spamo_cache.store.trace import Trace
     from spamo_cache.store.verify import Report
 
 app = typer.Typer(no_args_is_help=True, help="Look at feature stores, check, share, convert them.")
@@ -43,9 +43,9 @@ def ls(
 
         spamo-cache store ls /nfs/lab/features s3://lab/features
     """
-    from spamo_cache.store import catalogue
+    from spamo_cache.store import inventory
 
-    entries = catalogue.stores(roots or config.roots())
+    entries = inventory.list_stores(roots or config.roots())
     if json:
         display.as_json([asdict(entry) for entry in entries])
     else:
@@ -55,7 +55,7 @@ def ls(
         raise typer.Exit(1)
 
 
-def _row(entry: Entry) -> Sequence[object]:
+def _row(entry: StoreEntry) -> Sequence[object]:
     if entry.damaged:
         return (str(entry.path), "", "", "", "", f"damaged: {entry.damaged}", entry.root)
     done, total = entry.clips["ok"] + entry.clips["failed"], sum(entry.clips.values())
@@ -94,7 +94,7 @@ def info(
 
         spamo-cache store info phoenix14t/motion --clip ID --row 3 --root /data/PHOENIX-2014-T
     """
-    from spamo_cache.store import catalogue
+    from spamo_cache.store.inspect import info
 
     store = resolve.located(name)
     if clip is not None and row is not None:
@@ -102,7 +102,7 @@ def info(
         return
     if any(given is not None for given in (clip, row, root)):
         raise UsageError("a row is named by --clip ID and --row N together")
-    known = catalogue.info(store)
+    known = info(store)
     if json:
         display.as_json(known)
     else:
@@ -110,8 +110,8 @@ def info(
 
 
 def _show_row(store: Location, clip: str, row: int, root: Path | None, *, json: bool) -> None:
+    from spamo_cache.store.inspect import trace
     from spamo_cache.store.reader import FeatureStore
-    from spamo_cache.store.trace import trace
 
     traced = trace(FeatureStore.open(store), clip, row)
     frames = {} if root is None else frames_of_row(traced, root)
@@ -205,9 +205,9 @@ def diff(
 
         spamo-cache store diff phoenix14t/motion-3f2a91 /nfs/lab/phoenix14t/motion-77b0c4.zarr
     """
-    from spamo_cache.store import compare
+    from spamo_cache.store.inspect import diff
 
-    found = compare.diff(resolve.located(first), resolve.located(second))
+    found = diff(resolve.located(first), resolve.located(second))
     if json:
         display.as_json(found)
     else:
@@ -228,18 +228,18 @@ def rm(
 
         spamo-cache store rm phoenix14t/motion-3f2a91 --yes
     """
-    from spamo_cache.store import catalogue
+    from spamo_cache.store import inventory
 
     try:
         path = resolve.located(name)
     except UsageError:
-        catalogue.sweep(config.roots())  # of a removal that was killed the rest may be left
+        inventory.sweep(config.roots())  # of a removal that was killed the rest may be left
         raise
     if not yes:
         # On a terminal, prompts are written by readline, past the net around stdout.
         question = f"remove {path} and compute it again when it is needed?"
         typer.confirm(printable(question), abort=True)
-    catalogue.remove(path)
+    inventory.remove(path)
     display.line(f"removed {path}")
 
 

@@ -8,9 +8,9 @@ from typing import Any
 from spamo_cache import config
 from spamo_cache.errors import StoreError
 from spamo_cache.runs.folder import RunFolder
-from spamo_cache.store.find import by_fingerprint
+from spamo_cache.store.attributes import Attributes
+from spamo_cache.store.inventory import by_fingerprint
 from spamo_cache.store.reader import FeatureStore
-from spamo_cache.store.records import Attributes
 from spamo_cache.train.features import Features
 from spamo_cache.train.features import about as about_of
 

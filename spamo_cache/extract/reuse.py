@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 
 from spamo_cache.errors import StoreError
 from spamo_cache.extract.job import Copy
-from spamo_cache.store.index import ClipIndex
+from spamo_cache.store.attributes import Attributes, load_attributes, load_group
+from spamo_cache.store.index import OK, ClipIndex, Columns, identities
 from spamo_cache.store.layout import ClipKey, StreamIdentity
-from spamo_cache.store.plan import OK, Columns, identities
 from spamo_cache.store.reader import FeatureStore
-from spamo_cache.store.records import Attributes, load_attributes, load_group
 from spamo_cache.store.remote import Location
 
 _LOG = logging.getLogger(__name__)

@@ -26,8 +26,9 @@ from spamo_cache.extract.plan import (
     rows_of,
     taken_over,
 )
-from spamo_cache.store.find import find
-from spamo_cache.store.index import ClipIndex
+from spamo_cache.store.attributes import Attributes, load_attributes
+from spamo_cache.store.index import ABSENT, FAILED, OK, PLACE, ClipIndex, Columns, with_receipts
+from spamo_cache.store.inventory import find
 from spamo_cache.store.layout import (
     ClipKey,
     StreamIdentity,
@@ -36,9 +37,7 @@ from spamo_cache.store.layout import (
     store_path,
     stream_spec,
 )
-from spamo_cache.store.plan import ABSENT, FAILED, OK, PLACE, Columns, with_receipts
 from spamo_cache.store.receipts import Receipts
-from spamo_cache.store.records import Attributes, load_attributes
 from spamo_cache.store.remote import Location
 from spamo_cache.video import Probe, probe_all
 

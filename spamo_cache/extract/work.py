@@ -13,12 +13,11 @@ from spamo_cache.extract.job import Item, Task
 from spamo_cache.extract.plan import Ints, Mask
 from spamo_cache.extract.reuse import Reusable
 from spamo_cache.extract.survey import StreamSurvey, Survey
-from spamo_cache.store.find import find
+from spamo_cache.store.attributes import load_attributes
 from spamo_cache.store.index import ClipIndex
-from spamo_cache.store.receipts import Receipts
-from spamo_cache.store.records import Receipt, load_attributes
+from spamo_cache.store.inventory import find
+from spamo_cache.store.receipts import Receipt, Receipts, finished
 from spamo_cache.store.remote import Location
-from spamo_cache.store.roots import finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,9 @@ def _receipts(store: Location, wanted: set[int]) -> tuple[str, Iterator[Receipt]
         receipts = Receipts(store, about)
         valid = map(receipts.valid, sorted(wanted.intersection(receipts.partitions())))
         return about.created_by, (receipt for receipt in valid if receipt is not None)
-    return about.created_by, finished(store, about, ClipIndex.open(store, about), among=wanted)
+    return about.created_by, finished(
+        store, about, ClipIndex.open(store, about).finished_partitions(), among=wanted
+    )
 
 
 @dataclass(frozen=True, slots=True)

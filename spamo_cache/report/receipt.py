@@ -15,8 +15,8 @@ from spamo_cache import config
 from spamo_cache.config import CacheSpec, Pipeline, TextConfig
 from spamo_cache.datasets.registry import CORPORA
 from spamo_cache.report.runs import Run, StoreFacts
+from spamo_cache.store.attributes import Attributes
 from spamo_cache.store.layout import stream_spec
-from spamo_cache.store.records import Attributes
 
 _PAPER_CORPORA = ("phoenix14t", "csl-daily", "how2sign")
 _ARITHMETIC = ("frames.resize", "compute", "store.dtype")

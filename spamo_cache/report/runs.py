@@ -20,9 +20,9 @@ from spamo_cache.report.documents import read_object
 from spamo_cache.report.evaluations import Evaluation, read_evaluations
 from spamo_cache.report.markup import slug
 from spamo_cache.runs.folder import RunFolder, RunRecord, RunSummary
-from spamo_cache.store.find import by_fingerprint
-from spamo_cache.store.plan import State
-from spamo_cache.store.records import Attributes
+from spamo_cache.store.attributes import Attributes
+from spamo_cache.store.index import State
+from spamo_cache.store.inventory import by_fingerprint
 
 Point = tuple[float, float]
 

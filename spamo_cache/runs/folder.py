@@ -36,8 +36,8 @@ from spamo_cache.config import Pipeline, StrictModel, load
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import DamagedError, UsageError
 from spamo_cache.runs.tensors import REMEDY, check_tensors, read_tensors, write_tensors
-from spamo_cache.store.claims import Claims
-from spamo_cache.store.records import Attributes, Sha256, validated
+from spamo_cache.store.attributes import Attributes, Sha256, validated
+from spamo_cache.store.leases import Claims
 
 _PLACE = "place"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import compress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, overload
 
 import numpy as np
 from awscrt.checksums import crc32c
@@ -22,19 +23,35 @@ from pydantic import Field
 
 from spamo_cache import io
 from spamo_cache.config import StrictModel
-from spamo_cache.errors import DamagedError
-from spamo_cache.store.layout import CHECKSUM_BYTES, FORMAT, ClipKey, Slot, canonical, sha256
-from spamo_cache.store.metadata import column_metadata, group_metadata
-from spamo_cache.store.plan import OK, PLACE, STATES, Columns, State, room
-from spamo_cache.store.records import (
-    MAX_PARTITIONS,
-    Attributes,
-    Sha256,
-    load_group,
-    validated,
+from spamo_cache.errors import DamagedError, StoreError
+from spamo_cache.store.attributes import MAX_PARTITIONS, Attributes, Sha256, load_group, validated
+from spamo_cache.store.layout import (
+    CHECKSUM_BYTES,
+    FORMAT,
+    ClipKey,
+    Geometry,
+    Slot,
+    canonical,
+    column_metadata,
+    group_metadata,
+    sha256,
 )
+from spamo_cache.store.receipts import Receipt
 from spamo_cache.store.remote import Location, read_file
-from spamo_cache.store.texts import Texts, text
+
+MAX_TEXT_BYTES = 1024
+
+
+ABSENT, OK, FAILED = 0, 1, 2
+State = Literal["absent", "ok", "failed"]
+STATES: tuple[State, ...] = ("absent", "ok", "failed")
+
+Columns = dict[str, NDArray[Any]]
+
+
+PLACE = ("partition", "row", "rows", "split", "first", "frames")
+"""The columns that say where a clip goes."""
+
 
 MAX_INDEX_BYTES = 1 << 31
 _NAME_CHARACTERS = 16
@@ -69,6 +86,196 @@ Chosen = slice | NDArray[np.int64]
 EVERY = slice(None)
 
 
+# --- string columns -------------------------------------------------------------------------------
+
+
+def encode(texts: Sequence[str], kind: str) -> NDArray[np.uint8]:
+    """Texts as a (N, width) column of UTF-8 bytes.
+
+    Raises:
+        StoreError: a text with NUL or half a character in it, or of more than 1024 bytes.
+    """
+    encoded = [_utf8(text, kind) for text in texts]
+    width = max([1, *map(len, encoded)])
+    column = np.array(encoded, dtype=f"S{width}")
+    return column.view(np.uint8).reshape(len(encoded), width)
+
+
+def _utf8(text: str, kind: str) -> bytes:
+    try:
+        data = text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise StoreError(f"the {kind} {text!r} is not valid Unicode") from None
+    if b"\0" in data or len(data) > MAX_TEXT_BYTES:
+        raise StoreError(f"the {kind} {text[:40]!r} holds NUL or over {MAX_TEXT_BYTES} bytes")
+    return data
+
+
+class Texts(Sequence[str]):
+    """A text column, decoded as it is asked for: a million ids cost no million objects."""
+
+    def __init__(self, column: NDArray[np.uint8]) -> None:
+        # The view's items drop the padding, and numpy compares them as bytes: code point order.
+        self.raw: NDArray[np.bytes_] = column.view(f"S{column.shape[1]}").reshape(len(column))
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [text(item) for item in self.raw[index]]
+        return text(self.raw[index])
+
+    def __iter__(self) -> Iterator[str]:
+        return map(text, self.raw)
+
+    def positions(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Where each text stands in this sorted column; -1 where it does not."""
+        encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+        sought = np.array(encoded, dtype=self.raw.dtype)
+        found = np.minimum(np.searchsorted(self.raw, sought), len(self.raw) - 1)
+        # As bytes: numpy has cut what is too long, and takes a NUL at the end for padding.
+        pairs = zip(found.tolist(), self.raw[found].tolist(), encoded, strict=True)
+        return np.array([at if there == data else -1 for at, there, data in pairs], np.int64)
+
+
+def text(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise DamagedError(f"a text of the clip index is not UTF-8: {data[:40]!r}") from None
+
+
+# --- columns: from the plan, and from what receipts say of it -------------------------------------
+
+
+def plan(
+    keys: Sequence[ClipKey], slots: Sequence[Slot], geometry: Geometry
+) -> tuple[Columns, tuple[str, ...]]:
+    """The index of a store in which nothing is done yet: columns sorted by id, and the splits.
+
+    Raises:
+        StoreError: keys and slots of different clips, or slots that cannot hold together.
+    """
+    by_id = {key.id: key for key in keys}
+    slots = sorted(slots, key=lambda slot: slot.id)
+    if len(by_id) != len(keys) or [slot.id for slot in slots] != sorted(by_id):
+        raise StoreError("the plan's clips and the corpus's clips are not the same")
+    if not slots:
+        raise StoreError("there are no clips to plan a store for")
+    splits = tuple(sorted({slot.split for slot in slots}))
+    _check_slots(slots, geometry)
+    ordered = [by_id[slot.id] for slot in slots]
+    columns: Columns = {
+        "id": encode([slot.id for slot in slots], "clip id"),
+        "partition": np.array([slot.partition for slot in slots], "<i4"),
+        "row": np.array([slot.row for slot in slots], "<i8"),
+        "rows": np.array([slot.rows for slot in slots], "<i4"),
+        "split": np.array([splits.index(slot.split) for slot in slots], "<i2"),
+        "first": np.array([slot.first for slot in slots], "<i4"),
+        "frames": np.array([slot.frames for slot in slots], "<i4"),
+        **identities(ordered),
+    }
+    return with_receipts(columns, ()), splits
+
+
+def identities(keys: Sequence[ClipKey]) -> Columns:
+    """What identifies the clips' sources, in the keys' order: source, size, start, end, crop."""
+    nan = float("nan")
+    return {
+        "source": encode([key.source for key in keys], "source"),
+        "size": np.array([key.size for key in keys], "<i8"),
+        "start": np.array([nan if key.start is None else key.start for key in keys], "<f8"),
+        "end": np.array([nan if key.end is None else key.end for key in keys], "<f8"),
+        "crop": np.array([key.crop or (nan,) * 4 for key in keys], "<f8"),
+    }
+
+
+def _check_slots(slots: Sequence[Slot], geometry: Geometry) -> None:
+    end, partition, split = 0, -1, ""
+    for slot in sorted(slots, key=lambda slot: (slot.partition, slot.row)):
+        if slot.partition != partition:
+            partition, split = slot.partition, slot.split
+            end = partition * geometry.shard_rows
+        if slot.split != split:
+            raise StoreError(f"partition {partition} holds clips of two splits", where=slot.id)
+        if not slot.id or slot.rows < 0 or partition < 0:
+            raise StoreError(f"not a slot: {slot}")
+        if slot.rows == 0:
+            continue
+        shard_end = (partition + 1) * geometry.shard_rows
+        misplaced = slot.row < end or slot.row + slot.rows > shard_end
+        if misplaced or slot.row % geometry.chunk_rows:
+            raise StoreError(f"rows overlap, cross a shard or start within a chunk: {slot}")
+        end = slot.row + slot.rows
+
+
+def room(attributes: Attributes, columns: Columns) -> int:
+    """Partitions that a store with this plan has room for: those it was begun with, and later."""
+    return max(attributes.partitions, int(columns["partition"].max()) + 1)
+
+
+def goes_on(known: Columns, wanted: Columns) -> bool:
+    """Whether a plan only gives later partitions to clips without features of just these frames."""
+    moved, other = (
+        np.any([known[name] != wanted[name] for name in names], axis=0)
+        for names in (PLACE, ("first", "frames"))
+    )
+    other &= (known["frames"] > 0) & (wanted["frames"] > 0)
+    after = int(known["partition"].max())
+    return bool(
+        ((known["state"] != OK) | other)[moved].all()
+        and (wanted["partition"][moved] > after).all()
+        and np.array_equal(known["split"], wanted["split"])
+    )
+
+
+def with_receipts(columns: Columns, receipts: Iterable[Receipt]) -> Columns:
+    """The plan with the states that receipts give its clips.
+
+    A receipt may name clips that were given a place in a later partition since: those are not its
+    own any more.
+
+    Raises:
+        DamagedError: a receipt for clips, rows or a partition that were not planned.
+    """
+    ids = Texts(columns["id"])
+    state = np.zeros(len(ids), np.uint8)
+    checksum = np.zeros(len(ids), "<u4")
+    sizes = np.bincount(columns["partition"])
+    reasons: dict[int, str] = {}
+    for receipt in receipts:
+        positions = ids.positions([*receipt.clips, *receipt.failures])
+        partition = columns["partition"][positions]
+        here, done = partition == receipt.partition, len(receipt.clips)
+        entries = list(compress(receipt.clips.values(), here[:done]))
+        ok, failed = positions[:done][here[:done]], positions[done:][here[done:]]
+        if not (
+            receipt.partition < len(sizes)
+            and (positions >= 0).all()
+            and (partition >= receipt.partition).all()
+            and sizes[receipt.partition] == np.count_nonzero(here)
+            and len(positions) == len(set(positions.tolist()))
+            and columns["rows"][ok].tolist() == [clip.rows for clip in entries]
+        ):
+            raise DamagedError(f"receipt {receipt.partition} disagrees with the plan")
+        state[ok], state[failed] = OK, FAILED
+        checksum[ok] = [clip.crc32c for clip in entries]
+        why = compress(receipt.failures.values(), here[done:])
+        reasons.update(zip(failed.tolist(), why, strict=True))
+    positions = np.array(sorted(reasons), "<i8")
+    texts = encode([reasons[position] for position in positions.tolist()], "reason")
+    known = {**columns, "state": state, "checksum": checksum}
+    return {**known, "failed": positions, "reason": texts}
+
+
+# --- a generation on disk -------------------------------------------------------------------------
+
+
 class ColumnRecord(StrictModel):
     """Type, shape and checksum of one column's only chunk."""
 
@@ -91,7 +298,7 @@ class Generation(StrictModel):
     columns: Mapping[str, ColumnRecord]
 
 
-def write(path: Path, desk: Path, columns: Columns, splits: tuple[str, ...]) -> None:
+def write_generation(path: Path, desk: Path, columns: Columns, splits: tuple[str, ...]) -> None:
     """Make this the current generation of the store at ``path``; earlier ones are removed.
 
     Readers of an earlier one have read what they need or follow the pointer again.
@@ -159,6 +366,9 @@ def _chunk(column: NDArray[Any]) -> bytes:
 
 def _key(record: ColumnRecord) -> str:
     return "c" + ".0" * len(record.shape)
+
+
+# --- reading a generation -------------------------------------------------------------------------
 
 
 # --- reading a generation -----------------------------------------------------------------------
@@ -245,6 +455,10 @@ class ClipIndex:
         """Number of clips by state."""
         found = np.bincount(self.state, minlength=len(STATES)).tolist()
         return dict(zip(STATES, found, strict=True))
+
+    def finished_partitions(self) -> set[int]:
+        """Partitions of which some clip has features, or has failed."""
+        return set(np.unique(self.partition[self.state != ABSENT]).tolist())
 
     def has_plan(self, columns: Columns, splits: tuple[str, ...]) -> bool:
         """Whether every clip has the same place as in another plan."""

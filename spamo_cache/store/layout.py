@@ -1,4 +1,7 @@
-"""What a store is called, where a clip's rows lie and what identifies both; pure functions."""
+"""What a store is called, where a clip's rows lie, what identifies both, and the Zarr metadata.
+
+Pure functions: nothing here touches a disk.
+"""
 
 from __future__ import annotations
 
@@ -301,3 +304,70 @@ def fit(features: NDArray[Any], rows: int, geometry: Geometry) -> NDArray[Any]:
         bad = int(np.count_nonzero(~np.isfinite(kept).all(axis=1)))
         raise StoreError(f"{bad} of {rows} rows are not finite in {geometry.dtype}")
     return kept
+
+
+# --- zarr.json ------------------------------------------------------------------------------------
+
+_CHECKSUM = {"name": "crc32c"}
+
+
+def group_metadata(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """``zarr.json`` of a group; ours stand under one key, apart from anybody else's."""
+    return {
+        "attributes": {"spamo_cache": dict(attributes)} if attributes else {},
+        "node_type": "group",
+        "zarr_format": 3,
+    }
+
+
+def features_metadata(geometry: Geometry, partitions: int) -> dict[str, Any]:
+    """``zarr.json`` of ``features``: shards of inner chunks, each with a checksum, uncompressed."""
+    numbers: list[Mapping[str, Any]] = [
+        {"name": "bytes", "configuration": {"endian": "little"}},
+        _CHECKSUM,
+    ]
+    sharding = {
+        "chunk_shape": [geometry.chunk_rows, geometry.width],
+        "codecs": numbers,
+        "index_codecs": numbers,
+        "index_location": "end",
+    }
+    return _array_metadata(
+        (partitions * geometry.shard_rows, geometry.width),
+        geometry.dtype,
+        chunk=(geometry.shard_rows, geometry.width),
+        codecs=[{"name": "sharding_indexed", "configuration": sharding}],
+        names=("row", "feature"),
+    )
+
+
+def column_metadata(shape: Sequence[int], dtype: str) -> dict[str, Any]:
+    """``zarr.json`` of a column of the clip index: one chunk with a checksum."""
+    endian = {} if dtype == "uint8" else {"configuration": {"endian": "little"}}
+    names = ("clip", "element")[: len(shape)]
+    chunk = tuple(max(1, size) for size in shape)
+    codecs: list[Mapping[str, Any]] = [{"name": "bytes", **endian}, _CHECKSUM]
+    return _array_metadata(shape, dtype, chunk=chunk, codecs=codecs, names=names)
+
+
+def _array_metadata(
+    shape: Sequence[int],
+    dtype: str,
+    *,
+    chunk: Sequence[int],
+    codecs: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+) -> dict[str, Any]:
+    return {
+        "attributes": {},
+        "chunk_grid": {"configuration": {"chunk_shape": list(chunk)}, "name": "regular"},
+        "chunk_key_encoding": {"configuration": {"separator": "."}, "name": "default"},
+        "codecs": list(codecs),
+        "data_type": dtype,
+        "dimension_names": list(names),
+        "fill_value": 0.0 if dtype.startswith("float") else 0,
+        "node_type": "array",
+        "shape": list(shape),
+        "storage_transformers": [],
+        "zarr_format": 3,
+    }

@@ -3,23 +3,79 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Annotated, Any, overload
+
+from pydantic import Field
 
 from spamo_cache import io
+from spamo_cache.config import StrictModel
 from spamo_cache.errors import DamagedError
+from spamo_cache.store.attributes import Attributes, Sha256, load_json, seal, unseal
 from spamo_cache.store.layout import canonical
-from spamo_cache.store.records import (
-    MAX_RECEIPT_BYTES,
-    Attributes,
-    Receipt,
-    load_json,
-    receipt_path,
-    seal,
-    shard_path,
-    unseal,
-)
-from spamo_cache.store.remote import Location
+from spamo_cache.store.leases import Claims
+from spamo_cache.store.remote import Location, RemotePath
+
+Count = Annotated[int, Field(ge=0, lt=2**48)]
+MAX_RECEIPT_BYTES = 1 << 24
+_THREADS = 16
+
+
+class ClipReceipt(StrictModel):
+    """One clip whose features a receipt vouches for."""
+
+    rows: Annotated[int, Field(ge=1)]
+    sha256: Sha256
+    """Of its (rows, width) values, little-endian, without padding."""
+    crc32c: Annotated[int, Field(ge=0, lt=2**32)]
+    """Of the crc32c of each of its chunks: cheap to compare whenever it is read."""
+
+
+class ShardReceipt(StrictModel):
+    """The file that holds a partition's features."""
+
+    size: Annotated[int, Field(ge=1)]
+    sha256: Sha256
+    rows: Annotated[int, Field(ge=1)]
+    """Rows written, padding between clips included."""
+
+
+class Receipt(StrictModel):
+    """What exists of one partition; written after its shard is durable."""
+
+    format: int
+    fingerprint: Sha256
+    partition: Count
+    clips: Mapping[str, ClipReceipt]
+    failures: Mapping[str, str]
+    """Clip id -> why it has no features."""
+    sources: Mapping[str, str]
+    """Clip id -> SHA-256 of the source's contents, as read."""
+    shard: ShardReceipt | None
+    """None where every clip failed."""
+    provenance: Mapping[str, Any]
+
+
+@overload
+def receipt_path(path: Path, partition: int) -> Path: ...
+@overload
+def receipt_path(path: RemotePath, partition: int) -> RemotePath: ...
+def receipt_path(path: Location, partition: int) -> Location:
+    """``receipts/<partition>.json``."""
+    return path / "receipts" / f"{partition}.json"
+
+
+@overload
+def shard_path(path: Path, partition: int) -> Path: ...
+@overload
+def shard_path(path: RemotePath, partition: int) -> RemotePath: ...
+def shard_path(path: Location, partition: int) -> Location:
+    """``features/c.<partition>.0``: the shard with the partition's number."""
+    return path / "features" / f"c.{partition}.0"
 
 
 def load_receipt(path: Location, about: Attributes, partition: int) -> Receipt:
@@ -154,3 +210,33 @@ def _take(path: Path, desk: Path) -> None:
     except FileNotFoundError:
         if os.path.lexists(path):
             raise
+
+
+def finished(
+    store: Location,
+    attributes: Attributes,
+    listed: Collection[int],
+    among: Collection[int] | None = None,
+) -> Iterator[Receipt]:
+    """What a store vouches for, in order of partitions.
+
+    Of a remote store, whose files a server may not list, only what its index lists.
+
+    Args:
+        listed: partitions that the index says are finished.
+        among: only these partitions.
+
+    Raises:
+        DamagedError: a receipt of a remote store that is missing or broken.
+    """
+    done = set(listed)
+    if isinstance(store, Path):
+        here, claims = Receipts(store, attributes), Claims.beside(store)
+        for number in sorted(done.union(here.partitions())):
+            if among is None or number in among:
+                with suppress(DamagedError):
+                    yield claims.settled(number, partial(here.sound, number))
+        return
+    partitions = [number for number in sorted(done) if among is None or number in among]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        yield from pool.map(lambda number: load_receipt(store, attributes, number), partitions)

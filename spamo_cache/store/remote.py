@@ -6,22 +6,27 @@ pickled and shared. Clients are made on first use, one per server and process.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path, PurePosixPath
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from spamo_cache import config, io
 from spamo_cache.errors import DamagedError, StoreError, UsageError
-from spamo_cache.store import webindex
-from spamo_cache.store.client import connected, missing, obstore, told, web
-from spamo_cache.store.pace import Pace
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from spamo_cache.store.web import Web
+
+_RETRIES = 3
 _NEAR_BYTES = 1 << 16
 """Bytes between two parts that are sooner read than asked for apart."""
 _REQUESTS = 8
@@ -108,7 +113,7 @@ class RemotePath:
         """
         found = self._size()
         if found is None:
-            raise missing(self)
+            raise _missing(self)
         return found
 
     def read(self, limit: int) -> bytes:
@@ -164,16 +169,16 @@ class RemotePath:
 
     def _stream(self, start: int | None = None, end: int | None = None) -> Iterator[Buffer]:
         if not self.writable:
-            yield from web().blocks(self._address, start, end)
+            yield from web_server().blocks(self._address, start, end)
             return
         options = {} if start is None else {"range": (start, end)}
-        with told(self):
-            got = obstore().get(connected(self.url), self.key, options=options)
+        with _store_errors(self):
+            got = _obstore().get(_connected(self.url), self.key, options=options)
             # Each block as it comes: a server may take for ever over a larger one.
             stream: Iterator[Buffer] = iter(got.stream(min_chunk_size=1))
-        pace = Pace()
+        pace = _web().Pace()
         while True:
-            with told(self), pace.waiting() as received:
+            with _store_errors(self), pace.waiting() as received:
                 pace.left()
                 block = next(stream, None)
                 received(0 if block is None else memoryview(block).nbytes)
@@ -194,7 +199,7 @@ class RemotePath:
             StoreError: the server cannot be reached, gives no list, or one without end.
         """
         if not self.writable:
-            return webindex.folders(self.url)
+            return web_server().folders(self.url)
         found: list[str] = []
         offset: str | None = None
         prefix = f"{self.key}/" if self.key else ""
@@ -208,7 +213,7 @@ class RemotePath:
             offset = prefix + (f"{last}0" if slash else last)
             found = list(dict.fromkeys(found))
         raise StoreError(
-            f"holds more than {_MAX_LISTS * _LISTED} foreign files",
+            f"holds more than {_MAX_LISTS * _LISTED} unrelated files",
             where=self,
             remedy="give the stores a prefix of their own",
         )
@@ -222,7 +227,7 @@ class RemotePath:
         start = len(self.key) + 1 if self.key else 0
 
         def load(client: Any, key: str) -> dict[str, int]:
-            pages = islice(obstore().list(client, prefix=key, chunk_size=_LISTED), _MAX_LISTS)
+            pages = islice(_obstore().list(client, prefix=key, chunk_size=_LISTED), _MAX_LISTS)
             return {item["path"][start:]: item["size"] for page in pages for item in page}
 
         return self._ask(load)
@@ -231,7 +236,7 @@ class RemotePath:
         start = len(self.key) + 1 if self.key else 0
 
         def load(client: Any, key: str) -> list[str]:
-            pages = obstore().list(client, prefix=key or None, offset=offset, chunk_size=_LISTED)
+            pages = _obstore().list(client, prefix=key or None, offset=offset, chunk_size=_LISTED)
             return [item["path"][start:] for item in next(iter(pages), [])]
 
         return self._ask(load)
@@ -248,8 +253,8 @@ class RemotePath:
 
         def store(client: Any, key: str) -> bool:
             try:
-                obstore().put(client, key, data, mode="create", use_multipart=False)
-            except obstore().exceptions.AlreadyExistsError:
+                _obstore().put(client, key, data, mode="create", use_multipart=False)
+            except _obstore().exceptions.AlreadyExistsError:
                 return False
             except NotImplementedError:
                 # Told to do without conditions (AWS_CONDITIONAL_PUT=disabled).
@@ -263,8 +268,8 @@ class RemotePath:
 
         def store(client: Any, key: str) -> bool:
             try:
-                obstore().put(client, key, data, mode={"e_tag": tag}, use_multipart=False)
-            except obstore().exceptions.PreconditionError:
+                _obstore().put(client, key, data, mode={"e_tag": tag}, use_multipart=False)
+            except _obstore().exceptions.PreconditionError:
                 return False
             except NotImplementedError:
                 return self._put(data)
@@ -274,30 +279,30 @@ class RemotePath:
 
     def delete(self) -> None:
         """Remove the file; somebody else may have been first."""
-        self._ask(lambda client, key: obstore().delete(client, key))
+        self._ask(lambda client, key: _obstore().delete(client, key))
 
     def _put(self, data: bytes | bytearray) -> bool:
-        self._ask(lambda client, key: obstore().put(client, key, data, use_multipart=False))
+        self._ask(lambda client, key: _obstore().put(client, key, data, use_multipart=False))
         return True
 
     def _size(self) -> int | None:
         if not self.writable:
-            return web().size(self._address)
+            return web_server().size(self._address)
         head = self._head()
         return None if head is None else int(head["size"])
 
     def _head(self) -> Any:
         def look(client: Any, key: str) -> Any:
             try:
-                return obstore().head(client, key)
+                return _obstore().head(client, key)
             except FileNotFoundError:
                 return None
 
         return self._ask(look)
 
     def _ask(self, question: Callable[[Any, str], Result]) -> Result:
-        with told(self):
-            return question(connected(self.url), self.key)
+        with _store_errors(self):
+            return question(_connected(self.url), self.key)
 
 
 def _joined(starts: Sequence[int], ends: Sequence[int]) -> list[tuple[int, int]]:
@@ -357,3 +362,120 @@ def location(text: str | Location) -> Location:
             remedy="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment",
         )
     return RemotePath(str(text).rstrip("/"))
+
+
+# --- clients and their errors ---------------------------------------------------------------------
+
+
+_clients: dict[tuple[int, str, str | None], Any] = {}
+_webs: dict[int, Web] = {}
+"""By process: a child that was forked must not talk on its parent's connections."""
+
+
+def _obstore() -> Any:
+    """The library, an extra.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    try:
+        import obstore as library  # noqa: PLC0415 (needed for remote roots only)
+    except ModuleNotFoundError:
+        raise UsageError(
+            "remote roots need obstore", remedy="pip install 'spamo-cache[remote]'"
+        ) from None
+    return library
+
+
+def web_server() -> Web:
+    """What reads from web servers; made once in each process; raises as :func:`_web`."""
+    if os.getpid() not in _webs:
+        _webs[os.getpid()] = _web().Web(_RETRIES)
+    return _webs[os.getpid()]
+
+
+def _web() -> ModuleType:
+    """The module that reads from web servers.
+
+    Raises:
+        UsageError: urllib3, an extra, is not installed.
+    """
+    try:
+        from spamo_cache.store import web  # noqa: PLC0415 (needed for remote roots only)
+    except ModuleNotFoundError:
+        raise UsageError(
+            "remote roots need urllib3", remedy="pip install 'spamo-cache[remote]'"
+        ) from None
+    return web
+
+
+def _connected(url: str) -> Any:
+    """A client for the bucket of an address; made once in each process.
+
+    Raises:
+        StoreError: in a process forked from one that has used any.
+    """
+    base = "/".join(url.split("/")[:3])
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    wanted = (os.getpid(), base, endpoint)
+    if wanted not in _clients:
+        if any(pid != os.getpid() for pid, _, _ in _clients):
+            # obstore's threads do not survive a fork: it would wait for them forever.
+            raise StoreError(
+                "remote roots were used before this process was forked",
+                where=base,
+                remedy="start workers by spawn (multiprocessing_context='spawn'), or"
+                " `spamo-cache store pull` the store",
+            )
+        _clients[wanted] = _connect(base, endpoint)
+    return _clients[wanted]
+
+
+def _connect(base: str, endpoint: str | None) -> Any:
+    stores = _obstore().store
+    options: dict[str, Any] = {
+        # Plain HTTP only where the user's own address says so.
+        "allow_http": (endpoint or "").startswith("http:"),
+        "connect_timeout": "10s",
+        "read_timeout": "60s",
+        "timeout": "1h",
+    }
+    patience: dict[str, Any] = {"max_retries": _RETRIES, "retry_timeout": timedelta(minutes=2)}
+    bucket = base.removeprefix("s3://")
+    return stores.S3Store(bucket, client_options=options, retry_config=patience)
+
+
+@contextmanager
+def _store_errors(path: object) -> Iterator[None]:
+    """Turn what obstore raises, and an answer that is too slow, into this package's errors."""
+    errors = _obstore().exceptions
+    try:
+        yield
+    except FileNotFoundError:
+        raise _missing(path) from None
+    except (errors.PermissionDeniedError, errors.UnauthenticatedError):
+        raise StoreError(
+            "the server refuses",
+            where=path,
+            remedy="check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for a public bucket set"
+            " AWS_SKIP_SIGNATURE=true",
+        ) from None
+    except ValueError as error:
+        raise StoreError(f"no file can be called so: {_short(error)}", where=path) from None
+    except (errors.BaseError, TimeoutError) as error:
+        raise StoreError(
+            f"the server does not answer as it should: {_short(error)}",
+            where=path,
+            remedy="check the address, the network, AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and"
+            " AWS_SECRET_ACCESS_KEY; for a public bucket set AWS_SKIP_SIGNATURE=true",
+        ) from None
+
+
+def _missing(path: object) -> DamagedError:
+    """The error of a file that is not there."""
+    return DamagedError("a file of the store is missing", where=path)
+
+
+def _short(error: Exception) -> str:
+    first = str(error).split("Debug source", 1)[0]
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", first)).strip()[:300]

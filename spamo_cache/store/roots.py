@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from functools import partial
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from spamo_cache import io
-from spamo_cache.errors import DamagedError
-from spamo_cache.store.claims import Claims
-from spamo_cache.store.index import ClipIndex
-from spamo_cache.store.plan import ABSENT
-from spamo_cache.store.receipts import Receipts, load_receipt
-from spamo_cache.store.records import Attributes, Receipt
+from spamo_cache.errors import UsageError
 from spamo_cache.store.remote import Location, RemotePath, location
 
 _CORPUS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_THREADS = 16
 _STORE = re.compile(r"(?P<stream>[A-Za-z0-9][A-Za-z0-9._-]{0,63})-[0-9a-f]{12}\.zarr")
 
 
-def stores(
+def stores_in(
     root: str | Location, corpus: str | None = None, stream: str | None = None
 ) -> list[Location]:
     """The stores of a root, sorted by corpus and name; whether they can be opened is not asked.
@@ -58,30 +47,34 @@ def _folders(place: Location) -> list[str]:
         return sorted(path.name for path in place.iterdir() if path.is_dir())
 
 
-def finished(
-    store: Location,
-    attributes: Attributes,
-    index: ClipIndex,
-    among: Collection[int] | None = None,
-) -> Iterator[Receipt]:
-    """What a store vouches for, in order of partitions.
+def locate(name: str, searched: Sequence[str]) -> Location:
+    """The one store meant by a place, or by ``corpus/stream`` with or without ``-fingerprint``.
 
-    Of a remote store, whose files a server may not list, what its index says.
-
-    Args:
-        among: only these partitions.
+    Remote roots are asked where no local one has it.
 
     Raises:
-        DamagedError: a receipt of a remote store that is missing or broken.
+        UsageError: none, or several.
+        StoreError: a remote root cannot be asked.
     """
-    done = set(np.unique(index.partition[index.state != ABSENT]).tolist())
-    if isinstance(store, Path):
-        here, claims = Receipts(store, attributes), Claims.beside(store)
-        for number in sorted(done.union(here.partitions())):
-            if among is None or number in among:
-                with suppress(DamagedError):
-                    yield claims.settled(number, partial(here.sound, number))
-        return
-    partitions = [number for number in sorted(done) if among is None or number in among]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        yield from pool.map(lambda number: load_receipt(store, attributes, number), partitions)
+    if "://" in name or (name.endswith(".zarr") and Path(name).is_dir()):
+        return location(name)
+    wanted = name.removesuffix(".zarr")
+    local = [root for root in searched if "://" not in root]
+    remote = [root for root in searched if "://" in root]
+    found = _named(wanted, local) or _named(wanted, remote)
+    if len({path.name for path in found}) == 1:
+        return found[0]
+    if not found:
+        raise UsageError(f"no store {name!r}", remedy="`spamo-cache store ls` shows them all")
+    shown = ", ".join(f"{path.parent.name}/{path.stem}" for path in found)
+    raise UsageError(f"{name!r} may be several stores", remedy=f"one of: {shown}")
+
+
+def _named(wanted: str, searched: Iterable[str]) -> list[Location]:
+    corpus, _, name = wanted.partition("/")
+    return [
+        path
+        for root in searched
+        for path in stores_in(root, corpus)
+        if name == path.stem.rpartition("-")[0] or ("-" in name and path.stem.startswith(name))
+    ]

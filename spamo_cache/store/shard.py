@@ -24,7 +24,7 @@ from zarr.codecs import Crc32cCodec
 from spamo_cache import io
 from spamo_cache.errors import DamagedError, StoreError
 from spamo_cache.store.layout import ABSENT_CHUNK, CHECKSUM_BYTES, Geometry, sha256
-from spamo_cache.store.records import ShardReceipt
+from spamo_cache.store.receipts import ShardReceipt
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

@@ -12,33 +12,29 @@ import numpy as np
 
 from spamo_cache import io
 from spamo_cache.errors import DamagedError, StoreError
-from spamo_cache.store import snapshot
-from spamo_cache.store.claims import Claims
-from spamo_cache.store.index import ClipIndex, current_generation
+from spamo_cache.store.attributes import (
+    MAX_ATTRIBUTES_BYTES,
+    Attributes,
+    check_manifest,
+    check_room,
+    documents,
+    load_attributes,
+    load_room,
+)
+from spamo_cache.store.index import ABSENT, FAILED, OK, ClipIndex, State, current_generation
 from spamo_cache.store.layout import (
     Geometry,
     Slot,
     StreamIdentity,
     canonical,
+    column_metadata,
     corpus_hash,
     fingerprint,
     sha256,
     work_path,
 )
-from spamo_cache.store.metadata import column_metadata
-from spamo_cache.store.plan import ABSENT, FAILED, OK, State
-from spamo_cache.store.receipts import Receipts
-from spamo_cache.store.records import (
-    MAX_ATTRIBUTES_BYTES,
-    Attributes,
-    ClipReceipt,
-    Receipt,
-    check_room,
-    documents,
-    load_attributes,
-    load_room,
-    shard_path,
-)
+from spamo_cache.store.leases import Claims
+from spamo_cache.store.receipts import ClipReceipt, Receipt, Receipts, shard_path
 from spamo_cache.store.remote import read_file
 from spamo_cache.store.shard import Shard, as_bytes, scratch
 from spamo_cache.store.writer import StoreWriter
@@ -160,7 +156,7 @@ def _room(report: Report, attributes: Attributes) -> int | None:
 
 def _snapshot_problems(path: Path, attributes: Attributes, *, deep: bool) -> Iterator[str]:
     try:
-        snapshot.check(path, attributes, deep=deep)
+        check_manifest(path, attributes, deep=deep)
     except StoreError as error:
         # Nothing here can make it again, unlike all the rest.
         yield f"{_said(error)}; to do: {error.remedy}"
@@ -225,8 +221,7 @@ class _Partitions:
 
     def partitions(self) -> list[int]:
         """Those that the index or a receipt speaks of."""
-        listed = np.unique(self.index.partition[self.index.state != ABSENT]).tolist()
-        return sorted({*listed, *self.receipts.partitions()})
+        return sorted(self.index.finished_partitions().union(self.receipts.partitions()))
 
     def ok(self, partition: int) -> list[str]:
         """The clips of which the index says that there are features."""

@@ -9,25 +9,71 @@ Nothing is decompressed.
 from __future__ import annotations
 
 import io
+import re
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPResponse
 from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from spamo_cache.errors import DamagedError, StoreError
-from spamo_cache.store.pace import SILENT_SECONDS, Pace, too_slow
 
+SILENT_SECONDS = 60.0
+"""Between two bytes."""
+_GRACE_SECONDS = 30.0
+_SLOWEST_BYTES = 4096
+"""A second, beyond the grace; a modem's rate."""
 _BLOCK_BYTES = 1 << 20
 _CONNECT_SECONDS = 10.0
 _MAX_REDIRECTS = 5
 _REDIRECTS = {301, 302, 303, 307, 308}
+_MAX_PAGE_BYTES = 1 << 24
+_MAX_FOLDERS = 10_000
+# Whatever it finds it passes over: a page of nothing but "href=" takes no longer than another.
+_LINK = re.compile(r"""href=["']?([^"'?#> ]+)""", re.IGNORECASE)
+
+
+def too_slow() -> TimeoutError:
+    """What is raised of an answer that does not come, or not fast enough."""
+    return TimeoutError(f"it sends less than {_SLOWEST_BYTES} bytes a second")
+
+
+class Pace:
+    """How long an answer may still take; time counts while it is waited for."""
+
+    def __init__(self) -> None:
+        self._waited = 0.0
+        self._bytes = 0
+
+    def left(self) -> float:
+        """Seconds until the next byte has to be there.
+
+        Raises:
+            TimeoutError: the answer is too slow already.
+        """
+        left = _GRACE_SECONDS + self._bytes / _SLOWEST_BYTES - self._waited
+        if left <= 0:
+            raise too_slow()
+        return min(left, SILENT_SECONDS)
+
+    @contextmanager
+    def waiting(self) -> Iterator[Callable[[int], None]]:
+        """Count the time of the block, and the bytes that it calls the given function with."""
+        started = time.monotonic()
+        try:
+            yield self._count
+        finally:
+            self._waited += time.monotonic() - started
+
+    def _count(self, count: int) -> None:
+        self._bytes += count
 
 
 class _Paced(io.RawIOBase):
@@ -136,9 +182,30 @@ class Web:
             while block := answer.read(_BLOCK_BYTES, decode_content=False):
                 yield block
 
+    def folders(self, url: str) -> list[str]:
+        """Names of the folders that the page at ``url`` links to right below itself, sorted.
+
+        Raises:
+            StoreError: no such page, one too large, or the server cannot be reached.
+        """
+        here = f"{url}/"
+        try:
+            page = self._page(here)
+        except StoreError as error:
+            raise StoreError(
+                f"the server gives no list of its folders: {error.what}",
+                where=here,
+                remedy="name a store by its whole address",
+            ) from None
+        names = {unquote(link.removeprefix(here)) for link in _links(page, here)}
+        found = sorted(name for name in names if name not in {"", ".", ".."} and "/" not in name)
+        if len(found) > _MAX_FOLDERS:
+            raise StoreError(f"links to more than {_MAX_FOLDERS:,} folders", where=here)
+        return found
+
     @contextmanager
     def _answer(self, method: str, url: str, headers: dict[str, str]) -> Iterator[Any]:
-        with _told(url):
+        with _store_errors(url):
             answer = self._follow(method, url, headers)
             try:
                 yield answer
@@ -167,6 +234,14 @@ class Web:
             check_redirect(here, there, url)
             here = there
         raise StoreError(f"the server redirects more than {_MAX_REDIRECTS} times", where=url)
+
+    def _page(self, here: str) -> str:
+        page = bytearray()
+        for block in self.blocks(here):
+            page += block
+            if len(page) > _MAX_PAGE_BYTES:
+                raise DamagedError(f"is larger than {_MAX_PAGE_BYTES:,} bytes", where=here)
+        return page.decode("utf-8", "replace")
 
     def _manager(self, url: str) -> Any:
         parts = urlsplit(url)
@@ -227,7 +302,7 @@ def _check(answer: Any, url: str, wanted: int) -> None:
 
 
 @contextmanager
-def _told(url: str) -> Iterator[None]:
+def _store_errors(url: str) -> Iterator[None]:
     try:
         yield
     # ValueError: an address that none can be.
@@ -248,3 +323,18 @@ def _unexpected(reason: str, url: str) -> StoreError:
         where=url,
         remedy="check the address, the network, HTTPS_PROXY and HTTP_PROXY",
     )
+
+
+# --- folders of a server --------------------------------------------------------------------------
+
+
+def _links(page: str, here: str) -> Iterator[str]:
+    """Links to folders below, without the slash at their end."""
+    for found in _LINK.finditer(page):
+        if found[1].endswith("/"):
+            try:
+                link = urljoin(here, found[1])
+            except ValueError:
+                continue
+            if link.startswith(here):
+                yield link.removesuffix("/")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import platform
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import cached_property
@@ -10,39 +11,60 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from spamo_cache import io
 from spamo_cache.errors import DamagedError, StoreError
-from spamo_cache.store import index, shard, snapshot
-from spamo_cache.store.claims import STALE_SECONDS, ClaimLostError, Claims, sweep_corpus
-from spamo_cache.store.index import ClipIndex
-from spamo_cache.store.layout import (
-    ClipKey,
-    Geometry,
-    Slot,
-    StreamIdentity,
-    canonical,
-    corpus_hash,
-    fingerprint,
-    store_path,
-    work_path,
-)
-from spamo_cache.store.metadata import features_metadata
-from spamo_cache.store.partition import checked, receipt, rows_of_shard
-from spamo_cache.store.plan import Columns, goes_on, plan, room, with_receipts
-from spamo_cache.store.receipts import Receipts
-from spamo_cache.store.records import (
+from spamo_cache.store.attributes import (
+    MANIFEST,
     Attributes,
     describe,
     documents,
     load_attributes,
+    manifest_attributes,
+    now,
+    restore_manifest,
+    user,
+    versions,
 )
+from spamo_cache.store.index import (
+    ClipIndex,
+    Columns,
+    goes_on,
+    plan,
+    room,
+    with_receipts,
+    write_generation,
+)
+from spamo_cache.store.layout import (
+    FORMAT,
+    ClipKey,
+    Geometry,
+    Slot,
+    StreamIdentity,
+    aligned,
+    canonical,
+    corpus_hash,
+    features_metadata,
+    fingerprint,
+    fit,
+    sha256,
+    store_path,
+    work_path,
+)
+from spamo_cache.store.leases import STALE_SECONDS, ClaimLostError, Claims, sweep_corpus
+from spamo_cache.store.receipts import ClipReceipt, Receipt, Receipts, ShardReceipt
+from spamo_cache.store.shard import clip_checksum
+from spamo_cache.store.shard import write as write_shard
 
 _INDEX_CLAIM = "index"
 _TRIES = 8
 """Times that a claim may be lost on the way: each means a minute without a sign of life."""
 _LOG = logging.getLogger(__name__)
+_MAX_REASON_CHARACTERS = 250
+
+Clips = dict[str, NDArray[Any]]
 
 
 class StoreWriter:
@@ -131,7 +153,7 @@ class StoreWriter:
             chunk_rows=chunk_rows,
             shard_rows=shard_rows,
             terms=terms,
-            **snapshot.describe(manifest),
+            **manifest_attributes(manifest),
         )
         columns, splits = plan(keys, slots, attributes.geometry)
         return cls.create(path, attributes, columns, splits, manifest)
@@ -157,9 +179,9 @@ class StoreWriter:
 
         def fill(folder: Path) -> None:
             (folder / "clips").mkdir()
-            index.write(folder, work, columns, splits)
+            write_generation(folder, work, columns, splits)
             if manifest:
-                (folder / snapshot.NAME).write_bytes(manifest)
+                (folder / MANIFEST).write_bytes(manifest)
             for name, document in documents(attributes, room(attributes, columns)).items():
                 (folder / name).parent.mkdir(exist_ok=True)
                 (folder / name).write_bytes(canonical(document))
@@ -171,7 +193,7 @@ class StoreWriter:
         writer = cls(path)
         writer.sweep()
         writer._join(attributes, columns, splits)
-        snapshot.keep(path, writer.attributes, manifest, work)
+        restore_manifest(path, writer.attributes, manifest, work)
         return writer
 
     def _join(self, wanted: Attributes, columns: Columns, splits: tuple[str, ...]) -> None:
@@ -277,7 +299,7 @@ class StoreWriter:
                 record = None
                 if kept:
                     rows = rows_of_shard(slots, kept, self.geometry)
-                    file, record = shard.write(folder, self.geometry, rows)
+                    file, record = write_shard(folder, self.geometry, rows)
                 if replace:
                     # As late as can be: a crash from here on costs this partition, and no more.
                     (self.receipts.withdraw if kept else self.receipts.remove)(partition, desk)
@@ -354,7 +376,7 @@ class StoreWriter:
             ):
                 columns, splits = planned()
                 known = (receipt for receipt in self.receipts if receipt.partition not in without)
-                index.write(self.path, desk, with_receipts(columns, known), splits)
+                write_generation(self.path, desk, with_receipts(columns, known), splits)
                 self._make_room(columns, desk)
                 return
         raise StoreError(
@@ -371,3 +393,81 @@ class StoreWriter:
     def sweep(self) -> None:
         """Remove what dead processes left beside the stores of this corpus."""
         sweep_corpus(self.path.parent)
+
+
+# --- one partition --------------------------------------------------------------------------------
+
+
+def checked(
+    slots: Sequence[Slot],
+    features: Mapping[str, NDArray[Any]],
+    failures: Mapping[str, str],
+    geometry: Geometry,
+) -> Clips:
+    """The features as the store keeps them.
+
+    Raises:
+        StoreError: not exactly the planned clips, or rows or values that were not planned.
+    """
+    planned = sorted(slot.id for slot in slots)
+    if sorted([*features, *failures]) != planned:
+        given = {*features, *failures}
+        odd = sorted(given.symmetric_difference(planned)) or sorted(features.keys() & failures)
+        raise StoreError("a partition is published whole, each clip once", where=", ".join(odd[:3]))
+    kept: Clips = {}
+    for slot in slots:
+        if slot.id in features:
+            try:
+                kept[slot.id] = fit(features[slot.id], slot.rows, geometry)
+            except StoreError as error:
+                raise StoreError(error.what, where=slot.id) from None
+    return kept
+
+
+def rows_of_shard(slots: Sequence[Slot], kept: Clips, geometry: Geometry) -> NDArray[Any]:
+    """The shard's rows up to the last clip's; zeros between clips and where one has failed."""
+    placed = [slot for slot in slots if slot.id in kept]
+    base = placed[0].partition * geometry.shard_rows
+    end = max(slot.row + aligned(slot.rows, geometry.chunk_rows) for slot in placed)
+    rows = np.zeros((end - base, geometry.width), geometry.dtype)
+    for slot in placed:
+        rows[slot.row - base : slot.row - base + slot.rows] = kept[slot.id]
+    return rows
+
+
+def receipt(
+    fingerprint: str,
+    partition: int,
+    kept: Clips,
+    shard: ShardReceipt | None,
+    *,
+    geometry: Geometry,
+    failures: Mapping[str, str],
+    sources: Mapping[str, str],
+    provenance: Mapping[str, Any],
+) -> Receipt:
+    """What there is of the partition now, and who made it where and when."""
+    made = {"published": now(), "user": user(), "host": platform.node(), "versions": versions()}
+    return Receipt(
+        format=FORMAT,
+        fingerprint=fingerprint,
+        partition=partition,
+        clips={
+            clip: ClipReceipt(
+                rows=len(rows),
+                sha256=sha256(rows.tobytes()),
+                crc32c=clip_checksum(rows, geometry),
+            )
+            for clip, rows in kept.items()
+        },
+        failures={clip: _one_line(reason) for clip, reason in failures.items()},
+        sources=dict(sources),
+        shard=shard,
+        provenance={**made, **provenance},
+    )
+
+
+def _one_line(reason: str) -> str:
+    # Reasons come from decoders and may hold anything; NUL and lone surrogates cannot be stored.
+    text = reason.replace("\0", " ").encode("utf-8", "replace").decode("utf-8")
+    return " ".join(text.split())[:_MAX_REASON_CHARACTERS] or "no reason given"

@@ -13,8 +13,8 @@ from torch.utils.data import Dataset, get_worker_info
 
 from spamo_cache.errors import StoreError
 from spamo_cache.model.rows import Packed
+from spamo_cache.store.index import Texts, encode
 from spamo_cache.store.reader import FeatureStore
-from spamo_cache.store.texts import Texts, encode
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from torch import nn
 from spamo_cache.config import Pipeline
 from spamo_cache.errors import StoreError
 from spamo_cache.model.rows import Packed
-from spamo_cache.store.records import Attributes
+from spamo_cache.store.attributes import Attributes
 from spamo_cache.store.remote import Location
 
 

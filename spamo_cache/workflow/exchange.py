@@ -9,8 +9,7 @@ from spamo_cache.errors import UsageError
 from spamo_cache.workflow import resolve
 
 if TYPE_CHECKING:
-    from spamo_cache.store.convert import Imported
-    from spamo_cache.store.export import Naming
+    from spamo_cache.store.exchange import Imported, Naming
     from spamo_cache.store.remote import Location
 
 
@@ -36,7 +35,7 @@ def import_features(
     """
     from spamo_cache.datasets import registry
     from spamo_cache.datasets.manifest import Manifest
-    from spamo_cache.store import convert
+    from spamo_cache.store.exchange import import_hdf5, import_npy
 
     about = registry.CORPORA.get(corpus)
     listed = None if manifest is None else Manifest.read(manifest, corpus=corpus)
@@ -49,8 +48,8 @@ def import_features(
     }
     root = resolve.store_root(store)
     if source.is_dir():
-        return convert.import_npy(source, root, naming=_naming(official), **common)
-    return convert.import_hdf5(source, root, **common)
+        return import_npy(source, root, naming=_naming(official), **common)
+    return import_hdf5(source, root, **common)
 
 
 def export_features(
@@ -67,22 +66,22 @@ def export_features(
     Returns:
         Clips written, and clips in the annotation files.
     """
-    from spamo_cache.store import export
+    from spamo_cache.store.exchange import export_hdf5, export_npy
 
     store = resolve.located(name)
     if manifest is not None and not official:
         raise UsageError("--manifest is for --official", remedy="give both, or neither")
     if target.suffix in {".h5", ".hdf5"}:
-        count = export.export_hdf5(store, target)
+        count = export_hdf5(store, target)
     else:
-        count = export.export_npy(store, target, naming=_naming(official))
+        count = export_npy(store, target, naming=_naming(official))
     return count, 0 if manifest is None else _annotate(store, target, manifest)
 
 
 def _annotate(store: Location, folder: Path, manifest: Path) -> int:
     from spamo_cache.datasets.manifest import Manifest
     from spamo_cache.datasets.official import write_annotations
-    from spamo_cache.store.export import file_name
+    from spamo_cache.store.exchange import file_name
     from spamo_cache.store.reader import FeatureStore
 
     features = FeatureStore.open(store)

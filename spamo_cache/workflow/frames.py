@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from spamo_cache.datasets.manifest import Clip
+    from spamo_cache.store.inspect import Trace
     from spamo_cache.store.reader import FeatureStore
-    from spamo_cache.store.trace import Trace
     from spamo_cache.train import Features
 
 

@@ -255,10 +255,10 @@ def store_roots(given: str | Path | None) -> list[str]:
 
 
 def located(name: str, roots: Sequence[str] | None = None) -> Location:
-    """The store that a user means, in SPAMO_CACHE's roots by default; see ``catalogue.locate``."""
-    from spamo_cache.store import catalogue
+    """The store that a user means, in SPAMO_CACHE's roots by default; see ``roots.locate``."""
+    from spamo_cache.store.roots import locate
 
-    return catalogue.locate(name, config.roots() if roots is None else roots)
+    return locate(name, config.roots() if roots is None else roots)
 
 
 def lines(file: Path) -> list[str]:

@@ -30,7 +30,7 @@ _AGAIN = "run `spamo-cache extract` again: it computes nothing twice, and notes 
 def remember(manifest: Manifest, stores: Iterable[Location]) -> None:
     """Note what was extracted last of a corpus, so that ``train`` needs to be told nothing."""
     from spamo_cache import io
-    from spamo_cache.store.claims import Claims
+    from spamo_cache.store.leases import Claims
 
     try:
         before = _Note.of(manifest.corpus).there()
@@ -95,8 +95,8 @@ def pipeline_stores(
         StoreError: a store that cannot be opened or copied.
     """
     from spamo_cache.datasets.manifest import Manifest
-    from spamo_cache.store import catalogue
     from spamo_cache.store.reader import FeatureStore
+    from spamo_cache.store.roots import locate
 
     note = _Note.of(pipeline.corpus)
     known = note.there()
@@ -118,7 +118,7 @@ def pipeline_stores(
     opened = {}
     for stream in pipeline.streams:
         if stream in named:
-            found = FeatureStore.open(catalogue.locate(named[stream], roots))
+            found = FeatureStore.open(locate(named[stream], roots))
         else:
             found = look(pipeline, stream, corpus_sha256)
         opened[stream] = _near(found, table, roots, watcher)
@@ -129,7 +129,7 @@ def _near(
     store: FeatureStore, manifest: Manifest, roots: Sequence[str], watcher: Watcher
 ) -> FeatureStore:
     """The store itself, or the copy of a remote one's clips in the first local root, if any."""
-    from spamo_cache.store import share
+    from spamo_cache.store.copy import copy
     from spamo_cache.store.reader import FeatureStore
 
     local = next((root for root in roots if "://" not in root), None)
@@ -140,7 +140,7 @@ def _near(
     # By clip: a store keeps the splits it was begun with, the manifest may have others.
     clips = [clip for clip in manifest.table["id"].to_pylist() if clip in store]
     with watcher.task(f"copying {store.stream}", "partitions") as advance:
-        copied = share.copy(store.path, local, ids=clips, progress=advance)
+        copied = copy(store.path, local, ids=clips, progress=advance)
     if copied.terms:
         watcher.notice(f"terms of use: {copied.terms}")
     return FeatureStore.open(copied.path)
@@ -156,7 +156,7 @@ def _found(
     known: Sequence[Location],
     roots: Sequence[str],
 ) -> FeatureStore:
-    from spamo_cache.store.find import find
+    from spamo_cache.store.inventory import find
     from spamo_cache.store.layout import stream_spec
     from spamo_cache.store.reader import FeatureStore
 

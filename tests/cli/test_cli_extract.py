@@ -13,7 +13,7 @@ from typer.testing import Result
 from spamo_cache import config
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.extract import calibrate, run
-from spamo_cache.store import records
+from spamo_cache.store import attributes
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.writer import StoreWriter
 from spamo_cache.workflow import stores
@@ -75,7 +75,7 @@ def test_a_store_made_from_python_is_the_store_of_the_command_line(
     lab: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # When, by whom: of the partitions, and of the store.
-    monkeypatch.setattr(records, "now", lambda: "then")
+    monkeypatch.setattr(attributes, "now", lambda: "then")
     call(EXTRACT)
     manifest = Manifest.read(lab / "manifest.csv", corpus="frames")
     spec = config.load(lab / "spec.yaml", config.CacheSpec)

@@ -10,8 +10,8 @@ from spamo_cache import io
 from spamo_cache.errors import StoreError
 from spamo_cache.evaluate import evaluate, stores
 from spamo_cache.runs.folder import RunFolder, RunRecord, identity
+from spamo_cache.store.attributes import Attributes, validated
 from spamo_cache.store.layout import FORMAT
-from spamo_cache.store.records import Attributes, validated
 
 SPEC = {"encoder": "videomae", "window": 16, "stride": 8, "resize": "pil", "dtype": "float16"}
 MADE = {"corpus_sha256": "c" * 64, "weights_sha256": "e" * 64}

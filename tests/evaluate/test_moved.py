@@ -19,7 +19,7 @@ from spamo_cache.errors import DamagedError, StoreError, WeightsError
 from spamo_cache.evaluate import load_run
 from spamo_cache.evaluate.stores import open_stores
 from spamo_cache.runs.folder import RunFolder
-from spamo_cache.store.find import by_fingerprint
+from spamo_cache.store.inventory import by_fingerprint
 from spamo_cache.train import train
 
 Call = Callable[..., Result]

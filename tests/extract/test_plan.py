@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from spamo_cache.config import RowsSpec, StoreSpec
 from spamo_cache.errors import ConfigError
 from spamo_cache.extract.plan import Counted, Places, StreamPlan, begin, go_on
-from spamo_cache.store import plan as store_plan
+from spamo_cache.store import index as store_index
 from spamo_cache.store.layout import ClipKey, Geometry, Slot, aligned
 
 STORE = StoreSpec(
@@ -147,9 +147,9 @@ def test_a_plan_goes_on_without_moving_what_is_finished_or_counted_as_before(
     # The rows of all partitions still lie apart, within their shards: the store checks that.
     keys = [ClipKey(clip.id, clip.source, 1) for clip in clips]
     geometry = Geometry(4, "float16", stream.chunk_rows, stream.shard_rows)
-    columns, _ = store_plan.plan(keys, new.slots(clips), geometry)
-    known, _ = store_plan.plan(keys, old.slots(clips), geometry)
-    assert store_plan.goes_on(known, columns)
+    columns, _ = store_index.plan(keys, new.slots(clips), geometry)
+    known, _ = store_index.plan(keys, old.slots(clips), geometry)
+    assert store_index.goes_on(known, columns)
     again = go_on(new, counted, stream, name, unfinished=np.array(unfinished))
     assert again is new
 
@@ -162,11 +162,11 @@ def test_only_features_of_other_frames_give_their_place_up(
     keys = [ClipKey(clip.id, clip.source, 1) for clip in clips]
     geometry = Geometry(4, "float16", stream.chunk_rows, stream.shard_rows)
     slots = plan(clips, [before, 50])["spatial"].slots(clips)
-    known, _ = store_plan.plan(keys, slots, geometry)
-    known["state"][:] = store_plan.OK
+    known, _ = store_index.plan(keys, slots, geometry)
+    known["state"][:] = store_index.OK
     moved = replace(slots[0], partition=2, row=2 * stream.shard_rows, rows=after, frames=after)
-    wanted, _ = store_plan.plan(keys, [moved, slots[1]], geometry)
-    assert store_plan.goes_on(known, wanted) is may
+    wanted, _ = store_index.plan(keys, [moved, slots[1]], geometry)
+    assert store_index.goes_on(known, wanted) is may
 
 
 def test_a_million_clips_are_planned_in_ten_seconds() -> None:

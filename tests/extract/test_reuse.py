@@ -17,7 +17,7 @@ from spamo_cache.errors import UsageError
 from spamo_cache.extract import calibrate, decoding, worker
 from spamo_cache.extract.run import extract
 from spamo_cache.store.reader import FeatureStore
-from spamo_cache.store.records import shard_path
+from spamo_cache.store.receipts import shard_path
 from spamo_cache.store.verify import verify
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "encoders"

@@ -21,8 +21,8 @@ from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import StoreError
 from spamo_cache.extract import worker
 from spamo_cache.extract.run import extract
+from spamo_cache.store.copy import copy
 from spamo_cache.store.reader import FeatureStore
-from spamo_cache.store.share import copy
 from spamo_cache.store.verify import verify
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "encoders"

@@ -23,9 +23,9 @@ from spamo_cache.encoders.encoder import encode_clip
 from spamo_cache.errors import StoreError, UsageError
 from spamo_cache.extract.run import extract
 from spamo_cache.extract.summary import Summary
+from spamo_cache.store.copy import copy
+from spamo_cache.store.inspect import trace
 from spamo_cache.store.reader import FeatureStore
-from spamo_cache.store.share import copy
-from spamo_cache.store.trace import trace
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "encoders"
 SIDE, BITS = 96, 8

@@ -18,7 +18,7 @@ from spamo_cache.report.receipt import departures, receipt
 from spamo_cache.report.runs import read_run
 from spamo_cache.report.translations import marked, spread
 from spamo_cache.runs.folder import RunFolder
-from spamo_cache.store.find import by_fingerprint
+from spamo_cache.store.inventory import by_fingerprint
 from spamo_cache.store.layout import stream_spec
 from spamo_cache.store.reader import FeatureStore
 

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 
 from spamo_cache.errors import DamagedError, StoreError
-from spamo_cache.store.fetch import LocalShards, Wanted
+from spamo_cache.store.attributes import load_attributes
 from spamo_cache.store.index import ClipIndex
 from spamo_cache.store.layout import Slot
-from spamo_cache.store.reader import FeatureStore
-from spamo_cache.store.receipts import load_receipt
-from spamo_cache.store.records import load_attributes, receipt_path, shard_path
+from spamo_cache.store.reader import FeatureStore, LocalShards, Wanted
+from spamo_cache.store.receipts import load_receipt, receipt_path, shard_path
 from spamo_cache.store.shard import as_bytes
 from spamo_cache.store.verify import verify
 

@@ -14,9 +14,15 @@ import numpy as np
 import pytest
 
 from spamo_cache.errors import SpamoError, StoreError, UsageError
-from spamo_cache.store.convert import import_hdf5, import_npy
-from spamo_cache.store.export import MARKER, export_hdf5, export_npy
-from spamo_cache.store.foreign import UNREADABLE, arrays
+from spamo_cache.store.exchange import (
+    MARKER,
+    UNREADABLE,
+    arrays_of_folder,
+    export_hdf5,
+    export_npy,
+    import_hdf5,
+    import_npy,
+)
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.verify import verify
 
@@ -217,7 +223,7 @@ def test_values_are_kept_or_cast_as_asked(tmp_path, dtype):
 
 
 def test_archives_that_unpack_without_end_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("spamo_cache.store.foreign._MAX_ARRAY_BYTES", 1 << 16)
+    monkeypatch.setattr("spamo_cache.store.exchange._MAX_ARRAY_BYTES", 1 << 16)
     folder = tmp_path / "feat"
     folder.mkdir()
     np.save(folder / "a.npy", np.ones((5, 3), np.float32))
@@ -247,7 +253,7 @@ def test_flipped_bits_in_numpy_files_are_failures_or_nothing(tmp_path):
                 broken[chance.randrange(len(data) - 1)] ^= 1 << chance.randrange(8)
             (folder / name).write_bytes(broken)
             with suppress(UsageError, *UNREADABLE):
-                for item in arrays(folder, "s", "ids"):
+                for item in arrays_of_folder(folder, "s", "ids"):
                     assert item.load().nbytes < 1 << 20
         (folder / name).write_bytes(data)
 

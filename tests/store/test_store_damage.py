@@ -13,7 +13,7 @@ import pytest
 from spamo_cache.errors import DamagedError, StoreError
 from spamo_cache.store.layout import canonical, sha256
 from spamo_cache.store.reader import FeatureStore
-from spamo_cache.store.records import receipt_path, shard_path
+from spamo_cache.store.receipts import receipt_path, shard_path
 from spamo_cache.store.verify import repair, verify
 
 

@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 
 from spamo_cache.errors import SpamoError
-from spamo_cache.store import catalogue
-from spamo_cache.store.convert import import_hdf5, import_npy
-from spamo_cache.store.export import export_hdf5, export_npy
+from spamo_cache.store.copy import copy
+from spamo_cache.store.exchange import export_hdf5, export_npy, import_hdf5, import_npy
+from spamo_cache.store.inspect import info
+from spamo_cache.store.inventory import list_stores, remove
 from spamo_cache.store.reader import FeatureStore
-from spamo_cache.store.share import copy
 from spamo_cache.store.verify import verify
 
 ERRORS = (
@@ -148,14 +148,14 @@ class Site:
         verify(self.store, deep=True)
 
     def info(self) -> None:
-        catalogue.info(self.store)
+        info(self.store)
 
     def ls(self) -> None:
-        catalogue.stores([str(self.disk / "root")])
+        list_stores([str(self.disk / "root")])
 
     def rm(self) -> None:
         if self.store.exists():
-            catalogue.remove(self.store)
+            remove(self.store)
 
     def copy(self) -> None:
         copy(self.store, self.disk / "other")

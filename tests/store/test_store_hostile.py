@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from spamo_cache.errors import StoreError
-from spamo_cache.store import catalogue
+from spamo_cache.store.inspect import info
+from spamo_cache.store.inventory import list_stores
 from spamo_cache.store.layout import canonical, sha256
 from spamo_cache.store.reader import FeatureStore
-from spamo_cache.store.records import receipt_path, shard_path
+from spamo_cache.store.receipts import receipt_path, shard_path
 from spamo_cache.store.verify import verify
 from spamo_cache.store.writer import StoreWriter
 
@@ -205,18 +206,18 @@ def test_one_hostile_store_does_not_end_a_list(changes, why, make, tmp_path):
     about = {**document["attributes"]["spamo_cache"], **changes}
     document["attributes"]["spamo_cache"] = sealed_again(about)
     (bad / "zarr.json").write_bytes(canonical(document))
-    entries = {entry.path: entry for entry in catalogue.stores([str(tmp_path)])}
+    entries = {entry.path: entry for entry in list_stores([str(tmp_path)])}
     assert why in (entries[bad].damaged or "")
     assert entries[good].damaged is None
     assert entries[good].clips["ok"] == 6
     with pytest.raises(StoreError, match=why):
-        catalogue.info(bad)
+        info(bad)
 
 
 def test_a_receipt_nested_beyond_reason_is_damage_of_its_partition(sealed):
     receipt_path(sealed.path, 0).write_bytes(canonical(nested(900)))
     assert list(verify(sealed.path).partitions) == [0]
-    assert catalogue.info(sealed.path)["partitions_done"] == len(sealed.finished())
+    assert info(sealed.path)["partitions_done"] == len(sealed.finished())
 
 
 def test_files_that_vanish_while_a_store_is_measured(sealed, monkeypatch):
@@ -228,4 +229,4 @@ def test_files_that_vanish_while_a_store_is_measured(sealed, monkeypatch):
         yield path / "clips" / "gone"
 
     monkeypatch.setattr(Path, "rglob", and_one_more)
-    assert [entry.damaged for entry in catalogue.stores([str(sealed.path.parents[1])])] == [None]
+    assert [entry.damaged for entry in list_stores([str(sealed.path.parents[1])])] == [None]

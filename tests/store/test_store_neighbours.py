@@ -21,11 +21,10 @@ import pytest
 from spamo_cache import io, process
 from spamo_cache.errors import StoreError
 from spamo_cache.process import Process
-from spamo_cache.store import catalogue, index
-from spamo_cache.store.claims import Claims
+from spamo_cache.store import index, inventory
+from spamo_cache.store.leases import Claims
 from spamo_cache.store.reader import FeatureStore
-from spamo_cache.store.receipts import Receipts
-from spamo_cache.store.records import receipt_path, shard_path
+from spamo_cache.store.receipts import Receipts, receipt_path, shard_path
 from spamo_cache.store.verify import verify
 from spamo_cache.store.writer import StoreWriter
 
@@ -358,8 +357,8 @@ def test_the_rest_of_a_killed_removal_is_swept(make, tmp_path, monkeypatch):
         os._exit(9)
 
     path = make().write(tmp_path / "root").path
-    monkeypatch.setattr(catalogue.io, "remove", killed)
-    removing = FORK.Process(target=catalogue.remove, args=(path,))
+    monkeypatch.setattr(inventory.io, "remove", killed)
+    removing = FORK.Process(target=inventory.remove, args=(path,))
     removing.start()
     removing.join(60)
     monkeypatch.undo()
@@ -377,4 +376,4 @@ def test_what_cannot_be_removed_is_told(sealed, monkeypatch):
 
     monkeypatch.setattr(os, "unlink", refuse)
     with pytest.raises(StoreError, match="Input/output error"):
-        catalogue.remove(sealed.path)
+        inventory.remove(sealed.path)

@@ -17,10 +17,10 @@ import pytest
 
 from spamo_cache.errors import StoreError
 from spamo_cache.process import Process
-from spamo_cache.store.catalogue import remove
-from spamo_cache.store.claims import Claims
+from spamo_cache.store.inventory import remove
+from spamo_cache.store.leases import Claims
 from spamo_cache.store.reader import FeatureStore
-from spamo_cache.store.records import shard_path
+from spamo_cache.store.receipts import shard_path
 from spamo_cache.store.verify import verify
 
 # Spawned children could not import the fixtures' module, which pytest loads by its path.
@@ -112,7 +112,7 @@ def test_a_reader_keeps_reading_while_the_index_moves_on(make, tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from spamo_cache.store.claims import Claims
+from spamo_cache.store.leases import Claims
 with Claims(Path(sys.argv[1])).hold("0") as mine:
     print(mine, flush=True)
     time.sleep(60)

@@ -10,7 +10,7 @@ from dataclasses import asdict
 import pytest
 
 from spamo_cache.errors import DamagedError, StoreError, UsageError
-from spamo_cache.store.catalogue import Entry
+from spamo_cache.store.inventory import StoreEntry
 from spamo_cache.store.remote import RemotePath, location
 
 
@@ -47,7 +47,7 @@ def test_contents_are_swapped_only_by_who_has_seen_them(s3):
 
 def test_servers_without_conditions_are_served_as_well_as_they_can_be(s3, monkeypatch):
     monkeypatch.setenv("AWS_CONDITIONAL_PUT", "disabled")
-    monkeypatch.setattr("spamo_cache.store.client._clients", {})
+    monkeypatch.setattr("spamo_cache.store.remote._clients", {})
     file = remote(s3)
     assert file.create(b"one")
     assert not file.create(b"two")
@@ -138,7 +138,7 @@ def test_an_address_is_a_value_like_a_path(tmp_path):
     assert (path.name, path.stem, path.suffix) == ("spatial-0.zarr", "spatial-0", ".zarr")
     assert (path.parent.name, path.key) == ("weather", "features/weather/spatial-0.zarr")
     assert pickle.loads(pickle.dumps(path)) == path  # noqa: S301
-    assert asdict(Entry("", path, "", "", "", {}, None, "", ""))["path"] == path
+    assert asdict(StoreEntry("", path, "", "", "", {}, None, "", ""))["path"] == path
     assert {path, location(str(path))} == {path}
     assert location(path) is path
     assert location(str(tmp_path)) == location(tmp_path) == tmp_path
@@ -160,7 +160,7 @@ def test_other_addresses_are_refused_without_telling_passwords(text):
 
 
 def test_a_server_that_is_not_there_is_one_clear_error(monkeypatch):
-    monkeypatch.setattr("spamo_cache.store.client._RETRIES", 0)
+    monkeypatch.setattr("spamo_cache.store.remote._RETRIES", 0)
     with pytest.raises(StoreError, match="does not answer") as told:
         location("http://127.0.0.1:9/x").read(1)
     assert len(str(told.value)) < 700
@@ -175,7 +175,7 @@ def test_without_obstore_the_remedy_is_named(monkeypatch):
 FORKED = """
 import os, sys
 from spamo_cache.errors import StoreError
-from spamo_cache.store.catalogue import Entry
+from spamo_cache.store.inventory import StoreEntry
 from spamo_cache.store.remote import location
 file = location(sys.argv[1])
 child = os.fork()

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from spamo_cache.errors import DamagedError, StoreError
-from spamo_cache.store import share
-from spamo_cache.store.find import by_fingerprint, find
+from spamo_cache.store.copy import copy
+from spamo_cache.store.inventory import by_fingerprint, find
 from spamo_cache.store.reader import FeatureStore
-from spamo_cache.store.records import shard_path
+from spamo_cache.store.receipts import shard_path
 from spamo_cache.store.writer import StoreWriter
 
 
@@ -31,7 +31,7 @@ def test_one_request_per_clip(written, serve, s3, kind):
     features, writer = written
     server = s3 if kind == "s3" else serve(writer.path.parents[1])
     if kind == "s3":
-        share.copy(writer.path, server.root)
+        copy(writer.path, server.root)
     store = FeatureStore.open(address(server.root, writer.path))
     ids = store.select(state="ok")
     assert store.counts() == FeatureStore.open(writer.path).counts()

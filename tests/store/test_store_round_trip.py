@@ -13,7 +13,7 @@ import zarr
 from zarr.errors import ZarrUserWarning
 
 from spamo_cache.errors import DamagedError, StoreError
-from spamo_cache.store.find import find
+from spamo_cache.store.inventory import find
 from spamo_cache.store.reader import FeatureStore
 
 

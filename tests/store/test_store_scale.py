@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from spamo_cache.store.attributes import describe
+from spamo_cache.store.index import Columns, with_receipts
 from spamo_cache.store.layout import StreamIdentity, fingerprint, store_path
-from spamo_cache.store.plan import Columns, with_receipts
-from spamo_cache.store.records import describe
 from spamo_cache.store.writer import StoreWriter
 
 CLIPS, SHARD_ROWS, ROWS = 1_000_000, 16_384, 128

@@ -1,4 +1,4 @@
-"""Copies between roots, and what the catalogue says of stores."""
+"""Copies between roots, and what the inventory lists."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ import numpy as np
 import pytest
 
 from spamo_cache.errors import DamagedError, StoreError, UsageError
-from spamo_cache.store.catalogue import info, locate, remove, stores
-from spamo_cache.store.compare import diff
+from spamo_cache.store.attributes import load_attributes
+from spamo_cache.store.copy import copy
 from spamo_cache.store.index import ClipIndex
+from spamo_cache.store.inspect import diff, info
+from spamo_cache.store.inventory import list_stores, remove
 from spamo_cache.store.layout import StreamIdentity, canonical, sha256
 from spamo_cache.store.reader import FeatureStore
-from spamo_cache.store.records import load_attributes, receipt_path, shard_path
+from spamo_cache.store.receipts import receipt_path, shard_path
 from spamo_cache.store.remote import location
-from spamo_cache.store.share import copy
+from spamo_cache.store.roots import locate
 from spamo_cache.store.verify import verify
 
 
@@ -269,12 +271,12 @@ def test_a_root_of_a_group_stays_the_groups(material, tmp_path):
     assert not [p for p in own.rglob("*") if p.stat().st_mode & 0o020]
 
 
-# --- catalogue ----------------------------------------------------------------------------------
+# --- inventory ----------------------------------------------------------------------------------
 
 
 def test_list_locate_info_remove(material, sealed, tmp_path):
     roots = [str(tmp_path / "none"), str(tmp_path / "root")]
-    (entry,) = stores(roots)
+    (entry,) = list_stores(roots)
     assert (entry.corpus, entry.stream, entry.path) == ("weather", "spatial", sealed.path)
     assert entry.clips["failed"] == 2
     for name in ("weather/spatial", f"weather/{sealed.path.stem}", str(sealed.path)):
@@ -298,7 +300,7 @@ def test_remote_stores_are_listed_found_and_told_of(material, sealed, s3, serve,
     there = copy(sealed.path, s3.root).path
     web = serve(tmp_path / "root").root
     elsewhere = serve(tmp_path, pages=False).root
-    first, second, third = stores([s3.root, web, elsewhere])
+    first, second, third = list_stores([s3.root, web, elsewhere])
     assert first.path == there
     assert str(second.path) == f"{web}/weather/{sealed.path.name}"
     assert (first.clips, first.owner) == (second.clips, second.owner)
@@ -329,7 +331,7 @@ def test_foreign_names_in_a_root_are_passed_over(sealed, s3, tmp_path):
     ):
         with suppress(StoreError):
             (root / name).create(b"{}")
-    assert [entry.path for entry in stores([s3.root])] == [there]
+    assert [entry.path for entry in list_stores([s3.root])] == [there]
 
 
 def test_keys_that_are_no_paths_are_one_clear_error(sealed, s3):
@@ -339,14 +341,14 @@ def test_keys_that_are_no_paths_are_one_clear_error(sealed, s3):
     bucket = location(s3.root).parent.name
     evil = "shared features/weather/../../etc/spatial-0123456789ab.zarr/zarr.json"
     boto3.client("s3").put_object(Bucket=bucket, Key=evil, Body=b"{}")
-    (entry,) = stores([s3.root])
+    (entry,) = list_stores([s3.root])
     assert "invalid path" in str(entry.damaged)
 
 
 def test_a_cut_push_is_listed_as_such_and_never_read(sealed, s3):
     there = copy(sealed.path, s3.root).path
     (there / "zarr.json").delete()
-    (entry,) = stores([s3.root])
+    (entry,) = list_stores([s3.root])
     assert "no feature store" in str(entry.damaged)
     with pytest.raises(StoreError, match="no feature store"):
         FeatureStore.open(there)
@@ -365,7 +367,7 @@ def test_stores_behind_links_are_not_removed(sealed, tmp_path):
 
 def test_damaged_stores_are_listed_as_such(sealed, tmp_path):
     (sealed.path / "zarr.json").write_text("{")
-    (entry,) = stores([str(tmp_path / "root")])
+    (entry,) = list_stores([str(tmp_path / "root")])
     assert entry.damaged is not None
     assert (entry.corpus, entry.stream) == ("weather", "spatial")
 

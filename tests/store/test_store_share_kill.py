@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spamo_cache.store.copy import copy
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.remote import location
-from spamo_cache.store.share import copy
 from spamo_cache.store.verify import verify
 
 # Reads lines "store, root, operation or seconds"; a forked child copies and dies there.
@@ -23,7 +23,7 @@ NURSERY = r"""
 import os, signal, sys
 from spamo_cache import io
 from spamo_cache.store.remote import RemotePath, location
-from spamo_cache.store.share import copy
+from spamo_cache.store.copy import copy
 
 CHANGES = {"os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir"}
 io.sync = lambda path: None

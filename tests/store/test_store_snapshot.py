@@ -7,18 +7,17 @@ from pathlib import Path
 import pytest
 
 from spamo_cache.errors import DamagedError, StoreError
-from spamo_cache.store import snapshot
+from spamo_cache.store.attributes import load_attributes, load_manifest
+from spamo_cache.store.copy import copy
 from spamo_cache.store.layout import sha256
-from spamo_cache.store.records import load_attributes
 from spamo_cache.store.remote import location
-from spamo_cache.store.share import copy
 from spamo_cache.store.verify import repair, verify
 
 FIRST, SECOND = b"PAR1 the first manifest", b"PAR1 a corrected sentence"
 
 
 def kept(path) -> bytes:
-    return snapshot.load(path, load_attributes(path))
+    return load_manifest(path, load_attributes(path))
 
 
 def test_a_store_keeps_the_manifest_it_was_made_with(material, tmp_path):

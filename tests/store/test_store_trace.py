@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from spamo_cache.errors import DamagedError, StoreError, UsageError
+from spamo_cache.store.inspect import trace
 from spamo_cache.store.layout import StreamIdentity
 from spamo_cache.store.reader import FeatureStore
-from spamo_cache.store.trace import trace
 
 
 def slot_of(material, clip):

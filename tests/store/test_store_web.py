@@ -12,7 +12,7 @@ from contextlib import suppress
 import pytest
 
 from spamo_cache.errors import DamagedError, StoreError
-from spamo_cache.store import pace, web, webindex
+from spamo_cache.store import web
 from spamo_cache.store.remote import RemotePath, location
 
 Answer = Callable[[socket.socket, str], None]
@@ -61,9 +61,9 @@ def whole(body: bytes, *headers: str, status: str = "200 OK") -> Answer:
 
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "_GRACE_SECONDS", 0.5)
-    monkeypatch.setattr("spamo_cache.store.client._RETRIES", 0)
-    monkeypatch.setattr("spamo_cache.store.client._webs", {})
+    monkeypatch.setattr(web, "_GRACE_SECONDS", 0.5)
+    monkeypatch.setattr("spamo_cache.store.remote._RETRIES", 0)
+    monkeypatch.setattr("spamo_cache.store.remote._webs", {})
 
 
 @pytest.mark.usefixtures("_impatient")
@@ -193,7 +193,7 @@ def test_a_page_is_read_in_time_whatever_it_holds(serve: Serve, piece: str) -> N
 def test_a_page_of_links_without_end_is_refused(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webindex, "_MAX_FOLDERS", 2)
+    monkeypatch.setattr(web, "_MAX_FOLDERS", 2)
     page = "".join(f'<a href="{k}/">' for k in range(3))
     with pytest.raises(StoreError, match="links to more than 2 folders"):
         serve(whole(page.encode())).folders()

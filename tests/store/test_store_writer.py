@@ -18,7 +18,7 @@ from spamo_cache import io
 from spamo_cache.errors import StoreError
 from spamo_cache.store.layout import Slot, work_path
 from spamo_cache.store.reader import FeatureStore
-from spamo_cache.store.records import receipt_path, shard_path
+from spamo_cache.store.receipts import receipt_path, shard_path
 from spamo_cache.store.verify import verify
 from spamo_cache.store.writer import StoreWriter
 
@@ -183,7 +183,8 @@ READ_ONLY = """
 import os, sys
 from pathlib import Path
 from spamo_cache.errors import StoreError
-from spamo_cache.store.catalogue import info, remove
+from spamo_cache.store.inspect import info
+from spamo_cache.store.inventory import remove
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.verify import verify
 from spamo_cache.store.writer import StoreWriter

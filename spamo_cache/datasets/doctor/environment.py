@@ -13,7 +13,7 @@ from typing import Any
 from spamo_cache import config, io
 from spamo_cache.datasets.doctor.findings import Diagnosis, Finding, diagnosis
 from spamo_cache.errors import SpamoError
-from spamo_cache.store.roots import stores
+from spamo_cache.store.roots import stores_in
 
 PACKAGES = ("torch", "transformers", "peft", "zarr", "numpy", "pyarrow", "sacrebleu")
 STAGE_ONE = {
@@ -133,7 +133,7 @@ def _place(root: str) -> dict[str, Any]:
 
 def _remote(root: str) -> dict[str, Any]:
     try:
-        found = stores(root)
+        found = stores_in(root)
     except SpamoError as error:
         return {"kind": "remote", "reachable": False, "reason": error.what}
     return {"kind": "remote", "reachable": True, "stores": len(found)}

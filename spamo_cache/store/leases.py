@@ -26,8 +26,8 @@ from typing import NamedTuple, TypeVar
 from spamo_cache import io
 from spamo_cache.errors import DamagedError, StoreError
 from spamo_cache.process import Process
+from spamo_cache.store.attributes import now, user
 from spamo_cache.store.layout import canonical, work_path
-from spamo_cache.store.records import now, user
 
 STALE_SECONDS = 60.0
 """Silence after which a claim's owner is taken for dead."""

@@ -1,0 +1,514 @@
+"""Features in external formats: HDF5, ``.npy``/``.npz``, the official release's layout.
+
+What others wrote is read with suspicion.
+"""
+
+from __future__ import annotations
+
+import lzma
+import os
+import re
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from io import BytesIO
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path, PurePosixPath
+from tokenize import TokenError
+from typing import IO, Any, Literal
+from urllib.parse import quote
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from spamo_cache import io
+from spamo_cache.errors import StoreError, UsageError
+from spamo_cache.store.attributes import load_json
+from spamo_cache.store.layout import ClipKey, Slot, StreamIdentity, canonical, fit, pack, sha256
+from spamo_cache.store.reader import FeatureStore
+from spamo_cache.store.remote import Location
+from spamo_cache.store.writer import StoreWriter
+
+DType = Literal["float16", "float32"]
+Naming = Literal["ids", "official"]
+
+MARKER = "spamo-cache.json"
+"""Beside exported files: which clip each of them is, so that they come back exactly."""
+# What the release calls the files of a stream, and which folder on the way to one is the split.
+_OFFICIAL = {"spatial": r"_s2wrapping", "motion": r"_overlap-\d+(-pretrained)?"}
+_SPLIT = {"ids": 0, "official": -2}
+_MAX_MARKER_BYTES = 1 << 30
+_MAX_ARRAY_BYTES = 1 << 30
+
+
+# What numpy, zipfile and h5py raise of files that are not what they seem.
+UNREADABLE = (
+    *(StoreError, OSError, EOFError, RuntimeError, ValueError, KeyError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, TokenError),
+)
+
+
+# --- export ---------------------------------------------------------------------------------------
+
+
+def export_npy(
+    store: Location, folder: Path, *, naming: Naming = "ids", dtype: str | None = None
+) -> int:
+    """Write each clip's features to ``<folder>/<split>/<name>.npy``.
+
+    Args:
+        naming: ``ids``, or ``official``: the names that the official release reads.
+        dtype: of the files; None is the store's, or float32 with official names.
+
+    Returns:
+        Number of clips written; failed and absent ones have no file.
+
+    Raises:
+        UsageError: the folder holds files already, or the release has no such stream.
+        StoreError: a store that cannot be read, a folder that cannot be written.
+    """
+    features = FeatureStore.open(store)
+    ending = _ending(features) if naming == "official" else ""
+    kept = np.dtype(dtype or ("float32" if naming == "official" else features.dtype))
+    with io.reading(folder):
+        if folder.exists() and any(folder.iterdir()):
+            raise UsageError("the folder is not empty", where=folder, remedy="give a new one")
+    listed: dict[str, dict[str, str]] = {}
+    with io.writing(folder):
+        for split, clip, rows in _clips(features):
+            name = f"{file_name(split)}/{file_name(clip)}{ending}.npy"
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            # In memory first: numpy does not say why a disk refuses.
+            data = BytesIO()
+            np.save(data, rows.astype(kept, copy=False), allow_pickle=False)
+            (folder / name).write_bytes(data.getvalue())
+            listed[name] = {"id": clip, "split": split}
+        document = {"clips": listed, "store": _provenance(features)}
+        (folder / MARKER).write_bytes(canonical(document))
+    return len(listed)
+
+
+def export_hdf5(store: Location, file: Path) -> int:
+    """Write one dataset for each clip, ``<split>/<id>``, with provenance as attributes.
+
+    Returns:
+        Number of clips written; failed and absent ones have no dataset.
+
+    Raises:
+        UsageError: the file exists.
+        StoreError: a store that cannot be read, a folder that cannot be written.
+    """
+    with io.reading(file):
+        if file.exists():
+            raise UsageError("the file exists", where=file, remedy="give another name")
+    features = FeatureStore.open(store)
+    unfinished = file.with_name(f"{file.name}.tmp")
+    with io.writing(file):
+        try:
+            count = _fill(unfinished, features)
+            io.sync(unfinished)
+            unfinished.replace(file)
+        except BaseException:
+            io.discard(unfinished)
+            raise
+    return count
+
+
+def _fill(file: Path, features: FeatureStore) -> int:
+    """Write all clips to an HDF5 file; how many.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    count = 0
+    try:
+        with h5py.File(file, "w") as opened:
+            opened.attrs["spamo_cache"] = canonical(_provenance(features)).decode("ascii")
+            for split, clip, rows in _clips(features):
+                name = f"{file_name(split)}/{file_name(clip)}"
+                dataset = opened.create_dataset(name, data=rows, track_times=False)
+                dataset.attrs["id"], dataset.attrs["split"] = clip, split
+                count += 1
+    except (OSError, RuntimeError, ValueError) as error:
+        # HDF5 tells the system's own error as text, among much else.
+        number = re.search(r"errno = (\d+)", str(error))
+        if number is None:
+            raise
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(file)) from error
+    return count
+
+
+def _clips(features: FeatureStore) -> Iterator[tuple[str, str, NDArray[Any]]]:
+    for split in features.splits:
+        for clip in features.select(split=split, state="ok"):
+            yield split, clip, features.read([clip])[0]
+
+
+def _ending(features: FeatureStore) -> str:
+    spec = features.attributes["spec"]
+    if features.stream == "spatial":
+        return "_s2wrapping"
+    if features.stream == "motion":
+        return f"_overlap-{spec.get('window', 16) - spec.get('stride', 8)}-pretrained"
+    raise UsageError(f"the official release has no stream {features.stream!r}")
+
+
+def _provenance(features: FeatureStore) -> dict[str, Any]:
+    named = ("corpus", "stream", "fingerprint", "spec", "weights", "weights_sha256", "terms")
+    return {name: features.attributes[name] for name in named}
+
+
+def file_name(text: str) -> str:
+    """``text`` where it can name a file anywhere, else a form of it that can."""
+    plain = text == text.strip() and not text.startswith(".") and text.isprintable()
+    if plain and not set(text) & set('/\\:*?"<>|%') and 0 < len(text.encode()) <= 200:
+        return text
+    # Not to be read back: the true id stands in the marker or attribute.
+    return f"{quote(text, safe='')[:80]}%{sha256(text.encode())[:16]}"
+
+
+# --- import ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What an import made.
+
+    Attributes:
+        path: the store.
+        clips: clips in it, failed ones included.
+        failures: clip id -> why it has no features.
+        unknown: files of clips that are not the corpus's, which were left out.
+    """
+
+    path: Path
+    clips: int
+    failures: dict[str, str]
+    unknown: list[str]
+
+
+def import_npy(
+    folder: Path,
+    root: Path,
+    *,
+    corpus: str,
+    stream: str,
+    naming: Naming = "ids",
+    **options: Any,
+) -> Imported:
+    """Make a store of a folder with one ``.npy`` or ``.npz`` of (rows, width) for each clip.
+
+    A file's name is its clip's id; the first folder on the way to it is its split, in the official
+    layout the last one.
+
+    Args:
+        naming: ``official`` takes the files that the official release calls this stream's, with
+            whatever ending its versions give them (``_s2wrapping``, ``_overlap-8``,
+            ``_overlap-8-pretrained``).
+        options: see :func:`_import`.
+
+    Raises:
+        UsageError: no such folder, no files in it, or two different ones for one clip.
+        StoreError: an unwritable root.
+    """
+    if not folder.is_dir():
+        raise UsageError("no such folder", where=folder)
+    items = arrays_of_folder(folder, stream, naming)
+    return _import(items, root, corpus=corpus, stream=stream, kind="npy", **options)
+
+
+def import_hdf5(file: Path, root: Path, *, corpus: str, stream: str, **options: Any) -> Imported:
+    """Make a store of an HDF5 file with one (rows, width) dataset for each clip.
+
+    The dataset's attribute ``id`` names its clip, else its own name; its attribute ``split`` or
+    the first group on the way to it is the split. See :func:`_import` for the options.
+
+    Raises:
+        UsageError: no such file, no datasets, or two different ones for one clip.
+        StoreError: not an HDF5 file, or an unwritable root.
+    """
+    if not file.is_file():
+        raise UsageError("no such file", where=file)
+    try:
+        with h5py.File(file, "r") as opened:
+            items = arrays_of_hdf5(opened, file.name)
+            return _import(items, root, corpus=corpus, stream=stream, kind="hdf5", **options)
+    except (OSError, RuntimeError, KeyError) as error:
+        raise StoreError(f"is no sound HDF5 file: {error}", where=file) from None
+
+
+def _import(
+    items: Iterable[Item],
+    root: Path,
+    *,
+    corpus: str,
+    stream: str,
+    kind: str,
+    known: Mapping[str, str] | None = None,
+    spec: Mapping[str, Any] | None = None,
+    dtype: DType | None = None,
+    chunk_rows: int = 32,
+    shard_rows: int = 16_384,
+    terms: str = "",
+) -> Imported:
+    """Write a store of foreign features; what cannot be a clip's is recorded as its failure.
+
+    Args:
+        known: the corpus's clips and their splits, if known: those without an array have failed,
+            others are left out.
+        spec: what the features are, see :func:`layout.stream_spec`, where it is known.
+        dtype: None keeps every value as it is in the smallest type that can (float64 becomes
+            float32).
+        terms: terms of use of the corpus.
+    """
+    found = _once(
+        [_survey(item) for item in sorted(items, key=lambda item: (item.id, item.source))]
+    )
+    unknown = [] if known is None else [e.item.source for e in found if e.item.id not in known]
+    surveyed = found if known is None else _of_corpus(found, known)
+    surveyed.sort(key=lambda entry: (entry.item.split, entry.item.id))
+    usable = [entry for entry in surveyed if not entry.reason]
+    if not usable:
+        remedy = "check the folder, the stream and the naming"
+        raise UsageError("no features to import", where=root, remedy=remedy)
+    contents = canonical([[entry.item.id, entry.sha256] for entry in surveyed])
+    dtype = dtype or ("float16" if all(entry.halves for entry in usable) else "float32")
+    form = {"dtype": dtype, "chunk_rows": chunk_rows, "shard_rows": shard_rows}
+    writer = StoreWriter.open(
+        root,
+        corpus=corpus,
+        stream=stream,
+        # Nobody can tell what made them: the features themselves are their identity.
+        identity=StreamIdentity(spec or {"imported": kind, **form}, sha256(contents), 0),
+        weights=f"imported from {kind}",
+        keys=[ClipKey(entry.item.id, entry.item.source, entry.size) for entry in surveyed],
+        slots=_slots(surveyed, chunk_rows, shard_rows),
+        # Of several widths the usual one; the others fail.
+        width=Counter(entry.width for entry in usable).most_common(1)[0][0],
+        dtype=dtype,
+        chunk_rows=chunk_rows,
+        shard_rows=shard_rows,
+        terms=terms,
+    )
+    _write(writer, {entry.item.id: entry for entry in surveyed}, kind)
+    failures = {clip: why for done in writer.receipts for clip, why in done.failures.items()}
+    return Imported(writer.path, len(surveyed), failures, unknown)
+
+
+@dataclass(frozen=True, slots=True)
+class _Survey:
+    """What a first look at an item found."""
+
+    item: Item
+    rows: int = 0
+    width: int = 0
+    halves: bool = False
+    """Whether float16 holds every value."""
+    size: int = 0
+    sha256: str = ""
+    reason: str = ""
+
+
+def _survey(item: Item) -> _Survey:
+    try:
+        array = item.load()
+    except UNREADABLE as error:
+        return _Survey(item, reason=f"cannot be read: {error}")
+    if array.ndim != 2 or not array.size or array.dtype.kind != "f":
+        return _Survey(item, reason=f"holds {array.dtype} of {array.shape}, not rows of features")
+    if not np.isfinite(array).all():
+        return _Survey(item, reason="holds values that are not finite")
+    with np.errstate(over="ignore"):
+        halves = bool((array.astype(np.float16) == array).all())
+    digest = sha256(np.ascontiguousarray(array).tobytes())
+    rows, width = array.shape
+    return _Survey(item, rows, width, halves, array.nbytes, digest)
+
+
+def _once(surveyed: list[_Survey]) -> list[_Survey]:
+    """One entry for each clip; the release writes some files under two names.
+
+    Raises:
+        UsageError: two that are not the same.
+    """
+    kept: list[_Survey] = []
+    for clip, group in groupby(surveyed, key=attrgetter("item.id")):
+        first, *others = group
+        for other in others:
+            if (other.sha256, other.item.split) != (first.sha256, first.item.split):
+                raise UsageError(
+                    f"two arrays for one clip: {clip}",
+                    where=f"{first.item.source} and {other.item.source}",
+                    remedy="move the wrong ones away",
+                )
+        kept.append(first)
+    return kept
+
+
+def _of_corpus(found: list[_Survey], known: Mapping[str, str]) -> list[_Survey]:
+    """An entry for each clip of the corpus, in the corpus's split."""
+    by_id = {entry.item.id: entry for entry in found}
+    entries: list[_Survey] = []
+    for clip, split in known.items():
+        entry = by_id.get(clip) or _Survey(Item(clip, split, "", _nothing), reason="has no file")
+        entries.append(replace(entry, item=replace(entry.item, split=split)))
+    return entries
+
+
+def _nothing() -> NDArray[Any]:
+    raise StoreError("has no file")
+
+
+def _slots(surveyed: list[_Survey], chunk_rows: int, shard_rows: int) -> list[Slot]:
+    items = [entry.item for entry in surveyed]
+    rows = [entry.rows for entry in surveyed]
+    partitions, first = pack(
+        [[count] for count in rows],
+        [item.split for item in items],
+        chunk_rows=[chunk_rows],
+        shard_rows=[shard_rows],
+    )
+    places = zip(items, partitions.tolist(), first[:, 0].tolist(), rows, strict=True)
+    return [Slot(item.id, item.split, *place) for item, *place in places]
+
+
+def _write(writer: StoreWriter, surveyed: Mapping[str, _Survey], kind: str) -> None:
+    finished = writer.finished()
+    for partition in range(writer.attributes.partitions):
+        with writer.claim(partition) as mine:
+            if partition in finished or not mine:
+                continue
+            features: dict[str, NDArray[Any]] = {}
+            failures: dict[str, str] = {}
+            for slot in writer.slots(partition):
+                entry = surveyed[slot.id]
+                try:
+                    if entry.reason:
+                        raise StoreError(entry.reason)
+                    features[slot.id] = fit(entry.item.load(), slot.rows, writer.geometry)
+                except UNREADABLE as error:
+                    failures[slot.id] = str(error)
+            writer.publish(partition, features, failures, {"imported": kind})
+    writer.seal()
+
+
+# --- arrays of others -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One clip's array in a file."""
+
+    id: str
+    split: str
+    source: str
+    """The file, relative to the folder; in HDF5 the dataset."""
+    load: Callable[[], NDArray[Any]]
+    """Raises one of :data:`UNREADABLE`."""
+
+
+def arrays_of_folder(folder: Path, stream: str, naming: Naming) -> Iterator[Item]:
+    """The arrays of a folder: by the list that lies in one of ours, else by the files' names.
+
+    Args:
+        naming: ``ids``: ``[SPLIT/...]ID.npy`` or ``.npz``; ``official``: ``.../SPLIT/ID`` and the
+            ending that the release gives the files of this stream.
+
+    Raises:
+        UsageError: the release has no such stream.
+        StoreError: a list that names files outside the folder, or is none.
+    """
+    if (folder / MARKER).exists():
+        return _marked(folder)
+    if naming == "official" and stream not in _OFFICIAL:
+        raise UsageError(
+            f"the official release has no stream {stream!r}", remedy="spatial or motion"
+        )
+    return _named(folder, f"(?P<id>.+){_OFFICIAL[stream] if naming == 'official' else ''}", naming)
+
+
+def _named(folder: Path, pattern: str, naming: Naming) -> Iterator[Item]:
+    for path in sorted(folder.rglob("*.np[yz]")):
+        found = re.fullmatch(pattern, path.stem)
+        if found is not None:
+            name = path.relative_to(folder)
+            split = name.parts[_SPLIT[naming]] if len(name.parts) > 1 else ""
+            yield Item(found["id"], split, name.as_posix(), partial(_load_numpy, path))
+
+
+def _marked(folder: Path) -> Iterator[Item]:
+    """The clips of a folder of ours, by the list that lies in it."""
+    marker = load_json(folder / MARKER, _MAX_MARKER_BYTES)
+    try:
+        listed = [(str(name), str(e["id"]), str(e["split"])) for name, e in marker["clips"].items()]
+    except (KeyError, TypeError, AttributeError):
+        raise StoreError("is no list of exported clips", where=folder / MARKER) from None
+    for name, clip, split in listed:
+        pure = PurePosixPath(name)
+        if pure.is_absolute() or ".." in pure.parts or "\0" in name:
+            raise StoreError(f"names a file outside the folder: {name!r}", where=folder / MARKER)
+        yield Item(clip, split, name, partial(_load_numpy, folder / pure))
+
+
+def _load_numpy(path: Path) -> NDArray[Any]:
+    if not path.is_file():
+        raise StoreError("is no regular file")
+    if path.suffix == ".npz":
+        with path.open("rb") as file:
+            return _archived(file)
+    # Mapped: a header that promises more than the file holds is found before memory is asked for.
+    mapped = np.lib.format.open_memmap(path, mode="r")
+    _bound(mapped.nbytes)
+    return np.array(mapped)
+
+
+def _archived(file: IO[bytes]) -> NDArray[Any]:
+    with zipfile.ZipFile(file) as archive:
+        # A header inside that promises more than the entry holds fails while it is read.
+        _bound(sum(entry.file_size for entry in archive.infolist()))
+        names = archive.namelist()
+        name = names[0] if len(names) == 1 else "features.npy"
+        if name not in names:
+            raise StoreError(f"holds {len(names)} arrays, and none is called features")
+        with archive.open(name) as entry:
+            array: NDArray[Any] = np.lib.format.read_array(entry, allow_pickle=False)
+            return array
+
+
+def _load_hdf5(dataset: h5py.Dataset) -> NDArray[Any]:
+    # Data that a dataset keeps in other files is not ours to read.
+    if dataset.is_virtual or dataset.external:
+        raise StoreError("keeps its data in other files")
+    _bound(dataset.nbytes)
+    return np.asarray(dataset)
+
+
+def _bound(size: int) -> None:
+    if size > _MAX_ARRAY_BYTES:
+        raise StoreError(f"holds more than {_MAX_ARRAY_BYTES} bytes")
+
+
+def arrays_of_hdf5(file: h5py.File, name: str) -> list[Item]:
+    """The datasets of an open HDF5 file; links to other files are not followed."""
+    found: list[Item] = []
+
+    def visit(path: str, node: object) -> None:
+        if isinstance(node, h5py.Dataset):
+            group, _, own = path.rpartition("/")
+            clip = _attribute(node, "id", own)
+            split = _attribute(node, "split", group.split("/")[0])
+            found.append(Item(clip, split, f"{name}:{path}", partial(_load_hdf5, node)))
+
+    file.visititems(visit)
+    return found
+
+
+def _attribute(dataset: h5py.Dataset, name: str, default: str) -> str:
+    value = dataset.attrs.get(name, default)
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,228 @@
+"""What is in a store: all that is known of one, where a row comes from, why two differ."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from spamo_cache.errors import DamagedError, UsageError
+from spamo_cache.store.attributes import Attributes
+from spamo_cache.store.index import ClipIndex, State
+from spamo_cache.store.layout import ClipKey, first_start
+from spamo_cache.store.leases import Claims
+from spamo_cache.store.reader import FeatureStore
+from spamo_cache.store.receipts import finished
+from spamo_cache.store.remote import Location, RemotePath
+
+_NEAR = 5000
+"""Neighbours in the order of ids among which a misspelt one is looked for."""
+_SHOWN = 3
+_CHANGES = {
+    "source": "come from another file",
+    "size": "have a source of another size",
+    "start": "start at another time",
+    "end": "end at another time",
+    "crop": "are cropped otherwise",
+}
+
+
+# --- one store ------------------------------------------------------------------------------------
+
+
+def info(path: Location) -> dict[str, Any]:
+    """All that is known of a store: its attributes, counts, sizes, who is at work on it."""
+    store = FeatureStore.open(path)
+    about = Attributes.model_validate(store.attributes)
+    receipts = list(finished(path, about, ClipIndex.open(path, about).finished_partitions()))
+    return {
+        **store.attributes,
+        "path": str(path),
+        "states": store.counts(),
+        "splits": {split: len(store.select(split=split)) for split in store.splits},
+        "bytes": sum(receipt.shard.size for receipt in receipts if receipt.shard),
+        "partitions_done": len(receipts),
+        "made_by": _made(receipt.provenance for receipt in receipts),
+        "failures": {clip: store.reason(clip) for clip in store.select(state="failed")},
+        "at_work": {name: str(holder) for name, holder in _live(path).items()},
+    }
+
+
+def _made(provenances: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Who made partitions, where and on what, with the number and the time of the last."""
+    last: dict[tuple[str, ...], str] = {}
+    counts: dict[tuple[str, ...], int] = {}
+    for made in provenances:
+        who = tuple(str(made[key]) for key in ("user", "host", "device") if key in made)
+        counts[who] = counts.get(who, 0) + 1
+        last[who] = max(last.get(who, ""), str(made.get("published", "")))
+    return [
+        f"{' on '.join(who)}: {counts[who]} partitions, the last at {last[who]}"
+        for who in sorted(counts)
+    ]
+
+
+def _live(path: Location) -> Mapping[str, Any]:
+    if isinstance(path, RemotePath):
+        return {}
+    return Claims.beside(path).live()
+
+
+# --- one row --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Where one row comes from.
+
+    Attributes:
+        source: POSIX path relative to the corpus root.
+        size: bytes of the source when it was extracted.
+        start, end: the clip's range in seconds; None is the source's own beginning or end.
+        frames: of the clip; 0 where the store does not know.
+        first, last: the row's first and last frame, numbered from 0 within the source in order of
+            presentation, both included; None where the store does not know (imports).
+        repeated: how many of the row's window are the last frame once more, for want of others.
+    """
+
+    clip: str
+    row: int
+    rows: int
+    source: str
+    size: int
+    start: float | None
+    end: float | None
+    frames: int
+    first: int | None = None
+    last: int | None = None
+    repeated: int = 0
+
+
+def trace(store: FeatureStore, clip: str, row: int) -> Trace:
+    """The source and the frames of one row.
+
+    Args:
+        row: number of the row within the clip, from 0.
+
+    Raises:
+        UsageError: the store has no such clip, or the clip no such row.
+        StoreError: a clip without features.
+        DamagedError: a plan that cannot be.
+    """
+    if clip not in store:
+        hint = f"nearest is {_nearest(store, clip)!r}"
+        raise UsageError(f"no clip {clip!r} in this store", where=store.path, remedy=hint)
+    rows = int(store.lengths([clip])[0])
+    if not 0 <= row < rows:
+        what = f"clip {clip!r} has no row {row}"
+        raise UsageError(what, where=store.path, remedy=f"choose one of 0 to {rows - 1}")
+    slot, key = store.slot(clip), store.clip_key(clip)
+    found = Trace(clip, row, rows, key.source, key.size, key.start, key.end, slot.frames)
+    spec = store.attributes["spec"]
+    span, stride, phase = spec.get("window") or 1, spec.get("stride"), spec.get("phase", 0)
+    if not (slot.frames and all(isinstance(part, int) for part in (span, stride, phase))):
+        return found
+    begin = first_start(slot.frames, span, phase) + row * stride
+    end = min(begin + span, slot.frames)
+    if not 0 <= begin < end:
+        raise DamagedError(f"clip {clip!r} has no frames under row {row}", where=store.path)
+    first, last = slot.first + begin, slot.first + end - 1
+    return replace(found, first=first, last=last, repeated=begin + span - end)
+
+
+def _nearest(store: FeatureStore, clip: str) -> str:
+    ids = store.ids
+    at = int(np.searchsorted(ids.raw, clip.encode("utf-8", "surrogatepass")))
+    near = ids[max(0, at - _NEAR) : at + _NEAR]
+    return difflib.get_close_matches(clip, near, n=1, cutoff=0.0)[0]
+
+
+# --- two stores -----------------------------------------------------------------------------------
+
+
+def diff(first: Location, second: Location) -> list[str]:
+    """Why two stores are not the same, a sentence each; empty where they are.
+
+    Raises:
+        StoreError: one of them cannot be opened.
+    """
+    a, b = FeatureStore.open(first), FeatureStore.open(second)
+    return [*_stream_differences(a, b), *_corpus_differences(a, b), *_feature_differences(a, b)]
+
+
+def _stream_differences(a: FeatureStore, b: FeatureStore) -> Iterator[str]:
+    about_a, about_b = a.attributes, b.attributes
+    for name in ("corpus", "stream", "width", "dtype", "chunk_rows", "shard_rows"):
+        if about_a[name] != about_b[name]:
+            yield f"{name} {about_a[name]} against {about_b[name]}"
+    spec_a, spec_b = about_a["spec"], about_b["spec"]
+    for key in sorted((spec_a.keys() | spec_b.keys()) - {"dtype", "chunk_rows", "shard_rows"}):
+        if spec_a.get(key) != spec_b.get(key):
+            yield f"{key} {_word(spec_a.get(key))} against {_word(spec_b.get(key))}"
+    if about_a["weights_sha256"] != about_b["weights_sha256"]:
+        yield f"other weights: {_weights(about_a)} against {_weights(about_b)}"
+    if about_a["semantics"] != about_b["semantics"]:
+        yield (
+            "computed by versions of spamo-cache that mean different things by the same spec:"
+            f" semantics {about_a['semantics']} against {about_b['semantics']}"
+        )
+
+
+def _word(value: object) -> object:
+    return "nothing" if value is None else value
+
+
+def _weights(about: Mapping[str, Any]) -> str:
+    return f"{about['weights']} ({about['weights_sha256'][:12]})"
+
+
+def _corpus_differences(a: FeatureStore, b: FeatureStore) -> Iterator[str]:
+    versions = a.attributes["manifest_sha256"], b.attributes["manifest_sha256"]
+    if all(versions) and versions[0] != versions[1]:
+        yield "made from different versions of the manifest: its sentences may differ, too"
+    if a.attributes["corpus_sha256"] == b.attributes["corpus_sha256"]:
+        return
+    keys_a = {key.id: key for key in a.clip_keys()}
+    keys_b = {key.id: key for key in b.clip_keys()}
+    yield from _only("clips", keys_a.keys(), keys_b.keys())
+    both = sorted(keys_a.keys() & keys_b.keys())
+    for name, words in _CHANGES.items():
+        changed = [clip for clip in both if _differ(keys_a[clip], keys_b[clip], name)]
+        if changed:
+            yield f"{len(changed)} clips {words}: {_some(changed)}"
+
+
+def _differ(a: ClipKey, b: ClipKey, name: str) -> bool:
+    return bool(getattr(a, name) != getattr(b, name))
+
+
+def _feature_differences(a: FeatureStore, b: FeatureStore) -> Iterator[str]:
+    split_a, split_b = ({slot.id: slot.split for slot in store.slots()} for store in (a, b))
+    both = split_a.keys() & split_b.keys()
+    moved = [clip for clip in both if split_a[clip] != split_b[clip]]
+    if moved:
+        yield f"{len(moved)} clips are in another split: {_some(moved)}"
+    states: tuple[State, ...] = ("failed", "absent")
+    for state in states:
+        yield from _only(
+            f"clips {state}", both & set(a.select(state=state)), both & set(b.select(state=state))
+        )
+    sums_a, sums_b = a.checksums(), b.checksums()
+    other = [clip for clip in sums_a.keys() & sums_b.keys() if sums_a[clip] != sums_b[clip]]
+    if other:
+        yield f"{len(other)} clips have other features: {_some(other)}"
+
+
+def _only(what: str, first: Iterable[str], second: Iterable[str]) -> Iterator[str]:
+    here, there = set(first), set(second)
+    for clips, where in ((here - there, "first"), (there - here, "second")):
+        if clips:
+            yield f"{len(clips)} {what} only in the {where}: {_some(clips)}"
+
+
+def _some(clips: Iterable[str]) -> str:
+    names = sorted(clips)
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

@@ -1,0 +1,255 @@
+"""The stores of roots: listing them, finding what is wanted among them, removing one."""
+
+from __future__ import annotations
+
+import logging
+import stat
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spamo_cache import io
+from spamo_cache.errors import DamagedError, StoreError, UsageError
+from spamo_cache.store.index import State
+from spamo_cache.store.layout import FINGERPRINT_CHARACTERS, canonical, checked_name, work_path
+from spamo_cache.store.leases import Claims, sweep_corpus
+from spamo_cache.store.reader import FeatureStore
+from spamo_cache.store.remote import Location, RemotePath, location
+from spamo_cache.store.roots import stores_in
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreEntry:
+    """One line of a list of stores.
+
+    Attributes:
+        root: the root it was found in.
+        path: the store; of a root that cannot be listed, the root itself.
+        clips: number of clips by state.
+        bytes: bytes of all its files; None where a server does not list them.
+        created: UTC, ISO 8601.
+        owner: who created it.
+        damaged: why it cannot be opened; the fields before are empty then.
+    """
+
+    root: str
+    path: Location
+    corpus: str
+    stream: str
+    fingerprint: str
+    clips: Mapping[State, int]
+    bytes: int | None
+    created: str
+    owner: str
+    damaged: str | None = None
+
+
+def list_stores(searched: Iterable[str]) -> list[StoreEntry]:
+    """Every store of the roots, in their order; missing folders hold none."""
+    return [entry for root in searched for entry in _listed(root)]
+
+
+def _listed(root: str) -> list[StoreEntry]:
+    try:
+        return [_entry(root, path) for path in stores_in(root)]
+    except StoreError as error:
+        return [StoreEntry(root, location(root), "", "", "", {}, None, "", "", damaged=error.what)]
+
+
+def _entry(root: str, path: Location) -> StoreEntry:
+    size: int | None = None
+    try:
+        size = _size(path)
+        store = FeatureStore.open(path)
+    except StoreError as error:
+        corpus, stream = path.parent.name, path.stem.rpartition("-")[0]
+        return StoreEntry(root, path, corpus, stream, "", {}, size, "", "", damaged=error.what)
+    about = store.attributes
+    return StoreEntry(
+        root,
+        path,
+        store.corpus,
+        store.stream,
+        store.fingerprint,
+        store.counts(),
+        size,
+        about["created"],
+        about["created_by"],
+    )
+
+
+def _size(path: Location) -> int | None:
+    if not isinstance(path, Path):
+        return sum(path.files().values()) if path.writable else None
+    with io.reading(path):
+        return sum(filter(None, map(_file_size, path.rglob("*"))))
+
+
+def _file_size(path: Path) -> int | None:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return None  # removed since it was listed, by a writer that moves on
+    return None if stat.S_ISDIR(found.st_mode) else found.st_size
+
+
+# --- finding one ----------------------------------------------------------------------------------
+
+
+def find(
+    roots: Iterable[str | Location],
+    corpus: str,
+    stream: str,
+    *,
+    spec: Mapping[str, Any],
+    keys_sha256: str | None = None,
+    weights: str | None = None,
+) -> list[Location]:
+    """Stores of a stream computed as ``spec`` says, in the order of the roots, fullest first.
+
+    Args:
+        roots: local and remote ones.
+        spec: see :func:`layout.stream_spec`.
+        keys_sha256: only stores of exactly this corpus, see :func:`layout.corpus_hash`.
+        weights: only stores made with weights of this name.
+
+    Roots and stores that cannot be opened are passed over with a warning in the log.
+    """
+    checked_name(corpus, "corpus")
+    checked_name(stream, "stream")
+    wanted = canonical(dict(spec))
+    found: list[Location] = []
+    for root in roots:
+        matching = [
+            store
+            for store in _opened(root, corpus, stream)
+            if (store.corpus, store.stream) == (corpus, stream)
+            and canonical(store.attributes["spec"]) == wanted
+            and keys_sha256 in {None, store.attributes["corpus_sha256"]}
+            and weights in {None, store.attributes["weights"]}
+        ]
+        matching.sort(key=lambda store: (-store.counts()["ok"], store.path.name))
+        found += [store.path for store in matching]
+    return found
+
+
+def by_fingerprint(
+    roots: Sequence[str],
+    fingerprint: str,
+    *,
+    hint: str | None = None,
+    clips: Collection[str] = (),
+) -> FeatureStore:
+    """The store with this fingerprint, under whatever corpus and stream it lies.
+
+    Local roots are searched before remote ones, which are asked only while no store was found that
+    lacks none of the clips; of several that lack some, the fullest is taken.
+
+    Args:
+        hint: where it may lie as well, a store's path or address.
+        clips: ids that the store should have been extracted for.
+
+    Raises:
+        StoreError: no root holds it.
+        DamagedError: the only one there is cannot be opened.
+    """
+    best: tuple[int, FeatureStore] | None = None
+    damage: DamagedError | None = None
+    for path in _named(roots, fingerprint, hint):
+        try:
+            store = FeatureStore.open(path)
+        except StoreError as error:
+            _LOG.warning("passed over a store: %s", error)
+            damage = error if isinstance(error, DamagedError) else damage
+            continue
+        if store.fingerprint != fingerprint:
+            continue
+        lacking = sum(clip not in store or store.state(clip) == "absent" for clip in clips)
+        if best is None or lacking < best[0]:
+            best = lacking, store
+        if not lacking:
+            break
+    if best is not None:
+        return best[1]
+    raise damage or StoreError(
+        f"no store has the fingerprint {fingerprint[:FINGERPRINT_CHARACTERS]}",
+        where=", ".join(dict.fromkeys([*roots, *([hint] if hint else [])])),
+        remedy="name the root that holds it by --store ROOT or in SPAMO_CACHE",
+    )
+
+
+def _named(roots: Sequence[str], fingerprint: str, hint: str | None) -> Iterator[Location]:
+    """Stores whose name says that they may have a fingerprint, local ones first."""
+    ending = f"-{fingerprint[:FINGERPRINT_CHARACTERS]}.zarr"
+    noted = None if hint is None else location(hint)
+    for remote in (False, True):
+        for root in (root for root in roots if ("://" in root) is remote):
+            try:
+                yield from (path for path in stores_in(root) if path.name.endswith(ending))
+            except StoreError as error:
+                if noted is None:
+                    _LOG.warning("passed over a root: %s", error)
+                else:
+                    # Many a web server lists no folders, but stores keep their names below a root.
+                    yield location(root) / noted.parent.name / noted.name
+        if noted is not None and isinstance(noted, Path) is not remote:
+            yield noted
+
+
+def _opened(root: str | Location, corpus: str, stream: str) -> Iterator[FeatureStore]:
+    try:
+        listed = stores_in(root, corpus, stream)
+    except StoreError as error:
+        _LOG.warning("passed over a root: %s", error)
+        return
+    for path in listed:
+        try:
+            yield FeatureStore.open(path)
+        except StoreError as error:
+            _LOG.warning("passed over a store: %s", error)
+
+
+# --- removing -------------------------------------------------------------------------------------
+
+
+def remove(path: Location) -> None:
+    """Remove a store, and what dead processes left beside it.
+
+    Raises:
+        StoreError: somebody is at work on it, or the root is not writable.
+        UsageError: no store, one in a remote root, or one that is reached through a link.
+    """
+    if isinstance(path, RemotePath):
+        raise UsageError(
+            "stores of remote roots are not removed from here",
+            where=path,
+            remedy="delete this prefix by the server's own tools",
+        )
+    if path.suffix != ".zarr" or not (path / "zarr.json").is_file():
+        raise UsageError("no feature store here", where=path)
+    if path.is_symlink() or path.parent.is_symlink():
+        raise UsageError("is reached through a link", where=path, remedy=f"name {path.resolve()}")
+    sweep_corpus(path.parent)
+    live = Claims.beside(path).live(certain=True)
+    if live:
+        holder = next(iter(live.values()))
+        raise StoreError(f"is being written by {holder}", where=path, remedy="wait, or stop it")
+    work = work_path(path)
+    with io.writing(path):
+        io.make_folders(work)
+        # Gone under its name at once; what takes time happens aside, and a sweep ends it if this
+        # is cut off.
+        path.rename(io.temporary(work))
+        io.remove(work)
+
+
+def sweep(searched: Iterable[str]) -> None:
+    """Remove what dead processes left beside the stores of local roots."""
+    for root in searched:
+        base = location(root)
+        if isinstance(base, Path):
+            for work in base.glob("*/.work"):
+                sweep_corpus(work.parent)
