@@ -39,7 +39,7 @@ from reference.official_train import OfficialTrainer
 from reference.training import STAGES, Bench, Idle, Timed
 from reference.turns import Times, measure, ratio
 
-from spamo_cache.model.translator import Stage
+from spamo_cache.model.translator import TrainPhase
 
 NAMES = ("translation", "warm-up")
 
@@ -59,7 +59,7 @@ def check_equal(bench: Bench, ours: Timed, official: OfficialTrainer) -> None:
     numbers = list(range(bench.pipeline.translate.batch))
     with torch.no_grad():
         for stage in ("align", "translate"):
-            mine = ours.translator(ours.data.batch(numbers), stage=stage)["loss"]
+            mine = ours.translator(ours.data.batch(numbers), phase=stage)["loss"]
             torch.testing.assert_close(official.loss(stage, numbers), mine, rtol=1e-4, atol=1e-4)
 
 
@@ -122,7 +122,7 @@ def show_setup(bench: Bench, rounds: int) -> list[Aim]:
     ]
 
 
-def alone(bench: Bench, who: str, stage: Stage) -> dict[str, float]:
+def alone(bench: Bench, who: str, stage: TrainPhase) -> dict[str, float]:
     command = [sys.executable, __file__, "--folder", str(bench.place.parent)]
     command += ["--alone", who, stage]
     told: dict[str, float] = json.loads(
@@ -131,7 +131,7 @@ def alone(bench: Bench, who: str, stage: Stage) -> dict[str, float]:
     return told
 
 
-def first_step(bench: Bench, who: str, stage: Stage) -> None:
+def first_step(bench: Bench, who: str, stage: TrainPhase) -> None:
     """What such a process does."""
 
     def reached(*_: object) -> None:
@@ -160,7 +160,7 @@ def show_large(place: Path, rounds: int, shape: str = "large", device: str = "cu
         "ours": bench.ours,
         "at hand": lambda: bench.ours(Idle),
     }
-    seconds: dict[tuple[str, Stage], float] = {}
+    seconds: dict[tuple[str, TrainPhase], float] = {}
     for name, make in contestants.items():
         trainer = make()
         for stage in STAGES:
@@ -181,7 +181,7 @@ def show_large(place: Path, rounds: int, shape: str = "large", device: str = "cu
 
 
 def timed(
-    bench: Bench, trainer: Timed | OfficialTrainer, stage: Stage, rounds: int
+    bench: Bench, trainer: Timed | OfficialTrainer, stage: TrainPhase, rounds: int
 ) -> tuple[float, float]:
     """Median seconds of a round, and the most memory of the device, GB."""
     gpu = bench.device == "cuda"

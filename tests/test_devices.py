@@ -9,7 +9,7 @@ from spamo_cache import devices
 from spamo_cache.config import Pipeline
 from spamo_cache.errors import UsageError
 from spamo_cache.evaluate import load_run
-from spamo_cache.train.crew import gather_crew
+from spamo_cache.train.distributed import make_accelerator
 from spamo_cache.workflow.experiments import processes
 
 
@@ -57,14 +57,14 @@ def test_runs_and_trainings_ask_the_same(gpus, tmp_path, name):
     with pytest.raises(UsageError, match="device"):
         load_run(tmp_path, device=name)
     with pytest.raises(UsageError, match="device"):
-        gather_crew(Pipeline.model_construct(), name)
+        make_accelerator(Pipeline.model_construct(), name)
 
 
 def test_one_gpu_is_not_for_several_processes(gpus, monkeypatch):
     gpus(2)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="cannot share cuda:1"):
-        gather_crew(Pipeline.model_construct(), "cuda:1")
+        make_accelerator(Pipeline.model_construct(), "cuda:1")
 
 
 def test_children_are_kept_to_the_gpu_that_was_named(gpus, monkeypatch):

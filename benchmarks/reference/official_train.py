@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from spamo_cache.config import StageConfig
 from spamo_cache.model.tokens import IGNORED
-from spamo_cache.model.translator import Stage, Translator
+from spamo_cache.model.translator import TrainPhase, Translator
 from spamo_cache.train import optim
 
 
@@ -42,7 +42,9 @@ class OfficialTrainer:
         self.clips, self.texts, self.prompt = clips, texts, prompt
         self.llm: Any = translator.attach()
 
-    def steps(self, stage: Stage, config: StageConfig, batches: Iterator[Sequence[int]]) -> None:
+    def steps(
+        self, stage: TrainPhase, config: StageConfig, batches: Iterator[Sequence[int]]
+    ) -> None:
         """One optimiser step per batch."""
         self.translator.train()
         trained = [value for value in self.translator.parameters() if value.requires_grad]
@@ -57,7 +59,7 @@ class OfficialTrainer:
             optimiser.step()
             optimiser.zero_grad()
 
-    def loss(self, stage: Stage, numbers: Sequence[int]) -> Tensor:
+    def loss(self, stage: TrainPhase, numbers: Sequence[int]) -> Tensor:
         rows, lengths = self._signs(numbers)
         texts = [self.texts[number] for number in numbers]
         labels = self._padded(self.translator.tokens.encode(texts), IGNORED)

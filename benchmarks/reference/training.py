@@ -16,27 +16,27 @@ from reference.material import Material, lengths
 from reference.official_train import OfficialTrainer
 from spamo_cache.config import Pipeline, StageConfig
 from spamo_cache.datasets.manifest import Clip, Manifest
-from spamo_cache.model.translator import Batch, Stage, Translator
+from spamo_cache.model.translator import Batch, TrainPhase, Translator
 from spamo_cache.runs.folder import RunFolder
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.train import Progress, train
-from spamo_cache.train.batches import Schedule
-from spamo_cache.train.crew import gather_crew
+from spamo_cache.train.data import Schedule
+from spamo_cache.train.distributed import make_accelerator
 from spamo_cache.train.loop import Trainer
-from spamo_cache.train.parts import Part
+from spamo_cache.train.microbatch import Microbatch
 
 WORDS = "am sonntag ist es im norden bewölkt und regnet es zeitweise aber an der küste scheint die"
 STEPS = {"small": 4, "base": 1, "large": 30}
 """Steps of a round."""
-STAGES: tuple[Stage, Stage] = ("align", "translate")
+STAGES: tuple[TrainPhase, TrainPhase] = ("align", "translate")
 
 
 class Timed(Trainer):
     """Our trainer, whose stages can be run again and again."""
 
-    def again(self, stage: Stage) -> None:
-        self.place.step = 0
-        self._stage(stage, getattr(self.pipeline, stage))
+    def again(self, stage: TrainPhase) -> None:
+        self.state.step = 0
+        self._run_phase(stage, getattr(self.pipeline, stage))
 
     def _after(self, *_: Any) -> bool:
         return False
@@ -46,8 +46,8 @@ class Idle(Timed):
     """The same on one batch that lies on the device: what data never waited for would cost."""
 
     def _planned(
-        self, stage: Stage, config: StageConfig
-    ) -> tuple[Iterator[tuple[int, list[Part]]], Iterator[Batch]]:
+        self, stage: TrainPhase, config: StageConfig
+    ) -> tuple[Iterator[tuple[int, list[Microbatch]]], Iterator[Batch]]:
         planned, batches = super()._planned(stage, config)
         return iter(list(planned)), iter(list(batches))
 
@@ -118,7 +118,7 @@ class Bench:
         folder.mkdir(exist_ok=True)
         return kind(
             self.pipeline,
-            gather_crew(self.pipeline, self.device),
+            make_accelerator(self.pipeline, self.device),
             RunFolder(folder),
             llm=self.place / "llm",
             manifest=self.manifest,
@@ -126,7 +126,7 @@ class Bench:
             memory=0,
         )
 
-    def train(self, stage: Stage, progress: Progress) -> None:
+    def train(self, stage: TrainPhase, progress: Progress) -> None:
         """One stage as a user has it, from nothing."""
         out = self.place / "whole"
         shutil.rmtree(out, ignore_errors=True)
@@ -151,7 +151,7 @@ class Bench:
         prompt = "Translate the given sentence into German."
         return OfficialTrainer(translator, self.files, self.spatial.ids, self.texts, prompt)
 
-    def official_steps(self, trainer: OfficialTrainer, stage: Stage) -> None:
+    def official_steps(self, trainer: OfficialTrainer, stage: TrainPhase) -> None:
         config = getattr(self.pipeline, stage)
         rows = [a + b for a, b in zip(self.spatial.rows, self.motion.rows, strict=True)][:-1]
         plan = Schedule(np.array(rows), config.batch, f"{self.pipeline.seed} {stage}")

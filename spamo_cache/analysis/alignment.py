@@ -19,7 +19,7 @@ from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.evaluate.stores import check_stores, open_stores
 from spamo_cache.model.translator import Translator
 from spamo_cache.runs.load import LoadedRun, load_run
-from spamo_cache.train.batches import Examples, examples
+from spamo_cache.train.data import Examples, examples
 from spamo_cache.train.features import Features, encoders_of
 
 CLIPS = 4096

@@ -22,7 +22,7 @@ from spamo_cache.errors import UsageError
 from spamo_cache.evaluate.answers import read_table
 from spamo_cache.evaluate.stores import check_stores, open_stores
 from spamo_cache.runs.load import LoadedRun, load_run
-from spamo_cache.train.batches import Examples, examples
+from spamo_cache.train.data import Examples, examples
 from spamo_cache.train.features import Features
 
 FOLDER = Path("analysis") / "attribution"

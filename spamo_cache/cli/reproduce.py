@@ -174,7 +174,7 @@ def _run(
     device: str,
     **work: Any,
 ) -> Reproduction:
-    from spamo_cache.model.loading import check_llm
+    from spamo_cache.model.llm import check_llm
     from spamo_cache.model.weights import locate
 
     loaded, path = resolve.load_pipeline(*pipeline)

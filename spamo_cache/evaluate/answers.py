@@ -16,7 +16,7 @@ from spamo_cache.errors import DamagedError, UsageError
 from spamo_cache.metrics.intervals import Measure
 from spamo_cache.metrics.scores import sentence_bleu
 from spamo_cache.model.text import normalise, scored
-from spamo_cache.train.batches import Examples
+from spamo_cache.train.data import Examples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,9 +14,9 @@ from spamo_cache.evaluate.conventions import Convention
 from spamo_cache.evaluate.origin import Origin
 from spamo_cache.evaluate.published import published
 from spamo_cache.metrics.words import unspaced, words
-from spamo_cache.model.coverage import Coverage, cut_words, unknown_words
 from spamo_cache.model.text import gist
-from spamo_cache.train.batches import DEV_SPLITS, Examples
+from spamo_cache.model.tokens import Coverage, cut_words, unknown_words
+from spamo_cache.train.data import DEV_SPLITS, Examples
 
 _MANY = 0.1
 """Share of the scored clips from which on sentences seen in training are grave."""

@@ -28,12 +28,11 @@ from spamo_cache.evaluate.origin import Origin, origin
 from spamo_cache.evaluate.published import Published, published
 from spamo_cache.evaluate.stores import check_stores, open_stores
 from spamo_cache.metrics import BOOTSTRAP, Measure, measures, summarize
-from spamo_cache.model.coverage import Coverage, coverage
 from spamo_cache.model.text import normalise
-from spamo_cache.model.tokens import Tokens
+from spamo_cache.model.tokens import Coverage, Tokens, coverage
 from spamo_cache.runs.folder import RunFolder, identity
 from spamo_cache.runs.load import LoadedRun, load_run
-from spamo_cache.train.batches import Examples, examples
+from spamo_cache.train.data import Examples, examples
 from spamo_cache.train.decoding import Decoded, decode
 from spamo_cache.train.features import Features, encoders_of
 

@@ -1,15 +1,15 @@
-"""Ragged sequences of rows, packed end to end or padded to the longest."""
+"""Ragged sequences of rows, packed end to end or padded to the longest, of all processes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
-
-from spamo_cache.model import gather
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def join(parts: Sequence[Packed], minimum: int = 0, *, together: bool = False) -
     """
     offsets = list(accumulate((part.lengths for part in parts), initial=parts[0].lengths * 0))
     lengths = offsets[-1].clamp(min=minimum)
-    clips, longest = len(lengths), gather.longest(lengths) if together else int(lengths.max())
+    clips, longest = len(lengths), longest_of_all(lengths) if together else int(lengths.max())
     places = torch.cat([_places(part, start) for part, start in zip(parts, offsets, strict=False)])
     rows = torch.cat([part.rows for part in parts])
     # One flat slot per clip and position: a single scatter, however many clips and parts.
@@ -117,3 +117,43 @@ def _places(part: Packed, start: Tensor) -> Tensor:
     first = part.lengths.cumsum(0) - part.lengths
     shift = torch.repeat_interleave(start - first, part.lengths, output_size=len(part.rows))
     return torch.arange(len(part.rows), device=part.lengths.device) + shift
+
+
+def gathered(rows: Tensor) -> Tensor:
+    """(processes x clips, width) in the order of the processes; ``rows`` itself where it is alone.
+
+    Every process holds the same number of clips. A loss of all rows, computed by each process and
+    with its gradients averaged over them as DDP does, has the gradients of one big batch.
+    """
+    if not _together():
+        return rows
+    return _Gather.apply(rows)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def longest_of_all(lengths: Tensor) -> int:
+    """The greatest of ``lengths`` (clips,), of all processes: what one big batch is padded to."""
+    most = lengths.max()
+    if _together():
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+    return int(most)
+
+
+def _together() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, rows: Tensor) -> Tensor:
+        context.clips = len(rows)
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        # Each process's loss hangs on these rows: the sum, which DDP's mean sets right again.
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        first = dist.get_rank() * context.clips
+        return total[first : first + context.clips]

@@ -13,17 +13,14 @@ from torch import Tensor, nn
 
 from spamo_cache.config import DecodeConfig, Pipeline
 from spamo_cache.errors import WeightsError
-from spamo_cache.model.adapter import SignAdapter
-from spamo_cache.model.align import VTAlign
-from spamo_cache.model.gather import longest
-from spamo_cache.model.llm import LLM
-from spamo_cache.model.loading import load_llm
+from spamo_cache.model.adapter import SignAdapter, VTAlign
+from spamo_cache.model.llm import LLM, load_llm
 from spamo_cache.model.prompts import instruction
-from spamo_cache.model.rows import Packed, Padded, join
+from spamo_cache.model.rows import Packed, Padded, join, longest_of_all
 from spamo_cache.model.tokens import IGNORED, Tokens
 from spamo_cache.model.weights import embedding_table
 
-Stage = Literal["align", "translate"]
+TrainPhase = Literal["align", "translate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +48,7 @@ class Batch:
 class Translator(nn.Module):
     """The sign adapter, VT-Align and, once :meth:`attach` was called, the LLM.
 
-    Until then only the LLM's embedding table is held: that is all the align stage needs.
+    Until then only the LLM's embedding table is held: that is all the align phase needs.
 
     Args:
         pipeline: adapter, align and llm settings, protocol, streams.
@@ -119,11 +116,11 @@ class Translator(nn.Module):
             )
 
     def forward(
-        self, batch: Batch, *, stage: Stage, alpha: float = 1.0, smoothing: float = 0.0
+        self, batch: Batch, *, phase: TrainPhase, alpha: float = 1.0, smoothing: float = 0.0
     ) -> dict[str, Tensor]:
         """Scalar losses: ``loss`` to minimise, ``align`` and, when translating, ``lm``."""
         sign = self.sign(batch.streams)
-        if stage == "align":
+        if phase == "align":
             align = self.align(sign, self.sentences(batch.labels))
             return {"loss": align, "align": align}
         lm = self.attach().loss(self.inputs(sign, batch.prompts), batch.labels, smoothing)
@@ -145,7 +142,7 @@ class Translator(nn.Module):
     def sentences(self, labels: Tensor) -> Padded:
         """Input embeddings of the target sentences; padding holds the padding token's."""
         if self.training and self.align.padded:
-            width = longest(torch.tensor([labels.shape[1]], device=labels.device))
+            width = longest_of_all(torch.tensor([labels.shape[1]], device=labels.device))
             labels = F.pad(labels, (0, width - labels.shape[1]), value=IGNORED)
         inside = labels != IGNORED
         ids = labels.masked_fill(~inside, self.tokens.padding)

@@ -8,7 +8,7 @@ import torch
 
 from spamo_cache.config import DecodeConfig
 from spamo_cache.model.translator import Translator
-from spamo_cache.train.batches import Examples
+from spamo_cache.train.data import Examples
 
 Decoded = Callable[[int, int], None]
 """Called with clips done and clips in all."""

@@ -1,4 +1,4 @@
-"""Two stages of optimisation: VT-Align, then translation selected on dev BLEU."""
+"""Two phases of optimisation: VT-Align, then translation selected on dev BLEU."""
 
 from __future__ import annotations
 
@@ -22,20 +22,19 @@ from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import SpamoError
 from spamo_cache.metrics.scores import bleu4
 from spamo_cache.model.text import scored
-from spamo_cache.model.translator import Batch, Stage, Translator
+from spamo_cache.model.translator import Batch, TrainPhase, Translator
 from spamo_cache.runs.folder import RunFolder
 from spamo_cache.runs.tensors import write_tensors
 from spamo_cache.train import optim
-from spamo_cache.train.batches import MEMORY, Schedule, examples, selection_split, stream_batches
-from spamo_cache.train.crew import merged, seed, share_norms
-from spamo_cache.train.curves import Curves, curves
+from spamo_cache.train.data import MEMORY, Schedule, examples, selection_split, stream_batches
 from spamo_cache.train.decoding import decode, recall_at_1
-from spamo_cache.train.effort import Effort
+from spamo_cache.train.distributed import gather_texts, seed, sync_batchnorm
 from spamo_cache.train.features import Features, encoders_of
-from spamo_cache.train.parts import Meter, Part, Parts
+from spamo_cache.train.microbatch import Microbatch, MicrobatchSplitter
+from spamo_cache.train.monitoring import Curves, Meter, StepTimer, curves
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
-"""Called with the stage, its finished steps, its steps in all, and the latest numbers."""
+"""Called with the phase, its finished steps, its steps in all, and the latest numbers."""
 
 LOG_EVERY = 10
 """Steps between two lines of metrics; states to resume from are only saved there."""
@@ -45,10 +44,10 @@ SAVE_SECONDS = 30.0
 
 
 @dataclass(slots=True, kw_only=True)
-class Place:
+class TrainState:
     """How far a run has come; kept with every state."""
 
-    stage: Stage = "align"
+    phase: TrainPhase = "align"
     step: int = 0
     best_bleu: float | None = None
     best_step: int = 0
@@ -59,12 +58,12 @@ class Place:
 
 
 class Trainer:
-    """One training: model, data, place, and the run folder it is written to.
+    """One training: model, data, state, and the run folder it is written to.
 
     Several processes compute the same steps, each a share of every batch; the first one writes.
 
     Args:
-        crew: the processes.
+        accelerator: the processes.
         llm: folder of the LLM.
         weights: to begin with, those of another run; None is the beginning.
         memory: bytes of features of one split to keep in memory.
@@ -74,7 +73,7 @@ class Trainer:
     def __init__(
         self,
         pipeline: Pipeline,
-        crew: Accelerator,
+        accelerator: Accelerator,
         folder: RunFolder,
         *,
         llm: Path,
@@ -85,24 +84,24 @@ class Trainer:
         save_seconds: float = SAVE_SECONDS,
         progress: Progress | None = None,
     ) -> None:
-        self.pipeline, self.crew, self.folder = pipeline, crew, folder
-        self.progress = progress if crew.is_main_process else None
-        self.effort, self.weights = Effort(crew.device), weights
+        self.pipeline, self.accelerator, self.folder = pipeline, accelerator, folder
+        self.progress = progress if accelerator.is_main_process else None
+        self.timer, self.weights = StepTimer(accelerator.device), weights
         torch.manual_seed(pipeline.seed)
         widths = {name: stores[name].width for name in pipeline.streams}
         encoders = encoders_of(stores, pipeline.streams)
-        self.translator = Translator(pipeline, widths, llm, encoders).to(crew.device)
-        if crew.num_processes > 1:
-            share_norms(self.translator)
+        self.translator = Translator(pipeline, widths, llm, encoders).to(accelerator.device)
+        if accelerator.num_processes > 1:
+            sync_batchnorm(self.translator)
         tokens = self.translator.tokens
         self.data = examples(pipeline, manifest, stores, "train", tokens, memory=memory)
         dev = selection_split(pipeline, manifest)
         self.dev = examples(pipeline, manifest, stores, dev, tokens, memory=memory)
-        for stage, config in self._stages():
+        for phase, config in self._phases():
             if config.steps:
-                self._cut(stage, config)  # what cannot be dealt out is known before any step
-        self.place = Place()
-        self.moments: dict[str, Tensor] = {}
+                self._cut(phase, config)  # what cannot be dealt out is known before any step
+        self.state = TrainState()
+        self.optimizer_state: dict[str, Tensor] = {}
         self.save_seconds, self.saved = save_seconds, time.monotonic()
         self.meter = Meter()
         self.curves: list[Curves] = []
@@ -110,40 +109,40 @@ class Trainer:
     def start(self, *, resume: bool) -> None:
         """From the saved state, from another run's weights, or from the beginning."""
         if resume:
-            tensors, place = self.folder.load_state()
-            self.place = Place(**place)
+            tensors, state = self.folder.load_state()
+            self.state = TrainState(**state)
             self.translator.restore(_below("model.", tensors))
-            self.moments = _below("optimiser.", tensors)
+            self.optimizer_state = _below("optimiser.", tensors)
         elif self.weights is not None:
             self.translator.begin_with(self.weights)
         elif self.pipeline.align.center:
             self._center()
-        if self.crew.is_main_process:
-            self.folder.cut_metrics(self.place.metrics_bytes)
+        if self.accelerator.is_main_process:
+            self.folder.cut_metrics(self.state.metrics_bytes)
             self.curves = curves(self.pipeline, self.folder)
         # Nobody may write a new state before all have read the old one.
-        self.crew.wait_for_everyone()
+        self.accelerator.wait_for_everyone()
 
-    def run(self) -> Place:
-        """All that is left of both stages; the best weights lie in the run folder then."""
+    def run(self) -> TrainState:
+        """All that is left of both phases; the best weights lie in the run folder then."""
         try:
-            if self.place.stage == "align":
-                self._stage("align", self.pipeline.align)
+            if self.state.phase == "align":
+                self._run_phase("align", self.pipeline.align)
                 self._end_align()
             if self.pipeline.translate.steps:
                 self._attach()
-                if self.folder.imported and self.place.best_bleu is None:
+                if self.folder.imported and self.state.best_bleu is None:
                     # They are kept unless training beats them.
                     self._select(self.pipeline.translate)
-                self._stage("translate", self.pipeline.translate)
+                self._run_phase("translate", self.pipeline.translate)
             else:
                 self._keep()
         finally:
             for drawn in self.curves:
                 drawn.close()
-        return self.place
+        return self.state
 
-    def _stages(self) -> tuple[tuple[Stage, StageConfig], ...]:
+    def _phases(self) -> tuple[tuple[TrainPhase, StageConfig], ...]:
         return ("align", self.pipeline.align), ("translate", self.pipeline.translate)
 
     def _attach(self) -> None:
@@ -152,147 +151,157 @@ class Trainer:
         if self.pipeline.translate.checkpointing:
             checkpoint_activations(llm.model)
 
-    def _stage(self, stage: Stage, config: StageConfig) -> None:
-        """Steps from the place reached to the end of the stage, or until patience is over."""
-        # Of the stage before, accelerate would keep the optimiser and its moments.
-        self.crew.free_memory()
+    def _run_phase(self, phase: TrainPhase, config: StageConfig) -> None:
+        """The steps that are left of a phase, or those until patience is over."""
+        # Of the phase before, accelerate would keep the optimiser and its moments.
+        self.accelerator.free_memory()
         self.translator.train()
         protocol = self.pipeline.protocol
         optimiser: Any = optim.make(
             self.translator, config, decay_everything=protocol.decay_everything
         )
-        optim.restore(optimiser, self.translator, self.moments)
-        module, optimiser = self.crew.prepare(self.translator, optimiser)
+        optim.restore(optimiser, self.translator, self.optimizer_state)
+        module, optimiser = self.accelerator.prepare(self.translator, optimiser)
         trained = [value for value in self.translator.parameters() if value.requires_grad]
-        planned, batches = self._planned(stage, config)
-        self.effort.begin()
-        for step, parts in planned:
+        planned, batches = self._planned(phase, config)
+        self.timer.begin()
+        for step, microbatches in planned:
             optim.set_rate(optimiser, self._rate(config, step))
-            for number, part in enumerate(parts):
-                # Chance depends on the place alone: a resumed run needs no generator's state.
-                seed(self.crew.device, self._chance(stage, step, number))
-                last = number == len(parts) - 1
-                with nullcontext() if last else self.crew.no_sync(module):
-                    self._descend(module, stage, part, next(batches))
-            norm = self.crew.clip_grad_norm_(trained, config.max_grad_norm)
+            for number, microbatch in enumerate(microbatches):
+                # Seeded by seed, phase and step: a resumed run needs no generator's state.
+                seed(self.accelerator.device, self._chance(phase, step, number))
+                last = number == len(microbatches) - 1
+                with nullcontext() if last else self.accelerator.no_sync(module):
+                    self._descend(module, phase, microbatch, next(batches))
+            norm = self.accelerator.clip_grad_norm_(trained, config.max_grad_norm)
             optimiser.step()
             optimiser.zero_grad()
-            self.meter.add({"gradient_norm": norm / self.crew.num_processes})
+            self.meter.add({"gradient_norm": norm / self.accelerator.num_processes})
             self.meter.step()
-            self.effort.step()
-            self.place.step = step + 1
-            if self._after(stage, config, optimiser):
+            self.timer.step()
+            self.state.step = step + 1
+            if self._after(phase, config, optimiser):
                 return
 
-    def _cut(self, stage: Stage, config: StageConfig) -> tuple[Schedule, Parts]:
-        """The clips of every step of a stage, and how they are cut."""
+    def _cut(self, phase: TrainPhase, config: StageConfig) -> tuple[Schedule, MicrobatchSplitter]:
+        """The clips of every step of a phase, and how they are cut."""
         protocol = self.pipeline.protocol
         schedule = Schedule(
             self.data.bank.lengths,
             config.batch,
-            f"{self.pipeline.seed} {stage}",
+            f"{self.pipeline.seed} {phase}",
             unsorted=protocol.unsorted_batches,
         )
         tokens = [len(ids) for ids in self.data.tokens]
         alike = protocol.mean_of_batches
-        return schedule, Parts(stage, config, schedule, tokens, self.crew, alike=alike)
+        return schedule, MicrobatchSplitter(
+            phase, config, schedule, tokens, self.accelerator, alike=alike
+        )
 
     def _planned(
-        self, stage: Stage, config: StageConfig
-    ) -> tuple[Iterator[tuple[int, list[Part]]], Iterator[Batch]]:
-        """The steps to come with this process's parts of them, and the parts' clips."""
-        schedule, cut = self._cut(stage, config)
-        steps = range(self.place.step, config.steps)
+        self, phase: TrainPhase, config: StageConfig
+    ) -> tuple[Iterator[tuple[int, list[Microbatch]]], Iterator[Batch]]:
+        """The steps to come, each with this process's microbatches, and the microbatches' clips."""
+        schedule, cut = self._cut(phase, config)
+        steps = range(self.state.step, config.steps)
         planned, wanted = tee((step, cut(schedule[step])) for step in steps)
-        asked = ((part.numbers, step) for step, parts in wanted for part in parts)
-        return planned, stream_batches(self.data, asked, self.crew.device)
+        asked = (
+            (microbatch.numbers, step)
+            for step, microbatches in wanted
+            for microbatch in microbatches
+        )
+        return planned, stream_batches(self.data, asked, self.accelerator.device)
 
     def _rate(self, config: StageConfig, step: int) -> float:
         from_zero = self.pipeline.protocol.lr_from_zero
         return optim.learning_rate(config, step, from_zero=from_zero)
 
-    def _descend(self, module: Any, stage: Stage, part: Part, batch: Batch) -> None:
-        """Add the gradients of a part to those of its step."""
+    def _descend(
+        self, module: Any, phase: TrainPhase, microbatch: Microbatch, batch: Batch
+    ) -> None:
+        """Add the gradients of a microbatch to those of its step."""
         config = self.pipeline.translate
         options = {"alpha": config.alpha, "smoothing": config.label_smoothing}
-        losses = module(batch, stage=stage, **options if stage == "translate" else {})
-        shares = part.weigh(losses, config.alpha if stage == "translate" else 1.0)
+        losses = module(batch, phase=phase, **options if phase == "translate" else {})
+        shares = microbatch.weigh(losses, config.alpha if phase == "translate" else 1.0)
         # DDP gives the mean of the processes' gradients; shares want their sum.
-        self.crew.backward(shares["loss"] * self.crew.num_processes)
+        self.accelerator.backward(shares["loss"] * self.accelerator.num_processes)
         self.meter.add(shares)
 
-    def _chance(self, stage: Stage, step: int, part: int) -> int:
-        """Seed of what is random in a part of a step; every process has its own."""
-        place = part * self.crew.num_processes + self.crew.process_index
-        text = f"{self.pipeline.seed} {stage} {step}" + (f" {place}" if place else "")
+    def _chance(self, phase: TrainPhase, step: int, number: int) -> int:
+        """Seed of what is random in a microbatch of a step; every process has its own."""
+        rank = number * self.accelerator.num_processes + self.accelerator.process_index
+        text = f"{self.pipeline.seed} {phase} {step}" + (f" {rank}" if rank else "")
         return random.Random(text).getrandbits(63)  # noqa: S311
 
-    def _after(self, stage: Stage, config: StageConfig, optimiser: Any) -> bool:
+    def _after(self, phase: TrainPhase, config: StageConfig, optimiser: Any) -> bool:
         """Log, select and save what is due after a step; True once patience is over."""
-        step, last = self.place.step, self.place.step == config.steps
+        step, last = self.state.step, self.state.step == config.steps
         if step % LOG_EVERY == 0 or last:
             rate = self._rate(config, step - 1)
-            self._log(stage, config, self.meter.take(self.crew) | {"lr": rate})
+            self._log(phase, config, self.meter.take(self.accelerator) | {"lr": rate})
         every = self.pipeline.translate.eval_every
-        if stage == "translate" and (step % every == 0 or last):
+        if phase == "translate" and (step % every == 0 or last):
             self._select(config)
-            self.effort.skip()
+            self.timer.skip()
         if step % LOG_EVERY == 0 and time.monotonic() - self.saved >= self.save_seconds:
             self._save(optim.state(optimiser, self.translator))
-        return self.place.stale >= self.pipeline.translate.patience
+        return self.state.stale >= self.pipeline.translate.patience
 
     def _select(self, config: StageConfig) -> None:
         """Score dev; keep the weights if they are the best so far, the earlier of equals."""
-        place, text = self.place, self.pipeline.text
+        state, text = self.state, self.pipeline.text
         hypotheses = [scored(said, text) for said in self._decode_dev()]
         bleu = bleu4(hypotheses, self.dev.texts, tokenize=text.tokenize)
-        if place.best_bleu is None or bleu > place.best_bleu:
-            place.best_bleu, place.best_step, place.stale = bleu, place.step, 0
+        if state.best_bleu is None or bleu > state.best_bleu:
+            state.best_bleu, state.best_step, state.stale = bleu, state.step, 0
             self._keep()
         else:
-            place.stale += 1
-        self._log("translate", config, {"dev_bleu": bleu, "best_bleu": place.best_bleu})
+            state.stale += 1
+        self._log("translate", config, {"dev_bleu": bleu, "best_bleu": state.best_bleu})
 
     def _decode_dev(self) -> list[str]:
-        own = replace(self.dev, turn=(self.crew.process_index, self.crew.num_processes))
-        return merged(self.crew, decode(self.translator, own, self.pipeline.decode))
+        own = replace(
+            self.dev, turn=(self.accelerator.process_index, self.accelerator.num_processes)
+        )
+        return gather_texts(self.accelerator, decode(self.translator, own, self.pipeline.decode))
 
     def _end_align(self) -> None:
         config = self.pipeline.align
         if config.steps:
-            self.place.recall = recall_at_1(self.translator, self.dev)
-            self._log("align", config, {"dev_recall": self.place.recall})
-        self.place.stage, self.place.step, self.moments = "translate", 0, {}
+            self.state.recall = recall_at_1(self.translator, self.dev)
+            self._log("align", config, {"dev_recall": self.state.recall})
+        self.state.phase, self.state.step, self.optimizer_state = "translate", 0, {}
         self._save({})
 
-    def _log(self, stage: Stage, config: StageConfig, fields: Mapping[str, float]) -> None:
+    def _log(self, phase: TrainPhase, config: StageConfig, fields: Mapping[str, float]) -> None:
         if not all(math.isfinite(value) for value in fields.values()):
             raise SpamoError(
-                f"{stage} diverged by step {self.place.step}: {dict(fields)}",
+                f"{phase} diverged by step {self.state.step}: {dict(fields)}",
                 where=self.folder.path,
-                remedy=f"lower {stage}.lr (now {config.lr}) or lengthen {stage}.warmup",
+                remedy=f"lower {phase}.lr (now {config.lr}) or lengthen {phase}.warmup",
             )
-        if not self.crew.is_main_process:
+        if not self.accelerator.is_main_process:
             return
-        line = {"stage": stage, "step": self.place.step, **fields}
-        self.place.metrics_bytes = self.folder.log(line)
+        line = {"stage": phase, "step": self.state.step, **fields}
+        self.state.metrics_bytes = self.folder.log(line)
         for drawn in self.curves:
             drawn.add(line)
         if self.progress is not None:
-            self.progress(stage, self.place.step, config.steps, fields)
+            self.progress(phase, self.state.step, config.steps, fields)
 
     def _keep(self) -> None:
         """Make the present weights those of the run."""
-        if self.crew.is_main_process:
+        if self.accelerator.is_main_process:
             write_tensors(self.folder.model, self.translator.trained())
 
-    def _save(self, moments: Mapping[str, Tensor]) -> None:
+    def _save(self, optimizer_state: Mapping[str, Tensor]) -> None:
         """Write a state to resume from."""
-        if not self.crew.is_main_process:
+        if not self.accelerator.is_main_process:
             return
         tensors = {f"model.{name}": value for name, value in self.translator.trained().items()}
-        tensors |= {f"optimiser.{name}": value for name, value in moments.items()}
-        self.folder.save_state(tensors, asdict(self.place))
+        tensors |= {f"optimiser.{name}": value for name, value in optimizer_state.items()}
+        self.folder.save_state(tensors, asdict(self.state))
         self.saved = time.monotonic()
 
     @torch.no_grad()
@@ -301,7 +310,7 @@ class Trainer:
         align = self.translator.align
         total = torch.zeros_like(align.center)
         for numbers in self.data.sorted_batches(256):
-            labels = self.data.labels(numbers).to(self.crew.device)
+            labels = self.data.labels(numbers).to(self.accelerator.device)
             total = total + align.pool(self.translator.sentences(labels)).sum(0)
         align.center.copy_(total / len(self.data))
 

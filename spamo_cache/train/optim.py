@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from spamo_cache.config import StageConfig
 
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+_STATE_KEYS = ("exp_avg", "exp_avg_sq", "step")
 
 
 def learning_rate(stage: StageConfig, step: int, *, from_zero: bool = False) -> float:
@@ -65,13 +65,13 @@ def make(
 
 
 def state(optimiser: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
-    """``<parameter>.<moment>`` -> tensor; empty before the first step."""
+    """``<parameter>.<key>`` -> tensor; empty before the first step."""
     held: Mapping[Tensor, Mapping[str, Tensor]] = optimiser.state
     return {
-        f"{name}.{moment}": held[value][moment]
+        f"{name}.{key}": held[value][key]
         for name, value in module.named_parameters()
         if value in held
-        for moment in _MOMENTS
+        for key in _STATE_KEYS
     }
 
 
@@ -82,5 +82,5 @@ def restore(
     for name, value in module.named_parameters():
         if f"{name}.step" in tensors:
             optimiser.state[value] = {
-                moment: tensors[f"{name}.{moment}"].clone().to(value.device) for moment in _MOMENTS
+                key: tensors[f"{name}.{key}"].clone().to(value.device) for key in _STATE_KEYS
             }

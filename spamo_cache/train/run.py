@@ -17,17 +17,16 @@ from spamo_cache.compat import cpu_threads
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import StoreError, UsageError
-from spamo_cache.model.coverage import coverage, cut_words, unknown_words
-from spamo_cache.model.loading import check_llm, check_targets
+from spamo_cache.model.llm import check_llm, check_targets
 from spamo_cache.model.text import normalise
+from spamo_cache.model.tokens import coverage, cut_words, unknown_words
 from spamo_cache.model.weights import digest, locate
 from spamo_cache.runs.folder import RunFolder, RunRecord, RunSummary, identity
 from spamo_cache.runs.tensors import read_tensors
-from spamo_cache.train.batches import MEMORY, check_pairs, selection_split
-from spamo_cache.train.crew import agreed, gather_crew
+from spamo_cache.train.data import MEMORY, check_pairs, sample, selection_split
+from spamo_cache.train.distributed import make_accelerator, on_main_process
 from spamo_cache.train.features import Features, about, encoders_of
 from spamo_cache.train.loop import SAVE_SECONDS, Progress, Trainer
-from spamo_cache.train.sample import sample
 
 _WORDS = {"name", "question", "log", "sweep"}
 """Keys of a pipeline that change no weight and no score."""
@@ -89,19 +88,19 @@ def train(
     check_targets(llm, pipeline.llm)
     record = describe(pipeline, base, manifest, stores, digest(llm))
     weights = _start(pipeline, record.llm)
-    crew = gather_crew(pipeline, device)
+    accelerator = make_accelerator(pipeline, device)
     with ExitStack() as held:
 
         def begin() -> tuple[bool, RunSummary | None]:
             held.enter_context(folder.alone())
             return _begin(folder, pipeline, record, manifest)
 
-        unfinished, known = agreed(crew, begin)
+        unfinished, known = on_main_process(accelerator, begin)
         if known is not None:
             return replace(known, path=out, reused=True, seconds=0.0)
         trainer = Trainer(
             pipeline,
-            crew,
+            accelerator,
             folder,
             llm=llm,
             manifest=manifest,
@@ -111,26 +110,26 @@ def train(
             save_seconds=save_seconds,
             progress=progress,
         )
-        if notice is not None and crew.is_main_process:
+        if notice is not None and accelerator.is_main_process:
             for words in _lost(pipeline, trainer):
                 notice(words)
         with cpu_threads(pipeline.threads):
             trainer.start(resume=unfinished)
-            place = trainer.run()
+            state = trainer.run()
         summary = RunSummary(
             path=out,
             reused=False,
-            best_bleu=place.best_bleu,
-            best_step=place.best_step,
-            recall=place.recall,
+            best_bleu=state.best_bleu,
+            best_step=state.best_step,
+            recall=state.recall,
             seconds=time.monotonic() - started,
             trained=sum(p.numel() for p in trainer.translator.parameters() if p.requires_grad),
             failed={data.split: dict(data.failed) for data in (trainer.data, trainer.dev)},
-            steps=trainer.effort.steps,
-            step_seconds=trainer.effort.step_seconds,
-            peak_bytes=trainer.effort.peak_bytes,
+            steps=trainer.timer.steps,
+            step_seconds=trainer.timer.step_seconds,
+            peak_bytes=trainer.timer.peak_bytes,
         )
-        if crew.is_main_process:
+        if accelerator.is_main_process:
             folder.finish(summary)
             folder.state.unlink(missing_ok=True)
         return summary

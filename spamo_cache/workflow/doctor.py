@@ -94,9 +94,8 @@ def _usual(corpus: str) -> str | None:
 def _lost(manifest: Manifest, name: str | None) -> Iterator[Finding]:
     """What the tokenizer of a pipeline's LLM loses of the sentences, where the LLM is at hand."""
     from spamo_cache.datasets.doctor.findings import Finding
-    from spamo_cache.model.coverage import coverage, cut_words, unknown_words
     from spamo_cache.model.text import normalise
-    from spamo_cache.model.tokens import Tokens
+    from spamo_cache.model.tokens import Tokens, coverage, cut_words, unknown_words
     from spamo_cache.model.weights import at_hand
 
     if name is None:

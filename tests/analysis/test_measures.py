@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812
 
 from spamo_cache.analysis import measures
 from spamo_cache.analysis.alignment import summary
-from spamo_cache.model.align import VTAlign
+from spamo_cache.model.adapter import VTAlign
 from spamo_cache.model.rows import Padded
 
 EYE = np.eye(4)

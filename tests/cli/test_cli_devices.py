@@ -17,7 +17,7 @@ def test_training_hears_of_the_device(lab, call, monkeypatch, command):
         asked.append(device)
         raise SpamoError("far enough")
 
-    monkeypatch.setattr(run, "gather_crew", gather)
+    monkeypatch.setattr(run, "make_accelerator", gather)
     rest = "frames --executor serial" if "reproduce" in command else "pipeline.yaml"
     call(f"{command} {rest} --manifest manifest.csv --device cpu", code=1)
     assert asked == ["cpu"]

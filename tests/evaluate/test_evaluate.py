@@ -19,7 +19,7 @@ from spamo_cache.evaluate import (
     translate_features,
 )
 from spamo_cache.train import decoding
-from spamo_cache.train.batches import examples
+from spamo_cache.train.data import examples
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from spamo_cache.model.text import normalise
 from spamo_cache.model.tokens import Tokens
 from spamo_cache.model.translator import Translator
 from spamo_cache.train import MemoryFeatures
-from spamo_cache.train.batches import examples
+from spamo_cache.train.data import examples
 from spamo_cache.train.decoding import decode
 from spamo_cache.train.features import Bank
 
@@ -123,7 +123,7 @@ def test_padding_is_pooled_by_alignment_alone(toy):
     for padded in (False, True):
         config, data = data_of(toy, pool_padding=padded)
         with torch.no_grad():
-            losses.append(translator_of(config, toy)(data.batch(range(5)), stage="translate"))
+            losses.append(translator_of(config, toy)(data.batch(range(5)), phase="translate"))
     assert losses[0]["lm"] == losses[1]["lm"]
     assert losses[0]["align"] != losses[1]["align"]
 
@@ -140,7 +140,7 @@ def test_sampled_beams_are_drawn_from_the_seed(toy):
         said[sampled] = [decode(model, data, config.decode) for _ in range(2)]
         seeds[sampled] = torch.equal(before, torch.get_rng_state())
         with torch.no_grad():
-            said[sampled].append(model(data.batch([0, 1]), stage="translate")["loss"].item())
+            said[sampled].append(model(data.batch([0, 1]), phase="translate")["loss"].item())
     for first, second, _ in said.values():
         assert first == second
     assert said[True][0] != said[False][0]

@@ -6,8 +6,7 @@ from torch import nn
 
 from spamo_cache.config import AdapterConfig
 from spamo_cache.errors import ConfigError
-from spamo_cache.model.adapter import SignAdapter, TemporalConv, parse_tcn
-from spamo_cache.model.align import VTAlign
+from spamo_cache.model.adapter import SignAdapter, TemporalConv, VTAlign, parse_tcn
 from spamo_cache.model.rows import Packed, Padded, beside, join
 
 RMS = torch.tensor(3.0)

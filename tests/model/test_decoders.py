@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from spamo_cache.config import DecodeConfig, LLMConfig, Pipeline
 from spamo_cache.errors import ConfigError, WeightsError
-from spamo_cache.model.loading import load_llm
+from spamo_cache.model.llm import load_llm
 from spamo_cache.model.rows import Packed, Padded
 from spamo_cache.model.tokens import IGNORED, Tokens, padded_ids
 from spamo_cache.model.translator import Batch, Translator
@@ -96,7 +97,7 @@ def test_loss_is_the_models_own(folder, batch):
         rows = torch.cat([read, model.embeddings(single.labels[0])])[None]
         labels = torch.cat([torch.full((1, len(read)), IGNORED), single.labels], dim=1)
         expected = own(inputs_embeds=rows, labels=labels).loss
-        found = model(single, stage="translate", alpha=0.0)["lm"]
+        found = model(single, phase="translate", alpha=0.0)["lm"]
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -117,7 +118,7 @@ def test_loss_of_a_clip_is_the_same_alone_and_in_any_batch(folder, batch):
         for place, single in enumerate(singles):
             inside = labels[place] != IGNORED
             found = torch.nn.functional.cross_entropy(logits[place][inside], labels[place][inside])
-            expected = model(single, stage="translate", alpha=0.0)["lm"]
+            expected = model(single, phase="translate", alpha=0.0)["lm"]
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -169,7 +170,7 @@ def test_sampled_beams_are_drawn_from_nine_tenths(folder, batch):
 
 def test_gradients_reach_the_adapter_and_the_lora(folder, batch):
     model = translator(folder).train()
-    model(batch, stage="translate", alpha=0.0)["loss"].backward()
+    model(batch, phase="translate", alpha=0.0)["loss"].backward()
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert all(p.grad.isfinite().all() for name, p in trained.items() if "align" not in name)
     touched = {name for name, p in trained.items() if p.grad is not None and p.grad.any()}
@@ -186,7 +187,7 @@ def test_restoring_gives_the_same_model(folder, batch, mode):
             if value.requires_grad:
                 value.add_(0.01)
         other.restore({name: value.clone() for name, value in model.trained().items()})
-        losses = [m.eval()(batch, stage="translate")["loss"] for m in (model, other)]
+        losses = [m.eval()(batch, phase="translate")["loss"] for m in (model, other)]
     assert torch.equal(*losses)
 
 
@@ -194,8 +195,8 @@ def test_restoring_gives_the_same_model(folder, batch, mode):
 def test_computes_in_bfloat16(folder, batch):
     model = translator(folder, dtype="bfloat16")
     assert model.embeddings.weight.dtype is torch.bfloat16
-    exact = translator(folder)(batch, stage="translate")
-    found = model(batch, stage="translate")
+    exact = translator(folder)(batch, phase="translate")
+    found = model(batch, phase="translate")
     assert found["lm"].dtype is torch.float32
     assert found["lm"].item() == pytest.approx(exact["lm"].item(), rel=0.05)
     assert model.generate(batch.streams, DecodeConfig(beams=2, max_tokens=4))
@@ -209,9 +210,7 @@ def test_reads_only_the_embedding_table(folder):
 
 @pytest.mark.parametrize("bits", ["8bit", "4bit"])
 def test_quantisation_needs_bitsandbytes(folder, monkeypatch, bits):
-    from spamo_cache.model import loading
-
-    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     config = LLMConfig(weights="llm", quantise=bits)
     with pytest.raises(ConfigError, match="pip install bitsandbytes"):
         load_llm(folder, config, Tokens(folder), torch.device("cpu"))
@@ -225,15 +224,13 @@ def test_quantisation_needs_bitsandbytes(folder, monkeypatch, bits):
     ],
 )
 def test_quantisation_asks_transformers_for_it(folder, monkeypatch, bits, expected):
-    from spamo_cache.model import loading
-
     given = {}
 
     def read(*_, **options):
         given.update(options)
         raise ValueError("no GPU here")
 
-    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
     monkeypatch.setattr(decoders.transformers.PreTrainedModel, "from_pretrained", read)
     config = LLMConfig(weights="llm", quantise=bits, dtype="bfloat16")
     with pytest.raises(WeightsError, match="no GPU here"):

@@ -10,7 +10,7 @@ import torch
 
 from spamo_cache.config import DecodeConfig, LLMConfig, Pipeline, load
 from spamo_cache.datasets.signed_weather.grammar import express, home_split, meaning
-from spamo_cache.model.loading import load_llm
+from spamo_cache.model.llm import load_llm
 from spamo_cache.model.prompts import instruction
 from spamo_cache.model.rows import Packed, join
 from spamo_cache.model.tokens import Tokens

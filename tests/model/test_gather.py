@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from spamo_cache.model.gather import gathered
+from spamo_cache.model.rows import gathered
 from tests.support import environment, gathering, program
 
 

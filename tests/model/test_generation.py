@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from spamo_cache.config import DecodeConfig, LLMConfig
-from spamo_cache.model.loading import load_llm
+from spamo_cache.model.llm import load_llm
 from spamo_cache.model.rows import Padded
 from spamo_cache.model.tokens import Tokens
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from spamo_cache.config import LLMConfig
 from spamo_cache.errors import WeightsError
-from spamo_cache.model.loading import check_llm, load_llm
+from spamo_cache.model.llm import check_llm, load_llm
 from spamo_cache.model.tokens import Tokens
 from spamo_cache.model.weights import digest, embedding_table, locate
 

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 
 from spamo_cache.config import Pipeline
 from spamo_cache.errors import WeightsError
-from spamo_cache.model.official import our_name, read_state
 from spamo_cache.model.rows import Packed
 from spamo_cache.model.tokens import Tokens, padded_ids
 from spamo_cache.model.translator import Batch, Translator
+from spamo_cache.train.official import our_name, read_state
 
 PIPELINE = Pipeline.model_validate(
     {
@@ -64,7 +64,7 @@ def test_same_rows_and_losses(translator, batch, golden_expected, mode):
     with torch.no_grad():
         sign = translator.adapter(batch.streams)
         logits = translator.llm.logits(translator.inputs(sign), batch.labels)
-        losses = translator(batch, stage="translate")
+        losses = translator(batch, phase="translate")
     assert list(sign.rows.shape) == expected["visual_shape"]
     assert sign.lengths.tolist() == expected["visual_lengths"]
     assert sign.rows.abs().mean().item() == pytest.approx(expected["visual_abs"], rel=1e-4)
@@ -79,7 +79,7 @@ def test_same_rows_and_losses(translator, batch, golden_expected, mode):
 
 def test_same_gradients(translator, batch, golden_expected):
     translator.train()
-    translator(batch, stage="translate")["loss"].backward()
+    translator(batch, phase="translate")["loss"].backward()
     parameters = dict(translator.named_parameters())
     for name, norm in golden_expected["expected"]["grad_norms"].items():
         gradient = parameters[our_name(name)].grad

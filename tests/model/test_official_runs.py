@@ -101,7 +101,7 @@ def test_the_imported_run_has_the_official_numbers(run, batch, golden_expected, 
         sign = translator.adapter(batch.streams)
         logits = translator.llm.logits(translator.inputs(sign), batch.labels)
     translator = load_run(run, device="cpu").translator.train(mode == "train")
-    losses = translator(batch, stage="translate")
+    losses = translator(batch, phase="translate")
     assert sign.lengths.tolist() == expected["visual_lengths"]
     assert logits.abs().mean().item() == pytest.approx(expected["logits_abs"], rel=1e-4)
     assert losses["lm"].item() == pytest.approx(expected["lm_loss"], rel=1e-4)

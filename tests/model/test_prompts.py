@@ -12,7 +12,7 @@ from spamo_cache.errors import ConfigError, UsageError
 from spamo_cache.model.prompts import Prompts, Sentence, instruction
 from spamo_cache.model.text import normalise
 from spamo_cache.model.tokens import Tokens
-from spamo_cache.train.batches import prompts_of
+from spamo_cache.train.data import prompts_of
 
 INSTRUCTION = "Translate the given sentence into German."
 

@@ -7,7 +7,7 @@ import torch
 
 from spamo_cache.config import DecodeConfig, LLMConfig, Pipeline, TextConfig
 from spamo_cache.errors import ConfigError, WeightsError
-from spamo_cache.model.loading import load_llm
+from spamo_cache.model.llm import load_llm
 from spamo_cache.model.rows import Packed
 from spamo_cache.model.text import normalise
 from spamo_cache.model.tokens import Tokens, padded_ids
@@ -157,7 +157,7 @@ def test_restoring_gives_the_same_model(golden_folder, batch):
     other.eval()
     with torch.no_grad():
         assert torch.equal(
-            model(batch, stage="translate")["loss"], other(batch, stage="translate")["loss"]
+            model(batch, phase="translate")["loss"], other(batch, stage="translate")["loss"]
         )
 
 
@@ -215,7 +215,7 @@ def test_other_encoder_decoders_compute_what_they_do_by_themselves(relative, bat
         single = alone(batch, clip)
         rows = model.inputs(model.adapter(single.streams)).rows
         expected = own(inputs_embeds=rows, labels=single.labels)
-        found = model(single, stage="translate")["lm"]
+        found = model(single, phase="translate")["lm"]
         torch.testing.assert_close(found, expected.loss, rtol=1e-5, atol=1e-5)
     decode = DecodeConfig(beams=3, max_tokens=8)
     together = model.generate(batch.streams, decode)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from spamo_cache.model.align import VTAlign
+from spamo_cache.model.adapter import VTAlign
 from spamo_cache.model.rows import Packed, Padded, join
 
 

@@ -6,7 +6,7 @@ import torch
 
 from spamo_cache.errors import StoreError
 from spamo_cache.model.tokens import Tokens
-from spamo_cache.train.batches import Schedule, examples, stream_batches
+from spamo_cache.train.data import Schedule, examples, stream_batches
 from spamo_cache.train.features import Bank, MemoryFeatures, donors
 
 

@@ -35,7 +35,7 @@ def test_tensorboard_shows_every_line_once_even_after_a_kill(toy, tmp_path, monk
     after = Trainer._after
 
     def killed(self, stage, *rest):
-        if (stage, self.place.step) == ("translate", 15):
+        if (stage, self.state.step) == ("translate", 15):
             raise KeyboardInterrupt
         return after(self, stage, *rest)
 

@@ -9,9 +9,8 @@ import pytest
 from spamo_cache.config import LLMConfig
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import ConfigError
-from spamo_cache.model.coverage import coverage, cut_words, unknown_words
-from spamo_cache.model.loading import check_targets
-from spamo_cache.model.tokens import Tokens
+from spamo_cache.model.llm import check_targets
+from spamo_cache.model.tokens import Tokens, coverage, cut_words, unknown_words
 from spamo_cache.train import run as training
 
 

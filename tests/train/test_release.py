@@ -14,8 +14,8 @@ from spamo_cache.config import StageConfig
 from spamo_cache.errors import ConfigError
 from spamo_cache.model.tokens import Tokens
 from spamo_cache.train import optim
-from spamo_cache.train.batches import Schedule, examples
-from spamo_cache.train.parts import Parts
+from spamo_cache.train.data import Schedule, examples
+from spamo_cache.train.microbatch import MicrobatchSplitter
 
 STAGE = StageConfig(steps=57, batch=16, lr=6e-4, grad_accum_steps=2)
 
@@ -67,8 +67,8 @@ def test_unsorted_batches_hold_clips_of_any_length():
 
 
 def parts(schedule, tokens, rank=0, processes=1, *, alike=True):
-    crew = SimpleNamespace(process_index=rank, num_processes=processes)
-    return Parts("translate", STAGE, schedule, tokens, crew, alike=alike)
+    accelerator = SimpleNamespace(process_index=rank, num_processes=processes)
+    return MicrobatchSplitter("translate", STAGE, schedule, tokens, accelerator, alike=alike)
 
 
 def test_batches_of_a_step_count_alike():

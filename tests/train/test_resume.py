@@ -32,7 +32,7 @@ def test_resumed_equals_uninterrupted(toy, finished, tmp_path, monkeypatch, plac
 
     def killed(self, now, config, optimiser):
         stop = after(self, now, config, optimiser)
-        if (now, self.place.step) == place:
+        if (now, self.state.step) == place:
             raise KilledError
         return stop
 

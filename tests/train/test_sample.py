@@ -7,9 +7,9 @@ from itertools import pairwise
 import pytest
 
 from spamo_cache.datasets.manifest import Manifest
+from spamo_cache.model import prompts
 from spamo_cache.model.prompts import Prompts
-from spamo_cache.train import batches
-from spamo_cache.train.sample import sample
+from spamo_cache.train.data import sample
 
 SMALL = {
     "align": {"steps": 2, "batch": 2, "lr": 1e-3},
@@ -63,7 +63,7 @@ def test_pairs_come_from_the_sample(toy, tmp_path, manifest, monkeypatch):
             donors.append({sentence.clip for sentence in training})
             super().__init__(pipeline, tokens, training, held_out)
 
-    monkeypatch.setattr(batches, "Prompts", Watched)
+    monkeypatch.setattr(prompts, "Prompts", Watched)
     pairs = {
         "weights": "llm",
         "prompt": "{language}",

@@ -168,7 +168,7 @@ def saved_bytes(monkeypatch, work) -> int:
     """What steps of translation hold for the way back, at the most."""
     most, forward = 0, Translator.forward
 
-    def measured(self, batch, *, stage, **options):
+    def measured(self, batch, *, phase, **options):
         nonlocal most
         held = 0
 
@@ -178,8 +178,8 @@ def saved_bytes(monkeypatch, work) -> int:
             return value
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
-            losses = forward(self, batch, stage=stage, **options)
-        most = max(most, held if stage == "translate" else 0)
+            losses = forward(self, batch, phase=phase, **options)
+        most = max(most, held if phase == "translate" else 0)
         return losses
 
     with monkeypatch.context() as patch:

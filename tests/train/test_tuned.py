@@ -18,9 +18,9 @@ from spamo_cache.errors import DamagedError, UsageError, WeightsError
 from spamo_cache.evaluate import evaluate
 from spamo_cache.runs.load import load_run
 from spamo_cache.train import MemoryFeatures
-from spamo_cache.train.effort import Effort
 from spamo_cache.train.features import Bank
 from spamo_cache.train.loop import Trainer
+from spamo_cache.train.monitoring import StepTimer
 
 RESULTS = ("model.safetensors", "metrics.jsonl", "config.yaml", "run.json")
 
@@ -95,7 +95,7 @@ def killed(request, monkeypatch):
 
     def dying(self, now, config, optimiser):
         stop = after(self, now, config, optimiser)
-        if (now, self.place.step) == request.param:
+        if (now, self.state.step) == request.param:
             raise KilledError
         return stop
 
@@ -234,4 +234,4 @@ def test_the_peak_is_not_what_the_parent_held(monkeypatch):
     """Linux begins a child's ru_maxrss with that of the process that started it."""
     parents = SimpleNamespace(ru_maxrss=1 << 40)
     monkeypatch.setattr(resource, "getrusage", lambda _: parents)
-    assert 50 << 20 < Effort(torch.device("cpu")).peak_bytes < 1 << 40
+    assert 50 << 20 < StepTimer(torch.device("cpu")).peak_bytes < 1 << 40

@@ -75,8 +75,8 @@ class RunIndex:
             SpamoError: what it needs is not there.
         """
         from spamo_cache.store.reader import FeatureStore
+        from spamo_cache.train.data import sample
         from spamo_cache.train.run import describe
-        from spamo_cache.train.sample import sample
 
         pipeline = run.pipeline
         if start is not None:

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from spamo_cache import devices
 from spamo_cache.config import Pipeline
 from spamo_cache.errors import SpamoError, UsageError
-from spamo_cache.model.gather import gathered
+from spamo_cache.model.rows import gathered
 
 T = TypeVar("T")
 
 
-def gather_crew(pipeline: Pipeline, device: str) -> Accelerator:
-    """The processes that a launcher (torchrun, ``accelerate launch``) started, or this one alone.
+def make_accelerator(pipeline: Pipeline, device: str) -> Accelerator:
+    """Make the Accelerator of all processes that a launcher started, or of this one alone.
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or, of one process alone, ``cuda:N``.
@@ -53,14 +53,14 @@ def gather_crew(pipeline: Pipeline, device: str) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=not dist.is_initialized())
     # Without VT-Align its temperature is trained by nothing, which DDP has to be told.
     unused = DistributedDataParallelKwargs(find_unused_parameters=pipeline.translate.alpha == 0)
-    crew = Accelerator(
+    accelerator = Accelerator(
         cpu=not on_gpu,
         mixed_precision="bf16" if half else "no",
         kwargs_handlers=[unused],
     )
-    if crew.num_processes > 1:
+    if accelerator.num_processes > 1:
         atexit.register(_disband)
-    return crew
+    return accelerator
 
 
 def _disband() -> None:
@@ -71,22 +71,22 @@ def _disband() -> None:
         dist.destroy_process_group()
 
 
-def agreed(crew: Accelerator, work: Callable[[], T]) -> T:
-    """What ``work`` gives in the first process, in all of them; only that one does it.
+def on_main_process(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """Run ``work`` in the main process alone and return its result in every process.
 
     Raises:
-        SpamoError: what ``work`` raised, in the other processes too; there it is ``heard``.
+        SpamoError: what ``work`` raised, in every process; marked ``heard`` outside the main one.
     """
-    found, failure = _tried(work) if crew.is_main_process else (None, None)
-    told = failure if isinstance(failure, SpamoError | None) else SpamoError(repr(failure))
-    outcome: list[Any] = broadcast_object_list([found, told])
+    result, failure = _tried(work) if accelerator.is_main_process else (None, None)
+    sent = failure if isinstance(failure, SpamoError | None) else SpamoError(repr(failure))
+    outcome: list[Any] = broadcast_object_list([result, sent])
     if failure is not None:
         raise failure
     if outcome[1] is not None:
         outcome[1].heard = True
         raise outcome[1]
-    result: T = outcome[0]
-    return result
+    answer: T = outcome[0]
+    return answer
 
 
 def _tried(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
@@ -104,24 +104,24 @@ def seed(device: torch.device, number: int) -> None:
         torch.cuda.manual_seed(number)
 
 
-def merged(crew: Accelerator, texts: list[str]) -> list[str]:
-    """Lists of texts in which each process filled places of its own -> the full list."""
-    if crew.num_processes == 1:
+def gather_texts(accelerator: Accelerator, texts: list[str]) -> list[str]:
+    """Merge lists of texts, of which each process filled in a share, into the full list."""
+    if accelerator.num_processes == 1:
         return texts
-    return ["".join(said) for said in zip(*gather_object([texts]), strict=True)]
+    return ["".join(pieces) for pieces in zip(*gather_object([texts]), strict=True)]
 
 
-def share_norms(module: nn.Module) -> None:
-    """Let the batch norms of ``module`` normalise by the statistics of all processes."""
+def sync_batchnorm(module: nn.Module) -> None:
+    """Make the batch norms of ``module`` normalise by the statistics of all processes."""
     for parent in list(module.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.BatchNorm1d:
-                shared = SharedBatchNorm(child.num_features, child.eps, child.momentum)
+                shared = SyncBatchNorm(child.num_features, child.eps, child.momentum)
                 shared.load_state_dict(child.state_dict())
                 setattr(parent, name, shared.to(child.weight.device))
 
 
-class SharedBatchNorm(nn.BatchNorm1d):
+class SyncBatchNorm(nn.BatchNorm1d):
     """Batch norm over the rows of all processes, on any device: torch's own is for GPUs alone."""
 
     # Always there: nobody here asks torch to leave them out.
