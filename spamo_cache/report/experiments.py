@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from spamo_cache.config import Axis
 from spamo_cache.errors import SpamoError, UsageError
 from spamo_cache.report.documents import read_object
 from spamo_cache.report.evaluations import Evaluation
+from spamo_cache.report.formats import slug
 from spamo_cache.report.runs import Run, read_run, told_apart
 
 RESULTS = "results.json"
@@ -88,6 +89,23 @@ class Variant:
     def _interval(self, key: str) -> tuple[float, float] | None:
         return self.scored[0][1].intervals.get(key) if self.scored else None
 
+    @property
+    def dev_bleu(self) -> float | None:
+        """BLEU-4 on dev of the weights kept; None where test chose them."""
+        return self.training("best_bleu", lambda run: run.chosen_on == "dev")
+
+    def training(self, key: str, fits: Callable[[Run], bool] = lambda _: True) -> float | None:
+        """A number of training, its mean over the seeds; None where nothing was trained."""
+        runs = [run for run, _ in self.scored if run.learnt and fits(run)]
+        numbers = [getattr(run.done, key, None) for run in runs]
+        known = [float(number) for number in numbers if number is not None]
+        return fmean(known) if known else None
+
+    @property
+    def runs(self) -> dict[str, int]:
+        """Place of each of its runs on the page -> seed."""
+        return {trial.run.anchor: trial.seed for trial in self.trials if trial.run}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
@@ -98,6 +116,11 @@ class Experiment:
     paper: str
     axis: Axis | None
     variants: tuple[Variant, ...]
+
+    @property
+    def anchor(self) -> str:
+        """Its place on a page."""
+        return f"experiment-{slug(self.name)}"
 
     @property
     def base(self) -> Variant:
@@ -111,6 +134,39 @@ class Experiment:
         if value is None or held is None or variant is self.base:
             return None
         return value - held
+
+    @property
+    def extremes(self) -> tuple[Variant | None, Variant | None]:
+        """Of the variants beside the base, the one with the lowest score and with the highest."""
+        gains = [(gain, v) for v in self.variants if (gain := self.gain(v)) is not None]
+        ranked = [variant for _, variant in sorted(gains, key=lambda pair: pair[0])]
+        return (ranked[0] if len(ranked) > 1 else None, ranked[-1] if ranked else None)
+
+    @property
+    def seeds(self) -> int:
+        """The most seeds that any variant has a score of."""
+        return max(len(variant.scored) for variant in self.variants)
+
+    @property
+    def done(self) -> int:
+        """Runs with a score."""
+        return sum(len(variant.scored) for variant in self.variants)
+
+    @property
+    def planned(self) -> int:
+        """Runs with a score, those that failed, and those still to come."""
+        missing = sum(variant.waiting + len(variant.errors) for variant in self.variants)
+        return self.done + missing
+
+    def shared(self, variant: Variant) -> str:
+        """That a variant's run, or the weights of it, are not this variant's alone."""
+        return next((self._shared(variant, run) for run, _ in variant.scored), "")
+
+    def _shared(self, variant: Variant, run: Run) -> str:
+        if run.begun is not None:
+            return f"goes on from run {run.begun}" if run.learnt else f"weights of run {run.begun}"
+        own = f"{self.name}-{variant.name}"
+        return "" if run.pipeline.name == own else f"run {run.name}"
 
 
 @dataclass(frozen=True, kw_only=True)

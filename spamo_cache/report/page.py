@@ -1,119 +1,208 @@
-"""The page as a whole: its head, its foot, and which of three bodies stands between."""
+"""The page as a whole: of one run, of several compared, or of a corpus's experiments."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from markupsafe import Markup
 
 import spamo_cache
 from spamo_cache import io
 from spamo_cache.datasets.registry import CORPORA
 from spamo_cache.errors import SpamoError, UsageError
-from spamo_cache.report.comparison import compared_runs
-from spamo_cache.report.confusions import Frames
-from spamo_cache.report.experiments import holds_experiments, read_results
-from spamo_cache.report.lab import experiments_page
-from spamo_cache.report.markup import Markup, tag
-from spamo_cache.report.runs import read_run, told_apart
-from spamo_cache.report.single import single_run
+from spamo_cache.report.analysis import alignment, attributions, shapley, tokens
+from spamo_cache.report.experiment_section import experiment_section
+from spamo_cache.report.experiments import Results, holds_experiments, read_results
+from spamo_cache.report.formats import anchor
+from spamo_cache.report.provenance import (
+    configuration,
+    differences,
+    provenance,
+    reproduction_receipt,
+)
+from spamo_cache.report.runs import Run, read_run, told_apart
+from spamo_cache.report.scores import Banner, banners, cards, learning, score_table, scores
+from spamo_cache.report.templating import render
+from spamo_cache.report.translations import Frames, confusions, translations
+from spamo_cache.runs.folder import RunSummary
 
-_HERE = Path(__file__).parent
-# Nothing is fetched, whatever a corpus's texts may hold.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+_COMPARED = ("bleu1", "bleu2", "bleu3", "bleu4", "chrf", "rouge_l")
 
 
 def write_report(
-    runs: Sequence[Path],
-    out: Path,
+    runs: Iterable[Path | str | RunSummary],
+    out: Path | str = Path("report.html"),
     *,
     frames: Frames | None = None,
     roots: Sequence[str] | None = None,
 ) -> Path:
-    """Write one self-contained HTML page.
+    """Write one self-contained HTML page about runs.
 
     Args:
-        runs: run folders; with several, a comparison stands before each one's own part. Or the
-            one folder of a corpus's experiments.
+        runs: run folders, or what training returned; with several, a comparison stands before
+            each one's own part. Or the one folder of a corpus's experiments.
         out: the page's file; replaced whole.
         frames: gives pictures of clips; None: none are shown.
         roots: to look for the runs' stores in; None is SPAMO_CACHE's.
+
+    Returns:
+        ``out``.
 
     Raises:
         UsageError: no run given, or a folder that holds none.
         SpamoError: a damaged file of a run, or ``out`` cannot be written.
     """
-    page = render(runs, frames, roots)
+    folders = [run.path if isinstance(run, RunSummary) else Path(run) for run in runs]
+    page, out = page_html(folders, frames, roots), Path(out)
     try:
         io.write_atomic(out, page.encode("utf-8", "replace"))
     except OSError as error:
-        told = error.strerror or str(error)
         raise SpamoError(
-            f"the report cannot be written: {told}",
+            f"the report cannot be written: {error.strerror or error}",
             where=out,
             remedy="choose another place with -o",
         ) from error
     return out
 
 
-def render(
-    paths: Sequence[Path], frames: Frames | None = None, roots: Sequence[str] | None = None
+def page_html(
+    folders: Sequence[Path], frames: Frames | None = None, roots: Sequence[str] | None = None
 ) -> str:
     """The page's HTML; the same runs give the same bytes."""
-    title, content = _content(paths, frames, roots)
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        tag("title", f"{title} · spamo-cache"),
-        tag("link", rel="icon", href="data:,"),
-        tag("style", Markup(_asset("style.css"))),
-    )
-    body = tag("body", content, _footer(), tag("script", Markup(_asset("script.js"))), id="top")
-    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
-
-
-def _content(
-    paths: Sequence[Path], frames: Frames | None, roots: Sequence[str] | None
-) -> tuple[str, Markup]:
-    if not paths:
+    if not folders:
         raise UsageError("no run was given", remedy="name one or more run folders")
-    if any(map(holds_experiments, paths)):
-        if len(paths) > 1:
+    if any(map(holds_experiments, folders)):
+        if len(folders) > 1:
             raise UsageError(
                 "experiments have a page of their own",
-                where=next(filter(holds_experiments, paths)),
+                where=next(filter(holds_experiments, folders)),
                 remedy="name their folder alone",
             )
-        results = read_results(paths[0], roots)
-        title = f"Experiments on {corpus_title(results.corpus)}"
-        return title, experiments_page(results, title, frames)
-    runs = told_apart([read_run(path, roots) for path in paths])
-    titles = list(dict.fromkeys(corpus_title(run.pipeline.corpus) for run in runs))
-    if len(runs) == 1:
-        title = f"{runs[0].name} on {titles[0]}"
-        return title, single_run(runs[0], title, frames)
-    title = " and ".join(titles)
-    return title, compared_runs(runs, title, frames)
+        return _experiments_page(read_results(folders[0], roots), frames)
+    runs = told_apart([read_run(folder, roots) for folder in folders])
+    return _run_page(runs[0], frames) if len(runs) == 1 else _comparison_page(runs, frames)
 
 
-def _footer() -> Markup:
-    return tag(
-        "footer",
-        tag(
-            "p",
-            f"Made by spamo-cache {spamo_cache.__version__}. Method: SpaMo, arXiv 2408.10593.",
-        ),
-        tag("p", "This page is complete in itself and fetches nothing."),
-    )
+def _page(template: str, title: str, **variables: object) -> str:
+    return render(template, title=title, version=spamo_cache.__version__, **variables)
 
 
-def corpus_title(corpus: str) -> str:
+def _corpus_title(corpus: str) -> str:
     """A corpus's name as a heading has it."""
     known = CORPORA.get(corpus)
     return known.title.removesuffix(" (synthetic)") if known else corpus
 
 
-def _asset(name: str) -> str:
-    return (_HERE / name).read_text(encoding="utf-8")
+def _run_page(run: Run, frames: Frames | None) -> str:
+    sections = _sections(run, frames)
+    return _page(
+        "run.html",
+        f"{run.name} on {_corpus_title(run.pipeline.corpus)}",
+        eyebrow="Run report",
+        banners=banners([run]),
+        contents={title: anchor(run.anchor, title) for title in sections},
+        run=run,
+        cards=cards(run),
+        sections=sections,
+    )
+
+
+def _sections(run: Run, frames: Frames | None) -> dict[str, Markup]:
+    """Title -> section, in reading order; a run that has nothing for a section has none."""
+    sections = {
+        "Scores": scores(run),
+        "Learning curves": learning([run], run.anchor),
+        "Translations": translations(run),
+        "Confusions": confusions(run, frames),
+        "Attribution over time": attributions(run),
+        "Alignment": alignment(run),
+        "Visual tokens": tokens(run),
+        "Provenance": provenance(run),
+        "Reproduction receipt": reproduction_receipt(run),
+        "Configuration": configuration(run),
+    }
+    return {title: section for title, section in sections.items() if section is not None}
+
+
+def _comparison_page(runs: Sequence[Run], frames: Frames | None) -> str:
+    sections = {run.name: _sections(run, frames) for run in runs}
+    for own in sections.values():
+        del own["Learning curves"]  # those of all runs stand above
+    scored = [run.headline.metrics for run in runs if run.headline]
+    return _page(
+        "comparison.html",
+        " and ".join(dict.fromkeys(_corpus_title(run.pipeline.corpus) for run in runs)),
+        eyebrow=f"{len(runs)} runs compared",
+        banners=banners(runs),
+        contents={},
+        runs=runs,
+        keys=[key for key in _COMPARED if any(key in metrics for metrics in scored)],
+        learning=learning(runs, "all"),
+        cards={run.name: cards(run) for run in runs},
+        sections=sections,
+    )
+
+
+def _experiments_page(results: Results, frames: Frames | None) -> str:
+    main = _main_run(results)
+    runs = [main, *(run for run in results.runs if run is not main)] if main else []
+    shares = shapley(results.shapley)
+    contents = {"Overview": "page.overview"}
+    contents |= {experiment.name: experiment.anchor for experiment in results.experiments}
+    contents |= {"Shapley values": "page.contribution-of-streams-and-vt-align"} if shares else {}
+    contents |= {"Runs": "page.runs"} if main else {}
+    return _page(
+        "experiments.html",
+        f"Experiments on {_corpus_title(results.corpus)}",
+        eyebrow=f"{len(results.experiments)} experiments · {len(results.runs)} finished runs",
+        banners=banners(results.runs) + _one_seed(results),
+        contents=contents,
+        settings={
+            "settings changed for all runs": ", ".join(results.set),
+            "seeds": ", ".join(map(str, results.seeds)),
+        },
+        experiments=results.experiments,
+        sections=[experiment_section(experiment) for experiment in results.experiments],
+        shapley=shares,
+        main=main,
+        runs=runs,
+        variants=_variants_of(results),
+        cards={run.name: cards(run) for run in runs},
+        run_sections={run.name: _run_sections(run, main, frames) for run in runs if main},
+    )
+
+
+def _main_run(results: Results) -> Run | None:
+    """The run shown in full: ``default``, else what the first experiment is held against."""
+    named = [run for run in results.runs if run.pipeline.name == "default"]
+    bases = [run for experiment in results.experiments for run, _ in experiment.base.scored]
+    return next(iter((*named, *bases, *results.runs)), None)
+
+
+def _run_sections(run: Run, main: Run, frames: Frames | None) -> list[Markup]:
+    """All sections of the run that is shown in full; of others what is their own."""
+    if run is main:
+        return list(_sections(run, frames).values())
+    curves = [learning([run], run.anchor)] if run.learnt else []
+    return [differences(run, main), score_table(run), *curves]
+
+
+def _one_seed(results: Results) -> list[Banner]:
+    if len(results.seeds) != 1:
+        return []
+    words = (
+        "Every run was trained once. Intervals are over test clips and know nothing of what "
+        "another seed would give: of two variants near to each other either may be the better."
+    )
+    return [Banner("One seed.", words, severe=False)]
+
+
+def _variants_of(results: Results) -> dict[str, list[str]]:
+    """Run -> the variants that it stands behind."""
+    variants: dict[str, list[str]] = {}
+    for experiment in results.experiments:
+        for variant in experiment.variants:
+            for run, _ in variant.scored:
+                variants.setdefault(run.name, []).append(f"{experiment.name}/{variant.name}")
+    return variants

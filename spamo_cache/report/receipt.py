@@ -14,7 +14,9 @@ from typing import Any
 from spamo_cache import config
 from spamo_cache.config import CacheSpec, Pipeline, TextConfig
 from spamo_cache.datasets.registry import CORPORA
+from spamo_cache.report.formats import assignments
 from spamo_cache.report.runs import Run, StoreFacts
+from spamo_cache.report.templating import template_filter
 from spamo_cache.store.attributes import Attributes
 from spamo_cache.store.layout import stream_spec
 
@@ -78,10 +80,10 @@ def _changed(run: Run) -> Iterator[Point]:
     # How frames are resized and rows kept is told of the stores themselves.
     turned = {key: value for key, value in pipeline.spec_set.items() if key not in _ARITHMETIC}
     if turned:
-        yield Point("Cache spec", f"as in {pipeline.spec}", _told_keys(turned), False)
+        yield Point("Cache spec", f"as in {pipeline.spec}", assignments(turned), False)
     for shown in run.evaluations:
         if shown.changed:
-            here, why = _told_keys(shown.changed), f"in the evaluation {shown.name} alone"
+            here, why = assignments(shown.changed), f"in the evaluation {shown.name} alone"
             yield Point("Features at the test", "as in training", here, False, why)
     if pipeline.train_fraction < 1:
         here = f"a sample of {100 * pipeline.train_fraction:g} %"
@@ -94,10 +96,6 @@ def _changed(run: Run) -> Iterator[Point]:
     if pipeline.init_from is not None:
         here = f"those of {run.begun or 'another run'}"
         yield Point("First weights", "at random", here, False)
-
-
-def _told_keys(changes: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} = {value}" for key, value in changes.items())
 
 
 _GROUPS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -165,6 +163,7 @@ def _stream(stream: str, store: StoreFacts | None) -> Iterator[Point]:
         yield Point(f"{title}: {topic}", f"{value} (release)", here, alike, told)
 
 
+@template_filter
 def encoder_of(about: Attributes) -> str:
     """The network that made a store's features, by name."""
     return str(about.spec.get("model") or about.spec.get("encoder") or about.weights)

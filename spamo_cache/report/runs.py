@@ -18,7 +18,7 @@ from spamo_cache.errors import SpamoError, StoreError
 from spamo_cache.report.attributions import Attribution, read_attributions
 from spamo_cache.report.documents import read_object
 from spamo_cache.report.evaluations import Evaluation, read_evaluations
-from spamo_cache.report.markup import slug
+from spamo_cache.report.formats import slug
 from spamo_cache.runs.folder import RunFolder, RunRecord, RunSummary
 from spamo_cache.store.attributes import Attributes
 from spamo_cache.store.index import State

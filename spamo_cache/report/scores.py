@@ -1,227 +1,191 @@
-"""The scorecard: every evaluation, every convention, published figures beside ours."""
+"""What a run scored and how it learnt: its figures, warnings, scorecard and curves."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from spamo_cache.evaluate.conventions import Convention
-from spamo_cache.evaluate.published import Published
+from markupsafe import Markup
+
+from spamo_cache.datasets.registry import CORPORA
+from spamo_cache.evaluate.scorecard import Scorecard
 from spamo_cache.report import figures
 from spamo_cache.report.evaluations import Evaluation
-from spamo_cache.report.markup import Child, Markup, join, millions, number, signed, tag
-from spamo_cache.report.metrics import METRICS, NOTES, metric_name
-from spamo_cache.report.parts import banner, card, cell, plus_minus, section, table
+from spamo_cache.report.figures import Point, Series
+from spamo_cache.report.formats import METRICS, metric_name, millions, number
 from spamo_cache.report.runs import Run
+from spamo_cache.report.templating import colour, render, template_filter
 
 _DRAWN = ("bleu1", "bleu2", "bleu3", "bleu4", "chrf", "rouge_l", "bleurt")
+_NOTES = {
+    "ter": "edits per 100 words of the reference: lower is better",
+    "rouge_l": "F1 of the longest common subsequence, words of any script",
+    "rouge_l_official": "the release's: a-z and 0-9 alone, English endings taken off",
+    "rouge_l_coco": "MSCOCO's: recall weighs 1.2 times as much",
+    "bleurt": "a learned metric",
+}
+_LOSSES = (
+    ("Aligning: VT-Align loss", (("align", "align"), ("loss", "align"))),
+    ("Translating: cross-entropy, nats a token", (("lm", "translate"), ("loss", "translate"))),
+)
 
 
-def cards(run: Run) -> Markup:
-    """The few numbers that a reader takes home."""
-    shown = run.headline
-    found: list[tuple[str, str, str]] = []
+@dataclass(frozen=True)
+class Card:
+    """One of the few numbers that a reader takes home."""
+
+    name: str
+    value: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Banner:
+    """Something to be read before any number."""
+
+    title: str
+    words: str
+    severe: bool = True
+
+
+def cards(run: Run) -> list[Card]:
+    """The headline's scores, its clips, retrieval and the size of what was trained."""
+    shown, done = run.headline, run.done
+    listed: list[Card] = []
     if shown is not None:
-        found += [
-            (metric_name(key), number(shown.metrics[key], 1), _interval(shown, key))
+        listed += [
+            Card(metric_name(key), number(shown.metrics[key], 1), _interval(shown, key))
             for key in ("bleu4", "chrf", shown.rouge)
             if key in shown.metrics
         ]
         failed = f"{len(shown.failed):,} without features" if shown.failed else "every one scored"
-        found.append((f"clips of {shown.name}", f"{shown.n:,}", failed))
-    done = run.done
+        listed.append(Card(f"clips of {shown.name}", f"{shown.n:,}", failed))
     if done is not None and done.recall is not None:
-        found.append(("recall@1", f"{100 * done.recall:.0f} %", f"{run.chosen_on}, after VT-Align"))
+        note = f"{run.chosen_on}, after VT-Align"
+        listed.append(Card("recall@1", f"{100 * done.recall:.0f} %", note))
     if done is not None and run.learnt and done.trained:
-        found.append(("trained", millions(done.trained), _tuned(run)))
-    return tag(
-        "dl",
-        *(
-            tag("div", tag("dt", name), tag("dd", value), tag("dd", note, class_="note"))
-            for name, value, note in found
-        ),
-        class_="cards",
-    )
+        note = "parameters, encoders too" if run.pipeline.encoders else "parameters"
+        listed.append(Card("trained", millions(done.trained), note))
+    return listed
 
 
-def warnings(runs: Sequence[Run]) -> Markup | None:
-    """What would mislead, grave things first; what several runs share is said once."""
-    told: dict[tuple[bool, str], list[str]] = {}
+def _interval(shown: Evaluation, key: str) -> str:
+    bounds = shown.intervals.get(key)
+    return f"95 %: {number(bounds[0], 1)} to {number(bounds[1], 1)}" if bounds else "no interval"
+
+
+def banners(runs: Sequence[Run]) -> list[Banner]:
+    """What must be known before any number is read."""
+    notes = []
+    for name in dict.fromkeys(run.pipeline.corpus for run in runs):
+        corpus = CORPORA.get(name)
+        if corpus is not None and corpus.synthetic:
+            words = (
+                f"{corpus.name} is drawn by a program and its signs are invented. Scores here say "
+                "that the method works end to end, nothing about any sign language."
+            )
+            notes.append(Banner("Synthetic corpus.", words))
+    if unfinished := [run.name for run in runs if run.done is None]:
+        words = f"Training of {', '.join(unfinished)} has not ended; numbers may still change."
+        notes.append(Banner("Unfinished.", words))
+    if floors := [run.name for run in runs if run.pipeline.shuffle_features]:
+        words = f"{', '.join(floors)}: every clip has another clip's features, on purpose."
+        notes.append(Banner("A floor, not a result.", words))
+    return notes + _warnings(runs)
+
+
+def _warnings(runs: Sequence[Run]) -> list[Banner]:
+    """What would mislead, severe warnings first; what several runs share is said once."""
+    runs_of: dict[tuple[bool, str], list[str]] = {}
     for run in runs:
-        for warned in run.headline.warnings if run.headline else ():
-            told.setdefault((not warned.grave, warned.words), []).append(run.name)
-    notes = [
-        banner("Careful:" if not mild else "Note:", _whose(words, names, runs), grave=not mild)
-        for (mild, words), names in sorted(told.items(), key=lambda item: item[0][0])
+        for warning in run.headline.warnings if run.headline else ():
+            runs_of.setdefault((warning.grave, warning.words), []).append(run.name)
+    ranked = sorted(runs_of.items(), key=lambda item: not item[0][0])
+    return [
+        Banner("Careful:" if severe else "Note:", _of_runs(words, names, runs), severe)
+        for (severe, words), names in ranked
     ]
-    return join(*notes) if notes else None
 
 
-def _whose(words: str, names: Sequence[str], runs: Sequence[Run]) -> str:
+def _of_runs(words: str, names: Sequence[str], runs: Sequence[Run]) -> str:
     if len(runs) == 1:
         return words
-    whose = ", ".join(names) if len(names) <= 3 else f"{len(names)} of {len(runs)} runs"
-    return f"{words} ({whose})"
+    concerned = ", ".join(names) if len(names) <= 3 else f"{len(names)} of {len(runs)} runs"
+    return f"{words} ({concerned})"
 
 
 def scores(run: Run) -> Markup:
     """Every evaluation of the run with its intervals, and the headline drawn."""
     shown = run.headline
     if shown is None:
-        return section(run.anchor, "Scores", "This run has not been evaluated yet.")
-    lead = (
-        "Points of 100, with 95 % bootstrap intervals. A clip without features counts as an empty "
-        "sentence unless the protocol says otherwise; n is what was scored."
-    )
-    return section(
-        run.anchor,
-        "Scores",
-        lead,
-        table_of(run),
-        _figures(shown),
-        _conventions(shown),
-        _beside_published(shown),
-        _details(shown),
+        return render("scores.html", run=run, shown=None)
+    published = {key for system in shown.published for key in system.metrics}
+    return render(
+        "scores.html",
+        run=run,
+        shown=shown,
+        table=score_table(run),
+        intervals=_intervals(shown),
+        histogram=_histogram(shown),
+        headline_bleu=next((one.bleu4 for one in shown.conventions if one.headline), None),
+        published_keys=[key for key in METRICS if key in published],
     )
 
 
-def table_of(run: Run) -> Markup:
+def score_table(run: Run) -> Markup:
     """Every evaluation of a run, the headline first."""
     keys = [key for key in METRICS if any(key in e.metrics for e in run.evaluations)]
-    rows: list[list[Child]] = [
-        [_named(e), *(_cell(e, key) for key in keys), cell(e.n, digits=0), len(e.failed)]
-        for e in sorted(run.evaluations, key=lambda e: e is not run.headline)
-    ]
-    head = ["split", *map(metric_name, keys), "n", "failed"]
-    return join(table(f"Scores of {run.name}", head, rows), _notes(keys))
+    return render(
+        "score_table.html",
+        run=run,
+        keys=keys,
+        evaluations=sorted(run.evaluations, key=lambda e: e is not run.headline),
+        notes={key: _NOTES[key] for key in keys if key in _NOTES},
+    )
 
 
-def _figures(shown: Evaluation) -> Markup:
+@template_filter
+def half_width(card: Scorecard, key: str) -> float | None:
+    """Half the width of a metric's interval; None where it has none."""
+    bounds = card.intervals.get(key)
+    return (bounds[1] - bounds[0]) / 2 if bounds else None
+
+
+def _intervals(shown: Evaluation) -> Markup | None:
     drawn = [
-        (metric_name(k), shown.metrics[k], shown.intervals.get(k))
-        for k in _DRAWN
-        if k in shown.metrics
+        (metric_name(key), shown.metrics[key], shown.intervals.get(key))
+        for key in _DRAWN
+        if key in shown.metrics
     ]
     title = f"Scores on {shown.name} with 95 % intervals"
-    spread = [line.chrf for line in shown.lines]
-    spread_drawn = (
-        figures.histogram(spread, title="chrF of single clips")
-        if spread
-        else tag("p", "No translations were kept.", class_="empty")
-    )
-    return tag(
-        "div",
-        card(title, figures.intervals(drawn, title)) if drawn else None,
-        card("chrF of single clips", spread_drawn),
-        class_="grid",
-    )
+    return figures.intervals(drawn, title) if drawn else None
 
 
-def _notes(keys: Sequence[str]) -> Markup | None:
-    told = [f"{metric_name(key)}: {NOTES[key]}" for key in keys if key in NOTES]
-    return tag("p", "; ".join(told) + ".", class_="aside") if told else None
+def _histogram(shown: Evaluation) -> Markup:
+    if not shown.lines:
+        return Markup('<p class="empty">No translations were kept.</p>')
+    return figures.histogram([line.chrf for line in shown.lines], title="chrF of single clips")
 
 
-def _conventions(shown: Evaluation) -> Markup | None:
-    if not shown.conventions:
-        return None
-    own = next((one.bleu4 for one in shown.conventions if one.headline), None)
-    rows: list[list[Child]] = [
-        [_convention(one), cell(one.bleu4), _difference(one.bleu4, own)]
-        for one in shown.conventions
-    ]
-    head = ["convention", "BLEU-4", "to the headline"]
-    return join(
-        tag("h3", "One set of hypotheses, every convention"),
-        tag(
-            "p",
-            "The same translations scored as different papers score them. Figures of two papers "
-            "can be compared only along one line of this table.",
-            class_="aside",
-        ),
-        table("BLEU-4 under every convention", head, rows, class_="narrow"),
+def learning(runs: Sequence[Run], place: str) -> Markup:
+    """Align loss, translation loss and BLEU on the split of choice, a line for each run."""
+    split = " and ".join(dict.fromkeys(run.chosen_on for run in runs))
+    drawn = {title: _curves(runs, title, sources) for title, sources in _LOSSES}
+    # Its key is the same, whichever split weights are chosen on.
+    title = f"Translating: BLEU-4 on {split}"
+    drawn[title] = _curves(runs, title, [("dev_bleu", "translate")], best=True)
+    return render(
+        "learning.html", place=place, split=split, drawn=drawn, names=[run.name for run in runs]
     )
 
 
-def _convention(one: Convention) -> Child:
-    mark = tag("b", "headline", class_="mark same") if one.headline else None
-    return join(one.name, " ", mark)
+def _curves(
+    runs: Sequence[Run], title: str, sources: Sequence[tuple[str, str]], *, best: bool = False
+) -> Markup:
+    series = [Series(run.name, _curve(run, sources), colour(i)) for i, run in enumerate(runs)]
+    return figures.curves(series, title=title, best=best)
 
 
-def _difference(value: float, own: float | None) -> Child:
-    return cell(None) if own is None else cell(value - own, signed(value - own, 2))
-
-
-def _beside_published(shown: Evaluation) -> Markup | None:
-    if not shown.published:
-        return None
-    known = {key for one in shown.published for key in one.metrics}
-    keys = [key for key in METRICS if key in known]
-    ours: list[Child] = [f"this run, {shown.name}", *(cell(shown.metrics.get(k)) for k in keys), ""]
-    rows = [ours, *(_published(one, keys) for one in shown.published)]
-    head = ["system", *map(metric_name, keys), "what differs"]
-    return join(
-        tag("h3", "Beside published figures"),
-        tag(
-            "p",
-            "As printed by their authors, under their protocol. A difference of protocol can weigh "
-            "more than a difference of method.",
-            class_="aside",
-        ),
-        table("Published figures", head, rows, class_="published"),
-    )
-
-
-def _published(one: Published, keys: Sequence[str]) -> list[Child]:
-    source = tag("small", one.source + ("" if one.certain else ", second-hand"))
-    system = join(one.system, " ", source)
-    return [system, *(cell(one.metrics.get(key)) for key in keys), one.protocol or "–"]
-
-
-def _details(shown: Evaluation) -> Markup:
-    signatures = tag(
-        "dl",
-        *(
-            join(tag("dt", metric_name(k)), tag("dd", tag("code", v)))
-            for k, v in shown.signatures.items()
-        ),
-    )
-    return join(
-        tag("details", tag("summary", "Signatures of the metrics"), signatures),
-        _failed(shown.failed),
-    )
-
-
-def _failed(failed: Mapping[str, str]) -> Markup | None:
-    if not failed:
-        return None
-    listed = (join(tag("dt", tag("code", k)), tag("dd", v)) for k, v in list(failed.items())[:200])
-    return tag(
-        "details",
-        tag("summary", f"{len(failed):,} clips without features, and why"),
-        tag("dl", *listed),
-    )
-
-
-def _named(evaluation: Evaluation) -> Child:
-    if not evaluation.changed:
-        return evaluation.name
-    told = ", ".join(f"{key} = {value}" for key, value in evaluation.changed.items())
-    split = evaluation.name.partition("@")[0]
-    return join(split, tag("small", f" tested with {told}", class_="why"))
-
-
-def _cell(evaluation: Evaluation, key: str) -> Markup:
-    value = evaluation.metrics.get(key)
-    bounds = evaluation.intervals.get(key)
-    if value is None:
-        return cell(None)
-    return plus_minus(value, (bounds[1] - bounds[0]) / 2 if bounds else None)
-
-
-def _interval(evaluation: Evaluation, key: str) -> str:
-    bounds = evaluation.intervals.get(key)
-    return f"95 %: {number(bounds[0], 1)} to {number(bounds[1], 1)}" if bounds else "no interval"
-
-
-def _tuned(run: Run) -> str:
-    return "parameters, encoders too" if run.pipeline.encoders else "parameters"
+def _curve(run: Run, sources: Sequence[tuple[str, str]]) -> Sequence[Point]:
+    """The first of some metrics that was logged."""
+    return next((points for key, stage in sources if (points := run.curve(key, stage))), [])

@@ -1,24 +1,34 @@
-"""Translations beside their references, and where they part."""
+"""Translations beside their references, where they part, and which words are confused."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from difflib import SequenceMatcher
+from pathlib import Path
+
+from markupsafe import Markup, escape
 
 from spamo_cache.report.evaluations import Evaluation, Line
-from spamo_cache.report.markup import Markup, number, tag, text
-from spamo_cache.report.parts import section, words
 from spamo_cache.report.runs import Run
+from spamo_cache.report.templating import render, template_filter
 
 SHOWN = 12
 """Translations shown at once; the others unfold."""
 MOST = 2_000
 """Translations a page holds at all: a browser has to carry it."""
-
 LONGEST = 400
 """Words up to which a translation is compared with its reference; the time is their product."""
+CONFUSIONS = 15
+EXAMPLES = 6
+"""Confusions with a clip to look at."""
 
 Edit = tuple[str, list[str], list[str]]
+"""(kind, words meant, words said)"""
+Pair = tuple[str, str]
+"""(word meant, word said)"""
+Frames = Callable[[Path, Sequence[str]], Mapping[str, Sequence[bytes]]]
+"""(run folder, clip ids) -> a few frames of each as JPEG; clips without any may be absent."""
 
 _LANGUAGE_CODES = {
     "German": "de",
@@ -29,31 +39,33 @@ _LANGUAGE_CODES = {
 }
 
 
+def language_code(run: Run) -> str | None:
+    """What a browser calls the language of a run's translations."""
+    return _LANGUAGE_CODES.get(run.pipeline.text.language)
+
+
 def translations(run: Run) -> Markup | None:
     """Hypotheses beside references, spread evenly from the best chrF to the worst."""
     shown = run.headline
     if shown is None or not shown.lines:
         return None
-    ranked = ranked_lines(shown)
+    # Ties stay in the order of the split.
+    ranked = sorted(shown.lines, key=lambda line: -line.chrf)
     picked = spread(len(ranked), SHOWN)
-    rest = [ranked[i] for i in range(len(ranked)) if i not in set(picked)][: MOST - SHOWN]
+    rest = [line for i, line in enumerate(ranked) if i not in set(picked)]
     lead = (
         f"{len(picked)} of {len(ranked):,} clips of {shown.name}, taken at even distances from the "
         "best chrF to the worst: not a choice of fine examples. Marked words do not stand in the "
         "reference above them."
     )
-    unfolded = None
-    if rest:
-        summary = f"{len(rest):,} more, best first"
-        unfolded = tag("details", tag("summary", summary), _pairs(run, rest), class_="more")
-    return section(
-        run.anchor, "Translations", lead, _pairs(run, [ranked[i] for i in picked]), unfolded
+    return render(
+        "translations.html",
+        place=run.anchor,
+        lead=lead,
+        language=language_code(run),
+        picked=[ranked[i] for i in picked],
+        rest=rest[: MOST - SHOWN],
     )
-
-
-def ranked_lines(evaluation: Evaluation) -> list[Line]:
-    """Best chrF first; ties in the order of the split."""
-    return sorted(evaluation.lines, key=lambda line: -line.chrf)
 
 
 def spread(count: int, wanted: int) -> list[int]:
@@ -63,60 +75,28 @@ def spread(count: int, wanted: int) -> list[int]:
     return [round(index * (count - 1) / (wanted - 1)) for index in range(wanted)]
 
 
-def _pairs(run: Run, ranked: Sequence[Line]) -> Markup:
-    language = language_code(run)
-    return tag("ol", *(_pair(line, language) for line in ranked), class_="pairs")
+@template_filter
+def chrf_share(line: Line) -> float:
+    """A line's chrF as a share of 1, for its meter."""
+    return round(min(max(line.chrf / 100, 0), 1), 2)
 
 
-def _pair(line: Line, language: str | None) -> Markup:
-    share = round(min(max(line.chrf / 100, 0), 1), 2)
-    meter = tag(
-        "span",
-        tag("b", number(line.chrf, 0)),
-        tag("span", tag("i", style=f"--share:{share}"), class_="meter", aria_hidden="true"),
-        class_="score",
-        aria_label=f"chrF {number(line.chrf, 0)}",
-        role="img",
-    )
-    return tag("li", meter, tag("div", *said(line, language)))
-
-
-def said(line: Line, language: str | None) -> list[Markup]:
-    """A clip's reference, its translation, and its name."""
-    translation = marked(line) if line.hypothesis else tag("em", _silence(line))
-    seen = tag("b", "a training sentence", class_="mark unknown") if line.seen else None
-    return [
-        tag("p", words(line.reference), class_="reference", lang=language),
-        tag("p", tag("bdi", translation), class_="hypothesis", lang=language),
-        tag("p", words(line.id), " ", seen, class_="clip"),
-    ]
-
-
-def language_code(run: Run) -> str | None:
-    """What a browser calls the language of a run's translations."""
-    return _LANGUAGE_CODES.get(run.pipeline.text.language)
-
-
-def _silence(line: Line) -> str:
-    return f"no translation: {line.failed}" if line.failed else "an empty translation"
-
-
+@template_filter
 def marked(line: Line) -> Markup:
     """The hypothesis with the words marked that have no partner in the reference."""
-    found = compared(line)
-    if found is None:
-        return text(line.hypothesis)
-    glue, edits = found
-    parts = [
-        text(glue.join(said)) if kind == "equal" else tag("mark", glue.join(said))
+    compared = compare(line)
+    if compared is None:
+        return escape(line.hypothesis)
+    glue, edits = compared
+    return escape(glue).join(
+        glue.join(said) if kind == "equal" else Markup("<mark>{}</mark>").format(glue.join(said))
         for kind, _, said in edits
         if said
-    ]
-    return Markup(glue.join(parts))
+    )
 
 
-def compared(line: Line) -> tuple[str, list[Edit]] | None:
-    """What joins words, and (kind, words meant, words said) along both; None where it is too long.
+def compare(line: Line) -> tuple[str, list[Edit]] | None:
+    """What joins words, and the edits from meant to said; None where it is too long.
 
     Languages written without spaces are compared by character.
     """
@@ -128,3 +108,47 @@ def compared(line: Line) -> tuple[str, list[Edit]] | None:
     codes = SequenceMatcher(a=said, b=meant, autojunk=False).get_opcodes()
     edits: list[Edit] = [(kind, meant[c:d], said[a:b]) for kind, a, b, c, d in codes]
     return " " if spaced else "", edits
+
+
+def confusions(run: Run, frames: Frames | None) -> Markup | None:
+    """The words most often put in the place of others; None where there are none."""
+    confused = confused_words(run.headline) if run.headline is not None else []
+    if not confused:
+        return None
+    examples = _examples(confused)
+    clips = [line.id for _, line in examples]
+    return render(
+        "confusions.html",
+        place=run.anchor,
+        confusions=confused[:CONFUSIONS],
+        examples=examples,
+        pictures=frames(run.path, clips) if frames is not None else {},
+        language=language_code(run),
+    )
+
+
+def confused_words(shown: Evaluation) -> list[tuple[Pair, list[Line]]]:
+    """(pair of words, clips), most frequent first."""
+    clips: dict[Pair, list[Line]] = defaultdict(list)
+    for line in shown.lines:
+        compared = compare(line) if line.hypothesis else None
+        pairs = [
+            pair
+            for kind, meant, said in (compared[1] if compared is not None else ())
+            # Runs of unequal length say nothing of which word took whose place.
+            if kind == "replace" and len(meant) == len(said)
+            for pair in zip(meant, said, strict=True)
+        ]
+        for pair in dict.fromkeys(pairs):
+            clips[pair].append(line)
+    return sorted(clips.items(), key=lambda item: (-len(item[1]), item[0]))
+
+
+def _examples(confused: Sequence[tuple[Pair, list[Line]]]) -> list[tuple[Pair, Line]]:
+    """The first clip of each frequent confusion, no clip twice."""
+    examples: dict[str, tuple[Pair, Line]] = {}
+    for pair, lines in confused:
+        free = next((line for line in lines if line.id not in examples), None)
+        if free is not None and len(examples) < EXAMPLES:
+            examples[free.id] = (pair, free)
+    return list(examples.values())

@@ -10,7 +10,7 @@ import pytest
 
 from spamo_cache import io
 from spamo_cache.errors import SpamoError
-from spamo_cache.report.figures.strips import BINS, binned
+from spamo_cache.report.figures.filmstrip import BINS, binned
 from spamo_cache.report.receipt import receipt
 from spamo_cache.report.runs import read_run
 

@@ -6,10 +6,12 @@ from xml.etree import ElementTree as ET
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markupsafe import Markup
 
 from spamo_cache.report import figures
 from spamo_cache.report.figures import Measured, Row, Series
-from spamo_cache.report.markup import Markup, join, number, seconds, signed, size, tag
+from spamo_cache.report.figures.svg import join, tag
+from spamo_cache.report.formats import number, seconds, signed, size
 
 finite = st.floats(-1e6, 1e6)
 
@@ -91,15 +93,14 @@ def test_shares_are_in_proportion() -> None:
     assert "Time: a 10 s; b 5 s." in drawn
 
 
-def test_markup_escapes_everything_but_itself() -> None:
+def test_elements_escape_everything_but_markup() -> None:
     hostile = "<script>\"'&"
-    assert tag("p", hostile, title=hostile) == (
-        '<p title="&lt;script&gt;&quot;&#x27;&amp;">&lt;script&gt;&quot;&#x27;&amp;</p>'
+    assert tag("text", hostile, href=hostile) == (
+        '<text href="&lt;script&gt;&#34;&#39;&amp;">&lt;script&gt;&#34;&#39;&amp;</text>'
     )
-    assert join(Markup("<b>"), "<b>", None, 3) == "<b>&lt;b&gt;3"
-    assert tag("br") == "<br>"
-    assert (
-        tag("details", open=True, hidden=False, class_="x") == '<details open class="x"></details>'
+    assert join(Markup("<b>"), "<b>", None) == "<b>&lt;b&gt;"
+    assert tag("text", text_anchor="end", class_="x", x=None) == (
+        '<text text-anchor="end" class="x"></text>'
     )
 
 

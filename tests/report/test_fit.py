@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spamo_cache.report.fit import fitted
+from spamo_cache.report.experiment_section import fitted
 
 SHARES = (0.125, 0.25, 0.5, 1.0)
 

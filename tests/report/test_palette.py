@@ -7,7 +7,7 @@ from importlib.resources import files
 
 import pytest
 
-STYLE = files("spamo_cache.report").joinpath("style.css").read_text(encoding="utf-8")
+STYLE = files("spamo_cache.report").joinpath("templates/style.css").read_text(encoding="utf-8")
 SCHEMES = {
     name: dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block))
     for name, block in zip(

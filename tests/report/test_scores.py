@@ -10,10 +10,9 @@ import pytest
 from spamo_cache import io
 from spamo_cache.errors import SpamoError
 from spamo_cache.report import write_report
-from spamo_cache.report.confusions import confused
 from spamo_cache.report.evaluations import Line
 from spamo_cache.report.runs import read_run, told_apart
-from spamo_cache.report.translations import LONGEST, marked
+from spamo_cache.report.translations import LONGEST, confused_words, marked
 
 Build = Callable[..., Path]
 Show = Callable[..., Any]
@@ -77,7 +76,7 @@ def test_words_confused_are_counted_once_per_clip_where_both_sides_are_as_long(
 ) -> None:
     shown = read_run(build_run(repeat=3)).headline
     assert shown is not None
-    found = {pair: len(lines) for pair, lines in confused(shown)}
+    found = {pair: len(lines) for pair, lines in confused_words(shown)}
     assert found["zwölf", "elf"] == 3
     assert found["wird", "ist"] == 3
     # "in den bergen" became "im westen": three words for two say nothing.

@@ -13,7 +13,7 @@ import pytest
 from spamo_cache.errors import SpamoError
 from spamo_cache.evaluate import evaluate, load_run
 from spamo_cache.evaluate.scorecard import Scorecard
-from spamo_cache.report.page import render
+from spamo_cache.report.page import page_html
 from spamo_cache.runs.folder import RunFolder
 
 FILES = [
@@ -73,7 +73,7 @@ def copy(tiny, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def readers(tiny) -> dict[str, Any]:
     return {
-        "report": lambda run: render([run], roots=tiny.roots),
+        "report": lambda run: page_html([run], roots=tiny.roots),
         "evaluate": lambda run: evaluated(run, tiny.roots),
         "load": loaded,
     }

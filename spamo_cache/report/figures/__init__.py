@@ -1,6 +1,5 @@
 """Figures as inline SVG. Colours come from the page's style sheet, so dark mode needs no redraw."""
 
-from spamo_cache.report.figures.axes import Scale, ticks
 from spamo_cache.report.figures.curves import (
     MAX_POINTS,
     Measured,
@@ -10,8 +9,9 @@ from spamo_cache.report.figures.curves import (
     curves,
     thinned,
 )
+from spamo_cache.report.figures.filmstrip import filmstrip
 from spamo_cache.report.figures.rows import Row, balance, histogram, intervals, ranges, shares
-from spamo_cache.report.figures.strips import strip
+from spamo_cache.report.figures.svg import Scale, ticks
 
 __all__ = [
     "MAX_POINTS",
@@ -23,11 +23,11 @@ __all__ = [
     "against",
     "balance",
     "curves",
+    "filmstrip",
     "histogram",
     "intervals",
     "ranges",
     "shares",
-    "strip",
     "thinned",
     "ticks",
 ]

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
-from spamo_cache.report.figures.axes import (
+from markupsafe import Markup
+
+from spamo_cache.report.figures.svg import (
     HEIGHT,
     LEFT,
     RIGHT,
@@ -15,16 +17,18 @@ from spamo_cache.report.figures.axes import (
     beside,
     grid,
     heights,
+    join,
     label,
     short,
     svg,
+    tag,
     ticks,
 )
-from spamo_cache.report.markup import Markup, join, number, tag
+from spamo_cache.report.formats import number
 
 Point = tuple[float, float]
 MAX_POINTS = 240
-"""Points drawn of a curve; more cannot be told apart."""
+"""Points drawn of a curve; more cannot be distinguished."""
 _MAX_PLACES = 8
 
 
@@ -71,9 +75,9 @@ def curves(series: Sequence[Series], *, title: str, best: bool = False) -> Marku
     steps = [x for x, _ in everything]
     x = Scale(0, max(steps), LEFT, WIDTH - RIGHT)
     y = heights([y for _, y in everything])
-    told = "; ".join(_spoken(one, best) for one in shown)
+    spoken = "; ".join(_spoken(one, best) for one in shown)
     return svg(
-        f"{title} over steps. {told}.",
+        f"{title} over steps. {spoken}.",
         grid(y),
         join(*_step_labels(x, max(steps))),
         label("step", LEFT - 7, HEIGHT - 8, "end"),
@@ -101,13 +105,13 @@ def against(
     edge = 12
     x = Scale(places[0], places[-1], LEFT + edge, WIDTH - RIGHT - edge, log)
     y = heights([v for one in everything for v in (one.value, *(one.bounds or ()))])
-    told = "; ".join(_spoken_at(one) for one in everything)
+    spoken = "; ".join(_spoken_at(one) for one in everything)
     drawn = (
         _group(sorted(group, key=lambda one: one.at), _moved(x, n), y, n + 1, joined=fit is None)
         for n, group in enumerate(groups)
     )
     return svg(
-        f"{title} against {axis}{' (logarithmic)' if log else ''}. {told}.",
+        f"{title} against {axis}{' (logarithmic)' if log else ''}. {spoken}.",
         grid(y),
         join(*_place_labels(x, places)),
         label(axis, (LEFT + WIDTH - RIGHT) / 2, HEIGHT + 12, "middle", "axis-name"),
@@ -197,7 +201,7 @@ def _curve(series: Series, x: Scale, y: Scale) -> Markup:
 
 
 def _mark(series: Series, x: Scale, y: Scale, *, best: bool, worded: bool) -> Markup:
-    step, value = _told_point(series, best)
+    step, value = _marked_point(series, best)
     place, anchor = beside(x(step)) if best else (x(step) - 6, "end")
     words = number(value, 1 if abs(value) >= 10 else 2)
     dot = tag(
@@ -211,13 +215,13 @@ def _mark(series: Series, x: Scale, y: Scale, *, best: bool, worded: bool) -> Ma
     return join(dot, label(words, place, y(value) - 8, anchor, "value") if worded else None)
 
 
-def _told_point(series: Series, best: bool) -> Point:
+def _marked_point(series: Series, best: bool) -> Point:
     return max(series.points, key=lambda point: point[1]) if best else series.points[-1]
 
 
 def _spoken(series: Series, best: bool) -> str:
     first = series.points[0]
-    step, value = _told_point(series, best)
+    step, value = _marked_point(series, best)
     end = f"best {number(value)} at step {step:,.0f}" if best else f"to {number(value)}"
     return f"{series.name}: from {number(first[1])} {end}"
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from spamo_cache.report.figures.axes import (
+from markupsafe import Markup
+
+from spamo_cache.report.figures.svg import (
     BOTTOM,
     HEIGHT,
     TOP,
@@ -14,10 +16,11 @@ from spamo_cache.report.figures.axes import (
     beside,
     label,
     svg,
+    tag,
     ticks,
     uprights,
 )
-from spamo_cache.report.markup import Markup, number, signed, tag
+from spamo_cache.report.formats import number, signed
 
 Bounds = tuple[float, float] | None
 _STEP = 40
@@ -50,8 +53,8 @@ def intervals(rows: Sequence[tuple[str, float, Bounds]], title: str) -> Markup:
         parts.append(tag("circle", cx=x(value), cy=middle, r=5, class_="dot c1"))
         edge = x(max(value, *(bounds or (0.0,))))
         parts.append(label(number(value, 1), edge + 9, middle + 4, "start", "value"))
-    told = "; ".join(_spoken(Row(*row), 1) for row in rows)
-    return svg(f"{title}. {told}.", *parts, height=height)
+    spoken = "; ".join(_spoken(Row(*row), 1) for row in rows)
+    return svg(f"{title}. {spoken}.", *parts, height=height)
 
 
 def ranges(
@@ -80,9 +83,9 @@ def ranges(
         parts.append(tag("line", x1=at, x2=at, y1=2, y2=height - 22, class_="median"))
     for index, row in enumerate(rows):
         parts += _row(row, x, _STEP * index + 14, digits)
-    told = "; ".join(_spoken(row, digits) for row in rows)
+    spoken = "; ".join(_spoken(row, digits) for row in rows)
     against = f" Dashed line: {beside[0]}." if beside else ""
-    return svg(f"{title}. {told}.{against}", *parts, height=height)
+    return svg(f"{title}. {spoken}.{against}", *parts, height=height)
 
 
 def _row(row: Row, x: Scale, top: float, digits: int) -> list[Markup]:
@@ -101,8 +104,8 @@ def _row(row: Row, x: Scale, top: float, digits: int) -> list[Markup]:
         parts.append(tag("line", x1=start, x2=stop, y1=middle, y2=middle, class_="line c1"))
         parts.append(tag("circle", cx=start, cy=middle, r=4.5, class_="hollow"))
     parts += [tag("circle", cx=x(seed), cy=middle, r=2.2, class_="seed") for seed in row.seeds]
-    told = tag("title", _spoken(row, digits))
-    return [*parts, tag("circle", told, cx=x(row.value), cy=middle, r=5, class_="dot c1")]
+    title = tag("title", _spoken(row, digits))
+    return [*parts, tag("circle", title, cx=x(row.value), cy=middle, r=5, class_="dot c1")]
 
 
 def _whisker(x: Scale, bounds: Bounds, y: float) -> list[Markup]:
@@ -129,11 +132,11 @@ def balance(rows: Sequence[tuple[str, float, float | None]], title: str) -> Mark
             low, high = x(value - error), x(value + error)
             y = top + 14.5
             parts.append(tag("line", x1=low, x2=high, y1=y, y2=y, class_="error"))
-    told = "; ".join(
+    spoken = "; ".join(
         f"{name} {signed(value)}" + (f" plus or minus {number(error, 1)}" if error else "")
         for name, value, error in rows
     )
-    return svg(f"{title}. {told}.", *parts, height=height)
+    return svg(f"{title}. {spoken}.", *parts, height=height)
 
 
 def histogram(values: Sequence[float], *, title: str, bins: int = 20) -> Markup:
@@ -172,19 +175,19 @@ def histogram(values: Sequence[float], *, title: str, bins: int = 20) -> Markup:
     )
 
 
-def shares(parts: Mapping[str, float], told: Mapping[str, str], *, title: str) -> Markup:
+def shares(values: Mapping[str, float], labels: Mapping[str, str], *, title: str) -> Markup:
     """Horizontal bars with their own words, such as seconds per stage."""
-    most = max(parts.values()) or 1
-    height = 42 * len(parts) + 6
+    most = max(values.values()) or 1
+    height = 42 * len(values) + 6
     drawn: list[Markup] = []
-    for index, (name, value) in enumerate(parts.items()):
+    for index, (name, value) in enumerate(values.items()):
         top = 42 * index
         wide = max(2.0, round((WIDTH - 8) * value / most, 1))
         drawn.append(label(name, 2, top + 15, "start", "name"))
-        drawn.append(label(told[name], WIDTH - 4, top + 15, "end", "value"))
+        drawn.append(label(labels[name], WIDTH - 4, top + 15, "end", "value"))
         drawn.append(tag("rect", x=2, y=top + 22, width=WIDTH - 6, height=9, rx=4.5, class_="rail"))
         drawn.append(tag("rect", x=2, y=top + 22, width=wide, height=9, rx=4.5, class_="bar c1"))
-    spoken = "; ".join(f"{name} {told[name]}" for name in parts)
+    spoken = "; ".join(f"{name} {labels[name]}" for name in values)
     return svg(f"{title}: {spoken}.", *drawn, height=height)
 
 

@@ -1,4 +1,4 @@
-"""What all figures share: their size, scales, ticks, labels.
+"""What all figures share: SVG elements, their size, scales, ticks, labels.
 
 Every figure is about as wide as a phone and carries its message in words (``aria-label``).
 """
@@ -8,15 +8,36 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil, floor, log10
 
-from spamo_cache.report.markup import Markup, join, tag
+from markupsafe import Markup
 
 WIDTH, HEIGHT = 340, 210
 LEFT, RIGHT, TOP, BOTTOM = 40, 14, 14, 28
 
 
+def tag(element: str, /, *children: str | None, **attributes: object) -> Markup:
+    """An element; whatever is not markup already is escaped.
+
+    ``class_`` is written ``class``, ``text_anchor`` ``text-anchor``; an attribute or a child that
+    is None is left out.
+    """
+    written = join(
+        *(
+            Markup(' {}="{}"').format(key.strip("_").replace("_", "-"), value)
+            for key, value in attributes.items()
+            if value is not None
+        )
+    )
+    return Markup("<{0}{1}>{2}</{0}>").format(element, written, join(*children))
+
+
+def join(*children: str | None) -> Markup:
+    """Children one behind the other; None is nothing."""
+    return Markup("").join(child for child in children if child is not None)
+
+
 @dataclass(frozen=True)
 class Scale:
-    """Maps values from ``low..high`` to pixels ``start..stop``; by their logarithm if told to."""
+    """Maps values from ``low..high`` to pixels ``start..stop``; by their logarithm if ``log``."""
 
     low: float
     high: float
@@ -44,15 +65,15 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def svg(
-    told: str,
+    spoken: str,
     *children: Markup,
     width: float = WIDTH,
     height: float = HEIGHT,
     class_: str = "figure",
 ) -> Markup:
-    """A drawing that is told in words to those who do not see it."""
+    """A drawing, described in words to those who do not see it."""
     box = f"0 0 {width:g} {height:g}"
-    return tag("svg", *children, viewBox=box, role="img", aria_label=told, class_=class_)
+    return tag("svg", *children, viewBox=box, role="img", aria_label=spoken, class_=class_)
 
 
 def label(words: str, x: float, y: float, anchor: str = "start", kind: str = "tick") -> Markup:

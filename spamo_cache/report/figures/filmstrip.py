@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from spamo_cache.report.figures.axes import label, svg
-from spamo_cache.report.markup import Markup, join, number, tag
+from markupsafe import Markup
+
+from spamo_cache.report.figures.svg import join, label, svg, tag
+from spamo_cache.report.formats import jpeg_address, number
 
 WIDTH = 960
 _LEFT = 112
-_SHOT, _BAND, _WORD = 96, 44, 20
+_FRAME, _BAND, _WORD = 96, 44, 20
 BINS = 48
-"""Columns of the map of words; finer ones cannot be told apart."""
+"""Columns of the map of words; finer ones cannot be distinguished."""
 MAX_WORDS = 24
 
 Curve = Sequence[float]
 
 
-def strip(
-    shots: Sequence[tuple[int, bytes]],
+def filmstrip(
+    frames: Sequence[tuple[int, bytes]],
     curves: Mapping[str, Curve],
     words: Sequence[tuple[str, Curve]],
     *,
@@ -29,14 +30,14 @@ def strip(
     """Frames, under them the signed curve of each stream, under those a map of words.
 
     Args:
-        shots: (moment, JPEG).
+        frames: (moment, JPEG).
         curves: stream -> a value for each moment of the clip.
         words: (word, a value for each moment), in the order of the sentence.
     """
     top, parts = 0.0, []
-    if shots:
-        parts.append(_shots(shots))
-        top = _SHOT + 10.0
+    if frames:
+        parts.append(_frames(frames))
+        top = _FRAME + 10.0
     reach = max((abs(v) for curve in curves.values() for v in binned(curve)), default=0) or 1
     for name, curve in curves.items():
         parts.append(_band(name, binned(curve), reach, top))
@@ -47,7 +48,7 @@ def strip(
         top += 4 + _WORD * len(shown)
     parts.append(label(f"tallest bar: {number(reach)} nats", _LEFT, top + 16))
     parts.append(label("time →", WIDTH, top + 16, "end"))
-    return svg(_told(title, curves), *parts, width=WIDTH, height=top + 22, class_="strip")
+    return svg(_spoken(title, curves), *parts, width=WIDTH, height=top + 22, class_="strip")
 
 
 def binned(curve: Curve, bins: int = BINS) -> list[float]:
@@ -57,13 +58,13 @@ def binned(curve: Curve, bins: int = BINS) -> list[float]:
     return [sum(curve[a:b]) for a, b in pairwise(edges)]
 
 
-def _shots(shots: Sequence[tuple[int, bytes]]) -> Markup:
-    wide = (WIDTH - _LEFT) / len(shots)
+def _frames(frames: Sequence[tuple[int, bytes]]) -> Markup:
+    wide = (WIDTH - _LEFT) / len(frames)
     drawn = []
-    for index, (_, jpeg) in enumerate(sorted(shots)):
-        data = f"data:image/jpeg;base64,{b64encode(jpeg).decode('ascii')}"
+    for index, (_, jpeg) in enumerate(sorted(frames)):
         x = round(_LEFT + index * wide, 1)
-        place = {"x": x, "y": 0, "width": round(wide - 2, 1), "height": _SHOT}
+        place = {"x": x, "y": 0, "width": round(wide - 2, 1), "height": _FRAME}
+        data = jpeg_address(jpeg)
         drawn.append(tag("image", href=data, preserveAspectRatio="xMidYMid meet", **place))
     return join(*drawn)
 
@@ -96,19 +97,19 @@ def _words(words: Sequence[tuple[str, Curve]], top: float) -> Markup:
 
 def _cells(values: Sequence[float], reach: float, y: float) -> list[Markup]:
     wide = (WIDTH - _LEFT) / len(values)
-    found = []
+    cells = []
     for column, value in enumerate(values):
         share = round(abs(value) / reach, 2)
         if share >= 0.02:
             kind = "bar c1" if value > 0 else "bar c2"
             place = {"x": round(_LEFT + column * wide, 1), "y": y, "width": round(wide, 1)}
-            found.append(
+            cells.append(
                 tag("rect", height=_WORD - 2, class_=kind, fill_opacity=f"{share:g}", **place)
             )
-    return found
+    return cells
 
 
-def _told(title: str, curves: Mapping[str, Curve]) -> str:
+def _spoken(title: str, curves: Mapping[str, Curve]) -> str:
     streams = "; ".join(f"{name}: {_strongest(curve)}" for name, curve in curves.items())
     return f"{title}. {streams}."
 

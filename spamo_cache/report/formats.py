@@ -1,53 +1,40 @@
-"""HTML and SVG built from Python values; whatever is not markup already is escaped."""
+"""Numbers, metrics and settings as the page words them."""
 
 from __future__ import annotations
 
 import re
-from html import escape
+from base64 import b64encode
+from collections.abc import Mapping
+from typing import Any
 
-_VOID = frozenset({"br", "hr", "img", "link", "meta"})
-
-
-class Markup(str):
-    """Text that may stand in a page as it is."""
-
-    __slots__ = ()
-
-
-Child = str | int | float | None
-
-
-def text(value: Child) -> Markup:
-    """Any value as it may stand in a page; None is nothing."""
-    if isinstance(value, Markup):
-        return value
-    return Markup("" if value is None else escape(str(value), quote=True))
+METRICS = {
+    "bleu1": "BLEU-1",
+    "bleu2": "BLEU-2",
+    "bleu3": "BLEU-3",
+    "bleu4": "BLEU-4",
+    "chrf": "chrF",
+    "ter": "TER",
+    "rouge_l": "ROUGE-L",
+    "rouge_l_official": "ROUGE-L, release",
+    "rouge_l_coco": "ROUGE-L, MSCOCO",
+    "bleurt": "BLEURT",
+}
+"""Key of a scorecard -> name as papers print it, in the order of a table."""
 
 
-def join(*children: Child) -> Markup:
-    """Children one behind the other."""
-    return Markup("".join(text(child) for child in children))
-
-
-def tag(element: str, /, *children: Child, **attributes: Child | bool) -> Markup:
-    """An element; ``class_`` is written ``class``, ``aria_label`` ``aria-label``.
-
-    An attribute that is True stands alone, one that is None or False is left out.
-    """
-    written = ""
-    for key, value in attributes.items():
-        if value is None or value is False:
-            continue
-        written += f" {key.strip('_').replace('_', '-')}"
-        written += "" if value is True else f'="{text(value)}"'
-    if element in _VOID:
-        return Markup(f"<{element}{written}>")
-    return Markup(f"<{element}{written}>{join(*children)}</{element}>")
+def metric_name(key: str) -> str:
+    """A metric's name; an unknown one keeps its key."""
+    return METRICS.get(key, key)
 
 
 def slug(words: str) -> str:
     """Words as part of an address: small letters, digits and hyphens."""
     return "-".join(re.findall(r"[a-z0-9]+", words.lower()))
+
+
+def anchor(place: str, title: str) -> str:
+    """Where a section begins; unique, since no name of a place has a dot."""
+    return f"{place}.{slug(title)}"
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -70,8 +57,13 @@ def millions(count: float) -> str:
 
 def sentence(words: object) -> str:
     """Words with a capital before and a full stop behind; nothing of nothing."""
-    told = str(words or "").strip().rstrip(".")
-    return f"{told[:1].upper()}{told[1:]}." if told else ""
+    bare = str(words or "").strip().rstrip(".")
+    return f"{bare[:1].upper()}{bare[1:]}." if bare else ""
+
+
+def assignments(changes: Mapping[str, Any]) -> str:
+    """Changed settings: ``streams.motion.stride = 4, compute = float32``."""
+    return ", ".join(f"{key} = {value}" for key, value in changes.items())
 
 
 def seconds(value: float) -> str:
@@ -92,3 +84,8 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
+
+
+def jpeg_address(jpeg: bytes) -> str:
+    """The address of a picture that lies within the page."""
+    return f"data:image/jpeg;base64,{b64encode(jpeg).decode('ascii')}"
