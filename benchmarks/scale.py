@@ -87,7 +87,7 @@ def written(root: Path, clips: int) -> StoreWriter:
     writer = StoreWriter.create(path, attributes, columns, ("train",))
     slots = writer.slots(0)
     writer.publish(0, {slot.id: np.ones((slot.rows, WIDTH), "f2") for slot in slots}, {}, {})
-    writer.seal()
+    writer.commit_index()
     return writer
 
 

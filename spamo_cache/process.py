@@ -37,8 +37,8 @@ class Process:
     @classmethod
     def parse(cls, text: str) -> Process | None:
         """The process named at the beginning of ``text``."""
-        found = _MARK.match(text)
-        return None if found is None else cls(found[1], int(found[2]), int(found[3]))
+        mark = _MARK.match(text)
+        return None if mark is None else cls(mark[1], int(mark[2]), int(mark[3]))
 
     def alive(self) -> bool | None:
         """Whether it runs; None where that cannot be known from here.
@@ -100,8 +100,8 @@ def _time_namespace() -> Path | None:
 
 def _network_cards() -> list[str]:
     """Addresses of the cards; not of virtual interfaces, which come and go."""
-    found: list[str] = []
+    addresses: list[str] = []
     for device in sorted(Path("/sys/class/net").glob("*/device")):
         with suppress(OSError):
-            found.append((device.parent / "address").read_text(encoding="utf-8").strip())
-    return found
+            addresses.append((device.parent / "address").read_text(encoding="utf-8").strip())
+    return addresses

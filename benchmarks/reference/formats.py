@@ -121,12 +121,12 @@ class Formats:
     # --- limits ---------------------------------------------------------------------------------
 
     def mmap(self, numbers: Sequence[int]) -> None:
-        geometry, batch, at = self.store.geometry, self.half.reshape(-1).view(np.uint8), 0
+        layout, batch, at = self.store.layout, self.half.reshape(-1).view(np.uint8), 0
         for number in numbers:
             first, last = self._range(number)
-            partition, row = divmod(first, geometry.shard_rows)
-            start = row // geometry.chunk_rows * geometry.stored_bytes
-            count = (last - first) * geometry.row_bytes
+            partition, row = divmod(first, layout.shard_rows)
+            start = row // layout.chunk_rows * layout.stored_bytes
+            count = (last - first) * layout.row_bytes
             batch[at : at + count] = self._mapped[partition][start : start + count]
             at += count
 

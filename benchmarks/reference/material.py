@@ -70,7 +70,7 @@ class Material:
         for part in sorted(set(partition.tolist()) - writer.finished()):
             clips = [slot.id for slot in slots if slot.partition == part]
             writer.publish(part, {clip: self.features(numbers[clip]) for clip in clips}, {}, {})
-        writer.seal()
+        writer.commit_index()
         return FeatureStore.open(writer.path)
 
 

@@ -1,4 +1,4 @@
-"""Stage 1 from a manifest to sealed stores: plan, reuse, compute, seal, say what became of it."""
+"""Stage 1 from a manifest to finished stores: plan, reuse, compute, index, report."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def extract(
         ConfigError: a spec that cannot be carried out.
         WeightsError: weights that cannot be used.
         StoreError: a store that cannot be written.
-        KeyboardInterrupt: passed on, after what is finished has been sealed.
+        KeyboardInterrupt: passed on, after what is finished has been indexed.
     """
     began = time.perf_counter()
     device = check(
@@ -222,7 +222,7 @@ def _wait(groups: Sequence[Group], writers: Mapping[str, StoreWriter], tracker: 
     """Wait, and say for whom, until one of the partitions is not claimed any more."""
     claimed = {(name, str(group.partition)) for group in groups for name in group.streams}
     while claimed:
-        live = {name: writers[name].claims.live() for name in {name for name, _ in claimed}}
+        live = {name: writers[name].leases.live() for name in {name for name, _ in claimed}}
         holders = [live[name].get(partition) for name, partition in claimed]
         if None in holders:
             for name in live:
@@ -258,7 +258,8 @@ def _writers(
                 manifest=snapshot,
             )
             writer.sweep()
-            writer.seal()  # which also tells, before anything is computed, that it can be written
+            # Tells before anything is computed that the store can be written, too.
+            writer.commit_index()
         except (StoreError, OSError):
             if work.missing[name]:
                 raise
@@ -276,10 +277,10 @@ def _sealed(writers: Mapping[str, StoreWriter]) -> Iterator[None]:
         # What went wrong first is what the user has to know: a full disk refuses the index too.
         for writer in writers.values():
             with suppress(StoreError):
-                writer.seal()
+                writer.commit_index()
         raise
     for writer in writers.values():
-        writer.seal()
+        writer.commit_index()
 
 
 def _job(

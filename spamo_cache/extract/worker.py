@@ -81,12 +81,12 @@ def run(job: Job, task: Task, report: Report) -> Done:
     with ExitStack() as claims, memory.explained(task.partition, job.device):
         for name in task.copies:
             writer = StoreWriter.at(job.streams[name].store)
-            if not claims.enter_context(writer.claim(task.partition)):
+            if not claims.enter_context(writer.lease(task.partition)):
                 busy.append(name)
             elif _open(writer, task):
                 writers[name] = writer
         effort, copied = _fill(job, task, writers, report) if writers else (Effort(), set())
-        # A claim may be lost on the way, by a long sleep: somebody else is at it, or will be.
+        # A lease may be lost on the way, by a long sleep: somebody else is at it, or will be.
         busy += [name for name in writers if not _is_finished(writers[name], task.partition)]
     if not busy and not writers:
         frames = sum(item.probe.frames for item in task.items)
@@ -186,7 +186,7 @@ def compute(
 
 
 def _open(writer: StoreWriter, task: Task) -> bool:
-    """Whether there is work on the partition, now that it is claimed."""
+    """Whether there is work on the partition, now that it is leased."""
     receipt = writer.receipts.valid(task.partition)
     if receipt is None:
         return True

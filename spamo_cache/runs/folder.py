@@ -37,7 +37,7 @@ from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import DamagedError, UsageError
 from spamo_cache.runs.tensors import REMEDY, check_tensors, read_tensors, write_tensors
 from spamo_cache.store.attributes import Attributes, Sha256, validated
-from spamo_cache.store.leases import Claims
+from spamo_cache.store.leases import Leases
 
 _PLACE = "place"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
@@ -140,7 +140,7 @@ class RunFolder:
                 if not self._foreign():
                     self.path.mkdir(parents=True, exist_ok=True)
                     stack.enter_context(exclusive(self.lock))
-                    _claims(self.lock).sweep()
+                    _leases(self.lock).sweep()
             yield
 
     def _foreign(self) -> bool:
@@ -150,7 +150,7 @@ class RunFolder:
         if not self.path.is_dir():
             return True
         names = {path.name for path in self.path.iterdir()}
-        own = {self.lock.name, self.config.name, self.manifest.name, _claims(self.lock).folder.name}
+        own = {self.lock.name, self.config.name, self.manifest.name, _leases(self.lock).folder.name}
         left = {name for name in names - own if not io.is_temporary(name)}
         return bool(names) and (self.lock.name not in names or bool(left))
 
@@ -343,7 +343,7 @@ def identity(parts: Mapping[str, Any]) -> str:
 def exclusive(lock: Path) -> Iterator[None]:
     """Keep other processes out of the folder of a lock file for the block; a kill lets them in.
 
-    On a disk without locks, a claim with a heartbeat takes the lock's place.
+    On a disk without locks, a lease with a heartbeat takes the lock's place.
 
     Raises:
         UsageError: another process is there.
@@ -355,7 +355,7 @@ def exclusive(lock: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-            free = stack.enter_context(_claims(lock).hold(lock.name))
+            free = stack.enter_context(_leases(lock).hold(lock.name))
         if not free:
             raise UsageError(
                 "is in use by another process", where=lock.parent, remedy="wait until it is done"
@@ -371,8 +371,8 @@ def _locked(handle: int) -> bool:
     return True
 
 
-def _claims(lock: Path) -> Claims:
-    return Claims(lock.with_name("claims"))
+def _leases(lock: Path) -> Leases:
+    return Leases(lock.with_name("claims"))
 
 
 def _difference(known: Mapping[str, Any], asked: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from spamo_cache.config import StrictModel
 from spamo_cache.errors import DamagedError, StoreError
 from spamo_cache.store.layout import (
     FORMAT,
-    Geometry,
+    ChunkLayout,
     canonical,
     features_metadata,
     group_metadata,
@@ -73,8 +73,8 @@ class Attributes(StrictModel):
     versions: Mapping[str, str] = {}
 
     @property
-    def geometry(self) -> Geometry:
-        return Geometry(self.width, self.dtype, self.chunk_rows, self.shard_rows)
+    def layout(self) -> ChunkLayout:
+        return ChunkLayout(self.width, self.dtype, self.chunk_rows, self.shard_rows)
 
 
 def load_attributes(path: Location) -> Attributes:
@@ -91,8 +91,8 @@ def load_attributes(path: Location) -> Attributes:
         for folder in ("features", "receipts", "clips"):
             if (path / folder).is_symlink():
                 raise StoreError("a store's folder must not be a link", where=path / folder)
-    attributes = unseal(load_group(path / "zarr.json"), Attributes, path / "zarr.json")
-    check_geometry(attributes.geometry, path)
+    attributes = read_record(load_group(path / "zarr.json"), Attributes, path / "zarr.json")
+    check_layout(attributes.layout, path)
     return attributes
 
 
@@ -104,16 +104,16 @@ def describe(where: Path, **values: Any) -> Attributes:
     """
     made = {"created": now(), "created_by": user(), "versions": versions()}
     attributes = validated({"format": FORMAT, **made, **values}, Attributes, where)
-    check_geometry(attributes.geometry, where)
+    check_layout(attributes.layout, where)
     return attributes
 
 
 def documents(attributes: Attributes, partitions: int) -> dict[str, dict[str, Any]]:
     """The ``zarr.json`` documents of a store with so many partitions, by path within the store."""
     return {
-        "features/zarr.json": features_metadata(attributes.geometry, partitions),
+        "features/zarr.json": features_metadata(attributes.layout, partitions),
         "receipts/zarr.json": group_metadata({}),
-        "zarr.json": group_metadata(seal(attributes)),
+        "zarr.json": group_metadata(document_of(attributes)),
     }
 
 
@@ -127,7 +127,7 @@ def load_room(path: Location, attributes: Attributes) -> int:
     document = load_json(where, MAX_ATTRIBUTES_BYTES)
     try:
         room = int(document["shape"][0]) // attributes.shard_rows
-        same = document == features_metadata(attributes.geometry, room)
+        same = document == features_metadata(attributes.layout, room)
     except (KeyError, IndexError, TypeError, ValueError):
         same = False
     if not same:
@@ -150,20 +150,20 @@ def check_room(path: Location, attributes: Attributes, room: int, partitions: in
         raise DamagedError("the features are not laid out as the store says", where=where)
 
 
-def check_geometry(geometry: Geometry, where: object) -> None:
+def check_layout(layout: ChunkLayout, where: object) -> None:
     """Refuse sizes that cannot be meant.
 
     Raises:
         StoreError: shards that are no multiple of their chunks, chunks beyond 256 MiB or shards
             beyond 4 GiB.
     """
-    if geometry.shard_rows % geometry.chunk_rows:
+    if layout.shard_rows % layout.chunk_rows:
         raise StoreError(
-            f"a shard of {geometry.shard_rows} rows is no multiple of {geometry.chunk_rows}",
+            f"a shard of {layout.shard_rows} rows is no multiple of {layout.chunk_rows}",
             where=where,
         )
-    shard_bytes = geometry.shard_bytes(geometry.chunks)
-    if geometry.chunk_bytes > MAX_CHUNK_BYTES or shard_bytes > MAX_SHARD_BYTES:
+    shard_bytes = layout.shard_bytes(layout.chunks)
+    if layout.chunk_bytes > MAX_CHUNK_BYTES or shard_bytes > MAX_SHARD_BYTES:
         raise StoreError("chunks or shards of an impossible size", where=where)
 
 
@@ -173,24 +173,24 @@ def check_geometry(geometry: Geometry, where: object) -> None:
 Record = TypeVar("Record", bound=StrictModel)
 
 
-def seal(record: StrictModel) -> dict[str, Any]:
+def document_of(record: StrictModel) -> dict[str, Any]:
     """The record as a JSON document with the checksum of all the rest in ``sha256``."""
     return io.with_checksum(record.model_dump(mode="json"))
 
 
-def unseal(document: Any, model: type[Record], where: Location) -> Record:
-    """Check a sealed document and read it.
+def read_record(document: Any, model: type[Record], where: Location) -> Record:
+    """Check a document's checksum and read it.
 
     Raises:
-        DamagedError: it is not what was sealed, or never was such a record.
+        DamagedError: it is not what was written, or never was such a record.
         StoreError: another format.
     """
     rest = io.without_checksum(document, where)
-    found = rest.get("format")
-    if isinstance(found, int) and found != FORMAT:
-        newer = found > FORMAT
+    form = rest.get("format")
+    if isinstance(form, int) and form != FORMAT:
+        newer = form > FORMAT
         raise StoreError(
-            f"has store format {found}, {'newer' if newer else 'older'} than {FORMAT}",
+            f"has store format {form}, {'newer' if newer else 'older'} than {FORMAT}",
             where=where,
             remedy="upgrade spamo-cache" if newer else "remove the store and extract again",
         )
@@ -331,10 +331,10 @@ def user() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of what writes the bytes."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "checkout"
-    return found
+            installed[package] = "checkout"
+    return installed

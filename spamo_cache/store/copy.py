@@ -22,16 +22,16 @@ from spamo_cache.store.attributes import (
     MAX_ATTRIBUTES_BYTES,
     MAX_MANIFEST_BYTES,
     Attributes,
+    document_of,
     documents,
     load_attributes,
     load_group,
     load_manifest,
     manifest_attributes,
-    seal,
 )
 from spamo_cache.store.index import ClipIndex, Columns, room, with_receipts, write_generation
 from spamo_cache.store.layout import canonical, sha256, store_path
-from spamo_cache.store.leases import ClaimLostError, Claims
+from spamo_cache.store.leases import LeaseLostError, Leases
 from spamo_cache.store.receipts import Receipt, finished, load_receipt, receipt_path, shard_path
 from spamo_cache.store.remote import Location, RemotePath, file_blocks, location
 from spamo_cache.store.writer import StoreWriter
@@ -67,10 +67,10 @@ class Copied:
 class Target(Protocol):
     """The store that is filled."""
 
-    def claim(self, partition: int) -> AbstractContextManager[bool]: ...
+    def lease(self, partition: int) -> AbstractContextManager[bool]: ...
     def have(self, partition: int) -> Receipt | None: ...
     def publish(self, receipt: Receipt, shard: Iterator[Buffer] | None) -> bool: ...
-    def seal(self) -> None: ...
+    def commit_index(self) -> None: ...
 
 
 def copy(
@@ -116,7 +116,7 @@ def copy(
             outcomes.append(outcome)
             if progress is not None:
                 progress(len(outcomes), len(receipts))
-    writer.seal()
+    writer.commit_index()
     counts = Counter(kind for kind, _ in outcomes if not isinstance(kind, DamagedError))
     for kind, _ in outcomes:
         if isinstance(kind, DamagedError):
@@ -188,13 +188,14 @@ class _Folder:
 
     def __init__(self, writer: StoreWriter) -> None:
         self._writer = writer
-        self.claim, self.seal, self.have = writer.claim, writer.seal, writer.receipts.valid
+        self.lease, self.commit_index = writer.lease, writer.commit_index
+        self.have = writer.receipts.valid
 
     def publish(self, receipt: Receipt, shard: Iterator[Buffer] | None) -> bool:
         """Put a shard aside, give it its name once it is whole, then vouch for it."""
         writer = self._writer
         try:
-            with io.writing(writer.path), writer.claims.desk(str(receipt.partition)) as desk:
+            with io.writing(writer.path), writer.leases.desk(str(receipt.partition)) as desk:
                 if shard is not None:
                     aside = io.temporary(desk)
                     with aside.open("xb") as writing:
@@ -204,7 +205,7 @@ class _Folder:
                         return False
                 writer.receipts.publish(receipt, desk)
                 return True
-        except ClaimLostError:
+        except LeaseLostError:
             return False
 
 
@@ -224,17 +225,17 @@ def _newer(store: Location, about: Attributes, receipt: Receipt) -> Receipt | No
     load = partial(load_receipt, store, about, receipt.partition)
     try:
         if isinstance(store, Path):
-            found = Claims.beside(store).settled(receipt.partition, load)
+            newer = Leases.beside(store).settled(receipt.partition, load)
         else:
-            found = load()
+            newer = load()
     except DamagedError:
         return None
-    return None if found == receipt else found
+    return None if newer == receipt else newer
 
 
 def _copied(store: Location, writer: Target, receipt: Receipt) -> tuple[Outcome, int]:
     partition = receipt.partition
-    with writer.claim(partition) as mine:
+    with writer.lease(partition) as mine:
         if not mine:
             return "busy", 0
         have = writer.have(partition)
@@ -258,14 +259,14 @@ def _verified(file: Location, size: int, digest: str) -> Iterator[Buffer]:
     Raises:
         DamagedError: too few, too many or other bytes.
     """
-    found, remaining = hashlib.sha256(), size
+    hashed, remaining = hashlib.sha256(), size
     for block in file_blocks(file):
         remaining -= memoryview(block).nbytes
         if remaining < 0:
             break
-        found.update(block)
+        hashed.update(block)
         yield block
-    if remaining or found.hexdigest() != digest:
+    if remaining or hashed.hexdigest() != digest:
         raise DamagedError(
             "the shard disagrees with its receipt",
             where=file,
@@ -326,7 +327,7 @@ class Upload:
     def _join(self) -> None:
         have = load_attributes(self.path)
         wanted = self.attributes
-        if (have.fingerprint, have.geometry) != (wanted.fingerprint, wanted.geometry):
+        if (have.fingerprint, have.layout) != (wanted.fingerprint, wanted.layout):
             raise StoreError("another store stands in this place", where=self.path)
         if have.manifest_sha256 != wanted.manifest_sha256 or (self.path / MANIFEST).exists():
             self._manifest = b""  # it keeps the one that it was made with
@@ -339,8 +340,8 @@ class Upload:
         if not same:
             raise StoreError("holds other partitions of the same clips", where=self.path)
 
-    def claim(self, partition: int) -> AbstractContextManager[bool]:  # noqa: ARG002
-        """Nothing is claimed: of two that put the same file, one is first."""
+    def lease(self, partition: int) -> AbstractContextManager[bool]:  # noqa: ARG002
+        """Nothing is leased: of two that put the same file, one is first."""
         return nullcontext(True)
 
     def have(self, partition: int) -> Receipt | None:
@@ -367,7 +368,7 @@ class Upload:
         if shard is not None and not self._place(receipt.partition, b"".join(shard)):
             return False
         file = receipt_path(self.path, receipt.partition)
-        if not file.create(canonical(seal(receipt))):
+        if not file.create(canonical(document_of(receipt))):
             return self._know(receipt.partition).shard == receipt.shard
         self._known[receipt.partition] = receipt
         return True
@@ -381,7 +382,7 @@ class Upload:
         # Left by a cut push, or by one at work now: the same bytes will do.
         return sha256(file.read(len(shard))) == sha256(shard)
 
-    def seal(self) -> None:
+    def commit_index(self) -> None:
         """Bring the clip index up to date with all receipts there, then let the store appear.
 
         Raises:
@@ -403,8 +404,8 @@ class Upload:
         file = self.path / MANIFEST
         if self._manifest and not file.create(self._manifest):
             # Of two that put the same store, or from a push that was cut: the first one counts.
-            told = manifest_attributes(file.read(MAX_MANIFEST_BYTES))
-            self.attributes = self.attributes.model_copy(update=dict(told))
+            kept = manifest_attributes(file.read(MAX_MANIFEST_BYTES))
+            self.attributes = self.attributes.model_copy(update=dict(kept))
 
     def _move_pointer(self) -> bool:
         """Point to an index of all that is there; False where somebody else has moved it."""
@@ -436,8 +437,8 @@ class Upload:
                 folder.mkdir(parents=True)
             write_generation(store, work, columns, self._splits)
             clips = store / "clips"
-            found = [path for path in clips.rglob("*") if path.is_file()]
-            return {path.relative_to(clips).as_posix(): path.read_bytes() for path in found}
+            files = [path for path in clips.rglob("*") if path.is_file()]
+            return {path.relative_to(clips).as_posix(): path.read_bytes() for path in files}
 
     def _finished(self) -> list[Receipt]:
         names = (name.removesuffix(".json") for name in (self.path / "receipts").files())

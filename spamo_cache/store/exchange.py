@@ -267,11 +267,11 @@ def _import(
             float32).
         terms: terms of use of the corpus.
     """
-    found = _once(
+    clips = _once(
         [_survey(item) for item in sorted(items, key=lambda item: (item.id, item.source))]
     )
-    unknown = [] if known is None else [e.item.source for e in found if e.item.id not in known]
-    surveyed = found if known is None else _of_corpus(found, known)
+    unknown = [] if known is None else [e.item.source for e in clips if e.item.id not in known]
+    surveyed = clips if known is None else _of_corpus(clips, known)
     surveyed.sort(key=lambda entry: (entry.item.split, entry.item.id))
     usable = [entry for entry in surveyed if not entry.reason]
     if not usable:
@@ -351,9 +351,9 @@ def _once(surveyed: list[_Survey]) -> list[_Survey]:
     return kept
 
 
-def _of_corpus(found: list[_Survey], known: Mapping[str, str]) -> list[_Survey]:
+def _of_corpus(surveyed: list[_Survey], known: Mapping[str, str]) -> list[_Survey]:
     """An entry for each clip of the corpus, in the corpus's split."""
-    by_id = {entry.item.id: entry for entry in found}
+    by_id = {entry.item.id: entry for entry in surveyed}
     entries: list[_Survey] = []
     for clip, split in known.items():
         entry = by_id.get(clip) or _Survey(Item(clip, split, "", _nothing), reason="has no file")
@@ -381,7 +381,7 @@ def _slots(surveyed: list[_Survey], chunk_rows: int, shard_rows: int) -> list[Sl
 def _write(writer: StoreWriter, surveyed: Mapping[str, _Survey], kind: str) -> None:
     finished = writer.finished()
     for partition in range(writer.attributes.partitions):
-        with writer.claim(partition) as mine:
+        with writer.lease(partition) as mine:
             if partition in finished or not mine:
                 continue
             features: dict[str, NDArray[Any]] = {}
@@ -391,11 +391,11 @@ def _write(writer: StoreWriter, surveyed: Mapping[str, _Survey], kind: str) -> N
                 try:
                     if entry.reason:
                         raise StoreError(entry.reason)
-                    features[slot.id] = fit(entry.item.load(), slot.rows, writer.geometry)
+                    features[slot.id] = fit(entry.item.load(), slot.rows, writer.layout)
                 except UNREADABLE as error:
                     failures[slot.id] = str(error)
             writer.publish(partition, features, failures, {"imported": kind})
-    writer.seal()
+    writer.commit_index()
 
 
 # --- arrays of others -----------------------------------------------------------------------------
@@ -435,11 +435,11 @@ def arrays_of_folder(folder: Path, stream: str, naming: Naming) -> Iterator[Item
 
 def _named(folder: Path, pattern: str, naming: Naming) -> Iterator[Item]:
     for path in sorted(folder.rglob("*.np[yz]")):
-        found = re.fullmatch(pattern, path.stem)
-        if found is not None:
+        match = re.fullmatch(pattern, path.stem)
+        if match is not None:
             name = path.relative_to(folder)
             split = name.parts[_SPLIT[naming]] if len(name.parts) > 1 else ""
-            yield Item(found["id"], split, name.as_posix(), partial(_load_numpy, path))
+            yield Item(match["id"], split, name.as_posix(), partial(_load_numpy, path))
 
 
 def _marked(folder: Path) -> Iterator[Item]:
@@ -496,17 +496,17 @@ def _bound(size: int) -> None:
 
 def arrays_of_hdf5(file: h5py.File, name: str) -> list[Item]:
     """The datasets of an open HDF5 file; links to other files are not followed."""
-    found: list[Item] = []
+    items: list[Item] = []
 
     def visit(path: str, node: object) -> None:
         if isinstance(node, h5py.Dataset):
             group, _, own = path.rpartition("/")
             clip = _attribute(node, "id", own)
             split = _attribute(node, "split", group.split("/")[0])
-            found.append(Item(clip, split, f"{name}:{path}", partial(_load_hdf5, node)))
+            items.append(Item(clip, split, f"{name}:{path}", partial(_load_hdf5, node)))
 
     file.visititems(visit)
-    return found
+    return items
 
 
 def _attribute(dataset: h5py.Dataset, name: str, default: str) -> str:

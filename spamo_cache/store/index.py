@@ -28,8 +28,8 @@ from spamo_cache.store.attributes import MAX_PARTITIONS, Attributes, Sha256, loa
 from spamo_cache.store.layout import (
     CHECKSUM_BYTES,
     FORMAT,
+    ChunkLayout,
     ClipKey,
-    Geometry,
     Slot,
     canonical,
     column_metadata,
@@ -89,8 +89,8 @@ EVERY = slice(None)
 # --- string columns -------------------------------------------------------------------------------
 
 
-def encode(texts: Sequence[str], kind: str) -> NDArray[np.uint8]:
-    """Texts as a (N, width) column of UTF-8 bytes.
+def encode_strings(texts: Sequence[str], kind: str) -> NDArray[np.uint8]:
+    """StringColumn as a (N, width) column of UTF-8 bytes.
 
     Raises:
         StoreError: a text with NUL or half a character in it, or of more than 1024 bytes.
@@ -111,7 +111,7 @@ def _utf8(text: str, kind: str) -> bytes:
     return data
 
 
-class Texts(Sequence[str]):
+class StringColumn(Sequence[str]):
     """A text column, decoded as it is asked for: a million ids cost no million objects."""
 
     def __init__(self, column: NDArray[np.uint8]) -> None:
@@ -127,23 +127,23 @@ class Texts(Sequence[str]):
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
-            return [text(item) for item in self.raw[index]]
-        return text(self.raw[index])
+            return [_decoded(item) for item in self.raw[index]]
+        return _decoded(self.raw[index])
 
     def __iter__(self) -> Iterator[str]:
-        return map(text, self.raw)
+        return map(_decoded, self.raw)
 
     def positions(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Where each text stands in this sorted column; -1 where it does not."""
         encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
         sought = np.array(encoded, dtype=self.raw.dtype)
-        found = np.minimum(np.searchsorted(self.raw, sought), len(self.raw) - 1)
+        nearest = np.minimum(np.searchsorted(self.raw, sought), len(self.raw) - 1)
         # As bytes: numpy has cut what is too long, and takes a NUL at the end for padding.
-        pairs = zip(found.tolist(), self.raw[found].tolist(), encoded, strict=True)
+        pairs = zip(nearest.tolist(), self.raw[nearest].tolist(), encoded, strict=True)
         return np.array([at if there == data else -1 for at, there, data in pairs], np.int64)
 
 
-def text(data: bytes) -> str:
+def _decoded(data: bytes) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
@@ -154,7 +154,7 @@ def text(data: bytes) -> str:
 
 
 def plan(
-    keys: Sequence[ClipKey], slots: Sequence[Slot], geometry: Geometry
+    keys: Sequence[ClipKey], slots: Sequence[Slot], layout: ChunkLayout
 ) -> tuple[Columns, tuple[str, ...]]:
     """The index of a store in which nothing is done yet: columns sorted by id, and the splits.
 
@@ -168,10 +168,10 @@ def plan(
     if not slots:
         raise StoreError("there are no clips to plan a store for")
     splits = tuple(sorted({slot.split for slot in slots}))
-    _check_slots(slots, geometry)
+    _check_slots(slots, layout)
     ordered = [by_id[slot.id] for slot in slots]
     columns: Columns = {
-        "id": encode([slot.id for slot in slots], "clip id"),
+        "id": encode_strings([slot.id for slot in slots], "clip id"),
         "partition": np.array([slot.partition for slot in slots], "<i4"),
         "row": np.array([slot.row for slot in slots], "<i8"),
         "rows": np.array([slot.rows for slot in slots], "<i4"),
@@ -187,7 +187,7 @@ def identities(keys: Sequence[ClipKey]) -> Columns:
     """What identifies the clips' sources, in the keys' order: source, size, start, end, crop."""
     nan = float("nan")
     return {
-        "source": encode([key.source for key in keys], "source"),
+        "source": encode_strings([key.source for key in keys], "source"),
         "size": np.array([key.size for key in keys], "<i8"),
         "start": np.array([nan if key.start is None else key.start for key in keys], "<f8"),
         "end": np.array([nan if key.end is None else key.end for key in keys], "<f8"),
@@ -195,21 +195,21 @@ def identities(keys: Sequence[ClipKey]) -> Columns:
     }
 
 
-def _check_slots(slots: Sequence[Slot], geometry: Geometry) -> None:
+def _check_slots(slots: Sequence[Slot], layout: ChunkLayout) -> None:
     end, partition, split = 0, -1, ""
     for slot in sorted(slots, key=lambda slot: (slot.partition, slot.row)):
         if slot.partition != partition:
             partition, split = slot.partition, slot.split
-            end = partition * geometry.shard_rows
+            end = partition * layout.shard_rows
         if slot.split != split:
             raise StoreError(f"partition {partition} holds clips of two splits", where=slot.id)
         if not slot.id or slot.rows < 0 or partition < 0:
             raise StoreError(f"not a slot: {slot}")
         if slot.rows == 0:
             continue
-        shard_end = (partition + 1) * geometry.shard_rows
+        shard_end = (partition + 1) * layout.shard_rows
         misplaced = slot.row < end or slot.row + slot.rows > shard_end
-        if misplaced or slot.row % geometry.chunk_rows:
+        if misplaced or slot.row % layout.chunk_rows:
             raise StoreError(f"rows overlap, cross a shard or start within a chunk: {slot}")
         end = slot.row + slot.rows
 
@@ -243,7 +243,7 @@ def with_receipts(columns: Columns, receipts: Iterable[Receipt]) -> Columns:
     Raises:
         DamagedError: a receipt for clips, rows or a partition that were not planned.
     """
-    ids = Texts(columns["id"])
+    ids = StringColumn(columns["id"])
     state = np.zeros(len(ids), np.uint8)
     checksum = np.zeros(len(ids), "<u4")
     sizes = np.bincount(columns["partition"])
@@ -268,7 +268,7 @@ def with_receipts(columns: Columns, receipts: Iterable[Receipt]) -> Columns:
         why = compress(receipt.failures.values(), here[done:])
         reasons.update(zip(failed.tolist(), why, strict=True))
     positions = np.array(sorted(reasons), "<i8")
-    texts = encode([reasons[position] for position in positions.tolist()], "reason")
+    texts = encode_strings([reasons[position] for position in positions.tolist()], "reason")
     known = {**columns, "state": state, "checksum": checksum}
     return {**known, "failed": positions, "reason": texts}
 
@@ -348,8 +348,8 @@ def _set_aside(path: Path, desk: Path) -> None:
 
 
 def _holds(folder: Path, contents: Mapping[Path, bytes]) -> bool:
-    found = {path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()}
-    return found == contents.keys() and all(
+    there = {path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()}
+    return there == contents.keys() and all(
         io.read_regular(folder / file, len(data) + 1) == data for file, data in contents.items()
     )
 
@@ -385,7 +385,7 @@ class ClipIndex:
     """
 
     def __init__(self, path: Location, attributes: Attributes, *, everything: bool = False) -> None:
-        self.geometry = attributes.geometry
+        self.layout = attributes.layout
         self.digest = current_generation(path)
         self.folder = path / "clips" / self.digest[:_NAME_CHARACTERS]
         self.generation = _read_generation(self.folder, self.digest, attributes.clips)
@@ -393,14 +393,14 @@ class ClipIndex:
         wanted = [name for name in _SCHEMA if everything or name not in _SOURCE]
         with ThreadPoolExecutor(len(wanted)) as pool:
             self.columns: Columns = dict(zip(wanted, pool.map(self._column, wanted), strict=True))
-        self.ids = Texts(self.columns["id"])
+        self.ids = StringColumn(self.columns["id"])
         self.partition, self.split = self.columns["partition"], self.columns["split"]
         self.row, self.rows = self.columns["row"], self.columns["rows"]
         self.first, self.frames = self.columns["first"], self.columns["frames"]
         self.state, self.checksum = self.columns["state"], self.columns["checksum"]
         self._check(attributes)
         self.partitions = room(attributes, self.columns)
-        failed, reasons = self.columns["failed"].tolist(), Texts(self.columns["reason"])
+        failed, reasons = self.columns["failed"].tolist(), StringColumn(self.columns["reason"])
         self.reasons: dict[int, str] = dict(zip(failed, reasons, strict=True))
 
     @classmethod
@@ -424,7 +424,7 @@ class ClipIndex:
         start, end = (_optional(self.columns[name][chosen]) for name in ("start", "end"))
         crop, size = (self.columns[name][chosen].tolist() for name in ("crop", "size"))
         crops = [None if math.isnan(box[0]) else tuple(box) for box in crop]
-        names = (Texts(self.columns[name][chosen]) for name in ("id", "source"))
+        names = (StringColumn(self.columns[name][chosen]) for name in ("id", "source"))
         return [ClipKey(*key) for key in zip(*names, size, start, end, crops, strict=True)]
 
     def slots(self, partition: int | None = None) -> list[Slot]:
@@ -438,7 +438,7 @@ class ClipIndex:
         numbers = (self.partition, self.row, self.rows, self.first, self.frames)
         places = zip(*(column[chosen].tolist() for column in numbers), strict=True)
         splits = [self.splits[code] for code in self.split[chosen].tolist()]
-        named = zip(map(text, self.ids.raw[chosen]), splits, places, strict=True)
+        named = zip(map(_decoded, self.ids.raw[chosen]), splits, places, strict=True)
         return [Slot(clip, split, *place) for clip, split, place in named]
 
     def states(self, partition: int) -> list[int]:
@@ -453,8 +453,8 @@ class ClipIndex:
 
     def counts(self) -> dict[State, int]:
         """Number of clips by state."""
-        found = np.bincount(self.state, minlength=len(STATES)).tolist()
-        return dict(zip(STATES, found, strict=True))
+        numbers = np.bincount(self.state, minlength=len(STATES)).tolist()
+        return dict(zip(STATES, numbers, strict=True))
 
     def finished_partitions(self) -> set[int]:
         """Partitions of which some clip has features, or has failed."""

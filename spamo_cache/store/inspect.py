@@ -13,7 +13,7 @@ from spamo_cache.errors import DamagedError, UsageError
 from spamo_cache.store.attributes import Attributes
 from spamo_cache.store.index import ClipIndex, State
 from spamo_cache.store.layout import ClipKey, first_start
-from spamo_cache.store.leases import Claims
+from spamo_cache.store.leases import Leases
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.receipts import finished
 from spamo_cache.store.remote import Location, RemotePath
@@ -68,7 +68,7 @@ def _made(provenances: Iterable[Mapping[str, Any]]) -> list[str]:
 def _live(path: Location) -> Mapping[str, Any]:
     if isinstance(path, RemotePath):
         return {}
-    return Claims.beside(path).live()
+    return Leases.beside(path).live()
 
 
 # --- one row --------------------------------------------------------------------------------------
@@ -120,17 +120,17 @@ def trace(store: FeatureStore, clip: str, row: int) -> Trace:
         what = f"clip {clip!r} has no row {row}"
         raise UsageError(what, where=store.path, remedy=f"choose one of 0 to {rows - 1}")
     slot, key = store.slot(clip), store.clip_key(clip)
-    found = Trace(clip, row, rows, key.source, key.size, key.start, key.end, slot.frames)
+    known = Trace(clip, row, rows, key.source, key.size, key.start, key.end, slot.frames)
     spec = store.attributes["spec"]
     span, stride, phase = spec.get("window") or 1, spec.get("stride"), spec.get("phase", 0)
     if not (slot.frames and all(isinstance(part, int) for part in (span, stride, phase))):
-        return found
+        return known
     begin = first_start(slot.frames, span, phase) + row * stride
     end = min(begin + span, slot.frames)
     if not 0 <= begin < end:
         raise DamagedError(f"clip {clip!r} has no frames under row {row}", where=store.path)
     first, last = slot.first + begin, slot.first + end - 1
-    return replace(found, first=first, last=last, repeated=begin + span - end)
+    return replace(known, first=first, last=last, repeated=begin + span - end)
 
 
 def _nearest(store: FeatureStore, clip: str) -> str:

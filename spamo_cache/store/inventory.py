@@ -13,7 +13,7 @@ from spamo_cache import io
 from spamo_cache.errors import DamagedError, StoreError, UsageError
 from spamo_cache.store.index import State
 from spamo_cache.store.layout import FINGERPRINT_CHARACTERS, canonical, checked_name, work_path
-from spamo_cache.store.leases import Claims, sweep_corpus
+from spamo_cache.store.leases import Leases, sweep_corpus
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.remote import Location, RemotePath, location
 from spamo_cache.store.roots import stores_in
@@ -90,10 +90,10 @@ def _size(path: Location) -> int | None:
 
 def _file_size(path: Path) -> int | None:
     try:
-        found = path.lstat()
+        status = path.lstat()
     except FileNotFoundError:
         return None  # removed since it was listed, by a writer that moves on
-    return None if stat.S_ISDIR(found.st_mode) else found.st_size
+    return None if stat.S_ISDIR(status.st_mode) else status.st_size
 
 
 # --- finding one ----------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def find(
     checked_name(corpus, "corpus")
     checked_name(stream, "stream")
     wanted = canonical(dict(spec))
-    found: list[Location] = []
+    paths: list[Location] = []
     for root in roots:
         matching = [
             store
@@ -132,8 +132,8 @@ def find(
             and weights in {None, store.attributes["weights"]}
         ]
         matching.sort(key=lambda store: (-store.counts()["ok"], store.path.name))
-        found += [store.path for store in matching]
-    return found
+        paths += [store.path for store in matching]
+    return paths
 
 
 def by_fingerprint(
@@ -233,7 +233,7 @@ def remove(path: Location) -> None:
     if path.is_symlink() or path.parent.is_symlink():
         raise UsageError("is reached through a link", where=path, remedy=f"name {path.resolve()}")
     sweep_corpus(path.parent)
-    live = Claims.beside(path).live(certain=True)
+    live = Leases.beside(path).live(certain=True)
     if live:
         holder = next(iter(live.values()))
         raise StoreError(f"is being written by {holder}", where=path, remedy="wait, or stop it")

@@ -184,18 +184,18 @@ def store_path(root: Location, corpus: str, stream: str, fingerprint: str) -> Lo
 
 
 def work_path(path: Path) -> Path:
-    """Where claims and unfinished files of the store at ``path`` live: beside it, same disk.
+    """Where leases and unfinished files of the store at ``path`` live: beside it, same disk.
 
     The store itself holds nothing but finished data, so it can be copied by any tool.
     """
     return path.parent / ".work" / path.stem
 
 
-# --- geometry -----------------------------------------------------------------------------------
+# --- layout -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Geometry:
+class ChunkLayout:
     """How (rows, width) features are cut into inner chunks and shards."""
 
     width: int
@@ -290,19 +290,19 @@ def pack(
     return partitions, first
 
 
-def fit(features: NDArray[Any], rows: int, geometry: Geometry) -> NDArray[Any]:
+def fit(features: NDArray[Any], rows: int, layout: ChunkLayout) -> NDArray[Any]:
     """One clip's features as the store keeps them: (rows, width), contiguous, the store's dtype.
 
     Raises:
         StoreError: another shape, or a value that is not finite (after the cast, too).
     """
-    if features.shape != (rows, geometry.width):
-        raise StoreError(f"features are {features.shape}, not {(rows, geometry.width)}")
+    if features.shape != (rows, layout.width):
+        raise StoreError(f"features are {features.shape}, not {(rows, layout.width)}")
     with np.errstate(over="ignore"):
-        kept = np.ascontiguousarray(features, dtype=geometry.dtype)
+        kept = np.ascontiguousarray(features, dtype=layout.dtype)
     if not np.isfinite(kept).all():
         bad = int(np.count_nonzero(~np.isfinite(kept).all(axis=1)))
-        raise StoreError(f"{bad} of {rows} rows are not finite in {geometry.dtype}")
+        raise StoreError(f"{bad} of {rows} rows are not finite in {layout.dtype}")
     return kept
 
 
@@ -320,22 +320,22 @@ def group_metadata(attributes: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def features_metadata(geometry: Geometry, partitions: int) -> dict[str, Any]:
+def features_metadata(layout: ChunkLayout, partitions: int) -> dict[str, Any]:
     """``zarr.json`` of ``features``: shards of inner chunks, each with a checksum, uncompressed."""
     numbers: list[Mapping[str, Any]] = [
         {"name": "bytes", "configuration": {"endian": "little"}},
         _CHECKSUM,
     ]
     sharding = {
-        "chunk_shape": [geometry.chunk_rows, geometry.width],
+        "chunk_shape": [layout.chunk_rows, layout.width],
         "codecs": numbers,
         "index_codecs": numbers,
         "index_location": "end",
     }
     return _array_metadata(
-        (partitions * geometry.shard_rows, geometry.width),
-        geometry.dtype,
-        chunk=(geometry.shard_rows, geometry.width),
+        (partitions * layout.shard_rows, layout.width),
+        layout.dtype,
+        chunk=(layout.shard_rows, layout.width),
         codecs=[{"name": "sharding_indexed", "configuration": sharding}],
         names=("row", "feature"),
     )

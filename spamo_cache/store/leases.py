@@ -1,9 +1,9 @@
-"""Who works on what: exclusive claims by files, kept alive by a heartbeat.
+"""Who works on what: exclusive leases by files, kept alive by a heartbeat.
 
-A claim saves double work. What keeps data right when two workers believe to hold the same one is
-that publishing is exclusive, and that a claim comes with a **desk**: a folder for all that is
+A lease saves double work. What keeps data right when two workers believe to hold the same one is
+that publishing is exclusive, and that a lease comes with a **desk**: a folder for all that is
 unfinished. A file gets its name by being moved from the desk, a file loses it by being moved to
-the desk. Whoever takes a claim over removes the desk first, so that its former owner, should it
+the desk. Whoever takes a lease over removes the desk first, so that its former owner, should it
 wake up after an hour, can change nothing any more: every move it still has in mind fails. That
 needs neither locks nor clocks, only renames within one disk.
 """
@@ -30,10 +30,10 @@ from spamo_cache.store.attributes import now, user
 from spamo_cache.store.layout import canonical, work_path
 
 STALE_SECONDS = 60.0
-"""Silence after which a claim's owner is taken for dead."""
+"""Silence after which a lease's owner is taken for dead."""
 _BEATS = 6
 """Signs of life within that time."""
-_MAX_CLAIM_BYTES = 4096
+_MAX_LEASE_BYTES = 4096
 _PATIENCE_SECONDS = 10.0
 _POLL_SECONDS = (0.05, 1.0)
 _DESK = re.compile(r"[0-9a-z]+(\.[0-9a-f]+)+\.tmp")
@@ -41,13 +41,13 @@ _DESK = re.compile(r"[0-9a-z]+(\.[0-9a-f]+)+\.tmp")
 Result = TypeVar("Result")
 
 
-class ClaimLostError(StoreError):
-    """Somebody else took the claim over: its owner had shown no sign of life for too long."""
+class LeaseLostError(StoreError):
+    """Somebody else took the lease over: its owner had shown no sign of life for too long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds a claim, in words."""
+    """Who holds a lease, in words."""
 
     user: str
     host: str
@@ -57,12 +57,12 @@ class Holder:
         return f"{self.user} on {self.host} since {self.since}"
 
 
-class Claims:
-    """The claims on one store.
+class Leases:
+    """The leases on one store.
 
     Args:
-        folder: where the claim files lie; desks lie beside it.
-        stale: seconds of silence after which a claim may be taken over.
+        folder: where the lease files lie; desks lie beside it.
+        stale: seconds of silence after which a lease may be taken over.
     """
 
     def __init__(self, folder: Path, stale: float = STALE_SECONDS) -> None:
@@ -73,13 +73,13 @@ class Claims:
         self._patience: dict[int, float] = {}
 
     @classmethod
-    def beside(cls, store: Path, stale: float = STALE_SECONDS) -> Claims:
-        """The claims on the store at ``store``."""
+    def beside(cls, store: Path, stale: float = STALE_SECONDS) -> Leases:
+        """The leases on the store at ``store``."""
         return cls(work_path(store) / "claims", stale)
 
     @contextmanager
     def hold(self, name: str) -> Iterator[bool]:
-        """Hold the claim ``name`` for the block; False where somebody else does."""
+        """Hold the lease ``name`` for the block; False where somebody else does."""
         path = self.folder / name
         with io.writing(path):
             desk = self._take(path)
@@ -100,7 +100,7 @@ class Claims:
 
     @contextmanager
     def wait(self, name: str) -> Iterator[None]:
-        """Hold the claim ``name``, waiting until it is free or stale."""
+        """Hold the lease ``name``, waiting until it is free or stale."""
         pause, longest = _POLL_SECONDS
         while True:
             with self.hold(name) as mine:
@@ -112,10 +112,10 @@ class Claims:
 
     @contextmanager
     def desk(self, name: str) -> Iterator[Path]:
-        """The desk of the claim ``name``; a folder for once where that is not held from here.
+        """The desk of the lease ``name``; a folder for once where that is not held from here.
 
         Raises:
-            ClaimLostError: the claim was taken over; nothing was changed since then.
+            LeaseLostError: the lease was taken over; nothing was changed since then.
         """
         desk = self._desks.get(name)
         if desk is None:
@@ -127,25 +127,25 @@ class Claims:
         except Exception:
             if os.path.lexists(desk):
                 raise
-            raise ClaimLostError("the claim was taken over", where=self.folder / name) from None
+            raise LeaseLostError("the lease was taken over", where=self.folder / name) from None
 
     def live(self, *, certain: bool = False) -> dict[str, Holder]:
-        """The claims that somebody holds now.
+        """The leases that somebody holds now.
 
         Args:
-            certain: take the time for a second look at claims from the future, which would be
+            certain: take the time for a second look at leases from the future, which would be
                 alive for as long as the disk's clock was ahead when they were touched.
         """
         with io.reading(self.folder):
-            found = dict(self._live())
+            live = dict(self._live())
             until = time.monotonic() + self.stale / 2 if certain else 0.0
-            while any(self._ahead(path) for path in found) and time.monotonic() <= until:
+            while any(self._ahead(path) for path in live) and time.monotonic() <= until:
                 time.sleep(_POLL_SECONDS[1])
-                found = dict(self._live())
-        return {path.name: _holder(content) for path, content in found.items()}
+                live = dict(self._live())
+        return {path.name: _holder(content) for path, content in live.items()}
 
     def holder(self, name: str) -> Holder | None:
-        """Who holds the claim ``name`` now."""
+        """Who holds the lease ``name`` now."""
         path = self.folder / name
         with io.reading(path):
             content = _content(path)
@@ -153,17 +153,17 @@ class Claims:
         return _holder(content) if content is not None and held else None
 
     def sweep(self) -> None:
-        """Remove the claims of the dead, and what they left unfinished.
+        """Remove the leases of the dead, and what they left unfinished.
 
         What others left, of whom nobody here can tell whether they live, goes after a day, unless
-        they hold a claim.
+        they hold a lease.
         """
         left = io.unfinished(self._work)
         for path in self._files():
             with contextlib.suppress(OSError):
                 self._bury(path)
-        claims = [content for _, content in self._live()]
-        busy = {content["token"] for content in claims} | {c["process"] for c in claims}
+        leases = [content for _, content in self._live()]
+        busy = {content["token"] for content in leases} | {c["process"] for c in leases}
         io.sweep_unfinished(left, busy)
 
     def _files(self) -> list[Path]:
@@ -179,7 +179,7 @@ class Claims:
         """What a check of a partition says once nobody is about to change what it looks at.
 
         Where one is replaced, parts of it are missing for a moment: what looks damaged is
-        looked at again, for as long as somebody holds its claim, and some seconds at most.
+        looked at again, for as long as somebody holds its lease, and some seconds at most.
 
         Raises:
             DamagedError: of the last look.
@@ -199,12 +199,12 @@ class Claims:
     # --- taking -----------------------------------------------------------------------------------
 
     def _take(self, path: Path) -> Path | None:
-        """The desk that comes with the claim; None where somebody else holds it."""
+        """The desk that comes with the lease; None where somebody else holds it."""
         io.make_folders(self.folder)
         if not self._bury(path):
             return None
         desk = io.temporary(self._work)
-        desk.mkdir()  # before the claim that names it: nobody could remove it otherwise
+        desk.mkdir()  # before the lease that names it: nobody could remove it otherwise
         try:
             io.share_with_group(desk, self._work)
             content = {"token": desk.name, "user": user(), "host": platform.node(), "since": now()}
@@ -218,7 +218,7 @@ class Claims:
         return desk if mine else None
 
     def _bury(self, path: Path) -> bool:
-        """Take away the claim of a dead owner; False where there is one of somebody alive."""
+        """Take away the lease of a dead owner; False where there is one of somebody alive."""
         content = _content(path)
         if content is None:
             return True
@@ -254,7 +254,7 @@ class Claims:
     def _dead(self, path: Path, content: dict[str, str]) -> bool:
         """Whether its owner is gone for certain, or has been silent for too long.
 
-        Silent is a claim that is old by the disk's clock, whatever the hosts' clocks say, or that
+        Silent is a lease that is old by the disk's clock, whatever the hosts' clocks say, or that
         did not change for as long under our own eyes. One from the future was not touched since the
         clock was put right, while a living owner does so several times in this time: half of it
         will do.
@@ -281,15 +281,15 @@ class Claims:
     def _beat(self, path: Path, desk: Path, stop: threading.Event) -> None:
         while not stop.wait(self.stale / _BEATS):
             with contextlib.suppress(OSError):  # the next beat may succeed, silence is safe
-                if desk.is_dir():  # else it is somebody else's claim by now
+                if desk.is_dir():  # else it is somebody else's lease by now
                     _touch(path)
 
 
 def sweep_corpus(corpus: Path) -> None:
-    """:meth:`Claims.sweep` for every store of a corpus, and for what was once to become one."""
+    """:meth:`Leases.sweep` for every store of a corpus, and for what was once to become one."""
     with contextlib.suppress(OSError, StoreError):
         for work in (corpus / ".work").iterdir():
-            Claims(work / "claims").sweep()
+            Leases(work / "claims").sweep()
 
 
 class _Seen(NamedTuple):
@@ -300,14 +300,14 @@ class _Seen(NamedTuple):
 
 
 _SEEN: dict[Path, _Seen] = {}
-"""What this process has seen of claims, by whichever object it looked."""
+"""What this process has seen of leases, by whichever object it looked."""
 
 
 def _touch(path: Path) -> None:
     try:
         os.utime(path)
     except PermissionError:
-        # Some disks let nobody set times: the first byte of every claim is the same.
+        # Some disks let nobody set times: the first byte of every lease is the same.
         with path.open("r+b") as file:
             file.write(b"{")
 
@@ -324,11 +324,11 @@ def _holder(content: dict[str, str]) -> Holder:
 
 
 def _content(path: Path) -> dict[str, str] | None:
-    """What a claim says, None where there is none; a broken one tells no owner but has an age."""
+    """What a lease says, None where there is none; a broken one tells no owner but has an age."""
     unknown = {"user": "somebody", "host": "some host", "since": "some time"}
     unknown |= {"token": "", "process": ""}
     try:
-        document = json.loads(io.read_regular(path, _MAX_CLAIM_BYTES))
+        document = json.loads(io.read_regular(path, _MAX_LEASE_BYTES))
     except DamagedError:
         return unknown if path.exists() else None
     except (ValueError, RecursionError, StoreError):

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from spamo_cache.errors import DamagedError, StoreError
 from spamo_cache.store.attributes import Attributes, check_room, load_attributes, load_room
-from spamo_cache.store.index import FAILED, OK, STATES, ClipIndex, State, Texts
-from spamo_cache.store.layout import ClipKey, Geometry, Slot
-from spamo_cache.store.leases import Claims
+from spamo_cache.store.index import FAILED, OK, STATES, ClipIndex, State, StringColumn
+from spamo_cache.store.layout import ChunkLayout, ClipKey, Slot
+from spamo_cache.store.leases import Leases
 from spamo_cache.store.receipts import Receipt, finished, load_receipt, shard_path
 from spamo_cache.store.remote import Location, RemotePath, location
 from spamo_cache.store.shard import Bytes, Destination, Shard, as_bytes, scratch
@@ -44,9 +44,9 @@ class FeatureStore:
         self.path = path
         self.about = load_attributes(path)
         self.attributes: Mapping[str, Any] = self.about.model_dump(mode="json")
-        self.geometry: Geometry = self.about.geometry
-        self.width = self.geometry.width
-        self.dtype: np.dtype[Any] = np.dtype(self.geometry.dtype)
+        self.layout: ChunkLayout = self.about.layout
+        self.width = self.layout.width
+        self.dtype: np.dtype[Any] = np.dtype(self.layout.dtype)
         room = load_room(path, self.about)
         self._index = ClipIndex.open(path, self.about)
         check_room(path, self.about, room, self._index.partitions)
@@ -84,7 +84,7 @@ class FeatureStore:
         return self._index.splits
 
     @property
-    def ids(self) -> Texts:
+    def ids(self) -> StringColumn:
         return self._index.ids
 
     def __len__(self) -> int:
@@ -173,9 +173,9 @@ class FeatureStore:
         """
         positions = self._available(ids)
         shapes = [(int(rows), self.width) for rows in self._index.rows[positions]]
-        found: list[NDArray[Any]] = [np.empty(shape, self.dtype) for shape in shapes]
-        self._fetch(positions, [as_bytes(rows) for rows in found])
-        return found
+        features: list[NDArray[Any]] = [np.empty(shape, self.dtype) for shape in shapes]
+        self._fetch(positions, [as_bytes(rows) for rows in features])
+        return features
 
     def read_into(self, ids: Sequence[str], buffer: NDArray[Any]) -> NDArray[np.int64]:
         """Fill a caller's buffer with the rows of clips, one after the other; no other copy.
@@ -201,7 +201,7 @@ class FeatureStore:
                 f" {buffer.shape} {buffer.dtype}",
                 where=self.path,
             )
-        data, edges = as_bytes(buffer), (offsets * self.geometry.row_bytes).tolist()
+        data, edges = as_bytes(buffer), (offsets * self.layout.row_bytes).tolist()
         self._fetch(positions, [data[start:end] for start, end in pairwise(edges)])
         return offsets
 
@@ -226,8 +226,8 @@ class FeatureStore:
         return array.map_blocks(_block, names, store=self, chunks=sizes, meta=empty)
 
     def _fetch(self, positions: NDArray[np.int64], outs: list[Bytes]) -> None:
-        partition, row = np.divmod(self._index.row[positions], self.geometry.shard_rows)
-        numbers = (partition, row // self.geometry.chunk_rows, self._index.checksum[positions])
+        partition, row = np.divmod(self._index.row[positions], self.layout.shard_rows)
+        numbers = (partition, row // self.layout.chunk_rows, self._index.checksum[positions])
         columns = [column.tolist() for column in numbers]
         self._shards.fetch([Wanted(*clip) for clip in zip(*columns, outs, strict=True)])
 
@@ -299,29 +299,29 @@ class LocalShards:
     def __init__(self, path: Path, attributes: Attributes) -> None:
         self._path = path
         self._attributes = attributes
-        self._geometry = attributes.geometry
-        self._claims = Claims.beside(path)
+        self._layout = attributes.layout
+        self._leases = Leases.beside(path)
         self._sizes: dict[int, int] = {}
         self._open: dict[int, Shard] = {}
 
     def fetch(self, clips: Sequence[Wanted]) -> None:
         """See :class:`Shards`."""
         late: list[tuple[Shard, Wanted]] = []
-        aside = scratch(self._geometry)
+        aside = scratch(self._layout)
         for clip in clips:
             shard = self._open.get(clip.partition) or self._opened(clip.partition)
-            found = shard.read_now(clip.chunk, clip.out, aside)
-            if found is None:
+            checksum = shard.read_now(clip.chunk, clip.out, aside)
+            if checksum is None:
                 late.append((shard, clip))
             else:
-                _check(clip, found, shard.path)
+                _check(clip, checksum, shard.path)
         # The disk has worked on all of these since they were asked for.
         for shard, clip in late:
             _check(clip, shard.read_into(clip.chunk, clip.out, aside), shard.path)
 
     def _opened(self, partition: int) -> Shard:
         """An open shard that its receipt vouches for."""
-        shard = self._claims.settled(partition, partial(self._vouched, partition))
+        shard = self._leases.settled(partition, partial(self._vouched, partition))
         self._open[partition] = shard
         for oldest in list(self._open)[:-_OPEN_SHARDS]:
             self._open.pop(oldest, None)
@@ -334,7 +334,7 @@ class LocalShards:
             if receipt.shard is None:
                 raise DamagedError(f"partition {partition} has no features", where=self._path)
             size = receipt.shard.size
-        shard = Shard(shard_path(self._path, partition), self._geometry, size)
+        shard = Shard(shard_path(self._path, partition), self._layout, size)
         self._sizes[partition] = size
         return shard
 
@@ -348,7 +348,7 @@ class RemoteShards:
 
     def __init__(self, path: RemotePath, attributes: Attributes) -> None:
         self._path = path
-        self._geometry = attributes.geometry
+        self._layout = attributes.layout
 
     def fetch(self, clips: Sequence[Wanted]) -> None:
         """See :class:`Shards`."""
@@ -362,20 +362,20 @@ class RemoteShards:
     def _fetch(self, clips: Iterable[Wanted]) -> None:
         """Clips of one partition."""
         ordered = sorted(clips, key=lambda clip: clip.chunk)
-        size, stored = self._geometry.chunk_bytes, self._geometry.stored_bytes
+        size, stored = self._layout.chunk_bytes, self._layout.stored_bytes
         starts = [clip.chunk * stored for clip in ordered]
         counts = [-(-len(clip.out) // size) for clip in ordered]
         ends = [start + count * stored for start, count in zip(starts, counts, strict=True)]
         path = shard_path(self._path, ordered[0].partition)
-        aside = scratch(self._geometry)
+        aside = scratch(self._layout)
         for clip, part in zip(ordered, path.ranges(starts, ends), strict=True):
             place = Destination(clip.out, aside, size)
             place.fill(part)
             _check(clip, place.checksum(path), path)
 
 
-def _check(clip: Wanted, found: int, where: object) -> None:
-    if found != clip.checksum:
+def _check(clip: Wanted, checksum: int, where: object) -> None:
+    if checksum != clip.checksum:
         raise DamagedError(
             "holds other features than were published",
             where=f"{where}, chunk {clip.chunk}",

@@ -15,9 +15,9 @@ from pydantic import Field
 from spamo_cache import io
 from spamo_cache.config import StrictModel
 from spamo_cache.errors import DamagedError
-from spamo_cache.store.attributes import Attributes, Sha256, load_json, seal, unseal
+from spamo_cache.store.attributes import Attributes, Sha256, document_of, load_json, read_record
 from spamo_cache.store.layout import canonical
-from spamo_cache.store.leases import Claims
+from spamo_cache.store.leases import Leases
 from spamo_cache.store.remote import Location, RemotePath
 
 Count = Annotated[int, Field(ge=0, lt=2**48)]
@@ -85,13 +85,13 @@ def load_receipt(path: Location, about: Attributes, partition: int) -> Receipt:
         DamagedError: missing, broken, impossible, or another partition's or store's.
     """
     where = receipt_path(path, partition)
-    receipt = unseal(load_json(where, MAX_RECEIPT_BYTES), Receipt, where)
+    receipt = read_record(load_json(where, MAX_RECEIPT_BYTES), Receipt, where)
     if (receipt.fingerprint, receipt.partition) != (about.fingerprint, partition):
         raise DamagedError("is the receipt of something else", where=where)
     if receipt.shard is not None:
         chunks, rest = divmod(receipt.shard.rows, about.chunk_rows)
-        size = about.geometry.shard_bytes(chunks)
-        if rest or chunks > about.geometry.chunks or receipt.shard.size != size:
+        size = about.layout.shard_bytes(chunks)
+        if rest or chunks > about.layout.chunks or receipt.shard.size != size:
             raise DamagedError("is the receipt of an impossible shard", where=where)
     return receipt
 
@@ -112,8 +112,8 @@ class Receipts:
 
     def __iter__(self) -> Iterator[Receipt]:
         """The valid receipts, in order of partitions."""
-        found = map(self.valid, self.partitions())
-        return (receipt for receipt in found if receipt is not None)
+        receipts = map(self.valid, self.partitions())
+        return (receipt for receipt in receipts if receipt is not None)
 
     def valid(self, partition: int) -> Receipt | None:
         """A partition's receipt; None where there is no valid one: then it is to be done again."""
@@ -149,7 +149,7 @@ class Receipts:
         if size != receipt.shard.size or where.is_symlink():
             raise DamagedError(f"the shard has {size} bytes, not {receipt.shard.size}", where=where)
 
-    # --- changing them, from the desk of a partition's claim (see `claims`) -----------------------
+    # --- changing them, from the desk of a partition's lease (see `leases`) -----------------------
 
     def place(self, partition: int, file: Path) -> bool:
         """Give a durable shard its name; False where somebody else has finished the partition.
@@ -185,7 +185,7 @@ class Receipts:
             Whether it is this one.
         """
         path = receipt_path(self.path, receipt.partition)
-        data = canonical(seal(receipt))
+        data = canonical(document_of(receipt))
         if io.publish_bytes(path, data, desk):
             io.sync(path)
             io.sync(path.parent)
@@ -231,11 +231,11 @@ def finished(
     """
     done = set(listed)
     if isinstance(store, Path):
-        here, claims = Receipts(store, attributes), Claims.beside(store)
+        here, leases = Receipts(store, attributes), Leases.beside(store)
         for number in sorted(done.union(here.partitions())):
             if among is None or number in among:
                 with suppress(DamagedError):
-                    yield claims.settled(number, partial(here.sound, number))
+                    yield leases.settled(number, partial(here.sound, number))
         return
     partitions = [number for number in sorted(done) if among is None or number in among]
     with ThreadPoolExecutor(_THREADS) as pool:

@@ -111,10 +111,10 @@ class RemotePath:
         Raises:
             DamagedError: there is none.
         """
-        found = self._size()
-        if found is None:
+        size = self._size()
+        if size is None:
             raise _missing(self)
-        return found
+        return size
 
     def read(self, limit: int) -> bytes:
         """The whole file of at most ``limit`` bytes, by one request.
@@ -124,12 +124,12 @@ class RemotePath:
             StoreError: the server cannot be reached or refuses.
         """
 
-        found = bytearray()
+        data = bytearray()
         for block in self.blocks():
-            found += block
-            if len(found) > limit:
+            data += block
+            if len(data) > limit:
                 raise DamagedError(f"is larger than the {limit} bytes it may have", where=self)
-        return bytes(found)
+        return bytes(data)
 
     def ranges(self, starts: Sequence[int], ends: Sequence[int]) -> list[Buffer]:
         """Parts of the file from each start to its end; neighbours come by one request.
@@ -141,22 +141,22 @@ class RemotePath:
         spans = _joined(starts, ends)
         with ThreadPoolExecutor(_REQUESTS) as pool:
             loaded = dict(zip(spans, pool.map(lambda span: self._span(*span), spans), strict=True))
-        found: list[Buffer] = []
+        parts: list[Buffer] = []
         for start, end in zip(starts, ends, strict=True):
             first, data = next((f, d) for (f, s), d in loaded.items() if f <= start and end <= s)
-            found.append(data[start - first : end - first])
-        return found
+            parts.append(data[start - first : end - first])
+        return parts
 
     def _span(self, start: int, end: int) -> memoryview:
         """Exactly the bytes from ``start`` to ``end``; more are not taken from the server."""
-        found = bytearray()
+        data = bytearray()
         for block in self._stream(start, end):
-            found += block
-            if len(found) > end - start:
+            data += block
+            if len(data) > end - start:
                 raise DamagedError("the server sends more than it was asked for", where=self)
-        if len(found) < end - start:
+        if len(data) < end - start:
             raise DamagedError(f"ends before byte {end}", where=self)
-        return memoryview(found)
+        return memoryview(data)
 
     def blocks(self) -> Iterator[Buffer]:
         """The whole file as a stream, by one request; it is for the caller to end it.
@@ -200,18 +200,18 @@ class RemotePath:
         """
         if not self.writable:
             return web_server().folders(self.url)
-        found: list[str] = []
+        folders: list[str] = []
         offset: str | None = None
         prefix = f"{self.key}/" if self.key else ""
         for _ in range(_MAX_LISTS):
             names = self._page(offset)
             if not names:
-                return sorted(found)
-            found += [n.split("/")[0] for n in names if "/" in n]
+                return sorted(folders)
+            folders += [n.split("/")[0] for n in names if "/" in n]
             last, slash, _ = names[-1].partition("/")
             # What comes next outside this folder: "0" is the character after "/".
             offset = prefix + (f"{last}0" if slash else last)
-            found = list(dict.fromkeys(found))
+            folders = list(dict.fromkeys(folders))
         raise StoreError(
             f"holds more than {_MAX_LISTS * _LISTED} unrelated files",
             where=self,

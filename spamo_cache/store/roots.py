@@ -34,7 +34,7 @@ def stores_in(
         for name in corpora
         if _CORPUS.fullmatch(name)
         for store in _folders(base / name)
-        if (found := _STORE.fullmatch(store)) and stream in {None, found["stream"]}
+        if (match := _STORE.fullmatch(store)) and stream in {None, match["stream"]}
     ]
 
 
@@ -61,12 +61,12 @@ def locate(name: str, searched: Sequence[str]) -> Location:
     wanted = name.removesuffix(".zarr")
     local = [root for root in searched if "://" not in root]
     remote = [root for root in searched if "://" in root]
-    found = _named(wanted, local) or _named(wanted, remote)
-    if len({path.name for path in found}) == 1:
-        return found[0]
-    if not found:
+    paths = _named(wanted, local) or _named(wanted, remote)
+    if len({path.name for path in paths}) == 1:
+        return paths[0]
+    if not paths:
         raise UsageError(f"no store {name!r}", remedy="`spamo-cache store ls` shows them all")
-    shown = ", ".join(f"{path.parent.name}/{path.stem}" for path in found)
+    shown = ", ".join(f"{path.parent.name}/{path.stem}" for path in paths)
     raise UsageError(f"{name!r} may be several stores", remedy=f"one of: {shown}")
 
 

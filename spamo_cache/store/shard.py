@@ -23,7 +23,7 @@ from zarr.codecs import Crc32cCodec
 
 from spamo_cache import io
 from spamo_cache.errors import DamagedError, StoreError
-from spamo_cache.store.layout import ABSENT_CHUNK, CHECKSUM_BYTES, Geometry, sha256
+from spamo_cache.store.layout import ABSENT_CHUNK, CHECKSUM_BYTES, ChunkLayout, sha256
 from spamo_cache.store.receipts import ShardReceipt
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _MEND = "run `spamo-cache store verify --deep --repair`, then extract again"
 Bytes = NDArray[np.uint8]
 
 
-def write(folder: Path, geometry: Geometry, rows: NDArray[Any]) -> tuple[Path, ShardReceipt]:
+def write(folder: Path, layout: ChunkLayout, rows: NDArray[Any]) -> tuple[Path, ShardReceipt]:
     """Write the first rows of a shard with zarr-python, read them back and make them durable.
 
     Args:
@@ -54,10 +54,10 @@ def write(folder: Path, geometry: Geometry, rows: NDArray[Any]) -> tuple[Path, S
     """
     array = zarr.create_array(
         folder,
-        shape=(geometry.shard_rows, geometry.width),
-        dtype=geometry.dtype,
-        chunks=(geometry.chunk_rows, geometry.width),
-        shards=(geometry.shard_rows, geometry.width),
+        shape=(layout.shard_rows, layout.width),
+        dtype=layout.dtype,
+        chunks=(layout.chunk_rows, layout.width),
+        shards=(layout.shard_rows, layout.width),
         compressors=[Crc32cCodec()],
         chunk_key_encoding={"name": "default", "separator": "."},
         # Empty chunks are written too: the place of a chunk in its shard is arithmetic then.
@@ -66,9 +66,9 @@ def write(folder: Path, geometry: Geometry, rows: NDArray[Any]) -> tuple[Path, S
     array[: len(rows)] = rows
     path = folder / "c.0.0"
     io.sync(path)
-    shard = Shard(path, geometry)
+    shard = Shard(path, layout)
     back = np.empty_like(rows)
-    shard.read_into(0, as_bytes(back), scratch(geometry))
+    shard.read_into(0, as_bytes(back), scratch(layout))
     if back.tobytes() != rows.tobytes():
         raise DamagedError("the disk did not keep what was written", where=path)
     data = path.read_bytes()
@@ -80,19 +80,19 @@ def as_bytes(array: NDArray[Any]) -> Bytes:
     return array.reshape(-1).view(np.uint8)
 
 
-def scratch(geometry: Geometry) -> Bytes:
+def scratch(layout: ChunkLayout) -> Bytes:
     """Where the padding of a clip's last chunk goes; one will do for any number of clips."""
-    return np.empty(geometry.chunk_bytes, np.uint8)
+    return np.empty(layout.chunk_bytes, np.uint8)
 
 
-def clip_checksum(rows: NDArray[Any], geometry: Geometry) -> int:
+def clip_checksum(rows: NDArray[Any], layout: ChunkLayout) -> int:
     """The crc32c of the crc32c of each chunk of a clip: what binds a clip to its place in a shard.
 
     Args:
         rows: (n, width) of the store's dtype.
     """
-    zeros = np.zeros(geometry.chunk_bytes, np.uint8)
-    place = Destination(as_bytes(rows), zeros, geometry.chunk_bytes)
+    zeros = np.zeros(layout.chunk_bytes, np.uint8)
+    place = Destination(as_bytes(rows), zeros, layout.chunk_bytes)
     return int(crc32c(place.checksums()))
 
 
@@ -141,10 +141,10 @@ class Destination:
         """The crc32c of each chunk, as shards keep them."""
         out, size = self._out, self._size
         # numpy arrays are hashed in place, memoryviews of them are not accepted.
-        found = [crc32c(out[at : at + size]) for at in range(0, len(out), size)]
+        sums = [crc32c(out[at : at + size]) for at in range(0, len(out), size)]
         if len(self._padding):
-            found[-1] = crc32c(self._padding, found[-1])
-        return struct.pack(f"<{len(found)}I", *found)
+            sums[-1] = crc32c(self._padding, sums[-1])
+        return struct.pack(f"<{len(sums)}I", *sums)
 
     def checksum(self, where: object) -> int:
         """The clip's checksum, see :func:`clip_checksum`.
@@ -152,10 +152,10 @@ class Destination:
         Raises:
             DamagedError: a chunk that disagrees with its own.
         """
-        found = self.checksums()
-        if found != self._sums:
+        sums = self.checksums()
+        if sums != self._sums:
             raise DamagedError("features disagree with their checksum", where=where, remedy=_MEND)
-        return int(crc32c(found))
+        return int(crc32c(sums))
 
 
 class Shard:
@@ -168,9 +168,9 @@ class Shard:
         DamagedError: missing, of another size, or with an index that is not to be trusted.
     """
 
-    def __init__(self, path: Path, geometry: Geometry, size: int | None = None) -> None:
+    def __init__(self, path: Path, layout: ChunkLayout, size: int | None = None) -> None:
         self.path = path
-        self._chunk_bytes, self._stored_bytes = geometry.chunk_bytes, geometry.stored_bytes
+        self._chunk_bytes, self._stored_bytes = layout.chunk_bytes, layout.stored_bytes
         try:
             self._descriptor = io.open_regular(path)
         except FileNotFoundError:
@@ -180,7 +180,7 @@ class Shard:
         self.size = os.fstat(self._descriptor).st_size
         if size is not None and self.size != size:
             raise DamagedError(f"the shard has {self.size} bytes, not {size}", where=path)
-        self._check_index(geometry)
+        self._check_index(layout)
 
     def read_into(self, chunk: int, out: Bytes, scratch: Bytes) -> int:
         """Fill ``out`` with the features from ``chunk`` on, every chunk compared with its crc32c.
@@ -224,21 +224,21 @@ class Shard:
             wanted, offset = wanted - count, offset + count
             buffers = _without(buffers, count) if wanted else ()
 
-    def _check_index(self, geometry: Geometry) -> None:
+    def _check_index(self, layout: ChunkLayout) -> None:
         """Hold the shard's own index against the rule that chunks lie in order without gaps."""
-        place = self.size - geometry.index_bytes
+        place = self.size - layout.index_bytes
         if place < 0:
             raise DamagedError(f"the shard is cut to {self.size} bytes", where=self.path)
-        raw = np.empty(geometry.index_bytes, np.uint8)
+        raw = np.empty(layout.index_bytes, np.uint8)
         self._scatter([raw.data], len(raw), place)
         entries = raw[:-CHECKSUM_BYTES]
         if crc32c(entries) != int(raw[-CHECKSUM_BYTES:].view("<u4")[0]):
             raise DamagedError("the shard's index disagrees with its checksum", where=self.path)
-        expected = np.full((geometry.chunks, 2), ABSENT_CHUNK, "<u8")
+        expected = np.full((layout.chunks, 2), ABSENT_CHUNK, "<u8")
         count, rest = divmod(place, self._stored_bytes)
-        expected[:count, 0] = np.arange(count, dtype="<u8")[: geometry.chunks] * self._stored_bytes
+        expected[:count, 0] = np.arange(count, dtype="<u8")[: layout.chunks] * self._stored_bytes
         expected[:count, 1] = self._stored_bytes
-        if rest or count > geometry.chunks or not np.array_equal(entries, as_bytes(expected)):
+        if rest or count > layout.chunks or not np.array_equal(entries, as_bytes(expected)):
             raise StoreError("the shard's chunks are not of our form", where=self.path)
 
 

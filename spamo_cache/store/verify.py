@@ -23,7 +23,7 @@ from spamo_cache.store.attributes import (
 )
 from spamo_cache.store.index import ABSENT, FAILED, OK, ClipIndex, State, current_generation
 from spamo_cache.store.layout import (
-    Geometry,
+    ChunkLayout,
     Slot,
     StreamIdentity,
     canonical,
@@ -33,7 +33,7 @@ from spamo_cache.store.layout import (
     sha256,
     work_path,
 )
-from spamo_cache.store.leases import Claims
+from spamo_cache.store.leases import Leases
 from spamo_cache.store.receipts import ClipReceipt, Receipt, Receipts, shard_path
 from spamo_cache.store.remote import read_file
 from spamo_cache.store.shard import Shard, as_bytes, scratch
@@ -100,7 +100,7 @@ def verify(path: Path, *, deep: bool = False, progress: Progress | None = None) 
             if room is not None:
                 check_room(path, attributes, room, index.partitions)
         except DamagedError as error:
-            report.problems.append(_said(error))
+            report.problems.append(_in_a_line(error))
             return report
         if room is not None and room < index.partitions:
             report.notes.append("other Zarr readers see the last partitions after the next extract")
@@ -126,7 +126,7 @@ def repair(report: Report) -> None:
     writer.forget(report.partitions)
 
 
-def _said(error: StoreError) -> str:
+def _in_a_line(error: StoreError) -> str:
     return error.what if error.where is None else f"{error.where}: {error.what}"
 
 
@@ -140,7 +140,7 @@ def _metadata_problems(path: Path, attributes: Attributes) -> Iterator[str]:
         try:
             same = io.read_regular(path / name, MAX_ATTRIBUTES_BYTES) == canonical(document)
         except StoreError as error:
-            yield _said(error)
+            yield _in_a_line(error)
             continue
         if not same:
             yield f"{path / name}: is not what it was"
@@ -150,7 +150,7 @@ def _room(report: Report, attributes: Attributes) -> int | None:
     try:
         return load_room(report.path, attributes)
     except StoreError as error:
-        report.problems.append(_said(error))
+        report.problems.append(_in_a_line(error))
         return None
 
 
@@ -159,7 +159,7 @@ def _snapshot_problems(path: Path, attributes: Attributes, *, deep: bool) -> Ite
         check_manifest(path, attributes, deep=deep)
     except StoreError as error:
         # Nothing here can make it again, unlike all the rest.
-        yield f"{_said(error)}; to do: {error.remedy}"
+        yield f"{_in_a_line(error)}; to do: {error.remedy}"
 
 
 def _current_index(
@@ -188,13 +188,13 @@ def _index_problems(index: ClipIndex, attributes: Attributes) -> Iterator[str]:
 
 
 def _check_partitions(report: Report, checks: _Partitions, progress: Progress | None) -> None:
-    claims = Claims.beside(report.path)
+    leases = Leases.beside(report.path)
     every, behind = checks.partitions(), 0
     for done, partition in enumerate(every, start=1):
         try:
-            behind += claims.settled(partition, partial(checks.check, partition))
+            behind += leases.settled(partition, partial(checks.check, partition))
         except StoreError as error:
-            why = report.partitions[partition] = _said(error)
+            why = report.partitions[partition] = _in_a_line(error)
             if isinstance(error, _ClipsDamagedError):
                 report.damaged += error.damaged
             else:
@@ -253,7 +253,7 @@ class _Partitions:
             not listed or _is_behind(receipt, slots, states, self.index.checksums(partition))
         )
         if self._deep:
-            _read_all(self._path, receipt, slots, self.index.geometry)
+            _read_all(self._path, receipt, slots, self.index.layout)
         return behind
 
 
@@ -294,17 +294,17 @@ def _is_behind(
     return behind
 
 
-def _read_all(store: Path, receipt: Receipt, slots: list[Slot], geometry: Geometry) -> None:
+def _read_all(store: Path, receipt: Receipt, slots: list[Slot], layout: ChunkLayout) -> None:
     """Compare a partition's every byte; clips that are damaged are told apart where possible."""
     if receipt.shard is None:
         return
     path = shard_path(store, receipt.partition)
     whole = io.regular_sha256(path) == receipt.shard.sha256
-    shard = Shard(path, geometry, receipt.shard.size)
+    shard = Shard(path, layout, receipt.shard.size)
     damaged: list[Damage] = []
     for slot in slots:
         if slot.id in receipt.clips:
-            why = _clip_damage(shard, slot, receipt.clips[slot.id], geometry)
+            why = _clip_damage(shard, slot, receipt.clips[slot.id], layout)
             damaged += [Damage(slot.id, slot.partition, why)] if why else []
     if damaged:
         error = _ClipsDamagedError(f"{len(damaged)} clips are damaged")
@@ -315,13 +315,13 @@ def _read_all(store: Path, receipt: Receipt, slots: list[Slot], geometry: Geomet
         raise _ClipsDamagedError("bytes outside the clips have changed", where=path)
 
 
-def _clip_damage(shard: Shard, slot: Slot, entry: ClipReceipt, geometry: Geometry) -> str | None:
-    rows = np.empty((slot.rows, geometry.width), geometry.dtype)
-    first, _ = geometry.chunks_of(slot.row, slot.rows)
+def _clip_damage(shard: Shard, slot: Slot, entry: ClipReceipt, layout: ChunkLayout) -> str | None:
+    rows = np.empty((slot.rows, layout.width), layout.dtype)
+    first, _ = layout.chunks_of(slot.row, slot.rows)
     try:
-        checksum = shard.read_into(first, as_bytes(rows), scratch(geometry))
+        checksum = shard.read_into(first, as_bytes(rows), scratch(layout))
     except DamagedError as error:
-        return _said(error)
+        return _in_a_line(error)
     if (checksum, sha256(rows.tobytes())) != (entry.crc32c, entry.sha256):
         return "the features are not those that were published"
     return None if np.isfinite(rows).all() else "a value is not finite"

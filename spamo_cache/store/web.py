@@ -198,10 +198,10 @@ class Web:
                 remedy="name a store by its whole address",
             ) from None
         names = {unquote(link.removeprefix(here)) for link in _links(page, here)}
-        found = sorted(name for name in names if name not in {"", ".", ".."} and "/" not in name)
-        if len(found) > _MAX_FOLDERS:
+        folders = sorted(name for name in names if name not in {"", ".", ".."} and "/" not in name)
+        if len(folders) > _MAX_FOLDERS:
             raise StoreError(f"links to more than {_MAX_FOLDERS:,} folders", where=here)
-        return found
+        return folders
 
     @contextmanager
     def _answer(self, method: str, url: str, headers: dict[str, str]) -> Iterator[Any]:
@@ -284,11 +284,11 @@ def check_redirect(here: str, there: str, asked: str) -> None:
 def _public(host: str) -> bool:
     """Whether a name stands for addresses of the public network alone, as far as can be told."""
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        addresses = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         # Behind a proxy, names may have a meaning for the proxy alone.
         return True
-    return all(ip_address(str(entry[4][0]).split("%")[0]).is_global for entry in found)
+    return all(ip_address(str(entry[4][0]).split("%")[0]).is_global for entry in addresses)
 
 
 def _check(answer: Any, url: str, wanted: int) -> None:
@@ -325,15 +325,12 @@ def _unexpected(reason: str, url: str) -> StoreError:
     )
 
 
-# --- folders of a server --------------------------------------------------------------------------
-
-
 def _links(page: str, here: str) -> Iterator[str]:
     """Links to folders below, without the slash at their end."""
-    for found in _LINK.finditer(page):
-        if found[1].endswith("/"):
+    for match in _LINK.finditer(page):
+        if match[1].endswith("/"):
             try:
-                link = urljoin(here, found[1])
+                link = urljoin(here, match[1])
             except ValueError:
                 continue
             if link.startswith(here):

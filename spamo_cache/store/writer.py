@@ -39,8 +39,8 @@ from spamo_cache.store.index import (
 )
 from spamo_cache.store.layout import (
     FORMAT,
+    ChunkLayout,
     ClipKey,
-    Geometry,
     Slot,
     StreamIdentity,
     aligned,
@@ -53,14 +53,14 @@ from spamo_cache.store.layout import (
     store_path,
     work_path,
 )
-from spamo_cache.store.leases import STALE_SECONDS, ClaimLostError, Claims, sweep_corpus
+from spamo_cache.store.leases import STALE_SECONDS, LeaseLostError, Leases, sweep_corpus
 from spamo_cache.store.receipts import ClipReceipt, Receipt, Receipts, ShardReceipt
 from spamo_cache.store.shard import clip_checksum
 from spamo_cache.store.shard import write as write_shard
 
-_INDEX_CLAIM = "index"
+_INDEX_LEASE = "index"
 _TRIES = 8
-"""Times that a claim may be lost on the way: each means a minute without a sign of life."""
+"""Times that a lease may be lost on the way: each means a minute without a sign of life."""
 _LOG = logging.getLogger(__name__)
 _MAX_REASON_CHARACTERS = 250
 
@@ -77,18 +77,18 @@ class StoreWriter:
         attributes: what it says about itself.
         fingerprint: its identity.
         receipts: what of it is finished.
-        claims: who works on which partition.
+        leases: who works on which partition.
     """
 
     def __init__(self, path: Path, *, stale: float = STALE_SECONDS) -> None:
         self.path = path
         self.attributes = load_attributes(path)
         self.fingerprint = self.attributes.fingerprint
-        self.geometry: Geometry = self.attributes.geometry
+        self.layout: ChunkLayout = self.attributes.layout
         self.receipts = Receipts(path, self.attributes)
         self.work = work_path(path)
         self._stale = stale
-        self.claims = Claims.beside(path, stale)
+        self.leases = Leases.beside(path, stale)
         with io.writing(self.work):
             io.make_folders(self.work)
 
@@ -155,7 +155,7 @@ class StoreWriter:
             terms=terms,
             **manifest_attributes(manifest),
         )
-        columns, splits = plan(keys, slots, attributes.geometry)
+        columns, splits = plan(keys, slots, attributes.layout)
         return cls.create(path, attributes, columns, splits, manifest)
 
     @classmethod
@@ -198,7 +198,7 @@ class StoreWriter:
 
     def _join(self, wanted: Attributes, columns: Columns, splits: tuple[str, ...]) -> None:
         have = self.attributes
-        if (have.fingerprint, have.geometry) != (wanted.fingerprint, wanted.geometry):
+        if (have.fingerprint, have.layout) != (wanted.fingerprint, wanted.layout):
             raise StoreError("another store stands in this place", where=self.path)
         try:
             if ClipIndex.open(self.path, have).has_plan(columns, splits):
@@ -231,10 +231,10 @@ class StoreWriter:
         Raises:
             StoreError: no such partition.
         """
-        found = self._index.slots(partition)
-        if not found:
+        slots = self._index.slots(partition)
+        if not slots:
             raise StoreError(f"there is no partition {partition}", where=self.path)
-        return found
+        return slots
 
     def rows(self, partition: int) -> dict[str, int]:
         """Planned rows of a partition's clips; none where all were given a later place."""
@@ -251,14 +251,14 @@ class StoreWriter:
 
     # --- doing work -----------------------------------------------------------------------------
 
-    def claim(self, partition: int) -> AbstractContextManager[bool]:
-        """``with writer.claim(p) as mine``: True where nobody else works on the partition.
+    def lease(self, partition: int) -> AbstractContextManager[bool]:
+        """``with writer.lease(p) as mine``: True where nobody else works on the partition.
 
-        A thread keeps the claim alive. That of a dead process is taken over at once on its own
+        A thread keeps the lease alive. That of a dead process is taken over at once on its own
         host, and after ``stale`` silent seconds elsewhere; if its owner wakes up again, what it
-        publishes under that claim comes to nothing.
+        publishes under that lease comes to nothing.
         """
-        return self.claims.hold(str(partition))
+        return self.leases.hold(str(partition))
 
     def publish(
         self,
@@ -278,28 +278,28 @@ class StoreWriter:
             failures: clip id -> why it has no features; with ``features``, the whole partition.
             provenance: whatever tells how these bytes came about (times, device, versions).
             sources: clip id -> SHA-256 of the source's contents.
-            replace: take the place of what the partition holds; only under its claim.
+            replace: take the place of what the partition holds; only under its lease.
 
         Returns:
-            False where the partition had been finished by somebody else, or its claim was lost.
+            False where the partition had been finished by somebody else, or its lease was lost.
 
         Raises:
             StoreError: not the clips, rows or values planned; a disk that refuses.
         """
         slots = self.slots(partition)
-        kept = checked(slots, features, failures, self.geometry)
+        kept = checked(slots, features, failures, self.layout)
         if not replace and self.receipts.valid(partition) is not None:
             return False
         try:
             with (
                 io.writing(self.path),
-                self.claims.desk(str(partition)) as desk,
+                self.leases.desk(str(partition)) as desk,
                 io.temporary_folder(desk) as folder,
             ):
                 record = None
                 if kept:
-                    rows = rows_of_shard(slots, kept, self.geometry)
-                    file, record = write_shard(folder, self.geometry, rows)
+                    rows = rows_of_shard(slots, kept, self.layout)
+                    file, record = write_shard(folder, self.layout, rows)
                 if replace:
                     # As late as can be: a crash from here on costs this partition, and no more.
                     (self.receipts.withdraw if kept else self.receipts.remove)(partition, desk)
@@ -310,18 +310,18 @@ class StoreWriter:
                     partition,
                     kept,
                     record,
-                    geometry=self.geometry,
+                    layout=self.layout,
                     failures=failures,
                     sources=sources,
                     provenance=provenance,
                 )
                 return self.receipts.publish(done, desk)
-        except ClaimLostError:
+        except LeaseLostError:
             return False
 
     # --- finishing and mending ------------------------------------------------------------------
 
-    def seal(self) -> None:
+    def commit_index(self) -> None:
         """Bring the clip index up to date with the receipts; atomic, and idempotent.
 
         Raises:
@@ -343,15 +343,15 @@ class StoreWriter:
             # Nothing can be read through a broken index; `open` makes it again from the plan.
             _LOG.warning("the clip index is damaged: the next extract makes it again")
         for partition in wanted:
-            with self.claim(partition) as mine:
+            with self.lease(partition) as mine:
                 if not mine:
                     self._check_idle([partition])
                     continue
-                with io.writing(self.path), self.claims.desk(str(partition)) as desk:
+                with io.writing(self.path), self.leases.desk(str(partition)) as desk:
                     self.receipts.remove(partition, desk)
 
     def _check_idle(self, partitions: Iterable[int]) -> None:
-        live = self.claims.live()
+        live = self.leases.live()
         busy = [f"partition {p}: {live[str(p)]}" for p in partitions if str(p) in live]
         if busy:
             raise StoreError("is being worked on", where=self.path, remedy="; ".join(busy))
@@ -369,10 +369,10 @@ class StoreWriter:
         # receipts must not be the last.
         for _ in range(_TRIES):
             with (
-                suppress(ClaimLostError),
+                suppress(LeaseLostError),
                 io.writing(self.path),
-                self.claims.wait(_INDEX_CLAIM),
-                self.claims.desk(_INDEX_CLAIM) as desk,
+                self.leases.wait(_INDEX_LEASE),
+                self.leases.desk(_INDEX_LEASE) as desk,
             ):
                 columns, splits = planned()
                 known = (receipt for receipt in self.receipts if receipt.partition not in without)
@@ -386,7 +386,7 @@ class StoreWriter:
     def _make_room(self, columns: Columns, desk: Path) -> None:
         # After the index: readers take an array that still has to grow, not one that is too large.
         array = self.path / "features" / "zarr.json"
-        document = canonical(features_metadata(self.geometry, room(self.attributes, columns)))
+        document = canonical(features_metadata(self.layout, room(self.attributes, columns)))
         if not array.is_file() or array.read_bytes() != document:
             io.replace(array, document, desk)
 
@@ -402,7 +402,7 @@ def checked(
     slots: Sequence[Slot],
     features: Mapping[str, NDArray[Any]],
     failures: Mapping[str, str],
-    geometry: Geometry,
+    layout: ChunkLayout,
 ) -> Clips:
     """The features as the store keeps them.
 
@@ -418,18 +418,18 @@ def checked(
     for slot in slots:
         if slot.id in features:
             try:
-                kept[slot.id] = fit(features[slot.id], slot.rows, geometry)
+                kept[slot.id] = fit(features[slot.id], slot.rows, layout)
             except StoreError as error:
                 raise StoreError(error.what, where=slot.id) from None
     return kept
 
 
-def rows_of_shard(slots: Sequence[Slot], kept: Clips, geometry: Geometry) -> NDArray[Any]:
+def rows_of_shard(slots: Sequence[Slot], kept: Clips, layout: ChunkLayout) -> NDArray[Any]:
     """The shard's rows up to the last clip's; zeros between clips and where one has failed."""
     placed = [slot for slot in slots if slot.id in kept]
-    base = placed[0].partition * geometry.shard_rows
-    end = max(slot.row + aligned(slot.rows, geometry.chunk_rows) for slot in placed)
-    rows = np.zeros((end - base, geometry.width), geometry.dtype)
+    base = placed[0].partition * layout.shard_rows
+    end = max(slot.row + aligned(slot.rows, layout.chunk_rows) for slot in placed)
+    rows = np.zeros((end - base, layout.width), layout.dtype)
     for slot in placed:
         rows[slot.row - base : slot.row - base + slot.rows] = kept[slot.id]
     return rows
@@ -441,7 +441,7 @@ def receipt(
     kept: Clips,
     shard: ShardReceipt | None,
     *,
-    geometry: Geometry,
+    layout: ChunkLayout,
     failures: Mapping[str, str],
     sources: Mapping[str, str],
     provenance: Mapping[str, Any],
@@ -456,7 +456,7 @@ def receipt(
             clip: ClipReceipt(
                 rows=len(rows),
                 sha256=sha256(rows.tobytes()),
-                crc32c=clip_checksum(rows, geometry),
+                crc32c=clip_checksum(rows, layout),
             )
             for clip, rows in kept.items()
         },

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from spamo_cache.errors import StoreError
 from spamo_cache.model.rows import Packed
-from spamo_cache.store.index import Texts, encode
+from spamo_cache.store.index import StringColumn, encode_strings
 from spamo_cache.store.reader import FeatureStore
 
 
@@ -52,7 +52,7 @@ class FeatureDataset(Dataset[dict[str, Tensor]]):
         if not wanted:
             raise StoreError("no clip has features in every stream", where=", ".join(stores))
         # Not a list: forked workers would copy a million strings by counting references to them.
-        self._ids = Texts(encode(wanted, "clip id"))
+        self._ids = StringColumn(encode_strings(wanted, "clip id"))
         self._lengths = {name: store.lengths(wanted) for name, store in stores.items()}
 
     def _common(self) -> list[str]:

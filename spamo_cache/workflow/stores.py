@@ -30,7 +30,7 @@ _AGAIN = "run `spamo-cache extract` again: it computes nothing twice, and notes 
 def remember(manifest: Manifest, stores: Iterable[Location]) -> None:
     """Note what was extracted last of a corpus, so that ``train`` needs to be told nothing."""
     from spamo_cache import io
-    from spamo_cache.store.leases import Claims
+    from spamo_cache.store.leases import Leases
 
     try:
         before = _Note.of(manifest.corpus).there()
@@ -43,7 +43,7 @@ def remember(manifest: Manifest, stores: Iterable[Location]) -> None:
         indent=1,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    Claims(folder / "claims").sweep()
+    Leases(folder / "claims").sweep()
     io.write_atomic(folder / _MANIFEST, data)
     io.write_atomic(folder / _STORES, text.encode())
 

@@ -147,13 +147,13 @@ def test_whom_it_waits_for_is_told(lab: Path, call: Call, monkeypatch: pytest.Mo
     """Another run has claimed the partitions, and lets go of them after a while."""
     call(EXTRACT, "--split dev")
     (store,) = (lab.parent / "home" / "features" / "frames").glob("motion-*.zarr")
-    claims = StoreWriter.at(store).claims
+    leases = StoreWriter.at(store).leases
     name = str(FeatureStore.open(store).slot("test-0").partition)
     for option in ("", "--json"):
         with ExitStack() as theirs:
-            assert theirs.enter_context(claims.hold(name))
+            assert theirs.enter_context(leases.hold(name))
             monkeypatch.setattr(run.time, "sleep", lambda _, let_go=theirs.close: let_go())
-            holder = str(claims.live()[name])
+            holder = str(leases.live()[name])
             result = call(EXTRACT, "--split test --retry-failed", option)
         if option:
             waiting = [line["for"] for line in events(result) if line["event"] == "waiting"]

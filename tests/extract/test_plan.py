@@ -13,7 +13,7 @@ from spamo_cache.config import RowsSpec, StoreSpec
 from spamo_cache.errors import ConfigError
 from spamo_cache.extract.plan import Counted, Places, StreamPlan, begin, go_on
 from spamo_cache.store import index as store_index
-from spamo_cache.store.layout import ClipKey, Geometry, Slot, aligned
+from spamo_cache.store.layout import ChunkLayout, ClipKey, Slot, aligned
 
 STORE = StoreSpec(
     chunk_rows=RowsSpec(frame=32, window=8), shard_rows=RowsSpec(frame=256, window=64)
@@ -146,9 +146,9 @@ def test_a_plan_goes_on_without_moving_what_is_finished_or_counted_as_before(
             assert now == slot
     # The rows of all partitions still lie apart, within their shards: the store checks that.
     keys = [ClipKey(clip.id, clip.source, 1) for clip in clips]
-    geometry = Geometry(4, "float16", stream.chunk_rows, stream.shard_rows)
-    columns, _ = store_index.plan(keys, new.slots(clips), geometry)
-    known, _ = store_index.plan(keys, old.slots(clips), geometry)
+    layout = ChunkLayout(4, "float16", stream.chunk_rows, stream.shard_rows)
+    columns, _ = store_index.plan(keys, new.slots(clips), layout)
+    known, _ = store_index.plan(keys, old.slots(clips), layout)
     assert store_index.goes_on(known, columns)
     again = go_on(new, counted, stream, name, unfinished=np.array(unfinished))
     assert again is new
@@ -160,12 +160,12 @@ def test_only_features_of_other_frames_give_their_place_up(
 ) -> None:
     clips, stream = corpus([before, 50]), STREAMS["spatial"]
     keys = [ClipKey(clip.id, clip.source, 1) for clip in clips]
-    geometry = Geometry(4, "float16", stream.chunk_rows, stream.shard_rows)
+    layout = ChunkLayout(4, "float16", stream.chunk_rows, stream.shard_rows)
     slots = plan(clips, [before, 50])["spatial"].slots(clips)
-    known, _ = store_index.plan(keys, slots, geometry)
+    known, _ = store_index.plan(keys, slots, layout)
     known["state"][:] = store_index.OK
     moved = replace(slots[0], partition=2, row=2 * stream.shard_rows, rows=after, frames=after)
-    wanted, _ = store_index.plan(keys, [moved, slots[1]], geometry)
+    wanted, _ = store_index.plan(keys, [moved, slots[1]], layout)
     assert store_index.goes_on(known, wanted) is may
 
 

@@ -63,7 +63,7 @@ class Material:
         writer = self.open(root)
         for partition in self.partitions if order is None else order:
             self.publish(writer, partition)
-        writer.seal()
+        writer.commit_index()
         return writer
 
 

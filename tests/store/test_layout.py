@@ -1,4 +1,4 @@
-"""Identity and geometry: what must never depend on order, place or machine."""
+"""Identity and layout: what must never depend on order, place or machine."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from spamo_cache.config import CacheSpec
 from spamo_cache.errors import StoreError, UsageError
 from spamo_cache.store.layout import (
+    ChunkLayout,
     ClipKey,
-    Geometry,
     StreamIdentity,
     aligned,
     corpus_hash,
@@ -144,11 +144,11 @@ def test_pack_refuses_a_clip_longer_than_a_shard():
 
 
 def test_fit_refuses_what_the_dtype_cannot_hold():
-    geometry = Geometry(width=3, dtype="float16", chunk_rows=4, shard_rows=8)
-    kept = fit(np.ones((2, 3)), 2, geometry)
+    layout = ChunkLayout(width=3, dtype="float16", chunk_rows=4, shard_rows=8)
+    kept = fit(np.ones((2, 3)), 2, layout)
     assert kept.dtype == np.float16
     for bad in (np.full((2, 3), 1e6), np.full((2, 3), np.nan)):
         with pytest.raises(StoreError, match="2 of 2 rows are not finite"):
-            fit(bad, 2, geometry)
+            fit(bad, 2, layout)
     with pytest.raises(StoreError, match="features are"):
-        fit(np.ones((3, 3)), 2, geometry)
+        fit(np.ones((3, 3)), 2, layout)

@@ -78,7 +78,7 @@ def test_a_shard_without_receipt_does_not_exist(sealed):
     clip = next(s.id for s in store.slots() if s.partition == 0 and store.state(s.id) == "ok")
     with pytest.raises(DamagedError, match="missing"):
         store.read([clip])
-    sealed.seal()
+    sealed.commit_index()
     assert FeatureStore.open(sealed.path).state(clip) == "absent"
 
 
@@ -96,7 +96,7 @@ def test_verify_names_the_clips_and_repair_removes_only_their_partition(material
     assert verify(sealed.path, deep=True).sound
     assert FeatureStore.open(sealed.path).state(slot.id) == "absent"
     material.publish(material.open(sealed.path.parents[1]), 1)
-    sealed.seal()
+    sealed.commit_index()
     assert shard_path(sealed.path, 1).read_bytes() == before
 
 

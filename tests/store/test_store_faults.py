@@ -126,9 +126,9 @@ class Site:
     def write(self) -> None:
         writer = self.material.open(self.disk / "root")
         for partition in self.material.partitions:
-            with writer.claim(partition):
+            with writer.lease(partition):
                 self.material.publish(writer, partition)
-        writer.seal()
+        writer.commit_index()
 
     def retry(self) -> None:
         writer = self.material.open(self.disk / "root")
@@ -136,9 +136,9 @@ class Site:
         partition = next(slot.partition for slot in self.material.slots if slot.id == failed)
         slots = writer.slots(partition)
         features = {slot.id: self.material.features[slot.id] for slot in slots}
-        with writer.claim(partition):
+        with writer.lease(partition):
             writer.publish(partition, features, {}, {}, replace=True)
-        writer.seal()
+        writer.commit_index()
 
     def read(self) -> None:
         store = FeatureStore.open(self.store)

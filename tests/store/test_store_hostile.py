@@ -80,7 +80,7 @@ def only_clear_errors(path: Path) -> None:
     """The same for who would write to it."""
     read_and_verify(path)
     with suppress(StoreError):
-        StoreWriter.at(path).seal()
+        StoreWriter.at(path).commit_index()
 
 
 def changed_attributes(document: Any, random: np.random.Generator) -> Any:
@@ -106,7 +106,7 @@ def test_attributes_and_receipts_that_were_sealed_again(make, tmp_path, seed):
             file.write_bytes(data)
             only_clear_errors(writer.path)
         file.write_bytes(whole)
-        StoreWriter.at(writer.path).seal()
+        StoreWriter.at(writer.path).commit_index()
     assert verify(writer.path, deep=True).sound
 
 

@@ -95,9 +95,9 @@ def test_a_writer_may_die_anywhere(make, tmp_path):
         writer = material.open(root)
         writer.sweep()
         for partition in material.partitions:
-            with writer.claim(partition):
+            with writer.lease(partition):
                 material.publish(writer, partition)
-        writer.seal()
+        writer.commit_index()
 
     seen: set[int] = set()
     for step in count(1, 3):
@@ -127,7 +127,7 @@ def test_a_writer_that_mends_may_die_anywhere(make, tmp_path):
         def mend(writer=writer) -> None:
             writer.forget([0])
             material.publish(writer, 0)
-            writer.seal()
+            writer.commit_index()
 
         died = killed(mend, step)
         # The index goes first: what is gone is not listed any more.

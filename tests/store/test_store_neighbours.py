@@ -22,7 +22,7 @@ from spamo_cache import io, process
 from spamo_cache.errors import StoreError
 from spamo_cache.process import Process
 from spamo_cache.store import index, inventory
-from spamo_cache.store.leases import Claims
+from spamo_cache.store.leases import Leases
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.receipts import Receipts, receipt_path, shard_path
 from spamo_cache.store.verify import verify
@@ -48,7 +48,7 @@ def retry(material: Any, writer: StoreWriter) -> bool:
     material.failures, partition = {}, failed(material)
     slots = [slot for slot in material.slots if slot.partition == partition]
     features = {slot.id: material.features[slot.id] for slot in slots}
-    with writer.claim(partition) as mine:
+    with writer.lease(partition) as mine:
         assert mine
         return writer.publish(partition, features, {}, {}, replace=True)
 
@@ -111,7 +111,7 @@ def test_what_a_living_writer_began_long_ago_stays(sealed, monkeypatch):
     old, orphan = (
         sealed.work / f"{owner}.ab.tmp" for owner in (ELSEWHERE, Process("1" * 12, 1, 1))
     )
-    with sealed.claim(0):
+    with sealed.lease(0):
         desk = next(sealed.work.glob("*.tmp"))
         old.mkdir()
         orphan.mkdir()
@@ -122,29 +122,29 @@ def test_what_a_living_writer_began_long_ago_stays(sealed, monkeypatch):
 
 
 def test_a_claim_from_the_future_is_stale_once_it_shows_no_heartbeat(tmp_path):
-    claims = Claims(tmp_path / "claims", stale=2)
-    claims.folder.mkdir()
-    (claims.folder / "0").write_text('{"token":"ab","process":"","user":"x","host":"gpu07"}')
-    age(claims.folder / "0", -DAY)
-    with claims.hold("0") as mine:
+    leases = Leases(tmp_path / "claims", stale=2)
+    leases.folder.mkdir()
+    (leases.folder / "0").write_text('{"token":"ab","process":"","user":"x","host":"gpu07"}')
+    age(leases.folder / "0", -DAY)
+    with leases.hold("0") as mine:
         assert not mine
-    assert list(claims.live()) == ["0"]
-    assert claims.live(certain=True) == {}
-    with claims.hold("0") as mine:
+    assert list(leases.live()) == ["0"]
+    assert leases.live(certain=True) == {}
+    with leases.hold("0") as mine:
         assert mine
 
 
 def test_a_claim_is_taken_over_though_its_desk_is_not_ours_to_empty(tmp_path, monkeypatch):
-    claims = Claims(tmp_path / "claims")
-    with claims.hold("0"), claims.desk("0") as desk:
+    leases = Leases(tmp_path / "claims")
+    with leases.hold("0"), leases.desk("0") as desk:
         (desk / "unfinished").touch()
-        age(claims.folder / "0", 100)
+        age(leases.folder / "0", 100)
 
         def refuse(_: Path) -> None:
             raise PermissionError(errno.EACCES, "Permission denied")
 
         monkeypatch.setattr(io, "remove", refuse)
-        with Claims(tmp_path / "claims").hold("0") as taken:
+        with Leases(tmp_path / "claims").hold("0") as taken:
             assert taken
             assert not desk.exists()
 
@@ -153,13 +153,13 @@ def test_a_heartbeat_counts_though_the_disk_lets_nobody_set_times(tmp_path, monk
     def refuse(*_: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
-    claims = Claims(tmp_path / "claims", stale=0.3)
-    with claims.hold("0") as mine:
+    leases = Leases(tmp_path / "claims", stale=0.3)
+    with leases.hold("0") as mine:
         assert mine
-        age(claims.folder / "0", 1)
+        age(leases.folder / "0", 1)
         monkeypatch.setattr(os, "utime", refuse)
         time.sleep(0.2)
-        assert list(claims.live()) == ["0"]
+        assert list(leases.live()) == ["0"]
 
 
 # --- stopped for too long, then awake -------------------------------------------------------------
@@ -188,10 +188,10 @@ def test_who_slept_before_moving_the_pointer_does_not_take_a_newer_index_back(
         other = StoreWriter.at(writer.path)
         for partition in material.partitions[1:]:
             material.publish(other, partition)
-        other.seal()
+        other.commit_index()
 
     monkeypatch.setattr(index.io, "replace", once(overtake, io.replace))
-    writer.seal()
+    writer.commit_index()
     assert FeatureStore.open(writer.path).counts()["absent"] == 0
     assert verify(writer.path, deep=True).notes == []
 
@@ -204,7 +204,7 @@ def test_who_slept_before_tidying_up_does_not_remove_a_newer_index(material, tmp
         age(writer.work / "claims" / "index", 100)
         other = StoreWriter.at(writer.path)
         material.publish(other, 1)
-        other.seal()
+        other.commit_index()
 
     set_aside = index._set_aside
     tidying = once(overtake, set_aside)
@@ -213,7 +213,7 @@ def test_who_slept_before_tidying_up_does_not_remove_a_newer_index(material, tmp
         (tidying if path.exists() else set_aside)(path, desk)
 
     monkeypatch.setattr(index, "_set_aside", at_the_old_one)
-    writer.seal()
+    writer.commit_index()
     assert verify(writer.path, deep=True).sound
     assert FeatureStore.open(writer.path).counts()["absent"] > 0
 
@@ -230,7 +230,7 @@ def test_who_slept_while_publishing_changes_nothing_of_its_successors(
         age(sealed.work / "claims" / str(partition), 100)
         other = StoreWriter.at(sealed.path)
         assert retry(material, other)
-        other.seal()
+        other.commit_index()
         done.extend(path.read_bytes() for path in paths)
 
     monkeypatch.setattr(Receipts, step, once(overtake, getattr(Receipts, step)))
@@ -279,11 +279,11 @@ def test_a_sound_store_is_sound_beside_writers(material, sealed):
     def write() -> None:
         for _ in range(8):
             retry(material, sealed)
-            sealed.seal()
+            sealed.commit_index()
             sealed.forget([partition])
             material.failures = failures
             material.publish(sealed, partition)
-            sealed.seal()
+            sealed.commit_index()
 
     writing = FORK.Process(target=write)
     writing.start()

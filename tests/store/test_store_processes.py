@@ -1,4 +1,4 @@
-"""Several processes on one store: claims, races, deaths."""
+"""Several processes on one store: leases, races, deaths."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from spamo_cache.errors import StoreError
 from spamo_cache.process import Process
 from spamo_cache.store.inventory import remove
-from spamo_cache.store.leases import Claims
+from spamo_cache.store.leases import Leases
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.receipts import shard_path
 from spamo_cache.store.verify import verify
@@ -46,11 +46,11 @@ def test_processes_share_the_work_and_nothing_is_done_twice(make, tmp_path):
     def extract() -> None:
         writer = material.open(tmp_path / "together")
         for partition in material.partitions:
-            with writer.claim(partition) as mine:
+            with writer.lease(partition) as mine:
                 if mine and partition not in writer.finished():
                     assert material.publish(writer, partition)
                     (notes / f"{partition}-{os.getpid()}").touch()
-        writer.seal()
+        writer.commit_index()
 
     run(extract, extract, extract)
     done = sorted(int(note.name.partition("-")[0]) for note in notes.iterdir())
@@ -70,7 +70,7 @@ def test_without_claims_the_first_wins(material, tmp_path):
         writer = material.open(tmp_path)
         for partition in material.partitions:
             material.publish(writer, partition)
-        writer.seal()
+        writer.commit_index()
 
     run(publish, publish)
     path = material.open(tmp_path).path
@@ -100,20 +100,20 @@ def test_a_reader_keeps_reading_while_the_index_moves_on(make, tmp_path):
     for partition in material.partitions:
         store = FeatureStore.open(writer.path)
         material.publish(writer, partition)
-        writer.seal()
+        writer.commit_index()
         for clip in store.select(state="ok"):
             np.testing.assert_array_equal(store.read([clip])[0], material.features[clip])
         assert store.counts()["ok"] > seen
         seen = store.counts()["ok"]
 
 
-# --- claims -------------------------------------------------------------------------------------
+# --- leases -------------------------------------------------------------------------------------
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from spamo_cache.store.leases import Claims
-with Claims(Path(sys.argv[1])).hold("0") as mine:
+from spamo_cache.store.leases import Leases
+with Leases(Path(sys.argv[1])).hold("0") as mine:
     print(mine, flush=True)
     time.sleep(60)
 """
@@ -128,64 +128,64 @@ def holder(folder: Path) -> subprocess.Popen[str]:
 
 
 def test_a_claim_is_exclusive_and_a_killed_owners_is_taken_over_at_once(tmp_path):
-    claims = Claims(tmp_path / "claims")
+    leases = Leases(tmp_path / "claims")
     with holder(tmp_path / "claims") as child:
-        with claims.hold("0") as mine:
+        with leases.hold("0") as mine:
             assert not mine
-        with claims.hold("1") as mine:
+        with leases.hold("1") as mine:
             assert mine
-            assert list(claims.live()) == ["0", "1"]
+            assert list(leases.live()) == ["0", "1"]
         child.send_signal(signal.SIGKILL)
         child.wait()
-    assert claims.live() == {}
-    with claims.hold("0") as mine:
+    assert leases.live() == {}
+    with leases.hold("0") as mine:
         assert mine
     assert list((tmp_path / "claims").iterdir()) == []
 
 
 def test_a_silent_claim_of_another_host_becomes_stale(tmp_path, monkeypatch):
-    claims = Claims(tmp_path / "claims", stale=5)
+    leases = Leases(tmp_path / "claims", stale=5)
     monkeypatch.setattr(Process, "me", classmethod(lambda _: Process("0" * 12, 1, 1)))
-    with claims.hold("0"):
-        with Claims(tmp_path / "claims", stale=5).hold("0") as mine:
+    with leases.hold("0"):
+        with Leases(tmp_path / "claims", stale=5).hold("0") as mine:
             assert not mine
         past = time.time() - 10
         os.utime(tmp_path / "claims" / "0", (past, past))
-        with Claims(tmp_path / "claims", stale=5).hold("0") as mine:
+        with Leases(tmp_path / "claims", stale=5).hold("0") as mine:
             assert mine
 
 
 def test_a_heartbeat_keeps_a_claim(tmp_path):
-    claims = Claims(tmp_path / "claims", stale=0.6)
-    with claims.hold("0") as mine:
+    leases = Leases(tmp_path / "claims", stale=0.6)
+    with leases.hold("0") as mine:
         assert mine
         for _ in range(5):
             time.sleep(0.3)
-            with claims.hold("0") as stolen:
+            with leases.hold("0") as stolen:
                 assert not stolen
 
 
 def test_whoever_lost_a_claim_does_not_remove_its_successors(tmp_path):
-    claims = Claims(tmp_path / "claims")
-    with claims.hold("0"):
+    leases = Leases(tmp_path / "claims")
+    with leases.hold("0"):
         (tmp_path / "claims" / "0").write_text('{"token":"another"}')
     assert (tmp_path / "claims" / "0").exists()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"process":7}', '{"token":3,"process":"x.y.z"}'])
 def test_a_broken_claim_still_counts_until_it_is_stale(tmp_path, text):
-    claims = Claims(tmp_path / "claims")
-    claims.folder.mkdir()
-    (claims.folder / "0").write_text(text)
-    with claims.hold("0") as mine:
+    leases = Leases(tmp_path / "claims")
+    leases.folder.mkdir()
+    (leases.folder / "0").write_text(text)
+    with leases.hold("0") as mine:
         assert not mine
-    os.utime(claims.folder / "0", (0, 0))
-    with claims.hold("0") as mine:
+    os.utime(leases.folder / "0", (0, 0))
+    with leases.hold("0") as mine:
         assert mine
 
 
 def test_stores_at_work_are_not_removed(sealed):
-    with sealed.claim(0):
+    with sealed.lease(0):
         with pytest.raises(StoreError, match="being written by"):
             remove(sealed.path)
         with pytest.raises(StoreError, match="being worked on"):

@@ -54,7 +54,7 @@ def test_states_reasons_and_counts(material, sealed):
 def test_clips_without_features_are_refused(material, tmp_path):
     writer = material.open(tmp_path)
     material.publish(writer, 0)
-    writer.seal()
+    writer.commit_index()
     store = FeatureStore.open(writer.path)
     absent = next(slot.id for slot in material.slots if slot.partition == 1)
     with pytest.raises(StoreError, match="not extracted yet"):
@@ -151,7 +151,7 @@ def test_float32_stores(make, tmp_path):
     writer = material.open(tmp_path, dtype="float32")
     for partition in material.partitions:
         material.publish(writer, partition)
-    writer.seal()
+    writer.commit_index()
     store = FeatureStore.open(writer.path)
     for clip in store.select(state="ok"):
         np.testing.assert_array_equal(store.read([clip])[0], material.features[clip])

@@ -136,7 +136,7 @@ def test_terms_must_be_accepted_before_a_store_leaves(make, s3, tmp_path):
     writer = material.open(tmp_path / "root", terms="research only")
     for partition in material.partitions:
         material.publish(writer, partition)
-    writer.seal()
+    writer.commit_index()
     with pytest.raises(UsageError, match="research only"):
         copy(writer.path, s3.root)
     assert location(s3.root).files() == {}

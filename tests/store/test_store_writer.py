@@ -39,8 +39,8 @@ def test_bytes_do_not_depend_on_order_place_or_partial_seals(material, tmp_path)
     winding = material.open(tmp_path / "elsewhere" / "b")
     for partition in reversed(material.partitions):
         material.publish(winding, partition, host="another")
-        winding.seal()
-    winding.seal()
+        winding.commit_index()
+    winding.commit_index()
     assert winding.path.name == straight.path.name
     assert contents(winding.path) == contents(straight.path)
 
@@ -68,7 +68,7 @@ def test_random_crashes_leave_nothing_that_is_read_and_the_rerun_is_identical(
     leftover = writer.work / f"{'0' * 12}.1.1.abc.tmp"
     leftover.mkdir()
     (leftover / "c.0.0").write_bytes(b"half")
-    writer.seal()
+    writer.commit_index()
     store = FeatureStore.open(writer.path)
     for clip in store.select(state="ok"):
         np.testing.assert_array_equal(store.read([clip])[0], material.features[clip])
@@ -76,7 +76,7 @@ def test_random_crashes_leave_nothing_that_is_read_and_the_rerun_is_identical(
     again = material.open(tmp_path / "crashed")
     for partition in set(material.partitions) - again.finished():
         material.publish(again, partition)
-    again.seal()
+    again.commit_index()
     assert contents(again.path) == contents(sealed.path)
     assert verify(again.path, deep=True).sound
 
@@ -90,7 +90,7 @@ def test_published_partitions_are_never_written_again(material, sealed):
 
 def test_seal_is_idempotent(sealed):
     before = contents(sealed.path)
-    sealed.seal()
+    sealed.commit_index()
     assert contents(sealed.path) == before
 
 
@@ -198,7 +198,7 @@ store = FeatureStore.open(path)
 assert len(store.read(store.select(state="ok"))) == len(store) - 2
 assert verify(path, deep=True).sound
 assert info(path)["at_work"] == {}
-for write in (lambda: StoreWriter.at(path).seal(), lambda: remove(path)):
+for write in (lambda: StoreWriter.at(path).commit_index(), lambda: remove(path)):
     try:
         write()
     except StoreError as error:

@@ -50,7 +50,7 @@ def written(root: Path, stream: str, failed: str) -> FeatureStore:
         ids = [slot.id for slot in slots if slot.partition == part]
         there = {clip: clips[clip] for clip in ids if clip != failed}
         writer.publish(part, there, {failed: "unreadable"} if failed in ids else {}, {})
-    writer.seal()
+    writer.commit_index()
     return FeatureStore.open(writer.path)
 
 

@@ -44,7 +44,7 @@ def written(root: Path, stream: str, manifest, features) -> FeatureStore:
         good = {clip: features._arrays[clip] for clip in ids if clip not in FAILED}
         reasons = {clip: "cannot be decoded" for clip in ids if clip in FAILED}
         writer.publish(partition, good, reasons, {})
-    writer.seal()
+    writer.commit_index()
     return FeatureStore.open(writer.path)
 
 
