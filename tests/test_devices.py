@@ -8,7 +8,7 @@ import torch
 from spamo_cache import devices
 from spamo_cache.config import Pipeline
 from spamo_cache.errors import UsageError
-from spamo_cache.evaluate import load_run
+from spamo_cache.runs.load import load_run
 from spamo_cache.train.distributed import make_accelerator
 from spamo_cache.workflow.experiments import processes
 

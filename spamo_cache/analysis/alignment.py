@@ -16,9 +16,9 @@ from spamo_cache.analysis import entropy, measures, tokens
 from spamo_cache.analysis.nearest import Vocabulary
 from spamo_cache.compat import cpu_threads
 from spamo_cache.datasets.manifest import Clip, Manifest
-from spamo_cache.evaluate.stores import check_stores, open_stores
+from spamo_cache.evaluate.features import check_stores
 from spamo_cache.model.translator import Translator
-from spamo_cache.runs.load import LoadedRun, load_run
+from spamo_cache.runs.load import Run, load_run, open_stores
 from spamo_cache.train.data import Examples, examples
 from spamo_cache.train.features import Features, encoders_of
 
@@ -139,7 +139,7 @@ def summary(
     }
 
 
-def beginning(loaded: LoadedRun) -> Translator:
+def beginning(loaded: Run) -> Translator:
     """The translator that a run's training began with: its seed decides it.
 
     VT-Align's centre is a fact about the training sentences, so the run's own is taken.
@@ -152,7 +152,7 @@ def beginning(loaded: LoadedRun) -> Translator:
     return then.to(now.device).eval()
 
 
-def _unknown_start(loaded: LoadedRun) -> str | None:
+def _unknown_start(loaded: Run) -> str | None:
     """Why the weights that training began with are not known, where they are not."""
     if loaded.folder.imported:
         return "the run was imported: its first weights are not known"

@@ -17,7 +17,7 @@ from typing import Any
 
 from spamo_cache import io
 from spamo_cache.errors import SpamoError, UsageError
-from spamo_cache.evaluate.scorecard import read_card
+from spamo_cache.runs.records import read_card
 
 Coalition = frozenset[str]
 

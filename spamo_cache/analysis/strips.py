@@ -19,9 +19,9 @@ from spamo_cache.analysis.moments import Floats, Moments, moments, spread
 from spamo_cache.compat import cpu_threads
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.errors import UsageError
-from spamo_cache.evaluate.answers import read_table
-from spamo_cache.evaluate.stores import check_stores, open_stores
-from spamo_cache.runs.load import LoadedRun, load_run
+from spamo_cache.evaluate.features import check_stores
+from spamo_cache.runs.load import Run, load_run, open_stores
+from spamo_cache.runs.records import read_lines
 from spamo_cache.train.data import Examples, examples
 from spamo_cache.train.features import Features
 
@@ -98,8 +98,8 @@ def pick(run: Path, count: int, split: str = "test") -> list[str]:
     Raises:
         UsageError: the run was not evaluated on the split.
     """
-    lines = read_table(run, split)
-    ranked = sorted((line["chrf"], line["id"]) for line in lines if line["hypothesis"])
+    lines = read_lines(run, split)
+    ranked = sorted((line.chrf, line.id) for line in lines if line.hypothesis)
     worst = min(count, len(ranked)) // 2
     best = len(ranked) - (min(count, len(ranked)) - worst)
     return [clip for _, clip in ranked[:worst] + ranked[best:]]
@@ -125,7 +125,7 @@ def _by_split(manifest: Manifest, ids: Sequence[str]) -> dict[str, list[Clip]]:
 
 
 def _document(
-    loaded: LoadedRun,
+    loaded: Run,
     data: Examples,
     clip: Clip,
     stores: Mapping[str, Features],

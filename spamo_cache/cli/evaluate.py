@@ -14,8 +14,8 @@ from spamo_cache.cli import display, options, scores
 from spamo_cache.errors import UsageError
 
 if TYPE_CHECKING:
-    from spamo_cache.evaluate import Scorecard
     from spamo_cache.metrics import Difference
+    from spamo_cache.runs.records import Scorecard
 
 
 def evaluate(

@@ -22,7 +22,7 @@ from spamo_cache.workflow.timings import StageTiming, StageTimings, size_of
 
 if TYPE_CHECKING:
     from spamo_cache.datasets.manifest import Manifest
-    from spamo_cache.evaluate import Scorecard
+    from spamo_cache.runs.records import Scorecard, ScoredClip
 
 SHOWN = 10
 """Translations printed at the end."""
@@ -268,7 +268,7 @@ def _show(found: Reproduction) -> None:
     scores.show(found.card)
     display.table(
         ("clip", "translation", "reference"),
-        [(line["id"], line["hypothesis"], line["reference"]) for line in _sample(found.run)],
+        [(line.id, line.hypothesis, line.reference) for line in _sample(found.run)],
         title="Some of the test set",
     )
     display.table(
@@ -287,9 +287,9 @@ def _show(found: Reproduction) -> None:
     display.line(f"report: {found.report.resolve()}")
 
 
-def _sample(run: Path) -> list[dict[str, Any]]:
+def _sample(run: Path) -> list[ScoredClip]:
     """Translations spread evenly over the test set."""
-    from spamo_cache.evaluate.answers import read_table
+    from spamo_cache.runs.records import read_lines
 
-    lines = read_table(run, "test")
+    lines = read_lines(run, "test")
     return lines[:: max(1, len(lines) // SHOWN)][:SHOWN]

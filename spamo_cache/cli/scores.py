@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spamo_cache.cli import display
 
 if TYPE_CHECKING:
-    from spamo_cache.evaluate import Scorecard
     from spamo_cache.metrics import Difference
+    from spamo_cache.runs.records import Scorecard
     from spamo_cache.train import Spread
 
 
@@ -32,10 +33,9 @@ def show(card: Scorecard) -> None:
         ],
         title=_title(card),
     )
-    for caution in card.warnings:
-        shown = display.title if caution.grave else display.line
-        level = "warning" if caution.grave else "note"
-        shown(f"  {level}: {caution.words} [{caution.kind}]")
+    for warning in card.warnings:
+        shown = display.title if warning.severity == "warning" else display.line
+        shown(f"  {warning.severity}: {warning.words} [{warning.kind}]")
 
 
 def show_details(card: Scorecard) -> None:
@@ -112,12 +112,12 @@ def _interval(found: tuple[float, float] | None) -> str:
 
 def export(file: Path, runs: Sequence[Path], cards: Sequence[Scorecard]) -> None:
     """A row per clip and run; tabs between the columns of a ``.tsv``, commas otherwise."""
-    from spamo_cache.evaluate.answers import read_table
+    from spamo_cache.runs.records import read_lines
 
     rows = [
-        {"run": str(run), **line}
+        {"run": str(run), **asdict(line)}
         for run, card in zip(runs, cards, strict=True)
-        for line in read_table(run, card.name)
+        for line in read_lines(run, card.name)
     ]
     with file.open("w", encoding="utf-8", newline="") as opened:
         dialect = "excel-tab" if file.suffix == ".tsv" else "excel"

@@ -1,15 +1,7 @@
 """Decoding a split, scoring it, and translating what is in no corpus."""
 
-from spamo_cache.evaluate.scorecard import Scorecard, evaluate
-from spamo_cache.evaluate.significance import compare
-from spamo_cache.evaluate.translate import translate_features
-from spamo_cache.runs.load import LoadedRun, load_run
+from spamo_cache.evaluate.conventions import score
+from spamo_cache.evaluate.evaluation import compare, evaluate
+from spamo_cache.evaluate.features import translate_features
 
-__all__ = [
-    "LoadedRun",
-    "Scorecard",
-    "compare",
-    "evaluate",
-    "load_run",
-    "translate_features",
-]
+__all__ = ["compare", "evaluate", "score", "translate_features"]

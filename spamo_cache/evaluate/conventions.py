@@ -1,7 +1,8 @@
-"""BLEU-4 under every convention that papers use, side by side: case, final dot, tokenizer.
+"""Scores of translations, and BLEU-4 under every convention that papers use, side by side.
 
-References follow the convention; hypotheses are taken as they are scored. Only what both sides
-lose alike (case, final punctuation) is taken from hypotheses too: nothing is ever added to them.
+Conventions differ in case, final dot and tokenizer. References follow the convention; hypotheses
+are taken as they are scored. Only what both sides lose alike (case, final punctuation) is taken
+from hypotheses too: nothing is ever added to them.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal
+from typing import Any
+
+from pydantic import ValidationError
 
 from spamo_cache.config import TextConfig
-from spamo_cache.metrics.scores import bleu4
-from spamo_cache.metrics.words import bare, unspaced
+from spamo_cache.errors import UsageError
+from spamo_cache.metrics import BOOTSTRAP, bare, bleu4, measures, summarize, unspaced
 from spamo_cache.model.text import normalise
-
-Dot = bool | Literal["attached"] | None
+from spamo_cache.runs.records import Convention, Dot, ScoreWarning, TranslationScores
 
 _DOTS: dict[Dot, str] = {
     False: "final punctuation as it stands",
@@ -25,6 +27,7 @@ _DOTS: dict[Dot, str] = {
     True: 'references end in " ."',
     "attached": 'references end in "."',
 }
+_SPACELESS = {"Chinese", "Japanese"}
 _HYPOTHESES = {
     "as-said": "",
     "lower": ", hypotheses put in lower case",
@@ -56,27 +59,87 @@ class Texts:
         return re.sub(r"\W+", "-", self.words).strip("-")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Convention:
-    """BLEU-4 of one set of hypotheses under one convention.
+def score(
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    *,
+    language: str = "",
+    tokenize: str | None = None,
+    bootstrap: int = BOOTSTRAP,
+) -> TranslationScores:
+    """Score anybody's translations as runs are scored; the texts are taken as they stand.
 
-    Attributes:
-        name: the convention in words.
-        lower: as in :class:`Texts`.
-        final_dot: as in :class:`Texts`.
-        tokenize: sacrebleu's tokenizer.
-        texts: what the files of its texts are called, see ``scorecard.texts_folder``.
-        bleu4: in points of 100.
-        headline: this is the convention of the run's own scores.
+    BLEU, chrF and TER are those of sacrebleu's command line. BLEURT is left out.
+
+    Args:
+        hypotheses: one per sentence.
+        references: one per hypothesis.
+        language: of the references, in English (``German``); it only chooses the tokenizer.
+        tokenize: sacrebleu's tokenizer for BLEU; None: ``zh`` for texts without spaces between
+            words, else ``13a``.
+        bootstrap: resamples behind the intervals; 0 leaves them out.
+
+    Raises:
+        UsageError: no references, another number of hypotheses, or an unknown tokenizer.
     """
+    if len(hypotheses) != len(references) or not references:
+        raise UsageError(
+            f"{len(hypotheses)} hypotheses for {len(references)} references",
+            remedy="give one hypothesis per reference, an empty one where there is none",
+        )
+    spaceless = language in _SPACELESS or unspaced(references)
+    try:
+        own = TextConfig.model_validate(
+            {"language": language, "tokenize": tokenize or ("zh" if spaceless else "13a")}
+        )
+    except ValidationError:
+        raise UsageError(
+            f"sacrebleu's tokenizer {tokenize!r} is not among those known here",
+            remedy="choose 13a, none, zh, char or intl",
+        ) from None
+    scores = summarize(measures(hypotheses, references, tokenize=own.tokenize), bootstrap=bootstrap)
+    rows = conventions(hypotheses, references, own)
+    return TranslationScores(
+        n=scores.n,
+        metrics=scores.values,
+        intervals=scores.intervals,
+        signatures=scores.signatures,
+        bootstrap=scores.bootstrap,
+        headline=headline(own),
+        conventions=rows,
+        warnings=[*_empty(hypotheses), *tokenizer_warnings(own.tokenize, references, rows)],
+    )
 
-    name: str
-    lower: bool
-    final_dot: Dot
-    tokenize: str
-    texts: str
-    bleu4: float
-    headline: bool
+
+def headline(own: TextConfig, rouge: str = "rouge_l") -> dict[str, Any]:
+    """The convention of a card's ``metrics``, and the ROUGE-L that is the one to quote."""
+    return own.model_dump(include={"tokenize", "lower", "final_dot", "hypotheses"}) | {
+        "rouge": rouge
+    }
+
+
+def tokenizer_warnings(
+    tokenize: str, references: Sequence[str], rows: Sequence[Convention]
+) -> Iterator[ScoreWarning]:
+    """Whether BLEU's tokenizer takes whole clauses for words."""
+    if tokenize in {"zh", "char"} or not unspaced(references):
+        return
+    values = {row.tokenize: row.bleu4 for row in reversed(rows)}
+    yield ScoreWarning(
+        kind=f"{tokenize}-on-chinese",
+        words=f"The tokenizer {tokenize} takes a whole clause for one word: BLEU-4 "
+        f"{values[tokenize]:.2f}, where characters (zh) give {values['zh']:.2f}.",
+        severity="warning",
+    )
+
+
+def _empty(hypotheses: Sequence[str]) -> Iterator[ScoreWarning]:
+    if empty := sum(not text.strip() for text in hypotheses):
+        yield ScoreWarning(
+            kind="empty",
+            words=f"{empty} of {len(hypotheses)} hypotheses are empty.",
+            clips=empty,
+        )
 
 
 def conventions(

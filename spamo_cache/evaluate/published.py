@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from spamo_cache.runs.records import Published
 
 _PAPER = "arXiv 2408.10593"
 _RELEASE = "the official release"
@@ -13,25 +14,6 @@ _PROTOCOL = (
 )
 _LEAKY = "weights selected on test, test references in the prompts"
 _OTHERS = "further streams or other encoders; protocol not checked"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
-    """One system on one corpus.
-
-    Attributes:
-        system: what the source calls it.
-        metrics: in points of 100, by the scorecard's names.
-        protocol: what differs from a run without leaks.
-        source: where the figures stand.
-        certain: looked up; otherwise from a second hand or recalled, to be checked before use.
-    """
-
-    system: str
-    metrics: Mapping[str, float]
-    protocol: str
-    source: str
-    certain: bool = True
 
 
 def published(corpus: str) -> list[Published]:

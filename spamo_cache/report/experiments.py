@@ -12,9 +12,9 @@ from typing import Any
 from spamo_cache.config import Axis
 from spamo_cache.errors import SpamoError, UsageError
 from spamo_cache.report.documents import read_object
-from spamo_cache.report.evaluations import Evaluation
 from spamo_cache.report.formats import slug
 from spamo_cache.report.runs import Run, read_run, told_apart
+from spamo_cache.runs.records import Evaluation
 
 RESULTS = "results.json"
 

@@ -17,9 +17,9 @@ from spamo_cache.config import Pipeline
 from spamo_cache.errors import SpamoError, StoreError
 from spamo_cache.report.attributions import Attribution, read_attributions
 from spamo_cache.report.documents import read_object
-from spamo_cache.report.evaluations import Evaluation, read_evaluations
 from spamo_cache.report.formats import slug
 from spamo_cache.runs.folder import RunFolder, RunRecord, RunSummary
+from spamo_cache.runs.records import Evaluation, read_evaluations
 from spamo_cache.store.attributes import Attributes
 from spamo_cache.store.index import State
 from spamo_cache.store.inventory import by_fingerprint
@@ -121,7 +121,7 @@ def read_run(path: Path, roots: Sequence[str] | None = None) -> Run:
         path=path,
         pipeline=pipeline,
         metrics=tuple(folder.read_metrics()),
-        evaluations=read_evaluations(path),
+        evaluations=tuple(read_evaluations(path)),
         stores=tuple(_stores(about, config.roots() if roots is None else roots)),
         about=about,
         done=folder.summary(),

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from spamo_cache.datasets.registry import CORPORA
-from spamo_cache.evaluate.scorecard import Scorecard
 from spamo_cache.report import figures
-from spamo_cache.report.evaluations import Evaluation
 from spamo_cache.report.figures import Point, Series
 from spamo_cache.report.formats import METRICS, metric_name, millions, number
 from spamo_cache.report.runs import Run
 from spamo_cache.report.templating import colour, render, template_filter
+from spamo_cache.runs.records import Evaluation, Scorecard
 
 _DRAWN = ("bleu1", "bleu2", "bleu3", "bleu4", "chrf", "rouge_l", "bleurt")
 _NOTES = {
@@ -99,7 +98,7 @@ def _warnings(runs: Sequence[Run]) -> list[Banner]:
     runs_of: dict[tuple[bool, str], list[str]] = {}
     for run in runs:
         for warning in run.headline.warnings if run.headline else ():
-            runs_of.setdefault((warning.grave, warning.words), []).append(run.name)
+            runs_of.setdefault((warning.severity == "warning", warning.words), []).append(run.name)
     ranked = sorted(runs_of.items(), key=lambda item: not item[0][0])
     return [
         Banner("Careful:" if severe else "Note:", _of_runs(words, names, runs), severe)

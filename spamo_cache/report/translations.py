@@ -9,9 +9,9 @@ from pathlib import Path
 
 from markupsafe import Markup, escape
 
-from spamo_cache.report.evaluations import Evaluation, Line
 from spamo_cache.report.runs import Run
 from spamo_cache.report.templating import render, template_filter
+from spamo_cache.runs.records import Evaluation, ScoredClip
 
 SHOWN = 12
 """Translations shown at once; the others unfold."""
@@ -76,13 +76,13 @@ def spread(count: int, wanted: int) -> list[int]:
 
 
 @template_filter
-def chrf_share(line: Line) -> float:
+def chrf_share(line: ScoredClip) -> float:
     """A line's chrF as a share of 1, for its meter."""
     return round(min(max(line.chrf / 100, 0), 1), 2)
 
 
 @template_filter
-def marked(line: Line) -> Markup:
+def marked(line: ScoredClip) -> Markup:
     """The hypothesis with the words marked that have no partner in the reference."""
     compared = compare(line)
     if compared is None:
@@ -95,7 +95,7 @@ def marked(line: Line) -> Markup:
     )
 
 
-def compare(line: Line) -> tuple[str, list[Edit]] | None:
+def compare(line: ScoredClip) -> tuple[str, list[Edit]] | None:
     """What joins words, and the edits from meant to said; None where it is too long.
 
     Languages written without spaces are compared by character.
@@ -127,9 +127,9 @@ def confusions(run: Run, frames: Frames | None) -> Markup | None:
     )
 
 
-def confused_words(shown: Evaluation) -> list[tuple[Pair, list[Line]]]:
+def confused_words(shown: Evaluation) -> list[tuple[Pair, list[ScoredClip]]]:
     """(pair of words, clips), most frequent first."""
-    clips: dict[Pair, list[Line]] = defaultdict(list)
+    clips: dict[Pair, list[ScoredClip]] = defaultdict(list)
     for line in shown.lines:
         compared = compare(line) if line.hypothesis else None
         pairs = [
@@ -144,9 +144,9 @@ def confused_words(shown: Evaluation) -> list[tuple[Pair, list[Line]]]:
     return sorted(clips.items(), key=lambda item: (-len(item[1]), item[0]))
 
 
-def _examples(confused: Sequence[tuple[Pair, list[Line]]]) -> list[tuple[Pair, Line]]:
+def _examples(confused: Sequence[tuple[Pair, list[ScoredClip]]]) -> list[tuple[Pair, ScoredClip]]:
     """The first clip of each frequent confusion, no clip twice."""
-    examples: dict[str, tuple[Pair, Line]] = {}
+    examples: dict[str, tuple[Pair, ScoredClip]] = {}
     for pair, lines in confused:
         free = next((line for line in lines if line.id not in examples), None)
         if free is not None and len(examples) < EXAMPLES:

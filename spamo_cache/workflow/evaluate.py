@@ -14,7 +14,7 @@ from spamo_cache.workflow.stores import pipeline_stores
 from spamo_cache.workflow.watcher import QUIET, Watcher
 
 if TYPE_CHECKING:
-    from spamo_cache.evaluate import Scorecard
+    from spamo_cache.runs.records import Scorecard
     from spamo_cache.train import Features
 
 
@@ -86,8 +86,8 @@ def _streams(
     watcher: Watcher,
 ) -> Mapping[str, Features]:
     """What the run was trained from or, of a changed cache spec, what fits that."""
-    from spamo_cache.evaluate.stores import open_stores
     from spamo_cache.runs.folder import RunFolder
+    from spamo_cache.runs.load import open_stores
 
     run = RunFolder(folder)
     pipeline = run.pipeline()

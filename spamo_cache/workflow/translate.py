@@ -16,8 +16,11 @@ from spamo_cache.workflow import resolve
 from spamo_cache.workflow.resolve import RunLike
 
 if TYPE_CHECKING:
-    from spamo_cache.evaluate import LoadedRun
+    from spamo_cache.config import Pipeline
     from spamo_cache.extract.summary import Summary
+    from spamo_cache.runs.folder import RunSummary
+    from spamo_cache.runs.load import Run
+    from spamo_cache.runs.records import Evaluation
     from spamo_cache.store.reader import FeatureStore
 
 Videos = str | Path | Sequence[str | Path]
@@ -52,14 +55,44 @@ class Translation:
 class TrainedRun:
     """A finished run in memory, to translate many videos by; see :func:`load_run`."""
 
-    def __init__(self, loaded: LoadedRun, spec: str | Path | None, device: str) -> None:
+    def __init__(self, loaded: Run, spec: str | Path | None, device: str) -> None:
         self._loaded, self._device = loaded, device
         self._spec, self._spec_file = resolve.run_spec(loaded.folder, spec)
 
     @property
     def path(self) -> Path:
         """The run's folder."""
-        return self._loaded.folder.path
+        return self._loaded.path
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """What was trained."""
+        return self._loaded.pipeline
+
+    @property
+    def summary(self) -> RunSummary | None:
+        """What training came to."""
+        return self._loaded.summary
+
+    @property
+    def stores(self) -> dict[str, FeatureStore]:
+        """Stream -> the store that the run was trained from, wherever that lies now.
+
+        Raises:
+            StoreError: no root of ``SPAMO_CACHE`` holds one of them.
+        """
+        return self._loaded.stores
+
+    def evaluation(self, name: str = "test") -> Evaluation:
+        """The scorecard, with a line per clip, of an evaluation that was made.
+
+        Args:
+            name: of the evaluation: ``test``, ``test-shuffled``, ``test@motion.stride=4``.
+
+        Raises:
+            UsageError: the run was not evaluated so.
+        """
+        return self._loaded.evaluation(name)
 
     def translate(
         self, video: str | Path, *, start: float | None = None, end: float | None = None
@@ -169,7 +202,7 @@ def load_run(
         WeightsError: its LLM is not where it was, or another one.
         DamagedError: a file of the run is not what it was.
     """
-    from spamo_cache.evaluate import load_run as load
+    from spamo_cache.runs.load import load_run as load
 
     loaded = load(resolve.run_path(run), device=device, llm=None if llm is None else Path(llm))
     return TrainedRun(loaded, spec, device)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,11 @@ from spamo_cache.analysis.attribution import TOLERANCE, attribution, integrate, 
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.errors import UsageError
-from spamo_cache.evaluate.scorecard import Scorecard, keep_card
 from spamo_cache.model.rows import Packed
 from spamo_cache.model.tokens import Tokens, padded_ids
 from spamo_cache.model.translator import Batch, Translator
 from spamo_cache.runs.load import load_run
+from spamo_cache.runs.records import Scorecard, ScoredClip, keep_card
 from spamo_cache.train import MemoryFeatures, train
 from spamo_cache.train.features import Bank
 from tests.support import decoders
@@ -206,7 +207,7 @@ def test_unknown_clips_and_shuffled_runs_are_refused(
     assert "test/9" in caught.value.remedy
     loaded = load_run(run, device="cpu")
     shuffled = loaded.pipeline.model_copy(update={"shuffle_features": True})
-    changed = type(loaded)(loaded.folder, shuffled, loaded.translator, loaded.prompts)
+    changed = replace(loaded, pipeline=shuffled)
     monkeypatch.setattr(strips, "load_run", lambda *_, **__: changed)
     with pytest.raises(UsageError, match="another's features"):
         attributed(run, ["test/3"])
@@ -232,7 +233,9 @@ def test_worst_and_best_are_picked(tmp_path: Path) -> None:
         strips.pick(tmp_path, 2)
     scores = {"a": 50.0, "b": 10.0, "c": 90.0, "silent": 0.0, "d": 20.0, "e": 70.0}
     lines = [
-        {"id": clip, "hypothesis": "" if clip == "silent" else "wort", "chrf": chrf}
+        ScoredClip(
+            id=clip, hypothesis="" if clip == "silent" else "wort", reference="wort", chrf=chrf
+        )
         for clip, chrf in scores.items()
     ]
     card = Scorecard(

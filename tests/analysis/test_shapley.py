@@ -8,7 +8,7 @@ import pytest
 from spamo_cache import io
 from spamo_cache.analysis.shapley import RUNS, coalitions, of_experiments, shapley
 from spamo_cache.errors import UsageError
-from spamo_cache.evaluate.scorecard import Scorecard, keep_card
+from spamo_cache.runs.records import Scorecard, keep_card
 
 # nobody and VT-Align alone: 1; hand-computed below.
 SCORES = {

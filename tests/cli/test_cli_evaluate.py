@@ -53,8 +53,8 @@ def test_planted_leaks_are_flagged_wherever_one_looks(lab: Path, call: Call) -> 
     card = document(call("evaluate leaky --json"))
     written = json.loads((lab / "leaky" / "evaluation" / "test.json").read_text(encoding="utf-8"))
     assert written["warnings"] == card["warnings"]
-    grave = {one["kind"]: one["clips"] for one in card["warnings"] if one["grave"]}
-    assert grave == {
+    severe = {one["kind"]: one["clips"] for one in card["warnings"] if one["severity"] == "warning"}
+    assert severe == {
         "selected-on-test": None,
         "pairs-from-batch": 2,
         "dropped": 1,
@@ -63,7 +63,7 @@ def test_planted_leaks_are_flagged_wherever_one_looks(lab: Path, call: Call) -> 
         "unknown-tokens": 1,
     }
     for one in card["warnings"]:
-        level = "warning" if one["grave"] else "note"
+        level = one["severity"]
         assert f"{level}: {one['words']} [{one['kind']}]" in shown.stdout
     assert "failed: test-1" in shown.stderr
     assert card["n"] == 2

@@ -8,7 +8,7 @@ import pytest
 
 from spamo_cache import io
 from spamo_cache.errors import StoreError
-from spamo_cache.evaluate import evaluate, stores
+from spamo_cache.evaluate import evaluate, features
 from spamo_cache.runs.folder import RunFolder, RunRecord, identity
 from spamo_cache.store.attributes import Attributes, validated
 from spamo_cache.store.layout import FORMAT
@@ -70,7 +70,7 @@ def check(tmp_path):
         name: SimpleNamespace(path="store", fingerprint=about.fingerprint, about=about)
         for name, about in trained.items()
     }
-    return lambda changed, **others: stores.check_stores(folder, {**own, **others}, changed)
+    return lambda changed, **others: features.check_stores(folder, {**own, **others}, changed)
 
 
 def test_what_was_said_may_differ(check):

@@ -11,13 +11,9 @@ import pytest
 
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import StoreError, UsageError
-from spamo_cache.evaluate import (
-    bleurt,
-    evaluate,
-    load_run,
-    scorecard,
-    translate_features,
-)
+from spamo_cache.evaluate import bleurt, evaluate, evaluation, translate_features
+from spamo_cache.runs.load import load_run
+from spamo_cache.runs.records import texts_folder
 from spamo_cache.train import decoding
 from spamo_cache.train.data import examples
 
@@ -59,7 +55,7 @@ def test_dev_scores_what_training_selected(run):
 def test_an_equal_evaluation_is_read_back(run, monkeypatch):
     first = evaluate(run[0], "test", stores=run[1], device="cpu")
     # Nor is the language model loaded for it.
-    monkeypatch.setattr(scorecard, "load_run", lambda *_, **__: pytest.fail("loaded again"))
+    monkeypatch.setattr(evaluation, "load_run", lambda *_, **__: pytest.fail("loaded again"))
     again = evaluate(run[0], "test", stores=run[1], device="cpu")
     assert again == first
 
@@ -74,7 +70,7 @@ def test_a_card_without_its_table_is_made_anew(run):
 
 def test_texts_that_were_edited_or_lost_are_written_again(run, caplog):
     first = evaluate(run[0], "test", stores=run[1], device="cpu")
-    folder = scorecard.texts_folder(run[0], "test")
+    folder = texts_folder(run[0], "test")
     written = {path: path.read_bytes() for path in folder.iterdir()}
     edited, lost, *_ = written
     edited.write_bytes(b"better")
@@ -174,9 +170,9 @@ def test_sacrebleu_gives_every_number_from_what_was_written(
     assert card.metrics["bleu4"] == pytest.approx(summary.best_bleu)
 
     said = [sentences["said"].format(number) for number in range(6)]
-    monkeypatch.setattr(scorecard, "decode", lambda *_, **__: said)
+    monkeypatch.setattr(evaluation, "decode", lambda *_, **__: said)
     card = evaluate(tmp_path / "run", "test", stores=stores, device="cpu")
-    folder = scorecard.texts_folder(tmp_path / "run", "test")
+    folder = texts_folder(tmp_path / "run", "test")
     commands = []
     for one in card.conventions:
         sides = (folder / f"{one.texts}.{side}.txt" for side in ("references", "hypotheses"))
@@ -220,7 +216,7 @@ def test_other_settings_are_decoded_again(run, monkeypatch):
         decoded.append(1)
         return decoding.decode(*arguments, **options)
 
-    monkeypatch.setattr(scorecard, "decode", decode)
+    monkeypatch.setattr(evaluation, "decode", decode)
     evaluate(run[0], "test", stores=run[1], device="cpu", bootstrap=10)
     assert decoded == [1]
 

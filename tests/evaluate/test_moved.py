@@ -16,9 +16,8 @@ from spamo_cache import config
 from spamo_cache.cli.main import app
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import DamagedError, StoreError, WeightsError
-from spamo_cache.evaluate import load_run
-from spamo_cache.evaluate.stores import open_stores
 from spamo_cache.runs.folder import RunFolder
+from spamo_cache.runs.load import load_run, open_stores
 from spamo_cache.store.inventory import by_fingerprint
 from spamo_cache.train import train
 

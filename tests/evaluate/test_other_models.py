@@ -10,7 +10,8 @@ import pytest
 
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import ConfigError
-from spamo_cache.evaluate import evaluate, load_run, translate_features
+from spamo_cache.evaluate import evaluate, translate_features
+from spamo_cache.runs.load import load_run
 from spamo_cache.train.data import examples
 from spamo_cache.train.official import export_checkpoint
 from tests.support import decoders

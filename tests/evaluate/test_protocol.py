@@ -12,10 +12,11 @@ import torch
 from spamo_cache.config import Pipeline, ProtocolConfig
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import ConfigError, StoreError
-from spamo_cache.evaluate import evaluate, load_run
+from spamo_cache.evaluate import evaluate
 from spamo_cache.model.text import normalise
 from spamo_cache.model.tokens import Tokens
 from spamo_cache.model.translator import Translator
+from spamo_cache.runs.load import load_run
 from spamo_cache.train import MemoryFeatures
 from spamo_cache.train.data import examples
 from spamo_cache.train.decoding import decode

@@ -8,9 +8,9 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.significance import PairedTest
 
 from spamo_cache.evaluate import compare
-from spamo_cache.evaluate.scorecard import Scorecard, keep_card
 from spamo_cache.metrics.intervals import SEED, _tossed, difference, mean_of
 from spamo_cache.metrics.scores import measures
+from spamo_cache.runs.records import Scorecard, ScoredClip, keep_card
 
 WORDS = ["am", "tag", "scheint", "die", "sonne", "nacht", "regnet", "es", "im", "norden"]
 
@@ -76,7 +76,7 @@ def test_clips_are_paired_by_their_ids(tmp_path, finished):
     """Tables of equal clips may list them in other orders."""
     (hypotheses, references), runs = texts(0.2, 1), [tmp_path / name for name in ("one", "other")]
     lines = [
-        {"id": str(number), "hypothesis": said, "reference": meant}
+        ScoredClip(id=str(number), hypothesis=said, reference=meant)
         for number, (said, meant) in enumerate(zip(hypotheses, references, strict=True))
     ]
     card = Scorecard(

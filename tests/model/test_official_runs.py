@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 from spamo_cache.config import Pipeline, load
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.errors import ConfigError, UsageError, WeightsError
-from spamo_cache.evaluate import evaluate, load_run, translate_features
+from spamo_cache.evaluate import evaluate, translate_features
 from spamo_cache.model.rows import Packed
 from spamo_cache.model.tokens import Tokens, padded_ids
 from spamo_cache.model.translator import Batch
+from spamo_cache.runs.load import load_run
 from spamo_cache.train import MemoryFeatures, loop, train
 from spamo_cache.train.official import export_checkpoint, import_checkpoint
 

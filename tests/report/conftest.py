@@ -18,12 +18,16 @@ from sacrebleu import sentence_chrf
 from spamo_cache import io
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Manifest
-from spamo_cache.evaluate.cautions import Caution
-from spamo_cache.evaluate.conventions import Convention
-from spamo_cache.evaluate.published import Published
-from spamo_cache.evaluate.scorecard import Scorecard, keep_card
 from spamo_cache.report import write_report
 from spamo_cache.runs.folder import RunFolder, RunSummary, identity
+from spamo_cache.runs.records import (
+    Convention,
+    Published,
+    Scorecard,
+    ScoredClip,
+    ScoreWarning,
+    keep_card,
+)
 from spamo_cache.runs.tensors import write_tensors
 from spamo_cache.train.run import settings
 
@@ -128,9 +132,11 @@ def build_run(tmp_path: Path, tiny: Any) -> Build:
 
 def evaluation(run: Path, strength: float, repeat: int) -> None:
     lines = [
-        {"id": f"clip:{n}-{r}", "hypothesis": said, "reference": meant,
-         "failed": None if said else "the file is cut off", "seen": n == 0,
-         "chrf": sentence_chrf(said, [meant]).score, "bleu": 0.0, "rouge_l": 0.0}
+        ScoredClip(
+            id=f"clip:{n}-{r}", hypothesis=said, reference=meant,
+            failed=None if said else "the file is cut off", seen=n == 0,
+            chrf=sentence_chrf(said, [meant]).score,
+        )
         for r in range(repeat)
         for n, (meant, said) in enumerate(SENTENCES)
     ]  # fmt: skip
@@ -158,8 +164,10 @@ def evaluation(run: Path, strength: float, repeat: int) -> None:
 
 
 WARNINGS = [
-    Caution(kind="selected-on-test", words="Weights were kept by test.", clips=6, grave=True),
-    Caution(kind="failed", words="1 of 6 clips has no features.", clips=1),
+    ScoreWarning(
+        kind="selected-on-test", words="Weights were kept by test.", clips=6, severity="warning"
+    ),
+    ScoreWarning(kind="failed", words="1 of 6 clips has no features.", clips=1),
 ]
 PUBLISHED = [
     Published(

@@ -13,11 +13,11 @@ import pytest
 from spamo_cache import config, io
 from spamo_cache.errors import SpamoError, UsageError
 from spamo_cache.report import write_report
-from spamo_cache.report.evaluations import Line
 from spamo_cache.report.receipt import departures, receipt
 from spamo_cache.report.runs import read_run
 from spamo_cache.report.translations import marked, spread
 from spamo_cache.runs.folder import RunFolder
+from spamo_cache.runs.records import ScoredClip
 from spamo_cache.store.inventory import by_fingerprint
 from spamo_cache.store.layout import stream_spec
 from spamo_cache.store.reader import FeatureStore
@@ -110,9 +110,9 @@ def test_even_spread_holds_both_ends() -> None:
 
 
 def test_words_without_partner_are_marked() -> None:
-    line = Line(id="a", hypothesis="am <tag> regen", reference="am tag regen")
+    line = ScoredClip(id="a", hypothesis="am <tag> regen", reference="am tag regen")
     assert marked(line) == "am <mark>&lt;tag&gt;</mark> regen"
-    chinese = Line(id="a", hypothesis="你们好", reference="你好")
+    chinese = ScoredClip(id="a", hypothesis="你们好", reference="你好")
     assert marked(chinese) == "你<mark>们</mark>好"
 
 

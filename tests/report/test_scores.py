@@ -10,9 +10,9 @@ import pytest
 from spamo_cache import io
 from spamo_cache.errors import SpamoError
 from spamo_cache.report import write_report
-from spamo_cache.report.evaluations import Line
 from spamo_cache.report.runs import read_run, told_apart
 from spamo_cache.report.translations import LONGEST, confused_words, marked
+from spamo_cache.runs.records import ScoredClip
 
 Build = Callable[..., Path]
 Show = Callable[..., Any]
@@ -102,7 +102,7 @@ def test_confusions_are_shown_with_frames_where_there_are_any(build_run: Build, 
 
 def test_very_long_texts_are_not_compared_word_by_word() -> None:
     long = "wort " * (LONGEST + 1)
-    assert marked(Line(id="a", hypothesis=long + "x", reference=long)) == long + "x"
+    assert marked(ScoredClip(id="a", hypothesis=long + "x", reference=long)) == long + "x"
 
 
 def test_runs_of_one_name_are_told_apart_by_their_seeds(build_run: Build) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from spamo_cache.errors import SpamoError
-from spamo_cache.evaluate import evaluate, load_run
-from spamo_cache.evaluate.scorecard import Scorecard
+from spamo_cache.evaluate import evaluate
 from spamo_cache.report.page import page_html
 from spamo_cache.runs.folder import RunFolder
+from spamo_cache.runs.load import load_run
+from spamo_cache.runs.records import Scorecard
 
 FILES = [
     "config.yaml", "manifest.parquet", "run.json", "metrics.jsonl", "model.safetensors",
@@ -42,7 +43,7 @@ PLACES = (0.0, 0.1, 0.37, 0.62, 0.93, 1.0)
 
 
 def evaluated(run: Path, roots: list[str]) -> Scorecard:
-    from spamo_cache.evaluate.stores import open_stores
+    from spamo_cache.runs.load import open_stores
 
     return evaluate(run, "test", stores=open_stores(RunFolder(run), roots), device="cpu")
 

@@ -38,7 +38,7 @@ class RunLocation:
 
         One that is damaged is as good as none: it is made anew.
         """
-        from spamo_cache.evaluate.scorecard import read_card
+        from spamo_cache.runs.records import read_card
         from spamo_cache.workflow.experiments.plan import TEST
 
         for path in sorted((self.folder / "evaluation").glob(f"{TEST}*.json")):

@@ -173,7 +173,7 @@ def _show(document: Mapping[str, Any], folder: Path) -> None:
 
 
 def _scores(variant: Mapping[str, Any], folder: Path) -> tuple[object, ...]:
-    from spamo_cache.evaluate.scorecard import read_card
+    from spamo_cache.runs.records import read_card
 
     cards = [
         read_card(folder / run["path"] / "evaluation" / f"{run['evaluation']}.json")

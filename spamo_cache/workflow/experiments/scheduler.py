@@ -157,7 +157,7 @@ class Scheduler:
 
 def _score(run: Planned, place: RunLocation | None) -> str:
     """BLEU-4 in every test of a run."""
-    from spamo_cache.evaluate.scorecard import read_card
+    from spamo_cache.runs.records import read_card
 
     names = [place.card(test) for test in run.tests] if place else []
     cards = [read_card(place.folder / "evaluation" / f"{name}.json") for name in names if place]

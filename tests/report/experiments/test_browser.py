@@ -20,9 +20,8 @@ from typing import Any
 import pytest
 
 from spamo_cache import io
-from spamo_cache.evaluate.cautions import Caution
-from spamo_cache.evaluate.scorecard import keep_card, read_card
 from spamo_cache.report import write_report
+from spamo_cache.runs.records import ScoredClip, ScoreWarning, keep_card, read_card
 
 Build = Callable[..., Path]
 HOSTILE = [
@@ -101,12 +100,14 @@ def hostile_page(build_run: Build, tmp_path: Path) -> Path:
     """Texts that want out of their place, wherever a corpus's texts stand."""
     run = build_run(question=HOSTILE[0], analysed=True)
     lines = [
-        {"id": f"{text[:40]}{n}", "hypothesis": f"{text} {n}", "reference": f"{text[::-1]} {n} a",
-         "failed": text if n % 2 else None, "chrf": 0.0, "seen": False}
+        ScoredClip(
+            id=f"{text[:40]}{n}", hypothesis=f"{text} {n}", reference=f"{text[::-1]} {n} a",
+            failed=text if n % 2 else None,
+        )
         for n, text in enumerate(HOSTILE)
     ]  # fmt: skip
     card = read_card(run / "evaluation/test.json")
-    warnings = [Caution(kind="x", words=text, grave=True) for text in HOSTILE]
+    warnings = [ScoreWarning(kind="x", words=text, severity="warning") for text in HOSTILE]
     keep_card(run, replace(card, warnings=warnings, failed={t: t for t in HOSTILE}), lines)
     return write_report([run], tmp_path / "hostile.html")
 

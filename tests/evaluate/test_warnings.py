@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from spamo_cache.datasets.manifest import Manifest
-from spamo_cache.evaluate import evaluate, overlaps
+from spamo_cache.evaluate import evaluate
+from spamo_cache.evaluate.warnings import same_videos
 from spamo_cache.metrics.scores import bleu4
 
 SHORT = {
@@ -33,7 +34,7 @@ def judged(toy, tmp_path):
         card = evaluate(tmp_path / "run", split, stores=stores, device="cpu")
         written = json.loads((tmp_path / "run" / "evaluation" / f"{split}.json").read_text())
         assert [one["kind"] for one in written["warnings"]] == [one.kind for one in card.warnings]
-        return card, {caution.kind: caution for caution in card.warnings}
+        return card, {warning.kind: warning for warning in card.warnings}
 
     return judge
 
@@ -52,18 +53,18 @@ def test_a_run_without_leaks_has_no_warnings(judged):
 
 def test_selection_on_test(judged):
     _, found = judged(protocol={"select_on_test": True})
-    assert found["selected-on-test"].grave
+    assert found["selected-on-test"].severity == "warning"
 
 
 def test_selection_on_dev_is_a_note_on_dev(judged):
     _, found = judged("dev")
-    assert not found["selected-on-dev"].grave
+    assert found["selected-on-dev"].severity == "note"
 
 
 def test_clips_of_training_are_known_by_heart(judged):
     _, found = judged("train", change=distinct)
     assert set(found) == {"trained-on"}
-    assert found["trained-on"].grave
+    assert found["trained-on"].severity == "warning"
 
 
 # --- weights of another run ---------------------------------------------------------------------
@@ -73,7 +74,7 @@ NOTHING = SHORT | {stage: SHORT[stage] | {"steps": 0} for stage in ("align", "tr
 
 @pytest.fixture
 def begun(toy, tmp_path):
-    """Train ``first``, take its weights for another run, and give the cautions on that one."""
+    """Train ``first``, take its weights for another run, and give the warnings on that one."""
 
     def begin(first, *, change=lambda clip: clip, **pipeline):
         known, stores = toy.corpus()
@@ -83,7 +84,7 @@ def begun(toy, tmp_path):
         config = toy.pipeline(init_from=str(tmp_path / "first"), **NOTHING | pipeline)
         toy.run(tmp_path / "run", config, manifest=own, stores=stores)
         card = evaluate(tmp_path / "run", "test", stores=stores, device="cpu")
-        return card, {caution.kind: caution for caution in card.warnings}
+        return card, {warning.kind: warning for warning in card.warnings}
 
     return begin
 
@@ -112,7 +113,7 @@ def test_a_run_that_went_on_from_another_says_so(begun):
 
 def test_selection_on_test_is_inherited(begun):
     _, found = begun({"protocol": {"select_on_test": True}})
-    assert found["selected-on-test"].grave
+    assert found["selected-on-test"].severity == "warning"
 
 
 def test_sentences_and_videos_of_an_earlier_training_are_found(toy, begun):
@@ -137,16 +138,16 @@ def test_weights_whose_run_is_gone_are_not_trusted(toy, begun, tmp_path):
     (tmp_path / "first" / "model.safetensors").write_bytes(b"of another run")
     shutil.rmtree(tmp_path / "run" / "evaluation")
     card = evaluate(tmp_path / "run", "test", stores=toy.corpus()[1], device="cpu")
-    assert [(one.kind, one.grave) for one in card.warnings] == [
-        ("start-unknown", True),
-        ("start", False),
+    assert [(one.kind, one.severity) for one in card.warnings] == [
+        ("start-unknown", "warning"),
+        ("start", "note"),
     ]
 
 
 def test_a_run_that_never_learnt_to_translate(judged):
     _, found = judged(change=distinct, translate=NOTHING["translate"])
     assert set(found) == {"untaught"}
-    assert found["untaught"].grave
+    assert found["untaught"].severity == "warning"
 
 
 def test_leaks_are_looked_for_in_what_was_trained_on(toy, judged, tmp_path):
@@ -165,7 +166,7 @@ def test_sentences_that_the_tokenizer_does_not_know(judged):
     """A script that it lacks, in training and on test."""
     card, found = judged(change=lambda clip: replace(distinct(clip), text=f"明天 {clip.id}"))
     words = [one.words for one in card.warnings if one.kind == "unknown-tokens"]
-    assert found["unknown-tokens"].grave
+    assert found["unknown-tokens"].severity == "warning"
     assert "in 16 of 16 sentences of train" in words[0]
     assert "in 6 of 6 sentences of test" in words[1]
     assert "cut-targets" not in found
@@ -173,7 +174,7 @@ def test_sentences_that_the_tokenizer_does_not_know(judged):
 
 def test_sentences_that_cannot_be_said_in_full(judged):
     _, found = judged("dev", change=distinct, decode={"beams": 1, "max_tokens": 6})
-    assert (found["cut-targets"].clips, found["cut-targets"].grave) == (5, False)
+    assert (found["cut-targets"].clips, found["cut-targets"].severity) == (5, "note")
     assert "5 of 5 sentences of dev have more than decode.max_tokens = 6" in (
         found["cut-targets"].words
     )
@@ -200,7 +201,7 @@ def test_test_references_in_the_prompts(judged):
         protocol={"pairs_from_batch": True},
     )
     leak = found["pairs-from-batch"]
-    assert leak.grave
+    assert leak.severity == "warning"
     assert leak.clips == 6
     assert "6 of 6 prompts show a reference of test itself" in leak.words
 
@@ -209,7 +210,7 @@ def test_pairs_of_training_sentences_are_a_note(judged):
     _, found = judged(
         change=distinct, llm={"weights": "llm", "in_context_languages": ["en"], "tuning": {"r": 4}}
     )
-    assert not found["pairs"].grave
+    assert found["pairs"].severity == "note"
     assert "0 of 6 prompts" in found["pairs"].words
 
 
@@ -223,7 +224,7 @@ def test_a_reference_in_a_prompt_is_seen_whatever_the_protocol_says(judged, monk
     )
     # Its own reference is never shown to a clip.
     assert found["reference-in-prompt"].clips == 5
-    assert found["reference-in-prompt"].grave
+    assert found["reference-in-prompt"].severity == "warning"
     assert found["seen-in-training"].clips == 1
 
 
@@ -236,10 +237,10 @@ def test_test_sentences_among_those_of_training(judged):
         change=lambda clip: replace(clip, text=planted.get(clip.id, f"eins {clip.id} zwei drei"))
     )
     leak = found["seen-in-training"]
-    assert (leak.clips, leak.grave) == (2, True)
+    assert (leak.clips, leak.severity) == (2, "warning")
     assert "2 of 6 references (33.3%) are sentences of train too" in leak.words
     assert found["dev-test-overlap"].clips == 1
-    assert not found["dev-test-overlap"].grave
+    assert found["dev-test-overlap"].severity == "note"
 
 
 def test_bleu_without_the_sentences_seen(judged, tmp_path):
@@ -267,7 +268,7 @@ def test_a_training_video_in_the_test_split(judged):
         change=lambda clip: replace(clip, source="train/3.mp4") if clip.id == "test/1" else clip
     )
     leak = found["video-in-training"]
-    assert (leak.clips, leak.grave) == (1, True)
+    assert (leak.clips, leak.severity) == (1, "warning")
 
 
 @pytest.mark.parametrize(
@@ -290,18 +291,18 @@ def test_overlapping_times_of_a_training_video(toy, times, shared):
         replace(clip, start=start, end=end)
         for clip, (start, end) in zip(clips, [(2.0, 5.0), times], strict=True)
     )
-    assert overlaps.same_videos([train], [test]) == shared
-    assert overlaps.same_videos([train], [replace(test, source="./a.mp4")]) == shared
-    assert overlaps.same_videos([train], [replace(test, source="b.mp4")]) == 0
+    assert same_videos([train], [test]) == shared
+    assert same_videos([train], [replace(test, source="./a.mp4")]) == shared
+    assert same_videos([train], [replace(test, source="b.mp4")]) == 0
 
 
 @pytest.mark.parametrize("dropped", [True, False])
 def test_clips_without_features(judged, dropped):
     card, found = judged(failed=("test/2", "test/4"), protocol={"drop_missing": dropped})
-    caution = found["dropped" if dropped else "failed"]
-    assert (caution.clips, caution.grave) == (2, dropped)
-    assert "2 of 6 clips" in caution.words
-    assert "test/2" in caution.words
+    warning = found["dropped" if dropped else "failed"]
+    assert (warning.clips, warning.severity) == (2, "warning" if dropped else "note")
+    assert "2 of 6 clips" in warning.words
+    assert "test/2" in warning.words
     assert card.n == (4 if dropped else 6)
     assert set(card.failed) == {"test/2", "test/4"}
 
@@ -314,9 +315,9 @@ def test_chinese_under_13a(judged):
     card, found = judged(
         change=lambda clip: replace(clip, text="明天北方下雨"), text={"language": "Chinese"}
     )
-    caution = found["13a-on-chinese"]
-    assert caution.grave
-    assert f"BLEU-4 {card.metrics['bleu4']:.2f}" in caution.words
+    warning = found["13a-on-chinese"]
+    assert warning.severity == "warning"
+    assert f"BLEU-4 {card.metrics['bleu4']:.2f}" in warning.words
     assert card.conventions[0].headline
 
 

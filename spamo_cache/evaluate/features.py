@@ -1,51 +1,27 @@
-"""Whether features are those that a run was trained from, or differ from them only as said."""
+"""Features that are given to a run: checking that they are its own kind, and translating them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from spamo_cache import config
-from spamo_cache.errors import StoreError
+import numpy as np
+
+from spamo_cache.errors import StoreError, UsageError
+from spamo_cache.model.prompts import Sentence
 from spamo_cache.runs.folder import RunFolder
+from spamo_cache.runs.load import Run, load_run
 from spamo_cache.store.attributes import Attributes
-from spamo_cache.store.inventory import by_fingerprint
-from spamo_cache.store.reader import FeatureStore
-from spamo_cache.train.features import Features
+from spamo_cache.train.features import Bank, Features, MemoryFeatures, crop_of
 from spamo_cache.train.features import about as about_of
 
+_NEW = "new"
+"""Id of a clip that is in no corpus."""
 _LAYOUT = {"chunk_rows", "shard_rows", "partition_frames"}
 """Where rows lie in a store, which changes none of them."""
 _ELSEWHERE = ("streams.", "store.chunk_rows.", "store.shard_rows.")
 """Changes that do not reach the features of a stream of another name."""
-
-
-def open_stores(
-    folder: RunFolder, roots: Sequence[str] | None = None, *, split: str | None = None
-) -> dict[str, FeatureStore]:
-    """The stores a run was trained from, wherever they lie now; where they lay is but a hint.
-
-    Args:
-        roots: to look for them in; None is SPAMO_CACHE's.
-        split: the clips that will be read; a store that has them is preferred.
-
-    Raises:
-        StoreError: no root holds one of them, or they were features in memory.
-    """
-    about, searched = folder.read_about(), config.roots() if roots is None else roots
-    if lost := [name for name in about.fingerprints if name not in about.stores]:
-        raise StoreError(
-            f"features of stream {lost[0]!r} were held in memory",
-            where=folder.path,
-            remedy="hand them to evaluate() again",
-        )
-    manifest = folder.sentences()
-    known = split is not None and split in manifest.splits
-    clips = manifest.select([split]).table["id"].to_pylist() if known and split else []
-    return {
-        name: by_fingerprint(searched, fingerprint, hint=about.places[name], clips=clips)
-        for name, fingerprint in about.fingerprints.items()
-    }
 
 
 def check_stores(
@@ -101,3 +77,36 @@ def _made(about: Attributes) -> dict[str, Any]:
     parts = about.model_dump(include={"corpus_sha256", "weights_sha256", "semantics"})
     # A phase of 0 is left out of specs.
     return {"phase": 0, **about.model_dump(mode="json")["spec"], **parts}
+
+
+def translate_features(run: Path | Run, features: Mapping[str, np.ndarray]) -> str:
+    """The sentence for one clip's features, stream -> (rows, width).
+
+    Raises:
+        UsageError: a stream of the run is missing, empty or of another width.
+    """
+    loaded = run if isinstance(run, Run) else load_run(run)
+    pipeline, translator = loaded.pipeline, loaded.translator
+    widths = loaded.folder.read_about().widths
+    stores = {
+        name: MemoryFeatures({_NEW: _checked(features.get(name), name, widths[name])})
+        for name in pipeline.streams
+    }
+    streams = Bank(
+        stores, [_NEW], max_frames=pipeline.max_frames, memory=0, crop=crop_of(pipeline)
+    ).packed([0])
+    prompts = loaded.prompts.ids([Sentence(_NEW, "", pipeline.text.language)])
+    return translator.generate(
+        {name: rows.to(translator.device) for name, rows in streams.items()},
+        pipeline.decode,
+        prompts.to(translator.device),
+    )[0]
+
+
+def _checked(rows: np.ndarray | None, name: str, width: int) -> np.ndarray:
+    if rows is None or rows.ndim != 2 or not len(rows) or rows.shape[1] != width:
+        raise UsageError(
+            f"stream {name!r} must be (rows, {width}), got {None if rows is None else rows.shape}",
+            remedy="extract the video with the run's cache spec",
+        )
+    return rows

@@ -1,0 +1,268 @@
+"""What is kept of a run beside its weights: scorecards and translations, by the types of both.
+
+evaluation/<name>.json               a :class:`Scorecard`
+evaluation/<name>.hypotheses.jsonl   a :class:`ScoredClip` per line
+evaluation/<name>.texts/             both sides under each convention, for sacrebleu
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from spamo_cache import io
+from spamo_cache.errors import DamagedError, SpamoError, UsageError
+
+Dot = bool | Literal["attached"] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreWarning:
+    """One reason to read a score with care.
+
+    Attributes:
+        kind: a fixed word for scripts.
+        words: what it is, with numbers.
+        clips: clips concerned; None where it concerns the split as a whole.
+        severity: ``warning`` if the score cannot be compared with one that was made without it.
+    """
+
+    kind: str
+    words: str
+    clips: int | None = None
+    severity: Literal["warning", "note"] = "note"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Convention:
+    """BLEU-4 of one set of hypotheses under one convention.
+
+    Attributes:
+        name: the convention in words.
+        lower: references in lower case, and hypotheses too where case is ignored.
+        final_dot: as in :class:`TextConfig`; None: both sides without the punctuation at the end.
+        tokenize: sacrebleu's tokenizer.
+        texts: what the files of its texts are called, see :func:`texts_folder`.
+        bleu4: in points of 100.
+        headline: this is the convention of the run's own scores.
+    """
+
+    name: str
+    lower: bool
+    final_dot: Dot
+    tokenize: str
+    texts: str
+    bleu4: float
+    headline: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """One system on one corpus.
+
+    Attributes:
+        system: what the source calls it.
+        metrics: in points of 100, by the scorecard's names.
+        protocol: what differs from a run without leaks.
+        source: where the figures stand.
+        certain: looked up; otherwise from a second hand or recalled, to be checked before use.
+    """
+
+    system: str
+    metrics: Mapping[str, float]
+    protocol: str
+    source: str
+    certain: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TranslationScores:
+    """Scores of translations beside their references, whoever made them.
+
+    Attributes:
+        n: translations scored.
+        metrics: ``bleu1`` .. ``bleu4``, ``chrf``, ``ter``, ``rouge_l``, ``rouge_l_official``,
+            ``rouge_l_coco`` and, for runs where its weights are at hand, ``bleurt``; in points of
+            100.
+        intervals: 95 % bootstrap intervals of the metrics.
+        signatures: all settings of each metric.
+        bootstrap: ``resamples`` and ``seed`` behind the intervals.
+        headline: the convention of ``metrics``: ``tokenize``, ``lower``, ``final_dot``, what is
+            done to ``hypotheses``, and which ``rouge`` is the one to quote.
+        conventions: BLEU-4 under every convention that papers use, the headline's first.
+        warnings: where the scores would mislead, the severe reasons first.
+    """
+
+    n: int
+    metrics: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]]
+    signatures: Mapping[str, str]
+    bootstrap: Mapping[str, int]
+    headline: Mapping[str, Any]
+    conventions: Sequence[Convention]
+    warnings: Sequence[ScoreWarning]
+
+    @property
+    def rouge(self) -> str:
+        """The ROUGE-L to quote: a key of ``metrics``."""
+        return str(self.headline["rouge"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scorecard(TranslationScores):
+    """One run on one split; ``<run>/evaluation/<name>.json`` holds the same.
+
+    Of its clips ``n`` are scored, the failed ones among them with an empty hypothesis unless the
+    protocol drops them.
+
+    Attributes:
+        run: the pipeline's name.
+        name: of the evaluation: ``test``, ``test-shuffled``, ``test@motion.stride=4``.
+        split: the split decoded.
+        protocol: ``default``, ``official``, or the switches of the protocol that are on.
+        published: what papers report, on test.
+        failed: clips without features -> reason.
+        shuffled: every clip was decoded from another clip's features.
+        changed: keys of the cache spec -> value at test time, where the run was trained on another.
+        stores: stream -> fingerprint.
+        identity: sha256 over weights, settings, stores and references: equal means same result.
+        table_sha256: of the file of hypotheses beside the card.
+        texts_sha256: of all files of its texts.
+    """
+
+    run: str
+    name: str
+    split: str
+    protocol: str
+    published: Sequence[Published]
+    failed: Mapping[str, str]
+    shuffled: bool
+    changed: Mapping[str, Any]
+    stores: Mapping[str, str]
+    identity: str
+    table_sha256: str = ""
+    texts_sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredClip:
+    """One clip's translation and reference as they are scored, and its own scores.
+
+    Attributes:
+        failed: why there were no features; the hypothesis is empty then.
+        bleu, chrf, rouge_l: of this sentence alone, in points of 100.
+        seen: the reference is a training sentence too.
+    """
+
+    id: str
+    hypothesis: str
+    reference: str
+    failed: str | None = None
+    bleu: float = 0.0
+    chrf: float = 0.0
+    rouge_l: float = 0.0
+    seen: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation(Scorecard):
+    """A scorecard and the lines behind it."""
+
+    lines: Sequence[ScoredClip]
+
+
+_CARD = TypeAdapter(Scorecard)
+_LINE = TypeAdapter(ScoredClip)
+
+
+def card_file(run: Path, name: str) -> Path:
+    """Where an evaluation of a run keeps its card."""
+    return run / "evaluation" / f"{name}.json"
+
+
+def lines_file(run: Path, name: str) -> Path:
+    """Where an evaluation of a run keeps its translations."""
+    return run / "evaluation" / f"{name}.hypotheses.jsonl"
+
+
+def texts_folder(run: Path, name: str) -> Path:
+    """Where an evaluation keeps its texts: ``<Convention.texts>.{hypotheses,references}.txt``."""
+    return run / "evaluation" / f"{name}.texts"
+
+
+def keep_card(run: Path, card: Scorecard, lines: Iterable[ScoredClip]) -> Scorecard:
+    """Write a scorecard and its lines into a run; the card as it is kept."""
+    path = lines_file(run, card.name)
+    path.parent.mkdir(exist_ok=True)
+    text = text_lines(json.dumps(asdict(line), ensure_ascii=False) for line in lines)
+    io.write_atomic(path, text)
+    kept = replace(card, table_sha256=hashlib.sha256(text).hexdigest())
+    # The card last: where it stands, its hypotheses stand too.
+    io.write_json(card_file(run, card.name), _CARD.dump_python(kept, mode="json"))
+    return kept
+
+
+def text_lines(texts: Iterable[str]) -> bytes:
+    """A text per line, in UTF-8."""
+    return "".join(f"{text}\n" for text in texts).encode()
+
+
+def read_card(path: Path) -> Scorecard:
+    """The scorecard in a file of ``<run>/evaluation``.
+
+    Raises:
+        SpamoError: it is missing, or one of another version.
+        DamagedError: it is not what was written.
+    """
+    try:
+        return _CARD.validate_python(io.read_json(path))
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        key = ".".join(map(str, fault["loc"]))
+        raise SpamoError(
+            f"is no scorecard: {key}: {fault['msg']}", where=path, remedy="evaluate the run again"
+        ) from None
+
+
+def read_lines(run: Path, name: str) -> list[ScoredClip]:
+    """The translations that an evaluation has kept.
+
+    Raises:
+        UsageError: the run was not evaluated so.
+        DamagedError: they are not those that its card was made of.
+    """
+    path, card = lines_file(run, name), card_file(run, name)
+    if not (path.is_file() and card.is_file()):
+        raise UsageError(f"was not evaluated on {name}", where=run, remedy="evaluate it first")
+    data = path.read_bytes()
+    if io.read_json(card)["table_sha256"] != hashlib.sha256(data).hexdigest():
+        raise DamagedError(
+            "is not what the evaluation wrote",
+            where=path,
+            remedy="remove it, and evaluate the run again",
+        )
+    return [_LINE.validate_json(line) for line in data.split(b"\n")[:-1]]
+
+
+def read_evaluation(run: Path, name: str) -> Evaluation:
+    """A scorecard of a run with the lines behind it.
+
+    Raises:
+        UsageError: the run was not evaluated so.
+        SpamoError: what was kept is damaged, or of another version.
+    """
+    lines = read_lines(run, name)
+    card = read_card(card_file(run, name))
+    known = {field.name: getattr(card, field.name) for field in fields(Scorecard)}
+    return Evaluation(**known, lines=lines)
+
+
+def read_evaluations(run: Path) -> list[Evaluation]:
+    """All evaluations of a run, by name; raises as :func:`read_evaluation`."""
+    return [read_evaluation(run, path.stem) for path in sorted((run / "evaluation").glob("*.json"))]
