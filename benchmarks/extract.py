@@ -36,9 +36,8 @@ from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.encoders import registry
 from spamo_cache.encoders.encoder import Encoder, stack_windows, window
 from spamo_cache.encoders.preprocess import Normalise, prepare
-from spamo_cache.extract.decoding import decoded
-from spamo_cache.extract.job import Item, Job
-from spamo_cache.extract.run import extract
+from spamo_cache.extract.decoding import ClipTask, DecodeConfig, decode_ahead
+from spamo_cache.extract.extraction import extract
 from spamo_cache.extract.summary import Summary
 
 BIT_RATES = (250_000, 2_000_000, 9_000_000)
@@ -78,14 +77,13 @@ class Bench:
     def our_input(self, *, normalise: bool = False) -> None:
         """What the device is given; ``normalise``, which is the device's work, on top."""
         encoders = list(self.encoders.values())
-        items = [
-            Item(clip.id, clip.source, None, None, None, probe)
+        clips = [
+            ClipTask(clip.id, clip.source, None, None, None, probe)
             for clip, probe in zip(self.manifest.clips(), self.probes, strict=True)
         ]
         specs = {encoder.preprocess.resize_spec for encoder in encoders}
-        job = Job(self.corpus, self.place, {}, self.spec.frames.resize, "float32", "cpu", "float16",
-                  threads=1, decoders=1)  # fmt: skip
-        for _, clip in decoded(job, items, specs):
+        config = DecodeConfig(root=self.corpus, resize=self.spec.frames.resize, decoders=1)
+        for _, clip in decode_ahead(config, clips, specs):
             for encoder in encoders if normalise else []:
                 prepared = clip.prepared[encoder.preprocess.resize_spec]
                 for start in encoder.starts(len(prepared)):
@@ -259,7 +257,7 @@ def matrix_peak(device: str, side: int = 8192) -> float:
 
 
 def show_shares(summaries: Sequence[Summary]) -> None:
-    shares = summaries[-1].shares
+    shares = summaries[-1].stage_seconds
     whole = sum(shares.values())
     print("  where ours spends it: " + ", ".join(f"{k} {v / whole:.3f}" for k, v in shares.items()))
 

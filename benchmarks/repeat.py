@@ -33,7 +33,7 @@ from reference.turns import measure
 from spamo_cache.config import CacheSpec, Pipeline, parse
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.encoders import registry
-from spamo_cache.extract.run import extract
+from spamo_cache.extract.extraction import extract
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.train import train
 

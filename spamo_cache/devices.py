@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 from spamo_cache.errors import UsageError
@@ -42,3 +43,10 @@ def resolve(name: str) -> str:
     import torch  # noqa: PLC0415
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def cpu_cores() -> int:
+    """Cores this process may use; a container or a batch system may allow fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

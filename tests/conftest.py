@@ -207,7 +207,7 @@ def tiny(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     from spamo_cache.analysis import analyze, strips
     from spamo_cache.datasets.manifest import Manifest
     from spamo_cache.evaluate import evaluate
-    from spamo_cache.extract.run import extract
+    from spamo_cache.extract.extraction import extract
     from spamo_cache.store.reader import FeatureStore
     from spamo_cache.train import train
 

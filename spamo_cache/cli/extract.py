@@ -182,13 +182,21 @@ def _show(summary: Summary, *, planned: bool) -> None:
     display.table(
         ("stream", "size", "clips held before", "made by", "store"),
         [
-            (name, human.size(stream.bytes), stream.held, stream.by or "you, now", stream.store)
+            (
+                name,
+                human.size(stream.bytes),
+                stream.held,
+                stream.made_by or "you, now",
+                stream.store,
+            )
             for name, stream in summary.streams.items()
         ],
     )
     for name, stream in summary.streams.items():
-        for donor in stream.donors:
-            display.line(f"{name}: {donor.clips:,} clips held by {donor.store}, made by {donor.by}")
+        for source in stream.copied_from:
+            display.line(
+                f"{name}: {source.clips:,} clips held by {source.store}, made by {source.made_by}"
+            )
 
 
 def _rows(stream: StreamSummary) -> str:

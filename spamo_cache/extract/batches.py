@@ -25,7 +25,7 @@ Encoded = tuple[NDArray[Any], NDArray[np.bool_]]
 
 
 class Batches:
-    """Collects clips in their order of work and returns their features."""
+    """Collects the rows of clips, in order, and computes their features batch by batch."""
 
     def __init__(
         self,
@@ -35,20 +35,20 @@ class Batches:
         compute: str,
         dtype: str,
         pool: ThreadPoolExecutor,
-        room: BoundedSemaphore,
+        slots: BoundedSemaphore,
     ) -> None:
-        """``room`` bounds the batches under way, over all streams."""
+        """``slots`` bounds the batches in flight, over all streams."""
         self.encoder, self.device, self.compute, self.dtype = encoder, device, compute, dtype
         self.rows = encoder.batch_rows(device)
         self._on_gpu = torch.device(device).type == "cuda"
-        self._pool, self._room = pool, room
+        self._pool, self._slots = pool, slots
         self._waiting: list[Row] = []
         self._running: deque[tuple[list[Row], Future[Encoded]]] = deque()
         self._features: dict[str, NDArray[Any]] = {}
         self._unsound: Counter[str] = Counter()
 
     def add(self, clip: str, prepared: torch.Tensor) -> None:
-        """Queue all rows of a clip; blocks while too many batches are under way."""
+        """Queue all rows of a clip; blocks while too many batches are in flight."""
         starts = self.encoder.starts(len(prepared))
         self._features[clip] = np.empty((len(starts), self.encoder.width), self.dtype)
         self._waiting += [(clip, row, prepared, start) for row, start in enumerate(starts)]
@@ -74,21 +74,21 @@ class Batches:
     def _fault(self, clip: str, rows: NDArray[Any]) -> str | None:
         """Why the store must not hold these rows."""
         if clip in self._unsound:
-            told = f"{self._unsound[clip]} of {len(rows)} rows are not finite as computed in"
+            fault = f"{self._unsound[clip]} of {len(rows)} rows are not finite as computed in"
             advice = ": set compute: bfloat16 or float32" if self.compute == "float16" else ""
-            return f"{told} {self.compute}{advice}"
+            return f"{fault} {self.compute}{advice}"
         wrong = int(np.count_nonzero(~np.isfinite(rows).all(axis=1)))
         if not wrong:
             return None
-        told = f"{wrong} of {len(rows)} rows are too large for the store's {self.dtype}"
-        return f"{told}: set store.dtype: float32"
+        fault = f"{wrong} of {len(rows)} rows are too large for the store's {self.dtype}"
+        return f"{fault}: set store.dtype: float32"
 
     def _submit(self, rows: list[Row]) -> None:
-        self._room.acquire()
+        self._slots.acquire()
         try:
             future = self._pool.submit(self._encode, rows)
         except BaseException:
-            self._room.release()
+            self._slots.release()
             raise
         self._running.append((rows, future))
 
@@ -98,7 +98,7 @@ class Batches:
             with np.errstate(over="ignore"):  # infinities are found where the clip is judged
                 return computed.astype(self.dtype), np.isfinite(computed).all(axis=1)
         finally:
-            self._room.release()
+            self._slots.release()
 
     def _gathered(self, rows: list[Row]) -> torch.Tensor:
         span = self.encoder.span

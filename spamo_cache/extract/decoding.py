@@ -1,4 +1,4 @@
-"""Clips decoded and prepared ahead of the encoders, in threads, within a bound in bytes."""
+"""Clips decoded and prepared ahead of the encoders: in threads, within a bound in bytes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,38 @@ from numpy.typing import NDArray
 
 from spamo_cache.config.spec import Reader
 from spamo_cache.encoders.preprocess import Resize, ResizeSpec, squares
-from spamo_cache.errors import SpamoError, VideoError
-from spamo_cache.extract.job import Item, Job
-from spamo_cache.extract.memory import is_full
+from spamo_cache.errors import SpamoError, VideoError, shortage
 from spamo_cache.video import ClipLike, Probe, decode
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
+class ClipTask:
+    """One clip to decode, as it was probed."""
+
+    id: str
+    source: str
+    start: float | None
+    end: float | None
+    crop: tuple[float, float, float, float] | None
+    probe: Probe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeConfig:
+    """How clips become the pixels that encoders take."""
+
+    root: Path
+    """Corpus root."""
+    resize: Resize
+    reader: Reader = "auto"
+    decoders: int
+    """Threads that decode ahead."""
+    ahead_bytes: int = 1 << 29
+    """Bound on decoded frames waiting to be encoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedClip:
     """A clip ready for all encoders, or the reason why it is not."""
 
     prepared: Mapping[ResizeSpec, torch.Tensor]
@@ -34,39 +58,39 @@ class Decoded:
     prepare_seconds: float = 0.0
 
 
-def decoded(
-    job: Job, items: Iterable[Item], specs: set[ResizeSpec]
-) -> Iterator[tuple[Item, Decoded]]:
-    """Clips in their order, decoded ahead while the bytes that wait stay in bounds."""
+def decode_ahead(
+    config: DecodeConfig, clips: Iterable[ClipTask], specs: set[ResizeSpec]
+) -> Iterator[tuple[ClipTask, DecodedClip]]:
+    """Clips in their order, decoded ahead while the waiting bytes stay within bounds."""
     pixels = sum(3 * spec.size**2 for spec in specs)
-    waiting: deque[tuple[Item, int, Future[Decoded]]] = deque()
+    waiting: deque[tuple[ClipTask, int, Future[DecodedClip]]] = deque()
     ahead = 0
-    remaining = iter(items)
-    item = next(remaining, None)
-    with pool(job.decoders, "decode") as threads:
-        while item is not None or waiting:
-            while item is not None and (not waiting or ahead < job.ahead_bytes):
-                size = item.probe.frames * pixels
+    remaining = iter(clips)
+    clip = next(remaining, None)
+    with thread_pool(config.decoders, "decode") as threads:
+        while clip is not None or waiting:
+            while clip is not None and (not waiting or ahead < config.ahead_bytes):
+                size = clip.probe.frames * pixels
                 ahead += size
-                waiting.append((item, size, threads.submit(_decode, job, item, specs)))
-                item = next(remaining, None)
+                waiting.append((clip, size, threads.submit(_decode, config, clip, specs)))
+                clip = next(remaining, None)
             first, size, future = waiting.popleft()
             yield first, future.result()
             ahead -= size
 
 
 @contextmanager
-def pool(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """Threads that are stopped, with what they have not begun, when the block is left."""
-    made = ThreadPoolExecutor(threads, thread_name_prefix=name)
+def thread_pool(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    """Threads that are stopped when the block is left; what they have not begun is dropped."""
+    executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
     try:
-        yield made
+        yield executor
     finally:
-        made.shutdown(wait=True, cancel_futures=True)
+        executor.shutdown(wait=True, cancel_futures=True)
 
 
-class Canvas:
-    """Where a clip's runs of frames are prepared, each at once: raw frames never pile up."""
+class FrameBuffer:
+    """Takes a clip's frames and prepares each run at once, so that raw frames never pile up."""
 
     def __init__(self, resize: Resize, frames: int, specs: set[ResizeSpec]) -> None:
         self._resize, self._frames = resize, frames
@@ -94,39 +118,39 @@ class Canvas:
 
 
 def prepare(
-    root: Path, clip: ClipLike, probed: Probe, canvas: Canvas, *, reader: Reader = "auto"
+    root: Path, clip: ClipLike, probed: Probe, buffer: FrameBuffer, *, reader: Reader = "auto"
 ) -> str:
-    """Decode a clip onto its canvas; the SHA-256 of its source.
+    """Decode a clip into its buffer and return the SHA-256 of its source.
 
     Raises:
         VideoError: it cannot be decoded, or has other frames than when it was probed.
     """
-    digest = decode(root, clip, probed, canvas.take, reader=reader)
-    if canvas.filled != probed.frames:
-        raise VideoError(f"lists {probed.frames} frames, gives {canvas.filled}")
+    digest = decode(root, clip, probed, buffer.take, reader=reader)
+    if buffer.filled != probed.frames:
+        raise VideoError(f"lists {probed.frames} frames, gives {buffer.filled}")
     return digest
 
 
-def _decode(job: Job, item: Item, specs: set[ResizeSpec]) -> Decoded:
-    if item.probe.reason is not None:
-        return Decoded({}, reason=item.probe.reason)
+def _decode(config: DecodeConfig, clip: ClipTask, specs: set[ResizeSpec]) -> DecodedClip:
+    if clip.probe.reason is not None:
+        return DecodedClip({}, reason=clip.probe.reason)
     began = time.perf_counter()
     try:
-        canvas = Canvas(job.resize, item.probe.frames, specs)
-        digest = prepare(job.root, item, item.probe, canvas, reader=job.reader)
+        buffer = FrameBuffer(config.resize, clip.probe.frames, specs)
+        digest = prepare(config.root, clip, clip.probe, buffer, reader=config.reader)
     except VideoError as error:
-        return Decoded({}, reason=error.what)
+        return DecodedClip({}, reason=error.what)
     except SpamoError:
         raise
     except Exception as error:
-        if is_full(error):
+        if shortage(error) is not None:
             raise
         # Whatever else a decoder throws is this clip's failure.
-        return Decoded({}, reason=f"{type(error).__name__}: {error}")
-    whole = time.perf_counter() - began
-    return Decoded(
-        canvas.prepared(),
+        return DecodedClip({}, reason=f"{type(error).__name__}: {error}")
+    seconds = time.perf_counter() - began
+    return DecodedClip(
+        buffer.prepared(),
         digest,
-        decode_seconds=whole - canvas.seconds,
-        prepare_seconds=canvas.seconds,
+        decode_seconds=seconds - buffer.seconds,
+        prepare_seconds=buffer.seconds,
     )

@@ -1,5 +1,5 @@
-"""Streams whose rows are still frames, for encoders that are tuned: what the stores hold features
-of, decoded anew for every batch and prepared as extraction prepares it."""
+"""Streams whose rows are frames, for encoders that are tuned: the clips of a store, decoded for
+every batch and prepared as in extraction."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from spamo_cache.encoders.encoder import window
 from spamo_cache.encoders.preprocess import Resize, ResizeSpec
 from spamo_cache.encoders.tunable import TunableEncoder
 from spamo_cache.errors import VideoError, WeightsError
-from spamo_cache.extract.decoding import Canvas, prepare
+from spamo_cache.extract.decoding import FrameBuffer, prepare
 from spamo_cache.store.layout import ClipKey
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.video import probe
@@ -40,14 +40,14 @@ def frame_streams(
     """
     specs = {one.encoder.preprocess.resize_spec for one in encoders.values()}
     keys = next(iter(stores.values())).clip_keys()
-    reel = Reel(root, keys, specs, resize, threads)
-    return {name: FrameStream(store, encoders[name], reel) for name, store in stores.items()}
+    decoder = ClipDecoder(root, keys, specs, resize, threads)
+    return {name: FrameStream(store, encoders[name], decoder) for name, store in stores.items()}
 
 
-class Reel:
-    """Clips decoded and prepared once for the encoders of all streams.
+class ClipDecoder:
+    """Decodes and prepares clips once for the encoders of all streams.
 
-    What was asked for last is kept: streams ask for the same clips, one after the other.
+    The last clips are kept: streams ask for the same ones, one after the other.
     """
 
     def __init__(
@@ -73,9 +73,9 @@ class Reel:
         probed = probe(self._root, key)
         if probed.reason is None and probed.size != key.size:
             raise VideoError("is not the clip that was extracted", where=key.source)
-        canvas = Canvas(self._resize, probed.frames, self._specs)
-        prepare(self._root, key, probed, canvas)
-        return canvas.prepared()
+        buffer = FrameBuffer(self._resize, probed.frames, self._specs)
+        prepare(self._root, key, probed, buffer)
+        return buffer.prepared()
 
 
 class FrameStream:
@@ -89,15 +89,14 @@ class FrameStream:
 
     dtype: np.dtype[Any] = np.dtype(np.uint8)
 
-    def __init__(self, store: FeatureStore, encoder: TunableEncoder, reel: Reel) -> None:
-        found = encoder.encoder.weights_sha256
-        if found != store.attributes["weights_sha256"]:
+    def __init__(self, store: FeatureStore, encoder: TunableEncoder, decoder: ClipDecoder) -> None:
+        if encoder.encoder.weights_sha256 != store.attributes["weights_sha256"]:
             raise WeightsError(
                 f"are not those that stream {store.stream!r} was extracted with",
                 where=store.path,
                 remedy="extract it again with the spec's weights",
             )
-        self.encoder, self._store, self._reel = encoder, store, reel
+        self.encoder, self._store, self._decoder = encoder, store, decoder
         self.width, self.fingerprint, self.path = store.width, store.fingerprint, store.path
         self.about = store.about
         self.values = int(np.prod(encoder.shape))
@@ -118,7 +117,7 @@ class FrameStream:
             VideoError: a clip is not what it was when it was extracted.
         """
         offsets = np.cumsum([0, *map(self.rows, ids)])
-        for first, prepared in zip(offsets, self._reel.clips(tuple(ids)), strict=False):
+        for first, prepared in zip(offsets, self._decoder.clips(tuple(ids)), strict=False):
             for row, pixels in enumerate(self._windows(prepared), first):
                 buffer[row] = pixels.flatten().numpy()
         return offsets

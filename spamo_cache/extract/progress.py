@@ -1,4 +1,4 @@
-"""How far a run is: reports of workers in, one running total out."""
+"""How far an extraction is: reports of tasks in, one running total out."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Literal
 
-from spamo_cache.extract.job import Advance
+from spamo_cache.extract.worker import TaskProgress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a run is, for whoever draws it."""
+    """How far an extraction is."""
 
     stage: Literal["probe", "extract"]
     clips: int
@@ -26,12 +26,12 @@ class Progress:
     dashboard: str = ""
     """Address of the Dask dashboard, where there is one."""
     waiting_for: Sequence[str] = ()
-    """Who computes all that is left, ``user on host since time`` each; nobody while this run has
-    something to do itself."""
+    """Who computes all that is left, ``user on host since time`` each; nobody while this
+    extraction has something to do itself."""
 
 
 class Tracker:
-    """Sums what workers report and passes it on; reports may come from any thread."""
+    """Sums up the progress of tasks and passes it on; reports may come from any thread."""
 
     def __init__(self, progress: Callable[[Progress], None] | None, clips: int) -> None:
         self._progress, self._clips = progress, clips
@@ -48,12 +48,12 @@ class Tracker:
             self._progress(Progress(stage="probe", clips=clips, clips_total=self._clips))
 
     def begin(self, clips: int, frames: int) -> None:
-        """Say what there is to do."""
+        """Announce what there is to do."""
         self._total = clips, frames
         if clips and self._progress is not None:
-            self._tell({})
+            self._emit({})
 
-    def advance(self, step: Advance) -> None:
+    def advance(self, step: TaskProgress) -> None:
         if self._progress is None:
             return
         with self._lock:
@@ -66,21 +66,21 @@ class Tracker:
             self._sum = self._sum[0] + step.clips - last[0], self._sum[1] + step.frames - last[1]
             self._failed.update(news)
             self._waiting = ()
-            self._tell(news)
+            self._emit(news)
 
     def dashboard(self, address: str) -> None:
-        """Say where the work can be watched."""
+        """Announce where the work can be watched."""
         with self._lock:
             self._dashboard = address
-            self._tell({})
+            self._emit({})
 
     def waiting(self, holders: Iterable[str]) -> None:
-        """Say who computes what is left."""
+        """Announce who computes what is left."""
         with self._lock:
             self._waiting = tuple(sorted(holders))
-            self._tell({})
+            self._emit({})
 
-    def _tell(self, news: Mapping[str, str]) -> None:
+    def _emit(self, news: Mapping[str, str]) -> None:
         if self._progress is not None:
             self._progress(
                 Progress(

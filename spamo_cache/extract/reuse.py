@@ -1,7 +1,7 @@
-"""Features that need no computing: those of unchanged clips in stores of the same stream part.
+"""Features that need no computing: those of unchanged clips in other stores of the same stream.
 
-Two needs, one way: a corpus that grew or changed takes its unchanged clips from other stores, and
-a partition with failed clips, when they are tried again, takes the sound ones from itself.
+A corpus that grew or changed takes its unchanged clips from other stores. A partition whose failed
+clips are retried takes its other clips from itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spamo_cache.errors import StoreError
-from spamo_cache.extract.job import Copy
 from spamo_cache.store.attributes import Attributes, load_attributes, load_group
 from spamo_cache.store.index import OK, ClipIndex, Columns, identities
 from spamo_cache.store.layout import ClipKey, StreamIdentity
@@ -27,38 +26,46 @@ from spamo_cache.store.remote import Location
 _LOG = logging.getLogger(__name__)
 
 
-# --- finding them, once per run -----------------------------------------------------------------
+# --- finding them, once per extraction -----------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Donor:
+class SourceStore:
     """A store that holds some of the clips."""
 
     store: Location
-    by: str
-    """Who made it."""
+    made_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Clips in one partition of a store that hold exactly what would be computed again."""
+
+    store: Location
+    partition: int
+    ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Reusable:
     """Where each clip of a stream can be copied from, by the clips' positions."""
 
-    donors: Sequence[Donor]
-    donor: NDArray[np.int32]
-    """(clips,) number of the donor; -1 where no store holds the clip."""
+    sources: Sequence[SourceStore]
+    source: NDArray[np.int32]
+    """(clips,) index into ``sources``; -1 where no store holds the clip."""
     partition: NDArray[np.int32]
     """(clips,) the clip's partition in that store."""
 
     def copies(self, ids: Sequence[str], positions: NDArray[np.int64]) -> tuple[Copy, ...]:
         """What of the clips at these positions can be copied; ``ids`` are theirs."""
         groups: dict[tuple[int, int], list[str]] = {}
-        places = (self.donor[positions].tolist(), self.partition[positions].tolist())
-        for clip, donor, partition in zip(ids, *places, strict=True):
-            if donor >= 0:
-                groups.setdefault((donor, partition), []).append(clip)
+        columns = (self.source[positions].tolist(), self.partition[positions].tolist())
+        for clip, source, partition in zip(ids, *columns, strict=True):
+            if source >= 0:
+                groups.setdefault((source, partition), []).append(clip)
         return tuple(
-            Copy(self.donors[donor].store, partition, tuple(clips))
-            for (donor, partition), clips in groups.items()
+            Copy(self.sources[source].store, partition, tuple(clips))
+            for (source, partition), clips in groups.items()
         )
 
 
@@ -74,31 +81,31 @@ def search(
     rows: NDArray[np.int64],
     spans: NDArray[np.int64],
 ) -> Reusable:
-    """The clips that stores of the same stream part hold; of several stores the first counts.
+    """The clips that stores of the same stream hold; of several stores the first one counts.
 
     Args:
         stores: in order of preference, see :func:`find.find`.
-        identity: the stream part that the features must have.
+        identity: what the features must have been computed by.
         keys: every clip of the corpus.
         rows: (clips,) rows that each is planned with.
         spans: (2, clips) first frame of each within its source, and the number of its frames.
     """
     ids, wanted = [key.id for key in keys], identities(keys)
-    found = nothing(len(keys))
-    donors: list[Donor] = []
+    reusable = nothing(len(keys))
+    sources: list[SourceStore] = []
     for path in stores:
-        if (found.donor >= 0).all():
+        if (reusable.source >= 0).all():
             break
         attributes = load_attributes(path)
         if _same_stream(attributes, identity):
             index = ClipIndex.open(path, attributes, everything=True)
             positions = index.ids.positions(ids)
-            held = _held(index, positions, wanted, rows, spans) & (found.donor < 0)
+            held = _held(index, positions, wanted, rows, spans) & (reusable.source < 0)
             if held.any():
-                found.donor[held] = len(donors)
-                found.partition[held] = index.partition[positions[held]]
-                donors.append(Donor(path, attributes.created_by))
-    return Reusable(tuple(donors), found.donor, found.partition)
+                reusable.source[held] = len(sources)
+                reusable.partition[held] = index.partition[positions[held]]
+                sources.append(SourceStore(path, attributes.created_by))
+    return Reusable(tuple(sources), reusable.source, reusable.partition)
 
 
 def _same_stream(attributes: Attributes, identity: StreamIdentity) -> bool:
@@ -148,14 +155,14 @@ class Copies:
 
     features: dict[str, NDArray[Any]] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
-    """Clip -> SHA-256 of its source's contents, as its own store tells it."""
+    """Clip -> SHA-256 of its source's contents, as recorded by the store it comes from."""
     origins: dict[str, int] = field(default_factory=dict)
     """Fingerprint of a store -> clips taken from it."""
 
 
 def read(copies: Iterable[Copy]) -> Copies:
-    """Read what can be copied; a clip that cannot be read after all is left to be computed."""
-    found = Copies()
+    """Read what can be copied; a clip that cannot be read is left to be computed."""
+    copied = Copies()
     origins: Counter[str] = Counter()
     for copy in copies:
         try:
@@ -165,11 +172,11 @@ def read(copies: Iterable[Copy]) -> Copies:
             _LOG.warning("nothing is copied from a store: %s", error)
             continue
         features = _features(store, copy.ids)
-        found.features.update(features)
-        found.sources.update({clip: sources[clip] for clip in features if clip in sources})
+        copied.features.update(features)
+        copied.sources.update({clip: sources[clip] for clip in features if clip in sources})
         origins[store.fingerprint] += len(features)
-    found.origins.update(origins)
-    return found
+    copied.origins.update(origins)
+    return copied
 
 
 def _features(store: FeatureStore, clips: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -188,5 +195,5 @@ def _opened(path: Location) -> FeatureStore:
 
 
 @lru_cache(maxsize=4)
-def _as_of(path: Location, generation: str) -> FeatureStore:  # noqa: ARG001 - another, if sealed
+def _as_of(path: Location, generation: str) -> FeatureStore:  # noqa: ARG001 - part of the key
     return FeatureStore.open(path)

@@ -1,4 +1,4 @@
-"""What became of every clip of a run, told from the stores themselves."""
+"""What became of every clip of an extraction, as the stores themselves record it."""
 
 from __future__ import annotations
 
@@ -6,30 +6,29 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
 
-from spamo_cache.extract import worker
-from spamo_cache.extract.work import Holdings, Work
+from spamo_cache.extract.estimate import Rate, usual_rate
+from spamo_cache.extract.planning import RemainingWork, StoreStatus
 from spamo_cache.store.remote import Location
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Donation:
+class CopiedClips:
     """Clips of a stream that another store holds."""
 
     store: Location
-    by: str
+    made_by: str
     """Who made that store."""
     clips: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamSummary:
-    """One stream of a run."""
+    """One stream of an extraction."""
 
     store: Location
     rows: int
-    """Rows of the splits asked for."""
+    """Rows of the requested splits."""
     per: str
     """What a row stands for: ``frame`` or ``window``."""
     stride: int
@@ -37,26 +36,26 @@ class StreamSummary:
     bytes: int
     """On disk, padding to whole chunks included."""
     held: int
-    """Clips that the store had before this run."""
-    foreign: bool
+    """Clips that the store had before this extraction."""
+    elsewhere: bool
     """Whether the store lies in a root other than the one written to."""
-    by: str
+    made_by: str
     """Who made the store; empty where there was none before."""
-    donors: Sequence[Donation]
+    copied_from: Sequence[CopiedClips]
     """Where clips are copied from instead of being computed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What a run did, or with ``dry_run`` would do."""
+    """What an extraction did, or would do where it is a dry run."""
 
     clips: int
-    """Clips of the splits asked for."""
+    """Clips of the requested splits."""
     frames: int
     done: int
-    """Clips with features of all streams now, computed by this run, at least one of them."""
+    """Clips with features of all streams now, at least one of them computed by this extraction."""
     copied: int
-    """Clips with features of all streams now, of which none had to be computed."""
+    """Clips with features of all streams now, none of which had to be computed."""
     reused: int
     """Clips with features of all streams that were there before."""
     failed: Sequence[tuple[str, str]]
@@ -65,10 +64,10 @@ class Summary:
     unreadable: int = 0
     """Clips that cannot be read, as far as can be told without decoding."""
     strays: int = 0
-    """Files in folders of frames that are no frames and were left alone."""
+    """Files in folders of frames that are not frames; they are left alone."""
     computed_frames: int = 0
     seconds: float = 0.0
-    shares: Mapping[str, float] = field(default_factory=dict)
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
     """Seconds spent decoding, preparing, encoding and publishing, summed over workers."""
     device: str = "cpu"
     device_hours: float = 0.0
@@ -83,24 +82,8 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class Rate:
-    """How fast this device computes."""
-
-    flops: float
-    """Operations of the networks per second, everything around them included."""
-    frames: float | None = None
-    """Frames per second of all streams together; None where nothing was measured."""
-
-
-def usual_rate(device: str) -> Rate:
-    """What to expect of a device that was not measured: a data-centre GPU in half precision, or
-    CPU cores in float32."""
-    return Rate(4e14 if torch.device(device).type == "cuda" else 6e10 * worker.cores())
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What the workers reported, in sum."""
+class WorkerTotals:
+    """What the tasks reported, in sum."""
 
     frames: int = 0
     copied: Set[str] = frozenset()
@@ -108,66 +91,68 @@ class Outcome:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
-def planned(work: Work, before: Mapping[str, Holdings], device: str, rate: Rate) -> Summary:
-    """What a run would do."""
-    told = summarise(work, before, before, device, Outcome(), rate=rate)
-    none = np.zeros(len(work.found.clips), bool)
-    touched = np.any([none, *map(work.touched, work.missing)], axis=0) & work.found.asked
-    computed = np.any([none, *map(work.computed, work.missing)], axis=0) & work.found.asked
-    copied = np.flatnonzero(touched & ~computed).tolist()
-    whole = _whole(before)
+def summarise_plan(
+    work: RemainingWork, before: Mapping[str, StoreStatus], device: str, rate: Rate
+) -> Summary:
+    """What an extraction would do."""
+    summary = summarise(work, before, before, device, WorkerTotals(), rate=rate)
+    plan = work.plan
+    none = np.zeros(len(plan.clips), bool)
+    affected = np.any([none, *map(work.affected, work.missing)], axis=0) & plan.requested
+    computed = np.any([none, *map(work.computed, work.missing)], axis=0) & plan.requested
+    copied = np.flatnonzero(affected & ~computed).tolist()
+    complete = _complete(before)
     return replace(
-        told,
-        done=int(np.count_nonzero(computed & (work.found.counted.frames > 0))),
-        # What a partition tried again keeps of itself was there before.
-        copied=sum(work.found.clips[position].id not in whole for position in copied),
+        summary,
+        done=int(np.count_nonzero(computed & (plan.counted.frames > 0))),
+        # What a retried partition keeps of itself was there before.
+        copied=sum(plan.clips[position].id not in complete for position in copied),
     )
 
 
 def summarise(
-    work: Work,
-    before: Mapping[str, Holdings],
-    after: Mapping[str, Holdings],
+    work: RemainingWork,
+    before: Mapping[str, StoreStatus],
+    after: Mapping[str, StoreStatus],
     device: str,
-    outcome: Outcome,
+    totals: WorkerTotals,
     *,
     rate: Rate | None = None,
     seconds: float = 0.0,
 ) -> Summary:
-    """Compare what the stores held before a run with what they hold after it."""
-    found = work.found
-    whole_before, whole_after = _whole(before), _whole(after)
-    streams = {name: _stream_summary(work, name, before[name]) for name in found.streams}
-    probes = [found.probes[k] for k in np.flatnonzero(found.asked).tolist()]
-    missing = 0.0
-    for name, stream in found.streams.items():
-        rows = stream.places.rows[work.computed(name)]
-        missing += stream.flops_per_row * float(rows.sum())
+    """Compare what the stores held before an extraction with what they hold after it."""
+    plan = work.plan
+    complete_before, complete_after = _complete(before), _complete(after)
+    probes = [plan.probes[k] for k in np.flatnonzero(plan.requested).tolist()]
+    flops = 0.0
+    for name, stream in plan.streams.items():
+        rows = stream.placement.rows[work.computed(name)]
+        flops += stream.flops_per_row * float(rows.sum())
     rate = rate or usual_rate(device)
-    gained = whole_after - whole_before
-    copied = len(gained & outcome.copied)
+    gained = complete_after - complete_before
+    copied = len(gained & totals.copied)
     return Summary(
         clips=len(probes),
-        frames=int(found.counted.frames[found.asked].sum()),
+        frames=int(plan.counted.frames[plan.requested].sum()),
         done=len(gained) - copied,
         copied=copied,
-        reused=len(whole_before & whole_after),
+        reused=len(complete_before & complete_after),
         failed=_failed(after),
-        streams=streams,
+        streams={name: _stream_summary(work, name, before[name]) for name in plan.streams},
         unreadable=sum(probe.reason is not None for probe in probes),
         strays=sum(probe.strays for probe in probes),
-        computed_frames=outcome.frames,
+        computed_frames=totals.frames,
         seconds=seconds,
-        shares=outcome.seconds,
+        stage_seconds=totals.seconds,
         device=device,
-        device_hours=missing / rate.flops / 3600,
+        device_hours=flops / rate.flops / 3600,
         calibrated=rate.frames,
     )
 
 
-def _stream_summary(work: Work, name: str, before: Holdings) -> StreamSummary:
-    stream = work.found.streams[name]
-    rows = stream.places.rows[work.found.asked]
+def _stream_summary(work: RemainingWork, name: str, before: StoreStatus) -> StreamSummary:
+    stream = work.plan.streams[name]
+    rows = stream.placement.rows[work.plan.requested]
     return StreamSummary(
         store=stream.store,
         rows=int(rows.sum()),
@@ -175,47 +160,47 @@ def _stream_summary(work: Work, name: str, before: Holdings) -> StreamSummary:
         stride=stream.identity.spec["stride"],
         bytes=int((-(-rows // stream.chunk_rows) * stream.chunk_rows).sum()) * stream.row_bytes,
         held=len(before.states),
-        foreign=stream.foreign,
-        by=before.by,
-        donors=_donations(work, name),
+        elsewhere=stream.elsewhere,
+        made_by=before.made_by,
+        copied_from=_copied_from(work, name),
     )
 
 
-def _donations(work: Work, name: str) -> list[Donation]:
-    """Other stores that clips are copied from; when clips are tried again, not the own one."""
+def _copied_from(work: RemainingWork, name: str) -> list[CopiedClips]:
+    """Stores that clips are copied from; of retried partitions, not the stream's own."""
     if name not in work.missing:
         return []
     reusable = work.reusable[name]
-    taken = reusable.donor[work.touched(name) & (reusable.donor >= 0)]
-    counts = np.bincount(taken, minlength=len(reusable.donors)).tolist()
+    taken = reusable.source[work.affected(name) & (reusable.source >= 0)]
+    counts = np.bincount(taken, minlength=len(reusable.sources)).tolist()
     return [
-        Donation(store=donor.store, by=donor.by, clips=count)
-        for donor, count in zip(reusable.donors, counts, strict=True)
-        if count and donor.store != work.found.streams[name].store
+        CopiedClips(store=source.store, made_by=source.made_by, clips=count)
+        for source, count in zip(reusable.sources, counts, strict=True)
+        if count and source.store != work.plan.streams[name].store
     ]
 
 
-def _whole(holdings: Mapping[str, Holdings]) -> set[str]:
+def _complete(statuses: Mapping[str, StoreStatus]) -> set[str]:
     """Clips with features of every stream."""
     sound = [
-        {clip for clip, reason in of_stream.states.items() if reason is None}
-        for of_stream in holdings.values()
+        {clip for clip, reason in status.states.items() if reason is None}
+        for status in statuses.values()
     ]
     return set.intersection(*sound) if sound else set()
 
 
-def _failed(holdings: Mapping[str, Holdings]) -> list[tuple[str, str]]:
+def _failed(statuses: Mapping[str, StoreStatus]) -> list[tuple[str, str]]:
     """Each failed clip once, with the reasons of its streams where they differ."""
-    reasons: dict[str, dict[str, list[str]]] = {}
-    for name, of_stream in holdings.items():
-        for clip, reason in of_stream.states.items():
+    failures: dict[str, dict[str, list[str]]] = {}
+    for name, status in statuses.items():
+        for clip, reason in status.states.items():
             if reason is not None:
-                reasons.setdefault(clip, {}).setdefault(reason, []).append(name)
+                failures.setdefault(clip, {}).setdefault(reason, []).append(name)
+
+    def described(reason: str, names: Sequence[str]) -> str:
+        return reason if len(names) == len(statuses) else f"{', '.join(names)}: {reason}"
+
     return [
-        (clip, "; ".join(_told(reason, names, len(holdings)) for reason, names in found.items()))
-        for clip, found in sorted(reasons.items())
+        (clip, "; ".join(described(reason, names) for reason, names in reasons.items()))
+        for clip, reasons in sorted(failures.items())
     ]
-
-
-def _told(reason: str, names: Sequence[str], streams: int) -> str:
-    return reason if len(names) == streams else f"{', '.join(names)}: {reason}"

@@ -2,14 +2,17 @@
 
 Every clip is decoded once and prepared once per size, whatever the number of streams. A clip
 that fails is recorded with its reason and never stops the others.
+
+What travels between an extraction and its workers is defined here, and is the same for all
+executors.
 """
 
 from __future__ import annotations
 
-import os
+import platform
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -19,50 +22,124 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
+from spamo_cache import devices
 from spamo_cache.compat import cpu_threads
 from spamo_cache.config import StreamSpec
 from spamo_cache.encoders import registry
 from spamo_cache.encoders.encoder import Encoder
 from spamo_cache.encoders.registry import Compute
-from spamo_cache.errors import WeightsError
-from spamo_cache.extract import memory, reuse
+from spamo_cache.errors import SpamoError, WeightsError, shortage
+from spamo_cache.extract import reuse
 from spamo_cache.extract.batches import Batches
-from spamo_cache.extract.decoding import decoded, pool
-from spamo_cache.extract.job import Advance, Done, Item, Job, Report, Task
+from spamo_cache.extract.decoding import ClipTask, DecodeConfig, decode_ahead, thread_pool
+from spamo_cache.extract.reuse import Copy
 from spamo_cache.store.writer import StoreWriter
 from spamo_cache.video import decord_backend
 
+RERUN = "then rerun the same command: what is finished is kept"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTarget:
+    """One stream and the store it goes to."""
+
+    stream: StreamSpec
+    store: Path
+    weights_sha256: str
+    """What the weights must be on every worker."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """What all tasks of an extraction have in common."""
+
+    decoding: DecodeConfig
+    spec_base: Path
+    """Folder of the spec's file."""
+    streams: Mapping[str, StreamTarget]
+    compute: Compute
+    device: str
+    dtype: str
+    """Of the store."""
+    threads: int
+    """Threads that encode; 0 is one per core of the worker's machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionTask:
+    """One partition to compute."""
+
+    name: str
+    """Unique within an extraction."""
+    partition: int
+    clips: tuple[ClipTask, ...]
+    copies: Mapping[str, tuple[Copy, ...]]
+    """Streams to compute -> what of the partition can be copied; often nothing."""
+    retry: bool = False
+    """Whether a finished partition with failures is to be replaced."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionResult:
+    """What became of a task."""
+
+    task: str
+    """Its name."""
+    busy: tuple[str, ...] = ()
+    """Streams that another process is computing; the others are finished now."""
+    frames: int = 0
+    """Decoded."""
+    copied: frozenset[str] = frozenset()
+    """Clips with features that took no computing."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Spent decoding, preparing, encoding and publishing."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskProgress:
+    """How far a task is; a later one replaces it, also after a worker has died."""
+
+    task: str
+    """Its name."""
+    clips: int
+    frames: int
+    failed: Mapping[str, str]
+    """Clip -> why it has no features, of all clips failed in the partition so far."""
+
+
+Report = Callable[[TaskProgress], None]
+
 
 @dataclass(slots=True)
-class Part:
-    """What becomes of one stream in one partition."""
+class StreamResult:
+    """Features, failures and sources of one stream in one partition."""
 
     features: dict[str, NDArray[Any]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
 
-    def fitted(self, planned: Mapping[str, int]) -> Part:
-        """What of it goes where it was planned.
+    def fitted(self, planned: Mapping[str, int]) -> StreamResult:
+        """What of it still fits the partition.
 
         Args:
-            planned: rows of the clips that the partition holds; others have a later place by now.
+            planned: clips of the partition -> their rows; other clips have moved since.
         """
-        odd = {
+        changed = {
             clip: f"has {len(rows)} rows now, {planned[clip]} when its place was planned"
             for clip, rows in self.features.items()
             if planned.get(clip, len(rows)) != len(rows)
         }
-        kept = planned.keys() - odd
-        return Part(
+        kept = planned.keys() - changed
+        return StreamResult(
             {clip: rows for clip, rows in self.features.items() if clip in kept},
-            {clip: why for clip, why in (self.failures | odd).items() if clip in planned},
+            {clip: why for clip, why in (self.failures | changed).items() if clip in planned},
             {clip: digest for clip, digest in self.sources.items() if clip in planned},
         )
 
 
 @dataclass(slots=True)
-class Effort:
-    """What computing took."""
+class StageTimings:
+    """Frames that were decoded, and the seconds each stage took."""
 
     frames: int = 0
     seconds: dict[str, float] = field(
@@ -70,127 +147,154 @@ class Effort:
     )
 
 
-def run(job: Job, task: Task, report: Report) -> Done:
+def run_task(config: WorkerConfig, task: PartitionTask, report: Report) -> PartitionResult:
     """Compute and publish the streams of a partition that nobody else is computing.
 
     Raises:
-        SpamoError: what stops the whole run: weights that changed, a disk or memory that is full.
+        SpamoError: what stops the whole extraction: changed weights, a full disk or memory.
     """
     writers: dict[str, StoreWriter] = {}
     busy: list[str] = []
-    with ExitStack() as claims, memory.explained(task.partition, job.device):
+    with ExitStack() as leases, shortages_explained(task.partition, config.device):
         for name in task.copies:
-            writer = StoreWriter.at(job.streams[name].store)
-            if not claims.enter_context(writer.lease(task.partition)):
+            writer = StoreWriter.at(config.streams[name].store)
+            if not leases.enter_context(writer.lease(task.partition)):
                 busy.append(name)
-            elif _open(writer, task):
+            elif _is_open(writer, task):
                 writers[name] = writer
-        effort, copied = _fill(job, task, writers, report) if writers else (Effort(), set())
+        timings, copied = _fill(config, task, writers, report) if writers else (StageTimings(), ())
         # A lease may be lost on the way, by a long sleep: somebody else is at it, or will be.
         busy += [name for name in writers if not _is_finished(writers[name], task.partition)]
     if not busy and not writers:
-        frames = sum(item.probe.frames for item in task.items)
-        report(Advance(task.name, len(task.items), frames, {}))
-    return Done(task.name, tuple(busy), effort.frames, frozenset(copied), effort.seconds)
-
-
-def cores() -> int:
-    """Cores this process may use; a container or a batch system may give fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        frames = sum(clip.probe.frames for clip in task.clips)
+        report(TaskProgress(task.name, len(task.clips), frames, {}))
+    return PartitionResult(
+        task.name, tuple(busy), timings.frames, frozenset(copied), timings.seconds
+    )
 
 
 @lru_cache(maxsize=8)
-def load(stream: StreamSpec, base: Path, compute: Compute, device: str) -> Encoder:
-    """As :func:`registry.build`, once per process, until ``load.cache_clear()``."""
+def load_encoder(stream: StreamSpec, base: Path, compute: Compute, device: str) -> Encoder:
+    """As :func:`registry.build`, once per process, until ``load_encoder.cache_clear()``."""
     return registry.build(stream, base, compute, device)
 
 
-def encoders(job: Job, names: Sequence[str]) -> dict[str, Encoder]:
+def load_encoders(config: WorkerConfig, names: Sequence[str]) -> dict[str, Encoder]:
     """The encoders of these streams, loaded once per process.
 
     Raises:
-        WeightsError: they are not the weights that the run was planned with.
+        WeightsError: they are not the weights that the extraction was planned with.
     """
-    found: dict[str, Encoder] = {}
+    encoders: dict[str, Encoder] = {}
     for name in names:
-        stream = job.streams[name]
-        encoder = load(stream.stream, job.base, job.compute, job.device)
-        if encoder.weights_sha256 != stream.weights_sha256:
+        target = config.streams[name]
+        encoder = load_encoder(target.stream, config.spec_base, config.compute, config.device)
+        if encoder.weights_sha256 != target.weights_sha256:
             raise WeightsError(
-                f"stream {name}: other weights than the run was planned with",
-                where=stream.stream.weights,
+                f"stream {name}: not the weights that this extraction was planned with",
+                where=target.stream.weights,
                 remedy="give every worker the same weights",
             )
-        found[name] = encoder
-    return found
+        encoders[name] = encoder
+    return encoders
 
 
 def compute(
-    job: Job,
-    items: Iterable[Item],
-    parts: Mapping[str, Part],
-    advance: Report,
+    config: WorkerConfig,
+    clips: Iterable[ClipTask],
+    results: Mapping[str, StreamResult],
+    report: Report,
     task: str = "",
-) -> Effort:
-    """Decode clips and add to each stream's part what it does not have yet.
+) -> StageTimings:
+    """Decode clips and add to each stream's result what it does not have yet.
 
     Args:
-        items: clips that at least one of the streams needs.
-        parts: by stream; clips that have features already are left alone.
-        advance: told after every clip how far ``task`` is.
+        clips: those that at least one of the streams needs.
+        results: by stream; clips that already have features are left alone.
+        report: called after every clip with the progress of ``task``.
     """
-    loaded = encoders(job, list(parts))
-    effort, failed, clips, planned = Effort(), dict[str, str](), 0, 0
+    encoders = load_encoders(config, list(results))
+    timings, failed, done, planned = StageTimings(), dict[str, str](), 0, 0
     began = time.perf_counter()
-    threads = job.threads or cores()
     # One thread per batch: as fast in sum, and equal for any number of threads.
-    with cpu_threads(1), pool(threads, "encode") as encoding:
-        room = BoundedSemaphore(2 * threads + 2)
-        arithmetic = registry.resolve_compute(job.compute, job.device)
+    threads = config.threads or devices.cpu_cores()
+    with cpu_threads(1), thread_pool(threads, "encode") as pool:
+        slots = BoundedSemaphore(2 * threads + 2)
         batches = {
             name: Batches(
                 encoder,
-                device=job.device,
-                compute=arithmetic,
-                dtype=job.dtype,
-                pool=encoding,
-                room=room,
+                device=config.device,
+                compute=registry.resolve_compute(config.compute, config.device),
+                dtype=config.dtype,
+                pool=pool,
+                slots=slots,
             )
-            for name, encoder in loaded.items()
+            for name, encoder in encoders.items()
         }
-        specs = {encoder.preprocess.resize_spec for encoder in loaded.values()}
-        for item, clip in decoded(job, items, specs):
-            effort.seconds["decode"] += clip.decode_seconds
-            effort.seconds["prepare"] += clip.prepare_seconds
-            needed = [name for name, part in parts.items() if item.id not in part.features]
-            for name in needed:
-                if clip.reason is None:
+        specs = {encoder.preprocess.resize_spec for encoder in encoders.values()}
+        for clip, decoded in decode_ahead(config.decoding, clips, specs):
+            timings.seconds["decode"] += decoded.decode_seconds
+            timings.seconds["prepare"] += decoded.prepare_seconds
+            for name, result in results.items():
+                if clip.id in result.features:
+                    continue
+                if decoded.reason is None:
                     batch = batches[name]
-                    batch.add(item.id, clip.prepared[batch.encoder.preprocess.resize_spec])
-                    parts[name].sources[item.id] = clip.source_sha256
+                    batch.add(clip.id, decoded.prepared[batch.encoder.preprocess.resize_spec])
+                    result.sources[clip.id] = decoded.source_sha256
                 else:
-                    failed[item.id] = parts[name].failures[item.id] = clip.reason
-            clips, planned = clips + 1, planned + item.probe.frames
-            effort.frames += item.probe.frames if clip.reason is None else 0
-            advance(Advance(task, clips, planned, failed))
+                    failed[clip.id] = result.failures[clip.id] = decoded.reason
+            done, planned = done + 1, planned + clip.probe.frames
+            timings.frames += clip.probe.frames if decoded.reason is None else 0
+            report(TaskProgress(task, done, planned, failed))
         for name, batch in batches.items():
             features, faults = batch.finish()
-            parts[name].features.update(features)
-            parts[name].failures.update(faults)
+            results[name].features.update(features)
+            results[name].failures.update(faults)
             failed |= {clip: f"{name}: {fault}" for clip, fault in faults.items()}
-    advance(Advance(task, clips, planned, failed))
-    effort.seconds["encode"] = time.perf_counter() - began
-    return effort
+    report(TaskProgress(task, done, planned, failed))
+    timings.seconds["encode"] = time.perf_counter() - began
+    return timings
 
 
-def _open(writer: StoreWriter, task: Task) -> bool:
+@contextmanager
+def shortages_explained(partition: int | None = None, device: str = "cpu") -> Iterator[None]:
+    """Turn running out of memory or threads into an error that says where, and what to do.
+
+    Raises:
+        SpamoError: in place of whatever was raised.
+    """
+    try:
+        yield
+    except SpamoError:
+        raise
+    except Exception as error:
+        lacking = shortage(error)
+        if lacking is None:
+            raise
+        on = f"on {platform.node()}"
+        where = on if partition is None else f"partition {partition}, {on}"
+        if isinstance(error, torch.OutOfMemoryError):
+            raise SpamoError(
+                f"the memory of {device} is full",
+                where=where,
+                remedy="end what else runs on that GPU (see nvidia-smi), or choose another one by "
+                f"--device cuda:N; {RERUN}",
+            ) from error
+        raise SpamoError(
+            lacking,
+            where=where,
+            remedy="use fewer --workers or smaller store.shard_rows.frame, a machine with more "
+            f"memory, or higher limits (ulimit -a); {RERUN}",
+        ) from error
+
+
+def _is_open(writer: StoreWriter, task: PartitionTask) -> bool:
     """Whether there is work on the partition, now that it is leased."""
     receipt = writer.receipts.valid(task.partition)
     if receipt is None:
         return True
-    return task.retry and any(item.id in receipt.failures for item in task.items)
+    return task.retry and any(clip.id in receipt.failures for clip in task.clips)
 
 
 def _is_finished(writer: StoreWriter, partition: int) -> bool:
@@ -199,51 +303,51 @@ def _is_finished(writer: StoreWriter, partition: int) -> bool:
 
 
 def _fill(
-    job: Job, task: Task, writers: Mapping[str, StoreWriter], report: Report
-) -> tuple[Effort, set[str]]:
+    config: WorkerConfig, task: PartitionTask, writers: Mapping[str, StoreWriter], report: Report
+) -> tuple[StageTimings, Collection[str]]:
     """Copy, compute and publish; returns also the clips that took no computing."""
-    parts: dict[str, Part] = {}
+    results: dict[str, StreamResult] = {}
     origins: dict[str, dict[str, int]] = {}
     for name in writers:
         copies = reuse.read(task.copies[name])
-        parts[name] = Part(copies.features, {}, copies.sources)
+        results[name] = StreamResult(copies.features, {}, copies.sources)
         origins[name] = copies.origins
-    known = set.intersection(*(set(part.features) for part in parts.values()))
-    skipped = sum(item.probe.frames for item in task.items if item.id in known)
+    known = set.intersection(*(set(result.features) for result in results.values()))
+    skipped = sum(clip.probe.frames for clip in task.clips if clip.id in known)
 
-    def advance(step: Advance) -> None:
-        report(Advance(step.task, len(known) + step.clips, skipped + step.frames, step.failed))
+    def advance(step: TaskProgress) -> None:
+        clips, frames = len(known) + step.clips, skipped + step.frames
+        report(TaskProgress(step.task, clips, frames, step.failed))
 
-    items = [item for item in task.items if item.id not in known]
-    effort = compute(job, items, parts, advance, task.name) if items else Effort()
+    clips = [clip for clip in task.clips if clip.id not in known]
+    timings = compute(config, clips, results, advance, task.name) if clips else StageTimings()
     began = time.perf_counter()
     for name, writer in writers.items():
-        part = parts[name].fitted(writer.rows(task.partition))
-        if not (part.features or part.failures):
-            continue  # another run has given all of these clips a later place
-        provenance = _provenance(job, effort) | {"copied": origins[name]}
+        result = results[name].fitted(writer.rows(task.partition))
+        if not (result.features or result.failures):
+            continue  # another extraction has given all of these clips a later place
         writer.publish(
             task.partition,
-            part.features,
-            part.failures,
-            provenance,
-            part.sources,
+            result.features,
+            result.failures,
+            _provenance(config, timings) | {"copied": origins[name]},
+            result.sources,
             replace=task.retry,
         )
-    effort.seconds["publish"] = time.perf_counter() - began
-    if not items:
-        advance(Advance(task.name, 0, 0, {}))
-    return effort, known
+    timings.seconds["publish"] = time.perf_counter() - began
+    if not clips:
+        advance(TaskProgress(task.name, 0, 0, {}))
+    return timings, known
 
 
-def _provenance(job: Job, effort: Effort) -> dict[str, Any]:
-    device = torch.device(job.device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+def _provenance(config: WorkerConfig, timings: StageTimings) -> dict[str, Any]:
+    device = torch.device(config.device)
+    by_decord = config.decoding.reader == "decord" and decord_backend.is_installed()
     return {
-        "device": name,
-        "compute": registry.resolve_compute(job.compute, job.device),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "compute": registry.resolve_compute(config.compute, config.device),
         "torch": torch.__version__,
-        "reader": "decord" if job.reader == "decord" and decord_backend.is_installed() else "pyav",
-        "frames": effort.frames,
-        "seconds": {part: round(value, 3) for part, value in effort.seconds.items()},
+        "reader": "decord" if by_decord else "pyav",
+        "frames": timings.frames,
+        "seconds": {stage: round(value, 3) for stage, value in timings.seconds.items()},
     }

@@ -81,7 +81,7 @@ def extract(
         WeightsError: weights that cannot be used.
         StoreError: a store, or the note of it for ``train``, cannot be written.
     """
-    from spamo_cache.extract.run import extract as compute
+    from spamo_cache.extract.extraction import extract as compute
 
     changes = [*resolve.changes(set), *([f"frames.reader={reader}"] if reader else ())]
     splits = resolve.names(split)
@@ -135,14 +135,14 @@ def _check(
 ) -> None:
     """Raise what is wrong with a request before its corpus is read, or even drawn."""
     from spamo_cache.datasets import signed_weather
-    from spamo_cache.extract.run import check
-    from spamo_cache.extract.survey import chosen
+    from spamo_cache.extract.extraction import check
+    from spamo_cache.extract.planning import check_names
 
     resolve.check_corpus(corpus)
     loaded, _ = resolve.load_spec(str(spec or resolve.spec_of(corpus)), changes=changes)
     check(loaded, **request)
     if corpus == signed_weather.NAME:
-        chosen(splits, signed_weather.SPLITS, "split")
+        check_names(splits, signed_weather.SPLITS, "split")
 
 
 def _remember(manifest: Manifest, summary: Summary) -> None:

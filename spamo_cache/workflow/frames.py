@@ -7,6 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spamo_cache import devices
 from spamo_cache.config import Pipeline
 from spamo_cache.errors import StoreError, UsageError, VideoError
 from spamo_cache.workflow import resolve
@@ -44,7 +45,6 @@ def input_streams(
     from spamo_cache.encoders.registry import build
     from spamo_cache.encoders.tunable import TunableEncoder
     from spamo_cache.extract.frames import frame_streams
-    from spamo_cache.extract.worker import cores
 
     folder = _root(pipeline.corpus, root, watcher)
     spec, path = resolve.spec_used(pipeline, base)
@@ -53,7 +53,7 @@ def input_streams(
         name: TunableEncoder(encoder, pipeline.encoders, pipeline.seed)
         for name, encoder in plain.items()
     }
-    threads = pipeline.threads or cores()
+    threads = pipeline.threads or devices.cpu_cores()
     return frame_streams(stores, encoders, folder, resize=spec.frames.resize, threads=threads)
 
 

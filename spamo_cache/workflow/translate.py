@@ -139,7 +139,7 @@ class TrainedRun:
 
     def _extract(self, ranges: Sequence[Translation], scratch: Path) -> Summary:
         from spamo_cache.datasets.manifest import Clip, Manifest
-        from spamo_cache.extract.run import extract
+        from spamo_cache.extract.extraction import extract
 
         pipeline = self._loaded.pipeline
         root = Path(os.path.commonpath([piece.video.resolve().parent for piece in ranges]))

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
+from spamo_cache import devices
 from spamo_cache.config import Experiment, Variant
 from spamo_cache.errors import SpamoError
-from spamo_cache.extract import worker
 from spamo_cache.runs.folder import exclusive
 from spamo_cache.workflow.experiments import processes
 from spamo_cache.workflow.experiments.plan import Trial
@@ -293,7 +293,7 @@ def test_places_are_gpus_or_shares_of_the_cores(monkeypatch: pytest.MonkeyPatch)
     assert [place["CUDA_VISIBLE_DEVICES"] for place in processes.worker_envs(3, 1, "cuda")] == [
         *("3", "5", "3"),
     ]
-    monkeypatch.setattr(worker, "cores", lambda: 8)
+    monkeypatch.setattr(devices, "cpu_cores", lambda: 8)
     assert processes.worker_envs(None, 2, "cpu")[0]["OMP_NUM_THREADS"] == "1"  # the suite's own
     monkeypatch.delenv("OMP_NUM_THREADS")
     several = processes.worker_envs(None, 2, "cpu")

@@ -12,7 +12,7 @@ from typer.testing import Result
 
 from spamo_cache import config
 from spamo_cache.datasets.manifest import Manifest
-from spamo_cache.extract import calibrate, run
+from spamo_cache.extract import estimate, extraction
 from spamo_cache.store import attributes
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.writer import StoreWriter
@@ -46,7 +46,7 @@ def test_the_log_tells_progress_failures_and_last_the_summary(lab: Path, call: C
 def test_a_dry_run_says_what_would_be_done(
     lab: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibrate, "SECONDS", 0.0)
+    monkeypatch.setattr(estimate, "SECONDS", 0.0)
     told = call(EXTRACT, "--dry-run --calibrate").stdout
     assert "spatial rows   158 (one per frame)" in told
     assert "(one per window)" in told
@@ -79,7 +79,9 @@ def test_a_store_made_from_python_is_the_store_of_the_command_line(
     call(EXTRACT)
     manifest = Manifest.read(lab / "manifest.csv", corpus="frames")
     spec = config.load(lab / "spec.yaml", config.CacheSpec)
-    made = run.extract(manifest, lab, spec, lab, store_root=lab / "python", executor="serial")
+    made = extraction.extract(
+        manifest, lab, spec, lab, store_root=lab / "python", executor="serial"
+    )
     for store in made.stores.values():
         twin = lab.parent / "home" / "features" / "frames" / Path(str(store)).name
         assert plain(Path(str(store))) == plain(twin)
@@ -152,7 +154,7 @@ def test_whom_it_waits_for_is_told(lab: Path, call: Call, monkeypatch: pytest.Mo
     for option in ("", "--json"):
         with ExitStack() as theirs:
             assert theirs.enter_context(leases.hold(name))
-            monkeypatch.setattr(run.time, "sleep", lambda _, let_go=theirs.close: let_go())
+            monkeypatch.setattr(extraction.time, "sleep", lambda _, let_go=theirs.close: let_go())
             holder = str(leases.live()[name])
             result = call(EXTRACT, "--split test --retry-failed", option)
         if option:

@@ -20,7 +20,7 @@ import pytest
 from spamo_cache import config
 from spamo_cache.config import CacheSpec
 from spamo_cache.datasets.manifest import Manifest
-from spamo_cache.extract.run import extract
+from spamo_cache.extract.extraction import extract
 from spamo_cache.extract.summary import Summary
 from spamo_cache.store.reader import FeatureStore
 

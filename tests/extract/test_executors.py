@@ -18,13 +18,21 @@ import pytest
 from distributed import Security
 from distributed.comm import connect
 
+from spamo_cache import devices
 from spamo_cache.config import CacheSpec
 from spamo_cache.errors import ConfigError, SpamoError, UsageError
-from spamo_cache.extract import worker
-from spamo_cache.extract.executors.dask import Cluster, _client, _own_device, run, slurm_options
-from spamo_cache.extract.job import Done, Job, Task
+from spamo_cache.extract import executors, worker
+from spamo_cache.extract.decoding import DecodeConfig
+from spamo_cache.extract.executors import (
+    Cluster,
+    _client,
+    _own_device,
+    run_dask,
+    slurm_options,
+)
+from spamo_cache.extract.extraction import extract
 from spamo_cache.extract.progress import Progress
-from spamo_cache.extract.run import extract
+from spamo_cache.extract.worker import PartitionResult, PartitionTask, WorkerConfig
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "encoders"
 
@@ -78,7 +86,7 @@ def test_threads_do_not_change_a_byte(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for threads in (1, 5):
-        monkeypatch.setattr(worker, "cores", lambda threads=threads: threads)
+        monkeypatch.setattr(devices, "cpu_cores", lambda threads=threads: threads)
         summary = go(f"threads-{threads}", executor="serial")
         assert digests(summary, digest) == reference
 
@@ -114,6 +122,18 @@ def test_an_existing_scheduler_survives_the_death_of_a_worker(
     assert digests(summary, digest) == reference
 
 
+def config(streams: Any) -> WorkerConfig:
+    return WorkerConfig(
+        decoding=DecodeConfig(root=Path(), resize="pil", decoders=1),
+        spec_base=Path(),
+        streams=streams,
+        compute="auto",
+        device="cpu",
+        dtype="float16",
+        threads=1,
+    )
+
+
 def test_a_partition_that_kills_every_worker_is_one_clear_error(
     scheduler: tuple[str, Any],
 ) -> None:
@@ -121,9 +141,9 @@ def test_a_partition_that_kills_every_worker_is_one_clear_error(
     cluster.scheduler.allowed_failures = 1
     # Whoever looks for the stream's store dies.
     fatal = defaultdict(partial(os._exit, 1))
-    job = Job(Path(), Path(), fatal, "pil", "auto", "cpu", "float16", 1, 1)
+    task = PartitionTask("7-motion", 7, (), {"motion": ()})
     with pytest.raises(SpamoError, match="partition 7 killed every worker") as error:
-        list(run(job, [Task("7-motion", 7, (), {"motion": ()})], print, Cluster(scheduler=address)))
+        list(run_dask(config(fatal), [task], print, Cluster(scheduler=address)))
     assert "memory" in str(error.value.remedy)
 
 
@@ -131,13 +151,13 @@ def test_finished_tasks_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred thousand partitions must not pile up, neither here nor at the scheduler."""
     from distributed import LocalCluster
 
-    monkeypatch.setattr(worker, "run", lambda _, task, __: Done(task.name))
-    tasks = (Task(str(number), number, (), {}) for number in range(200))
+    monkeypatch.setattr(worker, "run_task", lambda _, task, __: PartitionResult(task.name))
+    tasks = (PartitionTask(str(number), number, (), {}) for number in range(200))
     with LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
-        job = Job(Path(), Path(), {}, "pil", "auto", "cpu", "float16", 1, 1)
+        address = cluster.scheduler_address
         known = [
             (int(done.task), len(cluster.scheduler.tasks))
-            for done in run(job, tasks, print, Cluster(scheduler=cluster.scheduler_address))
+            for done in run_dask(config({}), tasks, print, Cluster(scheduler=address))
         ]
     assert sorted(partition for partition, _ in known) == list(range(200))
     assert max(count for _, count in known) < 20
@@ -181,9 +201,7 @@ def test_nobody_else_can_connect_to_a_local_cluster() -> None:
 
 
 def test_no_scheduler_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    from spamo_cache.extract.executors import dask
-
-    monkeypatch.setattr(dask, "_CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(executors, "_CONNECT_SECONDS", 0.3)
     said = {
         "tcp://127.0.0.1:9": "no Dask scheduler answers",
         "nonsense": "no Dask scheduler answers",

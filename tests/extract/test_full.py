@@ -13,8 +13,8 @@ import torch
 from spamo_cache.config import CacheSpec
 from spamo_cache.errors import SpamoError, shortage
 from spamo_cache.extract import decoding, worker
-from spamo_cache.extract.memory import explained, is_full
-from spamo_cache.extract.run import extract
+from spamo_cache.extract.extraction import extract
+from spamo_cache.extract.worker import shortages_explained
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "encoders"
 
@@ -76,8 +76,7 @@ def test_full_memory_stops_cleanly_and_goes_on(
 
 
 def test_other_errors_are_not_taken_for_full_memory() -> None:
-    assert not is_full(RuntimeError("shape mismatch"))
-    with pytest.raises(RuntimeError, match="shape"), explained(0, "cpu"):
+    with pytest.raises(RuntimeError, match="shape"), shortages_explained(0, "cpu"):
         raise RuntimeError("shape mismatch")
 
 

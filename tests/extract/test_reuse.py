@@ -14,8 +14,8 @@ import pytest
 from spamo_cache.config import CacheSpec
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import UsageError
-from spamo_cache.extract import calibrate, decoding, worker
-from spamo_cache.extract.run import extract
+from spamo_cache.extract import decoding, estimate, worker
+from spamo_cache.extract.extraction import extract
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.receipts import shard_path
 from spamo_cache.store.verify import verify
@@ -80,7 +80,7 @@ def test_a_corpus_that_grew_copies_what_it_had(
     for clip in ("clip-a", "clip-b", "clip-c", "clip-e"):
         assert features(after, clip) == features(before, clip)
     for name, path in after.stores.items():
-        assert [(d.store, d.clips) for d in after.streams[name].donors] == [
+        assert [(d.store, d.clips) for d in after.streams[name].copied_from] == [
             (before.stores[name], 4)
         ]
         old, new = FeatureStore.open(before.stores[name]), FeatureStore.open(path)
@@ -146,8 +146,8 @@ def test_one_stream_may_be_copied_and_the_other_computed(
     read.clear()
     after = go()
     assert (after.done, after.copied, len(read)) == (6, 0, 6)
-    assert sum(donor.clips for donor in after.streams["spatial"].donors) == 5
-    assert not after.streams["motion"].donors
+    assert sum(donor.clips for donor in after.streams["spatial"].copied_from) == 5
+    assert not after.streams["motion"].copied_from
 
 
 def test_a_damaged_copy_is_computed_instead(go: Go, manifest: Any, read: list[str]) -> None:
@@ -287,7 +287,7 @@ def test_calibration_measures_what_is_left_and_writes_nothing(
     expected = 101 / told.calibrated / 3600
     assert told.device_hours == pytest.approx(expected)
     read.clear()
-    monkeypatch.setattr(calibrate, "SECONDS", 0.0)
+    monkeypatch.setattr(estimate, "SECONDS", 0.0)
     go(dry_run=True, calibrate=True)
     assert len(read) <= 3, "goes on after its time"
     go()

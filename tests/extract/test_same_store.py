@@ -20,7 +20,7 @@ from spamo_cache.config import CacheSpec
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import StoreError
 from spamo_cache.extract import worker
-from spamo_cache.extract.run import extract
+from spamo_cache.extract.extraction import extract
 from spamo_cache.store.copy import copy
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.verify import verify
@@ -193,15 +193,15 @@ def test_a_run_that_began_before_another_gave_a_clip_its_place_goes_on(
     """The later one is through before the first has opened its first partition."""
     show(0)
     go(splits=["dev"])
-    run, outcomes = worker.run, []
+    run, outcomes = worker.run_task, []
 
     def late(*args: Any) -> Any:
-        monkeypatch.setattr(worker, "run", run)
+        monkeypatch.setattr(worker, "run_task", run)
         show(40)
         outcomes.append(go())
         return run(*args)
 
-    monkeypatch.setattr(worker, "run", late)
+    monkeypatch.setattr(worker, "run_task", late)
     assert go(splits=["train"]).failed == []
     assert outcomes[0].failed == []
     assert_whole(go, clips, go(), tmp_path)
@@ -330,7 +330,7 @@ def test_a_complete_store_that_may_only_be_read_is_there_already(
 ) -> None:
     show(16)
     first = go()
-    monkeypatch.setattr(worker, "run", None)
+    monkeypatch.setattr(worker, "run_task", None)
     with only_to_be_read(tmp_path / "features"):
         for options in ({}, {"retry_failed": True}, {"manifest": resplit(clips, c="valid")}):
             told = go(**options)
@@ -344,7 +344,7 @@ def test_an_incomplete_store_that_may_only_be_read_is_an_error_before_any_work(
     go(splits=["train"])
     with only_to_be_read(tmp_path / "features"):
         with monkeypatch.context() as patch:
-            patch.setattr(worker, "run", None)
+            patch.setattr(worker, "run_task", None)
             assert go(splits=["train"]).reused == 4
             with pytest.raises(StoreError, match="cannot write: Permission denied") as refused:
                 go()

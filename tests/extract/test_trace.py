@@ -21,7 +21,7 @@ from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.encoders import registry
 from spamo_cache.encoders.encoder import encode_clip
 from spamo_cache.errors import StoreError, UsageError
-from spamo_cache.extract.run import extract
+from spamo_cache.extract.extraction import extract
 from spamo_cache.extract.summary import Summary
 from spamo_cache.store.copy import copy
 from spamo_cache.store.inspect import trace

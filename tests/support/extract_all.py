@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from spamo_cache.config import CacheSpec, parse
-from spamo_cache.extract.run import extract
+from spamo_cache.extract.extraction import extract
 from spamo_cache.store.reader import FeatureStore
 
 SPEC = {

@@ -25,7 +25,7 @@ from spamo_cache.config import CacheSpec
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.encoders import registry
 from spamo_cache.errors import SpamoError
-from spamo_cache.extract.run import extract
+from spamo_cache.extract.extraction import extract
 from spamo_cache.store.writer import StoreWriter
 
 _OPERATIONS = ("link", "rename", "replace", "fsync", "unlink", "rmdir", "mkdir")

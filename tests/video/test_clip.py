@@ -305,13 +305,13 @@ def test_a_source_with_many_clips_is_opened_once(
 ) -> None:
     path = make()
     opened: list[Path] = []
-    timeline = clips.kept.timeline
+    timeline = clips.timeline_cache.timeline
 
     def counting(source: Path, status: os.stat_result) -> object:
         opened.append(source)
         return timeline(source, status)
 
-    monkeypatch.setattr(clips.kept, "timeline", counting)
+    monkeypatch.setattr(clips.timeline_cache, "timeline", counting)
     wanted = [Clip(path.name, start=k / 10, end=k / 10 + 0.2) for k in range(10)]
     seen: list[int] = []
     found = probe_all(path.parent, [*wanted, Clip("gone")], progress=seen.append)

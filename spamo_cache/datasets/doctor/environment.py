@@ -10,7 +10,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from spamo_cache import config, io
+from spamo_cache import config, devices, io
 from spamo_cache.datasets.doctor.findings import Diagnosis, Finding, diagnosis
 from spamo_cache.errors import SpamoError
 from spamo_cache.store.roots import stores_in
@@ -39,16 +39,14 @@ def examine(roots: Sequence[str] | None = None) -> Diagnosis:
         stores).
     """
     packages = {name: _version(name) for name in (*PACKAGES, *STAGE_ONE.values())}
-    devices, trouble = _devices()
+    gpus, trouble = _gpus()
     places = {root: _place(root) for root in (config.roots() if roots is None else roots)}
     facts = {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "cpus": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cpus": devices.cpu_cores(),
         "packages": packages,
-        "devices": devices,
+        "devices": gpus,
         "weights": _weights(),
         "roots": places,
     }
@@ -81,20 +79,20 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
 
 
-def _devices() -> tuple[list[dict[str, Any]], list[Finding]]:
+def _gpus() -> tuple[list[dict[str, Any]], list[Finding]]:
     try:
         import torch  # noqa: PLC0415
     except ImportError as error:
         return [], [Finding("error", f"torch cannot be imported: {error}", "Python")]
-    devices: list[dict[str, Any]] = []
+    gpus: list[dict[str, Any]] = []
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         name = torch.cuda.get_device_name(index)
-        devices.append({"name": name, "memory_bytes": total, "free_bytes": free})
-    if devices:
-        return devices, []
+        gpus.append({"name": name, "memory_bytes": total, "free_bytes": free})
+    if gpus:
+        return gpus, []
     remedy = "fine for the embedded corpus; a real one wants a GPU"
-    return devices, [Finding("note", "no GPU: everything runs on the CPU", "torch", remedy)]
+    return gpus, [Finding("note", "no GPU: everything runs on the CPU", "torch", remedy)]
 
 
 def _weights() -> dict[str, str]:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 
+from spamo_cache import devices
 from spamo_cache.errors import SpamoError
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -22,14 +23,13 @@ def worker_envs(jobs: int | None, threads: int | None, device: str) -> list[dict
         threads: what a process asks for on a CPU; None is all cores.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     """
-    from spamo_cache.extract.worker import cores
-
     gpus = [] if device == "cpu" else _gpus(device)
     if gpus:
         count = len(gpus) if jobs is None else jobs
         return [{"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} for number in range(count)]
-    count = jobs or max(1, cores() // (threads or cores()))
-    each = str(max(1, cores() // count))
+    cores = devices.cpu_cores()
+    count = jobs or max(1, cores // (threads or cores))
+    each = str(max(1, cores // count))
     # Whoever limits threads by hand knows why, and equal bits want equal threads.
     threads_each = {name: os.environ.get(name, each) for name in _THREADS}
     return [{"CUDA_VISIBLE_DEVICES": "", **threads_each}] * count

@@ -1,6 +1,7 @@
-"""Partitions by Dask: a local cluster, an existing scheduler, or Slurm jobs.
+"""Ways of running the tasks of an extraction; all give the same bytes.
 
-A worker that dies costs the partition it was computing, which Dask gives to another one.
+``serial`` runs them in this process. Dask runs them on a local cluster, an existing scheduler or
+Slurm jobs; a worker that dies costs the partition it was computing, which another one takes over.
 
 Whoever can connect to a scheduler or a worker can run code as the user who started it. Clusters
 started here therefore speak TLS with credentials made for the run, and nobody else has them.
@@ -18,15 +19,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 from spamo_cache import config, io
 from spamo_cache.config import read_yaml
 from spamo_cache.errors import ConfigError, SpamoError, UsageError
 from spamo_cache.extract import worker
-from spamo_cache.extract.executors import preload
-from spamo_cache.extract.job import Advance, Done, Job, Report, Task
+from spamo_cache.extract.worker import (
+    RERUN,
+    PartitionResult,
+    PartitionTask,
+    Report,
+    TaskProgress,
+    WorkerConfig,
+)
 
 _REPORT_SECONDS = 0.25
 _LOOK_SECONDS = 2.0
@@ -35,7 +42,16 @@ _CONNECT_SECONDS = 30
 _DASHBOARD = "127.0.0.1:0"
 """Any free port, as another run on this host may hold the usual one; for this host alone."""
 _AHEAD = 2
-"""Tasks per worker on their way."""
+"""Tasks in flight per worker."""
+_LEAVE_CTRL_C_TO_THE_COMMAND = """
+import signal
+
+def dask_setup(worker):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+"""
+"""What workers of a local cluster run first: a terminal sends Ctrl-C to all processes at once."""
+
+Executor = Literal["dask", "serial"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,17 +66,25 @@ class Cluster:
     """YAML with the options of ``dask_jobqueue.SLURMCluster`` and the number of ``jobs``."""
 
 
-def run(
-    job: Job,
-    tasks: Iterable[Task],
+def run_serial(
+    config: WorkerConfig, tasks: Iterable[PartitionTask], report: Report
+) -> Iterator[PartitionResult]:
+    """Compute the tasks in order, in this process: for debugging, or where processes cost much."""
+    for task in tasks:
+        yield worker.run_task(config, task, report)
+
+
+def run_dask(
+    config: WorkerConfig,
+    tasks: Iterable[PartitionTask],
     report: Report,
     cluster: Cluster,
     dashboard: Callable[[str], None] = lambda _: None,
-) -> Iterator[Done]:
+) -> Iterator[PartitionResult]:
     """Compute the tasks on the cluster, in the order in which they are finished.
 
     Args:
-        dashboard: told the address of the cluster's dashboard, if it has one.
+        dashboard: called with the address of the cluster's dashboard, if it has one.
 
     Raises:
         UsageError: no scheduler at the address given.
@@ -70,7 +94,7 @@ def run(
     with _quiet(), _client(cluster) as client, _explained():
         if client.cluster is not None and find_spec("bokeh") is not None:
             dashboard(client.cluster.dashboard_link)
-        flow = _Flow(client, job, report)
+        flow = _TaskFlow(client, config, report)
         waiting = iter(tasks)
         more = True
         while flow.running or more:
@@ -82,17 +106,17 @@ def run(
             yield from flow.finished()
 
 
-class _Flow:
-    """Some tasks on their way: enough that no worker waits, few enough for a small graph."""
+class _TaskFlow:
+    """Tasks in flight: enough that no worker waits, few enough for a small graph."""
 
-    def __init__(self, client: Any, job: Job, report: Report) -> None:
-        self._client, self._job = client, job
-        # Of this run alone: a scheduler may serve several at once.
+    def __init__(self, client: Any, config: WorkerConfig, report: Report) -> None:
+        self._client, self._config = client, config
+        # Of this extraction alone: a scheduler may serve several at once.
         self._name = f"spamo-cache-{uuid4().hex}"
         self._done: SimpleQueue[Any] = SimpleQueue()
         self._looked, self._workers = 0.0, 1
         self.running: dict[Any, int] = {}
-        client.subscribe_topic(self._name, lambda event: report(Advance(*event[1])))
+        client.subscribe_topic(self._name, lambda event: report(TaskProgress(*event[1])))
 
     def has_room(self) -> bool:
         if time.monotonic() - self._looked > _LOOK_SECONDS:
@@ -100,14 +124,14 @@ class _Flow:
             self._looked, self._workers = time.monotonic(), max(1, len(workers))
         return len(self.running) < _AHEAD * self._workers
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: PartitionTask) -> None:
         key = f"{self._name}-{task.name}"
-        given = (run_in_worker, self._job, task, self._name)
-        future = self._client.submit(*given, pure=False, key=key)
+        call = (run_in_worker, self._config, task, self._name)
+        future = self._client.submit(*call, pure=False, key=key)
         self.running[future] = task.partition
         future.add_done_callback(self._done.put)
 
-    def finished(self) -> Iterator[Done]:
+    def finished(self) -> Iterator[PartitionResult]:
         """The next one, if there is one before it is time to look for more workers."""
         if self.running:
             with suppress(Empty):
@@ -139,21 +163,22 @@ def slurm_options(path: Path) -> tuple[int, dict[str, Any]]:
     return jobs, options
 
 
-def run_in_worker(job: Job, task: Task, topic: str) -> Done:
-    """What a Dask worker executes; progress goes back as events, a few a second."""
+def run_in_worker(config: WorkerConfig, task: PartitionTask, topic: str) -> PartitionResult:
+    """Run a task in a Dask worker; progress goes back as events, a few a second."""
     from distributed import get_worker
 
     this = get_worker()
-    sent, told = 0.0, 0
+    sent, failures = 0.0, 0
 
-    def report(step: Advance) -> None:
-        nonlocal sent, told
-        whole = step.clips == len(task.items)
-        if whole or len(step.failed) > told or time.monotonic() - sent > _REPORT_SECONDS:
+    def report(step: TaskProgress) -> None:
+        nonlocal sent, failures
+        whole = step.clips == len(task.clips)
+        if whole or len(step.failed) > failures or time.monotonic() - sent > _REPORT_SECONDS:
             this.log_event(topic, (step.task, step.clips, step.frames, dict(step.failed)))
-            sent, told = time.monotonic(), len(step.failed)
+            sent, failures = time.monotonic(), len(step.failed)
 
-    return worker.run(replace(job, device=_own_device(job.device, this.name)), task, report)
+    config = replace(config, device=_own_device(config.device, this.name))
+    return worker.run_task(config, task, report)
 
 
 def _own_device(device: str, name: object) -> str:
@@ -165,23 +190,22 @@ def _own_device(device: str, name: object) -> str:
     return f"cuda:{name % torch.cuda.device_count()}"
 
 
-def _result(future: Any, partition: int) -> Done:
+def _result(future: Any, partition: int) -> PartitionResult:
     from distributed import KilledWorker
 
     try:
-        done: Done = future.result()
+        result: PartitionResult = future.result()
     except KilledWorker as error:
         raise SpamoError(
             f"partition {partition} killed every worker it was given to, the last one at "
             f"{error.last_worker.address}",
-            remedy="most often memory: use fewer --workers, look into the workers' logs, then "
-            "give the same command again: what is finished is kept",
+            remedy="most often memory: use fewer --workers, look into the workers' logs, " + RERUN,
         ) from None
-    return done
+    return result
 
 
 def _quiet() -> AbstractContextManager[None]:
-    """Dask tells what goes wrong at length; what the user can act on is raised instead."""
+    """Dask logs what goes wrong at length; what the user can act on is raised instead."""
     from distributed.utils import silence_logging_cmgr
 
     quiet: AbstractContextManager[None] = silence_logging_cmgr(logging.CRITICAL)
@@ -202,8 +226,7 @@ def _explained() -> Iterator[None]:
     except (CancelledError, CommClosedError, TimeoutError, ConnectionError) as error:
         raise SpamoError(
             f"the connection to the Dask scheduler is lost ({type(error).__name__})",
-            remedy="see why it ended, start it again, then give the same command again: what is "
-            "finished is kept",
+            remedy=f"see why it ended, start it again, {RERUN}",
         ) from error
 
 
@@ -254,7 +277,7 @@ def _local(workers: int) -> Any:
             processes=True,
             protocol="tls://",
             security=Security.temporary(),
-            preload=[preload.__name__],
+            preload=[_LEAVE_CTRL_C_TO_THE_COMMAND],
             dashboard_address=_DASHBOARD,
             # A worker's memory holds decoded frames, which cannot be spilled or restarted away.
             memory_limit=0,

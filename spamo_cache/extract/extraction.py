@@ -1,4 +1,4 @@
-"""Stage 1 from a manifest to finished stores: plan, reuse, compute, index, report."""
+"""Stage 1, from a manifest to finished stores: plan, copy, compute, index, summarise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from spamo_cache import config, devices
 from spamo_cache.config import CacheSpec, StreamSpec
@@ -17,21 +16,32 @@ from spamo_cache.datasets.registry import CORPORA
 from spamo_cache.encoders import registry
 from spamo_cache.encoders.encoder import Encoder
 from spamo_cache.errors import StoreError, UsageError
-from spamo_cache.extract import memory, worker
-from spamo_cache.extract.calibrate import calibrate as measure
-from spamo_cache.extract.executors import dask, serial
-from spamo_cache.extract.job import Done, Job, Report, StreamJob, Task
+from spamo_cache.extract import executors, worker
+from spamo_cache.extract.decoding import DecodeConfig
+from spamo_cache.extract.estimate import measured_rate, usual_rate
+from spamo_cache.extract.executors import Executor
+from spamo_cache.extract.planning import (
+    ExtractionPlan,
+    PartitionGroup,
+    RemainingWork,
+    check_names,
+    plan_extraction,
+    remaining_work,
+)
 from spamo_cache.extract.progress import Progress, Tracker
-from spamo_cache.extract.summary import Outcome, Summary, planned, summarise, usual_rate
-from spamo_cache.extract.survey import Survey, chosen, survey
-from spamo_cache.extract.work import Group, Work, held, left
+from spamo_cache.extract.summary import Summary, WorkerTotals, summarise, summarise_plan
+from spamo_cache.extract.worker import (
+    PartitionResult,
+    PartitionTask,
+    StreamTarget,
+    WorkerConfig,
+    shortages_explained,
+)
 from spamo_cache.store.writer import StoreWriter
 from spamo_cache.video import decord_backend
 
-Executor = Literal["dask", "serial"]
-
 _BUSY_SECONDS = 1.0
-"""Pause before looking again at partitions that another run is computing."""
+"""Pause before looking again at partitions that somebody else is computing."""
 
 
 def check(
@@ -46,33 +56,33 @@ def check(
     dry_run: bool,
     calibrate: bool,
 ) -> str:
-    """Raise what is wrong with a request as far as can be told without its corpus.
+    """Raise whatever is wrong with a request and can be seen without its corpus.
 
     Returns:
-        The device that is meant.
+        The device to compute on.
 
     Raises:
         UsageError: a stream, device, reader, number of workers or combination that cannot be.
         ConfigError: an unusable Slurm file.
     """
-    chosen(streams, list(spec.streams), "stream")
+    check_names(streams, list(spec.streams), "stream")
     if workers is not None and workers < 1:
         raise UsageError(f"workers: {workers} is not a positive number")
     if calibrate and not dry_run:
-        raise UsageError("calibration belongs to a dry run", remedy="add --dry-run")
+        raise UsageError("only a dry run can be calibrated", remedy="add --dry-run")
     if (scheduler or slurm) and (executor == "serial" or (scheduler and slurm)):
         raise UsageError(
             "only one of --scheduler, --slurm and --executor serial can do the work",
             remedy="give one of them",
         )
     if slurm is not None:
-        dask.slurm_options(slurm)
+        executors.slurm_options(slurm)
     if spec.frames.reader == "decord" and not decord_backend.is_installed():
         raise UsageError("decord is not installed", remedy="install it, or leave --reader out")
     return devices.resolve(device)
 
 
-@memory.explained()
+@shortages_explained()
 def extract(
     manifest: Manifest,
     root: Path,
@@ -106,10 +116,10 @@ def extract(
         executor: ``serial`` computes in this process.
         workers: processes of a local cluster; None is one per GPU, or one with all cores.
         scheduler: address of a running Dask scheduler instead.
-        slurm: YAML of a Slurm cluster instead, see :func:`executors.dask.slurm_options`.
+        slurm: YAML of a Slurm cluster instead, see :func:`executors.slurm_options`.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dry_run: decide everything, write nothing.
-        calibrate: measure for 20 seconds, in a dry run, what its estimate of hours rests on.
+        calibrate: in a dry run, benchmark for 20 seconds to calibrate the estimate.
         retry_failed: compute failed clips again; the others of their partitions are kept.
         progress: called with the state so far, a few times a second at most per worker.
 
@@ -136,17 +146,17 @@ def extract(
         calibrate=calibrate,
     )
     base = spec_base.absolute()
-    # What was loaded in an earlier run may have changed on disk since.
-    worker.load.cache_clear()
+    # What an earlier extraction has loaded may have changed on disk since.
+    worker.load_encoder.cache_clear()
 
     def load(stream: StreamSpec) -> Encoder:
         if executor == "serial" or calibrate:
-            return worker.load(stream, base, spec.compute, device)
+            return worker.load_encoder(stream, base, spec.compute, device)
         # Processes of their own will compute: this one only looks at sizes and hashes.
         return registry.build(stream, base, "float32")
 
     tracker = Tracker(progress, len(manifest))
-    found = survey(
+    plan = plan_extraction(
         manifest,
         root,
         spec,
@@ -157,8 +167,8 @@ def extract(
         retry=retry_failed,
         progress=tracker.probed,
     )
-    job = _job(
-        found,
+    worker_config = _worker_config(
+        plan,
         spec,
         root=root,
         base=base,
@@ -167,63 +177,64 @@ def extract(
         remote=bool(scheduler or slurm),
     )
     roots: list[str | Path] = [store_root, *config.roots()]
-    before = held(found)
-    work = left(found, before, roots=roots, retry=retry_failed)
+    before = plan.statuses()
+    work = remaining_work(plan, before, roots=roots, retry=retry_failed)
     if dry_run:
-        rate = measure(job, work) if calibrate else usual_rate(device)
-        return planned(work, before, device, rate)
-    writers = _writers(work, store_root, spec, manifest)
+        rate = measured_rate(worker_config, work) if calibrate else usual_rate(device)
+        return summarise_plan(work, before, device, rate)
+    writers = _open_writers(work, store_root, spec, manifest)
     if retry_failed:
         # What is kept of a partition is read by way of the index, which is up to date now.
-        work = left(found, before, roots=roots, retry=True)
-    cluster = dask.Cluster(workers=workers or _workers(device), scheduler=scheduler, slurm=slurm)
+        work = remaining_work(plan, before, roots=roots, retry=True)
 
-    def run(tasks: Iterable[Task], report: Report) -> Iterator[Done]:
+    def execute(tasks: Iterable[PartitionTask]) -> Iterator[PartitionResult]:
         if executor == "serial":
-            return serial.run(job, tasks, report)
-        return dask.run(job, tasks, report, cluster, tracker.dashboard)
+            return executors.run_serial(worker_config, tasks, tracker.advance)
+        cluster = executors.Cluster(
+            workers=workers or _default_workers(device), scheduler=scheduler, slurm=slurm
+        )
+        return executors.run_dask(worker_config, tasks, tracker.advance, cluster, tracker.dashboard)
 
-    with _sealed(writers):
-        outcome = _work(work, run, writers, tracker)
+    with _indexed(writers):
+        totals = _finish(work, execute, writers, tracker)
     seconds = time.perf_counter() - began
-    return summarise(work, before, held(found), device, outcome, seconds=seconds)
+    return summarise(work, before, plan.statuses(), device, totals, seconds=seconds)
 
 
-# --- work ---------------------------------------------------------------------------------------
-
-
-def _work(
-    work: Work,
-    run: Callable[[Iterable[Task], Report], Iterator[Done]],
+def _finish(
+    work: RemainingWork,
+    execute: Callable[[Iterable[PartitionTask]], Iterator[PartitionResult]],
     writers: Mapping[str, StoreWriter],
     tracker: Tracker,
-) -> Outcome:
-    """Run until every partition asked for is finished, by this run or by another."""
+) -> WorkerTotals:
+    """Go on until every requested partition is finished, here or by somebody else."""
     frames, copied = 0, set[str]()
-    shares: Counter[str] = Counter()
+    seconds: Counter[str] = Counter()
     tracker.begin(*work.size())
     pending = work.groups()
     while pending:
         busy: dict[str, tuple[str, ...]] = {}
-        for done in run(map(work.task, pending), tracker.advance):
-            frames += done.frames
-            copied |= done.copied
-            shares.update(done.seconds)
-            if done.busy:
-                busy[done.task] = done.busy
+        for result in execute(map(work.task, pending)):
+            frames += result.frames
+            copied |= result.copied
+            seconds.update(result.seconds)
+            if result.busy:
+                busy[result.task] = result.busy
         pending = [
             replace(group, streams=busy[group.name]) for group in pending if group.name in busy
         ]
         _wait(pending, writers, tracker)
-    return Outcome(frames, copied, dict(shares))
+    return WorkerTotals(frames, copied, dict(seconds))
 
 
-def _wait(groups: Sequence[Group], writers: Mapping[str, StoreWriter], tracker: Tracker) -> None:
-    """Wait, and say for whom, until one of the partitions is not claimed any more."""
-    claimed = {(name, str(group.partition)) for group in groups for name in group.streams}
-    while claimed:
-        live = {name: writers[name].leases.live() for name in {name for name, _ in claimed}}
-        holders = [live[name].get(partition) for name, partition in claimed]
+def _wait(
+    groups: Sequence[PartitionGroup], writers: Mapping[str, StoreWriter], tracker: Tracker
+) -> None:
+    """Wait, and report for whom, until one of the partitions is free."""
+    taken = {(name, str(group.partition)) for group in groups for name in group.streams}
+    while taken:
+        live = {name: writers[name].leases.live() for name in {name for name, _ in taken}}
+        holders = [live[name].get(partition) for name, partition in taken]
         if None in holders:
             for name in live:
                 writers[name].sweep()  # or its owner is dead: this process has seen that
@@ -232,29 +243,29 @@ def _wait(groups: Sequence[Group], writers: Mapping[str, StoreWriter], tracker: 
         time.sleep(_BUSY_SECONDS)
 
 
-def _writers(
-    work: Work, store_root: Path, spec: CacheSpec, manifest: Manifest
+def _open_writers(
+    work: RemainingWork, store_root: Path, spec: CacheSpec, manifest: Manifest
 ) -> dict[str, StoreWriter]:
-    """Writers of the stores of this root; of one that lacks nothing only if it can be written."""
-    found, writers = work.found, dict[str, StoreWriter]()
-    known, snapshot = CORPORA.get(manifest.corpus), manifest.to_bytes()
-    for name, stream in found.streams.items():
-        if stream.foreign:
+    """Writers of the stores in this root; of a complete store only if it can be written."""
+    plan, writers = work.plan, dict[str, StoreWriter]()
+    corpus, snapshot = CORPORA.get(manifest.corpus), manifest.to_bytes()
+    for name, stream in plan.streams.items():
+        if stream.elsewhere:
             continue
         try:
             writer = StoreWriter.open(
                 store_root,
-                corpus=found.corpus,
+                corpus=plan.corpus,
                 stream=name,
                 identity=stream.identity,
                 weights=stream.weights,
-                keys=found.keys,
-                slots=stream.places.slots(found.clips),
+                keys=plan.keys,
+                slots=stream.placement.slots(plan.clips),
                 width=stream.width,
                 dtype=spec.store.dtype,
                 chunk_rows=stream.chunk_rows,
                 shard_rows=stream.shard_rows,
-                terms="" if known is None else known.terms,
+                terms="" if corpus is None else corpus.terms,
                 manifest=snapshot,
             )
             writer.sweep()
@@ -269,7 +280,7 @@ def _writers(
 
 
 @contextmanager
-def _sealed(writers: Mapping[str, StoreWriter]) -> Iterator[None]:
+def _indexed(writers: Mapping[str, StoreWriter]) -> Iterator[None]:
     """Bring the indexes up to date with what was finished, however the block is left."""
     try:
         yield
@@ -283,8 +294,8 @@ def _sealed(writers: Mapping[str, StoreWriter]) -> Iterator[None]:
         writer.commit_index()
 
 
-def _job(
-    found: Survey,
+def _worker_config(
+    plan: ExtractionPlan,
     spec: CacheSpec,
     *,
     root: Path,
@@ -292,32 +303,34 @@ def _job(
     device: str,
     workers: int | None,
     remote: bool,
-) -> Job:
-    cores = worker.cores()
+) -> WorkerConfig:
+    cores = devices.cpu_cores()
     on_cpu = device == "cpu"
     # On a GPU one thread gathers and copies while the other's kernels run.
     threads = max(1, cores // (workers or 1)) if on_cpu else 2
-    return Job(
-        root=root.absolute(),
-        base=base,
+    return WorkerConfig(
+        decoding=DecodeConfig(
+            root=root.absolute(),
+            resize=spec.frames.resize,
+            reader=spec.frames.reader,
+            decoders=max(1, threads // 2) if on_cpu else min(16, cores),
+        ),
+        spec_base=base,
         streams={
-            name: StreamJob(
+            name: StreamTarget(
                 spec.streams[name], stream.store.absolute(), stream.identity.weights_sha256
             )
-            for name, stream in found.streams.items()
+            for name, stream in plan.streams.items()
             if isinstance(stream.store, Path)
         },
-        resize=spec.frames.resize,
-        reader=spec.frames.reader,
         compute=spec.compute,
         device=device,
         dtype=spec.store.dtype,
         threads=0 if remote and on_cpu else threads,
-        decoders=max(1, threads // 2) if on_cpu else min(16, cores),
     )
 
 
-def _workers(device: str) -> int:
+def _default_workers(device: str) -> int:
     if device != "cuda":
         return 1
     import torch

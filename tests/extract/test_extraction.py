@@ -16,9 +16,9 @@ from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.encoders import registry
 from spamo_cache.encoders.encoder import encode_clip
 from spamo_cache.errors import ConfigError, SpamoError, UsageError
-from spamo_cache.extract import survey, worker
+from spamo_cache.extract import planning, worker
+from spamo_cache.extract.extraction import extract
 from spamo_cache.extract.progress import Progress
-from spamo_cache.extract.run import extract
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.video import decord_backend, read_clip
 from spamo_cache.video.timeline import Span
@@ -73,7 +73,7 @@ def test_a_second_run_computes_nothing(
     go: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = go()
-    monkeypatch.setattr(worker, "run", None)
+    monkeypatch.setattr(worker, "run_task", None)
     second = go()
     assert (second.done, second.reused, second.computed_frames) == (0, 6, 0)
     assert second.stores == first.stores
@@ -187,7 +187,7 @@ def test_what_another_root_holds_is_not_computed(
     second = go(store_root=tmp_path / "mine")
     assert (second.done, second.reused) == (0, 6)
     assert second.stores == first.stores
-    assert all(stream.foreign for stream in second.streams.values())
+    assert all(stream.elsewhere for stream in second.streams.values())
     assert not (tmp_path / "mine").exists()
 
 
@@ -196,7 +196,7 @@ def test_features_of_other_frames_are_not_taken_for_those_of_a_clip(
 ) -> None:
     go()
     monkeypatch.setenv("SPAMO_CACHE", str(tmp_path / "features"))
-    probe_all = survey.probe_all
+    probe_all = planning.probe_all
 
     def later(*args: Any, **options: Any) -> list[Any]:
         first, *others = probe_all(*args, **options)
@@ -204,7 +204,7 @@ def test_features_of_other_frames_are_not_taken_for_those_of_a_clip(
         return [replace(first, span=other), *others]
 
     assert go(dry_run=True, store_root=tmp_path / "mine").reused == 6
-    monkeypatch.setattr(survey, "probe_all", later)
+    monkeypatch.setattr(planning, "probe_all", later)
     told = go(dry_run=True, store_root=tmp_path / "mine")
     assert (told.reused, told.copied, told.done) == (0, 5, 1)
     told = go(dry_run=True)
@@ -241,13 +241,13 @@ def test_progress_reaches_the_end(go: Callable[..., Any]) -> None:
 def test_weights_that_changed_under_the_run_stop_it(
     go: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = worker.encoders
+    whole = worker.load_encoders
 
-    def other(job: Any, names: Any) -> Any:
-        streams = {k: replace(v, weights_sha256="0" * 64) for k, v in job.streams.items()}
-        return whole(replace(job, streams=streams), names)
+    def other(config: Any, names: Any) -> Any:
+        streams = {k: replace(v, weights_sha256="0" * 64) for k, v in config.streams.items()}
+        return whole(replace(config, streams=streams), names)
 
-    monkeypatch.setattr(worker, "encoders", other)
+    monkeypatch.setattr(worker, "load_encoders", other)
     with pytest.raises(SpamoError, match="other weights"):
         go()
 

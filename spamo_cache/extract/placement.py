@@ -1,12 +1,12 @@
-"""Which clip belongs to which partition, and where its rows go: pure, and equal on every machine.
+"""Which partition a clip belongs to and where its rows go: pure, and equal on every machine.
 
 A partition is what one worker computes at a time and one shard of every stream. Its clips are
 chosen by their **frames** alone, so that a stream's partitions never depend on another stream's
 settings: a changed stride makes a new motion store and leaves the spatial one as it is.
 
-A plan is made once, when a store is begun; later runs take over what the store has recorded,
-whatever the disk or the manifest's splits say by then. Only clips that are to be computed, and
-whose frames are counted otherwise now, are given another place, in partitions after all others.
+A placement is made once, when a store is created. Later extractions keep what the store has
+recorded, whatever the disk or the manifest's splits say by then. Only clips that still have to be
+computed and whose number of frames has changed move, to partitions after all others.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class SplitClip(ClipLike, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class StreamPlan:
-    """What planning needs to know of a stream."""
+class RowLayout:
+    """How the rows of one stream are laid out in its store."""
 
     rows: Callable[[int], int]
     """Frames of a clip -> its rows."""
@@ -45,8 +45,8 @@ class StreamPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
-    """The clips of a corpus as they are now, by position: (clips,) each."""
+class CountedClips:
+    """The clips of a corpus and their frames as they are on disk now: (clips,) each."""
 
     clips: Sequence[SplitClip]
     frames: Ints
@@ -66,7 +66,7 @@ class Counted:
         frames: Sequence[int] | Ints,
         store: StoreSpec,
         first: Sequence[int] | Ints | None = None,
-    ) -> Counted:
+    ) -> CountedClips:
         """Clips in any order; ``first`` is 0 for all where it is None."""
         counts = np.array(frames, np.int64)
         shard = store.shard_rows.frame
@@ -89,7 +89,7 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class Placement:
     """Where the clips of one stream go, by position: (clips,) each."""
 
     partition: Ints
@@ -105,19 +105,19 @@ class Places:
     """Partition -> positions of its clips, in the order of work."""
 
     def holding(self, chosen: Mask) -> set[int]:
-        """The partitions that hold some of the clips chosen."""
+        """Partitions that hold at least one of the chosen clips."""
         return set(self.partition[chosen].tolist())
 
     def slots(self, clips: Sequence[SplitClip]) -> list[Slot]:
-        """The places as the store takes them."""
+        """One slot per clip, as the store takes them."""
         columns = (self.partition, self.row, self.rows, self.first, self.frames)
         numbers = zip(*(column.tolist() for column in columns), strict=True)
         named = zip(clips, self.splits, numbers, strict=True)
         return [Slot(clip.id, split, *place) for clip, split, place in named]
 
 
-def begin(counted: Counted, stream: StreamPlan, name: str) -> Places:
-    """Assign every clip to a partition of a new store, and to rows in it.
+def new_placement(counted: CountedClips, layout: RowLayout, name: str) -> Placement:
+    """Assign every clip to a partition of a new store and to rows in it.
 
     Raises:
         ConfigError: a partition's windows do not fit into a shard of them.
@@ -125,22 +125,22 @@ def begin(counted: Counted, stream: StreamPlan, name: str) -> Places:
     splits = [clip.split for clip in counted.clips]
     columns = np.zeros((5, len(splits)), np.int64)
     every = np.ones(len(splits), bool)
-    return _placed(counted, stream, name, splits=splits, columns=columns, chosen=every, number=0)
+    return _placed(counted, layout, name, splits=splits, columns=columns, chosen=every, number=0)
 
 
-def go_on(
-    recorded: Places, counted: Counted, stream: StreamPlan, name: str, *, unfinished: Mask
-) -> Places:
-    """The plan of a store that exists, with places for clips that are counted otherwise now.
+def continued_placement(
+    recorded: Placement, counted: CountedClips, layout: RowLayout, name: str, *, unfinished: Mask
+) -> Placement:
+    """The placement of an existing store; clips whose number of frames has changed are moved.
 
     Args:
         recorded: what the store says.
-        unfinished: (clips,) which of them are about to be computed; all others stay.
+        unfinished: (clips,) which clips are about to be computed; all others stay.
 
     Raises:
-        ConfigError: see :func:`begin`.
+        ConfigError: see :func:`new_placement`.
     """
-    rows = _rows(stream, counted.storable())
+    rows = _rows(layout, counted.storable())
     same = (rows == recorded.rows) & (counted.first == recorded.first)
     same &= counted.frames == recorded.frames
     moved = unfinished & (rows > 0) & ~same
@@ -148,7 +148,7 @@ def go_on(
         return recorded
     return _placed(
         counted,
-        stream,
+        layout,
         name,
         splits=recorded.splits,
         columns=np.array(
@@ -159,10 +159,10 @@ def go_on(
     )
 
 
-def taken_over(
-    counted: Counted, columns: Mapping[str, NDArray[np.integer]], splits: Sequence[str]
-) -> Places:
-    """The plan that a store has recorded.
+def recorded_placement(
+    counted: CountedClips, columns: Mapping[str, NDArray[np.integer]], splits: Sequence[str]
+) -> Placement:
+    """The placement that a store has recorded.
 
     Args:
         columns: by the names of the clip index, (clips,) each, by position.
@@ -172,7 +172,7 @@ def taken_over(
         columns[name].astype(np.int64) for name in ("partition", "row", "rows", "first", "frames")
     )
     members = _members(partition, counted.rank)
-    return Places(partition, row, rows, first, frames, splits, members)
+    return Placement(partition, row, rows, first, frames, splits, members)
 
 
 def rows_of(spec: RowsSpec, per: str) -> int:
@@ -181,16 +181,16 @@ def rows_of(spec: RowsSpec, per: str) -> int:
 
 
 def _placed(
-    counted: Counted,
-    stream: StreamPlan,
+    counted: CountedClips,
+    layout: RowLayout,
     name: str,
     *,
     splits: Sequence[str],
     columns: Ints,
     chosen: Mask,
     number: int,
-) -> Places:
-    """Give the clips chosen their places, in partitions from ``number`` on."""
+) -> Placement:
+    """Place the chosen clips in partitions from ``number`` on."""
     frames = counted.storable()
     codes = {split: code for code, split in enumerate(sorted(set(splits)))}
     code = np.array([codes[split] for split in splits], np.int64)
@@ -202,21 +202,21 @@ def _placed(
         counted.store.shard_rows.frame,
     )
     sizes = np.diff(starts, append=len(order))
-    rows = _rows(stream, frames[order])
-    needed = _aligned(rows, stream.chunk_rows)
+    rows = _rows(layout, frames[order])
+    needed = _aligned(rows, layout.chunk_rows)
     before = np.cumsum(needed) - needed
     offsets = before - np.repeat(before[starts], sizes)
-    _check_fit(name, int((offsets + needed).max(initial=0)), stream.shard_rows)
+    _check_fit(name, int((offsets + needed).max(initial=0)), layout.shard_rows)
     partition = np.repeat(number + np.arange(len(starts)), sizes)
     columns[:, order] = (
         partition,
-        partition * stream.shard_rows + offsets,
+        partition * layout.shard_rows + offsets,
         rows,
         counted.first[order],
         counted.frames[order],
     )
     places = columns[0], columns[1], columns[2], columns[3], columns[4]
-    return Places(*places, splits, _members(columns[0], counted.rank))
+    return Placement(*places, splits, _members(columns[0], counted.rank))
 
 
 def _rank(clips: Iterable[SplitClip]) -> Ints:
@@ -246,10 +246,10 @@ def _cut(needed: Ints, split: Ints, shard: int) -> Ints:
     return np.array(starts, np.int64)
 
 
-def _rows(stream: StreamPlan, frames: Ints) -> Ints:
+def _rows(layout: RowLayout, frames: Ints) -> Ints:
     """(clips,) rows of each, 0 where there are no frames."""
     distinct, which = np.unique(frames, return_inverse=True)
-    return np.array([stream.rows(int(n)) if n else 0 for n in distinct], np.int64)[which]
+    return np.array([layout.rows(int(n)) if n else 0 for n in distinct], np.int64)[which]
 
 
 def _check_fit(name: str, largest: int, shard_rows: int) -> None:

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from spamo_cache.config import RowsSpec, StoreSpec
 from spamo_cache.errors import ConfigError
-from spamo_cache.extract.plan import Counted, Places, StreamPlan, begin, go_on
+from spamo_cache.extract.placement import (
+    CountedClips,
+    Placement,
+    RowLayout,
+    continued_placement,
+    new_placement,
+)
 from spamo_cache.store import index as store_index
 from spamo_cache.store.layout import ChunkLayout, ClipKey, Slot, aligned
 
@@ -19,8 +25,8 @@ STORE = StoreSpec(
     chunk_rows=RowsSpec(frame=32, window=8), shard_rows=RowsSpec(frame=256, window=64)
 )
 STREAMS = {
-    "spatial": StreamPlan(lambda n: n, 32, 256),
-    "motion": StreamPlan(lambda n: max(n - 16, 0) // 8 + 1, 8, 64),
+    "spatial": RowLayout(lambda n: n, 32, 256),
+    "motion": RowLayout(lambda n: max(n - 16, 0) // 8 + 1, 8, 64),
 }
 
 
@@ -41,18 +47,18 @@ def corpus(frames: list[int], splits: int = 3) -> list[Clip]:
 
 
 def plan(
-    clips: list[Clip], frames: list[int], streams: dict[str, StreamPlan] = STREAMS
-) -> dict[str, Places]:
-    counted = Counted.of(clips, frames, STORE)
-    return {name: begin(counted, stream, name) for name, stream in streams.items()}
+    clips: list[Clip], frames: list[int], streams: dict[str, RowLayout] = STREAMS
+) -> dict[str, Placement]:
+    counted = CountedClips.of(clips, frames, STORE)
+    return {name: new_placement(counted, stream, name) for name, stream in streams.items()}
 
 
-def slots(places: dict[str, Places], clips: list[Clip], name: str) -> dict[str, Slot]:
+def slots(places: dict[str, Placement], clips: list[Clip], name: str) -> dict[str, Slot]:
     return {slot.id: slot for slot in places[name].slots(clips)}
 
 
-def check(found: dict[str, Places], clips: list[Clip], frames: list[int]) -> None:
-    too_long = Counted.of(clips, frames, STORE).too_long
+def check(found: dict[str, Placement], clips: list[Clip], frames: list[int]) -> None:
+    too_long = CountedClips.of(clips, frames, STORE).too_long
     for name, stream in STREAMS.items():
         members = found[name].members
         assert sorted(k for numbers in members.values() for k in numbers) == list(range(len(clips)))
@@ -107,14 +113,14 @@ def test_partitions_hold_as_much_as_fits_and_one_split() -> None:
 
 
 def test_clips_longer_than_a_shard_are_set_aside() -> None:
-    counted = Counted.of(corpus([40, 257, 40]), [40, 257, 40], STORE)
+    counted = CountedClips.of(corpus([40, 257, 40]), [40, 257, 40], STORE)
     assert list(counted.too_long) == [1]
     assert "raise store.shard_rows" in counted.too_long[1]
-    assert begin(counted, STREAMS["spatial"], "spatial").rows.tolist() == [40, 0, 40]
+    assert new_placement(counted, STREAMS["spatial"], "spatial").rows.tolist() == [40, 0, 40]
 
 
 def test_windows_that_do_not_fit_a_shard_are_an_error_with_the_remedy() -> None:
-    dense = {"motion": StreamPlan(lambda n: n, 8, 64)}
+    dense = {"motion": RowLayout(lambda n: n, 8, 64)}
     with pytest.raises(ConfigError, match="a partition has 96 rows") as error:
         plan(corpus([96]), [96], dense)
     assert "raise store.shard_rows.window to 96" in str(error.value)
@@ -131,8 +137,8 @@ def test_a_plan_goes_on_without_moving_what_is_finished_or_counted_as_before(
     before, after, unfinished = (list(column) for column in zip(*clips_frames, strict=True))
     clips, stream = corpus(before), STREAMS[name]
     old = plan(clips, before)[name]
-    counted = Counted.of(clips, after, STORE)
-    new = go_on(old, counted, stream, name, unfinished=np.array(unfinished))
+    counted = CountedClips.of(clips, after, STORE)
+    new = continued_placement(old, counted, stream, name, unfinished=np.array(unfinished))
     last = max(old.members)
     for k, (slot, now) in enumerate(zip(old.slots(clips), new.slots(clips), strict=True)):
         if unfinished[k] and after[k] and after[k] != before[k]:
@@ -150,7 +156,7 @@ def test_a_plan_goes_on_without_moving_what_is_finished_or_counted_as_before(
     columns, _ = store_index.plan(keys, new.slots(clips), layout)
     known, _ = store_index.plan(keys, old.slots(clips), layout)
     assert store_index.goes_on(known, columns)
-    again = go_on(new, counted, stream, name, unfinished=np.array(unfinished))
+    again = continued_placement(new, counted, stream, name, unfinished=np.array(unfinished))
     assert again is new
 
 

@@ -1,1 +1,0 @@
-"""Ways of running the partitions of a plan; all give the same bytes."""
