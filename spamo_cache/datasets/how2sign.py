@@ -11,8 +11,8 @@ from pathlib import Path
 from spamo_cache.config import TextConfig
 from spamo_cache.datasets import layout
 from spamo_cache.datasets.corpus import Corpus
+from spamo_cache.datasets.layout import TimedClips, VideoFolder, unquoted
 from spamo_cache.datasets.manifest import Manifest
-from spamo_cache.datasets.timed import Folder, TimedClips, unquoted
 
 SPLITS = {"train": "train", "val": "dev", "test": "test"}
 _COLUMNS = (
@@ -45,12 +45,12 @@ def read(root: Path) -> Manifest:
     Raises:
         CorpusError: no label file or no folder of videos, or a broken row.
     """
-    found = TimedClips()
+    timed = TimedClips()
     for split, path in _label_files(layout.require_root(root)).items():
         place = layout.require_folder(root, [name.format(split=split) for name in _VIDEOS])
-        folder = Folder(root, place)
+        folder = VideoFolder(root, place)
         for row in layout.rows_of(path, "\t", _COLUMNS):
-            found.add(
+            timed.add(
                 row["SENTENCE_NAME"],
                 folder=folder,
                 video=row["VIDEO_NAME"],
@@ -61,7 +61,7 @@ def read(root: Path) -> Manifest:
                 language="English",
                 extra={"video": row["VIDEO_ID"], "sentence": row["SENTENCE_ID"]},
             )
-    return Manifest.from_clips("how2sign", found.clips, found.notes())
+    return Manifest.from_clips("how2sign", timed.clips, timed.notes())
 
 
 def labels(root: Path) -> list[Path]:

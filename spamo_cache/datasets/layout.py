@@ -1,15 +1,24 @@
-"""Finding things below a corpus root whose layout differs from lab to lab."""
+"""What readers of corpora share: finding things below a root whose layout differs from lab to lab,
+tables of labels, and clips that a table cuts from long videos by time."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Iterable, Sequence
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from spamo_cache.datasets import tables
+from spamo_cache.datasets.manifest import Clip
+from spamo_cache.datasets.source_files import VIDEO_SUFFIXES
 from spamo_cache.errors import CorpusError
 
 SHOWN = 3
+"""Names that a note spells out."""
+
+_CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")
 
 ABSENT = "clips whose video is missing"
 """Begins the note of a reader that found labels without their video."""
@@ -25,9 +34,9 @@ def require_root(root: Path) -> Path:
         with os.scandir(root):
             return root
     except OSError as error:
-        told = (error.strerror or str(error)).lower()
+        reason = (error.strerror or str(error)).lower()
         raise CorpusError(
-            f"the corpus root cannot be read: {told}", where=root, remedy="check --root"
+            f"the corpus root cannot be read: {reason}", where=root, remedy="check --root"
         ) from None
 
 
@@ -46,22 +55,22 @@ def require_folder(root: Path, candidates: Sequence[str]) -> str:
     Raises:
         CorpusError: there is none; the likeliest candidate is named.
     """
-    found = first_folder(root, candidates)
-    if found is None:
+    folder = first_folder(root, candidates)
+    if folder is None:
         raise CorpusError(
             "no folder of clips found",
             where=root,
             remedy=f"expected {candidates[0]} below the corpus root",
         )
-    return found
+    return folder
 
 
 def first_files(root: Path, candidates: Iterable[str]) -> list[Path]:
     """All files of the first candidate pattern that has any, sorted."""
     for candidate in candidates:
-        found = sorted(path for path in root.glob(candidate) if path.is_file())
-        if found:
-            return found
+        files = sorted(path for path in root.glob(candidate) if path.is_file())
+        if files:
+            return files
     return []
 
 
@@ -136,3 +145,93 @@ def tally(what: str, names: Iterable[str]) -> list[str]:
         return []
     more = "" if len(listed) <= SHOWN else ", ..."
     return [f"{what}: {len(listed):,} ({', '.join(listed[:SHOWN])}{more})"]
+
+
+# --- clips that a table cuts from long videos by time ---------------------------------------------
+
+
+def seconds(text: str) -> float | None:
+    """Seconds as ``12.5``, ``00:12.500`` or ``00:00:12,500``; None where it is no time."""
+    text = text.strip()
+    if clock := _CLOCK.fullmatch(text):
+        hours, minutes, rest = clock.groups(default="0")
+        return 3600 * int(hours) + 60 * int(minutes) + float(rest.replace(",", "."))
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if isfinite(number) else None
+
+
+def unquoted(cell: str) -> str:
+    """A cell without the quotes that spreadsheet tools put round it; those inside are doubled."""
+    if len(cell) >= 2 and cell[0] == cell[-1] == '"' and '"' not in cell[1:-1].replace('""', ""):
+        cell = cell[1:-1].replace('""', '"')
+    return cell.strip()
+
+
+class TimedClips:
+    """Collects clips; what cannot be used is noted, never dropped silently."""
+
+    def __init__(self) -> None:
+        self.clips: list[Clip] = []
+        self._absent: list[str] = []
+        self._untimed: list[str] = []
+        self._mute: list[str] = []
+
+    def add(
+        self,
+        clip: str,
+        *,
+        folder: VideoFolder,
+        video: str,
+        start: str,
+        end: str,
+        text: str,
+        **rest: Any,
+    ) -> None:
+        """One row of a table; ``rest`` are the clip's other fields."""
+        begin, stop = seconds(start), seconds(end)
+        if begin is None or stop is None or not 0 <= begin < stop:
+            self._untimed.append(clip)
+            return
+        if not text:
+            self._mute.append(clip)
+            return
+        if video not in folder:
+            self._absent.append(clip)
+        source = folder.source(video)
+        self.clips.append(Clip(id=clip, source=source, start=begin, end=stop, text=text, **rest))
+
+    def notes(self) -> list[str]:
+        """What a reader of the manifest must know."""
+        return [
+            *tally(ABSENT, self._absent),
+            *tally("rows left out for an empty or broken time range", self._untimed),
+            *tally("rows left out for want of a sentence", self._mute),
+        ]
+
+
+class VideoFolder:
+    """A folder of videos below a corpus root, looked up by name without suffix."""
+
+    def __init__(self, root: Path, folder: str) -> None:
+        self._folder = folder
+        names = sorted(names_in(root / folder), key=_rank, reverse=True)
+        self._names = {Path(name).stem: name for name in names if _is_video(name)}
+
+    def __contains__(self, video: str) -> bool:
+        return video in self._names
+
+    def source(self, video: str) -> str:
+        """Path below the root; that of an mp4 where there is none."""
+        return f"{self._folder}/{self._names.get(video, video + VIDEO_SUFFIXES[0])}"
+
+
+def _is_video(name: str) -> bool:
+    return Path(name).suffix.lower() in VIDEO_SUFFIXES
+
+
+def _rank(name: str) -> tuple[int, str]:
+    suffix = Path(name).suffix.lower()
+    return (VIDEO_SUFFIXES.index(suffix) if suffix in VIDEO_SUFFIXES else len(VIDEO_SUFFIXES), name)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from spamo_cache.datasets.manifest import Clip, Manifest
-from spamo_cache.datasets.timed import VIDEOS
+from spamo_cache.datasets.source_files import VIDEO_SUFFIXES
 
 _LANGUAGES = ("en", "es", "fr")
 
@@ -69,7 +69,7 @@ def _prefix(manifest: Manifest) -> str:
 
 
 def _is_video(source: str) -> bool:
-    return PurePosixPath(source).suffix.lower() in VIDEOS
+    return PurePosixPath(source).suffix.lower() in VIDEO_SUFFIXES
 
 
 def _images(source: str) -> str:

@@ -14,8 +14,8 @@ from spamo_cache import bounded
 from spamo_cache.config import TextConfig
 from spamo_cache.datasets import layout
 from spamo_cache.datasets.corpus import Corpus
+from spamo_cache.datasets.layout import TimedClips, VideoFolder, unquoted
 from spamo_cache.datasets.manifest import Manifest
-from spamo_cache.datasets.timed import Folder, TimedClips, unquoted
 from spamo_cache.errors import CorpusError
 
 _COLUMNS = ("vid", "yid", "start", "end", "raw-text", "split")
@@ -34,14 +34,14 @@ def read(root: Path) -> Manifest:
         CorpusError: no table or no folder of videos, or a broken row or box.
     """
     table, *boxes_file = labels(layout.require_root(root))
-    folder = Folder(root, layout.require_folder(root, _VIDEOS))
+    folder = VideoFolder(root, layout.require_folder(root, _VIDEOS))
     boxes = _boxes(boxes_file[0]) if boxes_file else {}
-    found, unboxed = TimedClips(), []
+    timed, unboxed = TimedClips(), []
     for row in layout.rows_of(table, "\t", _COLUMNS):
         box = boxes.get(row["vid"])
         if box is None:
             unboxed.append(row["vid"])
-        found.add(
+        timed.add(
             row["vid"],
             folder=folder,
             video=row["yid"],
@@ -55,7 +55,7 @@ def read(root: Path) -> Manifest:
             extra={"video": row["yid"]},
         )
     whole = layout.tally("clips without a box: the whole frame is taken", unboxed)
-    return Manifest.from_clips("openasl", found.clips, [*found.notes(), *whole])
+    return Manifest.from_clips("openasl", timed.clips, [*timed.notes(), *whole])
 
 
 def labels(root: Path) -> list[Path]:

@@ -14,6 +14,9 @@ from spamo_cache.errors import VideoError
 SUFFIXES = (".png", ".jpg", ".jpeg")
 """Of frames that can be decoded; of two files of one stem the one named first here is taken."""
 
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi")
+"""Of video files, the likeliest first."""
+
 _GLOB = re.compile(r"[*?\[]")
 
 

@@ -16,8 +16,8 @@ from typing import NamedTuple
 from spamo_cache.config import TextConfig
 from spamo_cache.datasets import layout
 from spamo_cache.datasets.corpus import Corpus
+from spamo_cache.datasets.layout import TimedClips, VideoFolder, unquoted
 from spamo_cache.datasets.manifest import Manifest
-from spamo_cache.datasets.timed import Folder, TimedClips, unquoted
 
 _IDS = ("*youtube_asl_video_ids.txt",)
 _TABLES = ("youtube_asl.csv", "youtube_asl.tsv")
@@ -51,14 +51,14 @@ def read(root: Path) -> Manifest:
     wanted = dict.fromkeys(layout.read_text(listed).split())
     notes: list[str] = []
     captions = list(_from_table(table[0]) if table else _from_files(root, notes))
-    folder = Folder(root, layout.require_folder(root, _VIDEOS))
-    found, captioned = TimedClips(), set()
+    folder = VideoFolder(root, layout.require_folder(root, _VIDEOS))
+    timed, captioned = TimedClips(), set()
     for caption in captions:
         captioned.add(caption.video)
         if caption.video in wanted:
-            found.add(**caption._asdict(), folder=folder, split="train", language="English")
+            timed.add(**caption._asdict(), folder=folder, split="train", language="English")
     notes += layout.one_sided(listed.name, wanted, "the captions", captioned)
-    return Manifest.from_clips("youtube-asl", found.clips, [*found.notes(), *notes])
+    return Manifest.from_clips("youtube-asl", timed.clips, [*timed.notes(), *notes])
 
 
 def labels(root: Path) -> list[Path]:

@@ -52,7 +52,7 @@ from spamo_cache.video import Probe, probe_all
 _PROBE_THREADS = 8
 
 
-# --- the plan ------------------------------------------------------------------------------
+# --- the plan -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,7 +343,7 @@ def _receipts(store: Location, wanted: set[int]) -> tuple[str, Iterator[Receipt]
     return about.created_by, finished(store, about, partitions, among=wanted)
 
 
-# --- what is left of it ------------------------------------------------------------------------
+# --- what is left of it ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

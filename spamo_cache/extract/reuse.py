@@ -26,7 +26,7 @@ from spamo_cache.store.remote import Location
 _LOG = logging.getLogger(__name__)
 
 
-# --- finding them, once per extraction -----------------------------------------------------------
+# --- finding them, once per extraction ------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ def _texts(column: NDArray[np.uint8]) -> NDArray[np.bytes_]:
     return np.ascontiguousarray(column).view(f"S{column.shape[1]}")[:, 0]
 
 
-# --- reading them, per partition ----------------------------------------------------------------
+# --- reading them, per partition ------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

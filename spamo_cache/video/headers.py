@@ -20,7 +20,7 @@ _BOXES = frozenset(
 """What an MP4 consists of; anything else was written behind it."""
 
 
-# --- where a file ends -----------------------------------------------------------------------
+# --- where a file ends ----------------------------------------------------------------------------
 
 
 def declared_end(path: Path) -> int:
@@ -83,7 +83,7 @@ def _avi_end(file: BinaryIO) -> int:
             end = at if (name, kind) == (b"LIST", b"movi") else end
 
 
-# --- H.264 -----------------------------------------------------------------------------------
+# --- H.264 ----------------------------------------------------------------------------------------
 
 
 def is_progressive(header: bytes) -> bool:

@@ -157,7 +157,7 @@ def test_sizes_that_are_mixed_or_unexpected_are_told(tmp_path: Path) -> None:
 def test_without_the_libraries_that_decode_the_rest_is_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor.videos, "readable", lambda: False)
+    monkeypatch.setattr(doctor.media, "can_decode", lambda: False)
     found = lint_lab(tmp_path / "lab", lab(tmp_path / "lab", "a.mp4"), sample=None)
     assert "no clip was decoded" in told(found, "warning")
     assert "clips whose video is missing: 1" in told(found, "error")

@@ -40,7 +40,7 @@ def examine(roots: Sequence[str] | None = None) -> Diagnosis:
     """
     packages = {name: _version(name) for name in (*PACKAGES, *STAGE_ONE.values())}
     gpus, trouble = _gpus()
-    places = {root: _place(root) for root in (config.roots() if roots is None else roots)}
+    root_facts = {root: _root_facts(root) for root in (config.roots() if roots is None else roots)}
     facts = {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -48,10 +48,10 @@ def examine(roots: Sequence[str] | None = None) -> Diagnosis:
         "packages": packages,
         "devices": gpus,
         "weights": _weights(),
-        "roots": places,
+        "roots": root_facts,
     }
-    found = [*_package_findings(packages), *trouble, *_root_findings(places)]
-    return diagnosis(found, facts)
+    findings = [*_package_findings(packages), *trouble, *_root_findings(root_facts)]
+    return diagnosis(findings, facts)
 
 
 def _version(package: str) -> str | None:
@@ -67,12 +67,12 @@ def _package_findings(packages: dict[str, str | None]) -> Iterator[Finding]:
             yield Finding("error", f"{name} is not installed", "Python", "reinstall spamo-cache")
     absent = [module for module in STAGE_ONE if util.find_spec(module) is None]
     if absent:
-        told = f"stage 1 cannot run here: {', '.join(absent)} not installed"
-        yield Finding("note", told, "Python", "pip install 'spamo-cache[extract]'")
+        lacking = f"stage 1 cannot run here: {', '.join(absent)} not installed"
+        yield Finding("note", lacking, "Python", "pip install 'spamo-cache[extract]'")
     version = packages["transformers"]
     if version is not None and _release(version) < (5, 18):
-        told = f"transformers {version} may drop the biases of VideoMAE without an error"
-        yield Finding("error", told, "Python", "install transformers 5.18 or newer")
+        drops = f"transformers {version} may drop the biases of VideoMAE without an error"
+        yield Finding("error", drops, "Python", "install transformers 5.18 or newer")
 
 
 def _release(version: str) -> tuple[int, ...]:
@@ -98,7 +98,7 @@ def _gpus() -> tuple[list[dict[str, Any]], list[Finding]]:
 def _weights() -> dict[str, str]:
     """Weights that ship with the project or lie in the Hugging Face cache, with their hashes."""
     places = [config.shipped(folder) for folder in ("cache_specs", "pipelines")]
-    found = {
+    hashes = {
         f"{place.name}/{path.relative_to(place).as_posix()}": io.file_sha256(path)
         for place in places
         for path in sorted(place.rglob("*.safetensors"))
@@ -110,13 +110,13 @@ def _weights() -> dict[str, str]:
         # The hub names a weight file's blob by its SHA-256: no need to read gigabytes.
         blob = path.resolve().name
         model = path.parents[2].name.removeprefix("models--").replace("--", "/")
-        found[f"{model}@{path.parent.name[:12]}/{path.name}"] = (
+        hashes[f"{model}@{path.parent.name[:12]}/{path.name}"] = (
             blob if blob != path.name else "unknown: a copy"
         )
-    return found
+    return hashes
 
 
-def _place(root: str) -> dict[str, Any]:
+def _root_facts(root: str) -> dict[str, Any]:
     if "://" in root:
         return _remote(root)
     path = config.expanded(root)
@@ -131,26 +131,30 @@ def _place(root: str) -> dict[str, Any]:
 
 def _remote(root: str) -> dict[str, Any]:
     try:
-        found = stores_in(root)
+        count = len(stores_in(root))
     except SpamoError as error:
         return {"kind": "remote", "reachable": False, "reason": error.what}
-    return {"kind": "remote", "reachable": True, "stores": len(found)}
+    return {"kind": "remote", "reachable": True, "stores": count}
 
 
 def _root_findings(places: dict[str, dict[str, Any]]) -> Iterator[Finding]:
     for root, place in places.items():
         if place["kind"] == "remote" and not place["reachable"]:
-            told = f"cannot be reached: {place['reason']}"
-            yield Finding("warning", told, root, "what it holds will be computed again")
+            yield Finding(
+                "warning",
+                f"cannot be reached: {place['reason']}",
+                root,
+                "what it holds will be computed again",
+            )
     local = {root: place for root, place in places.items() if place["kind"] == "local"}
     if local and not any(place["writable"] for place in local.values()):
-        told = "no root of feature stores can be written"
-        yield Finding("error", told, ", ".join(local), "set SPAMO_CACHE to a folder of your own")
+        what = "no root of feature stores can be written"
+        yield Finding("error", what, ", ".join(local), "set SPAMO_CACHE to a folder of your own")
     for root, place in local.items():
         if not place["exists"]:
             yield Finding("note", "does not exist yet; extract makes it", root)
         elif not place["writable"]:
             yield Finding("note", "can be read but not written", root)
         if place["writable"] and place["free_bytes"] < 2 * GIB:
-            told = f"only {place['free_bytes'] / GIB:.1f} GiB are free"
-            yield Finding("warning", told, root, "PHOENIX14T takes 4.2 GB, CSL-Daily 10.8 GB")
+            full = f"only {place['free_bytes'] / GIB:.1f} GiB are free"
+            yield Finding("warning", full, root, "PHOENIX14T takes 4.2 GB, CSL-Daily 10.8 GB")

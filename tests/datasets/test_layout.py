@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from spamo_cache.datasets import openasl, youtube_asl
-from spamo_cache.datasets.timed import Folder, TimedClips, seconds, unquoted
+from spamo_cache.datasets.layout import TimedClips, VideoFolder, seconds, unquoted
 from spamo_cache.errors import CorpusError
 
 TABLE = "vid\tyid\tstart\tend\traw-text\tsplit\n"
@@ -43,7 +43,7 @@ def test_only_quotes_of_a_spreadsheet_are_taken_off(cell: str, text: str) -> Non
 def test_a_video_is_found_by_its_name_whatever_its_suffix(tmp_path: Path) -> None:
     for name in ("a.webm", "a.mp4", "b.MKV", "c.txt", "d.x.mp4"):
         (tmp_path / name).touch()
-    folder = Folder(tmp_path, ".")
+    folder = VideoFolder(tmp_path, ".")
     assert [folder.source(name) for name in ("a", "b", "c", "d.x")] == [
         "./a.mp4", "./b.MKV", "./c.mp4", "./d.x.mp4",
     ]  # fmt: skip
@@ -52,7 +52,7 @@ def test_a_video_is_found_by_its_name_whatever_its_suffix(tmp_path: Path) -> Non
 
 def test_rows_that_cannot_be_used_are_counted_by_reason(tmp_path: Path) -> None:
     (tmp_path / "v.mp4").touch()
-    found, folder = TimedClips(), Folder(tmp_path, ".")
+    found, folder = TimedClips(), VideoFolder(tmp_path, ".")
     rows = {
         "ok": ("0", "1", "t"),
         "late": ("2", "1", "t"),
