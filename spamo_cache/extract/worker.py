@@ -191,7 +191,7 @@ def load_encoders(config: WorkerConfig, names: Sequence[str]) -> dict[str, Encod
         encoder = load_encoder(target.stream, config.spec_base, config.compute, config.device)
         if encoder.weights_sha256 != target.weights_sha256:
             raise WeightsError(
-                f"stream {name}: not the weights that this extraction was planned with",
+                f"stream {name}: other weights than the extraction was planned with",
                 where=target.stream.weights,
                 remedy="give every worker the same weights",
             )

@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from spamo_cache.extract.executors.dask import slurm_options
+
+from spamo_cache.extract.executors import slurm_options
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLES = REPOSITORY / "examples"
