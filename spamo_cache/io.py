@@ -54,7 +54,11 @@ _REMEDIES = {
         "get write access, or choose another place: --store or SPAMO_CACHE for features,"
         " SPAMO_HOME for what is kept between runs",
     ),
-    errno.ENOTDIR: "a part of this path is a file: choose another place",
+    # EEXIST: a folder is to be made where a file lies.
+    **dict.fromkeys(
+        (errno.ENOTDIR, errno.EEXIST), "a part of this path is a file: choose another place"
+    ),
+    errno.EISDIR: "a folder has this name: choose another",
     errno.ENAMETOOLONG: "choose a shorter path",
 }
 _DISK_FAULT = "check the disk and how it is mounted, then rerun the command"

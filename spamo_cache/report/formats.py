@@ -66,26 +66,6 @@ def assignments(changes: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} = {value}" for key, value in changes.items())
 
 
-def seconds(value: float) -> str:
-    """A duration people can read: ``42 s``, ``3 min 05 s``, ``2 h 07 min``."""
-    if value < 10:
-        return f"{value:.1f} s"
-    minutes, rest = divmod(round(value), 60)
-    if minutes < 1:
-        return f"{rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
-def size(count: float) -> str:
-    """Bytes people can read: ``512 B``, ``3.4 MB``, ``10.1 GB``."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
-
-
 def jpeg_address(jpeg: bytes) -> str:
     """The address of a picture that lies within the page."""
     return f"data:image/jpeg;base64,{b64encode(jpeg).decode('ascii')}"

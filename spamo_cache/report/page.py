@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from markupsafe import Markup
@@ -25,14 +25,13 @@ from spamo_cache.report.runs import Run, read_run, told_apart
 from spamo_cache.report.scores import Banner, banners, cards, learning, score_table, scores
 from spamo_cache.report.templating import render
 from spamo_cache.report.translations import Frames, confusions, translations
-from spamo_cache.runs.folder import RunSummary
 
 _COMPARED = ("bleu1", "bleu2", "bleu3", "bleu4", "chrf", "rouge_l")
 
 
 def write_report(
-    runs: Iterable[Path | str | RunSummary],
-    out: Path | str = Path("report.html"),
+    runs: Sequence[Path],
+    out: Path,
     *,
     frames: Frames | None = None,
     roots: Sequence[str] | None = None,
@@ -40,8 +39,8 @@ def write_report(
     """Write one self-contained HTML page about runs.
 
     Args:
-        runs: run folders, or what training returned; with several, a comparison stands before
-            each one's own part. Or the one folder of a corpus's experiments.
+        runs: run folders; with several, a comparison stands before each one's own sections. Or
+            the one folder of a corpus's experiments.
         out: the page's file; replaced whole.
         frames: gives pictures of clips; None: none are shown.
         roots: to look for the runs' stores in; None is SPAMO_CACHE's.
@@ -53,15 +52,14 @@ def write_report(
         UsageError: no run given, or a folder that holds none.
         SpamoError: a damaged file of a run, or ``out`` cannot be written.
     """
-    folders = [run.path if isinstance(run, RunSummary) else Path(run) for run in runs]
-    page, out = page_html(folders, frames, roots), Path(out)
+    page = page_html(runs, frames, roots)
     try:
         io.write_atomic(out, page.encode("utf-8", "replace"))
     except OSError as error:
         raise SpamoError(
             f"the report cannot be written: {error.strerror or error}",
             where=out,
-            remedy="choose another place with -o",
+            remedy=io.remedy(error),
         ) from error
     return out
 

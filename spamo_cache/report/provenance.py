@@ -6,8 +6,8 @@ import yaml
 from markupsafe import Markup
 
 from spamo_cache.datasets.registry import CORPORA
+from spamo_cache.human import duration, size
 from spamo_cache.report import figures
-from spamo_cache.report.formats import seconds, size
 from spamo_cache.report.receipt import departures, receipt
 from spamo_cache.report.runs import Run, Stage
 from spamo_cache.report.templating import render
@@ -35,7 +35,7 @@ def _stage_times(run: Run) -> Markup | None:
     return figures.shares(
         {stage.name: stage.seconds for stage in stages},
         {
-            stage.name: seconds(stage.seconds) + (f" · {size(stage.bytes)}" if stage.bytes else "")
+            stage.name: duration(stage.seconds) + (f" · {size(stage.bytes)}" if stage.bytes else "")
             for stage in stages
         },
         title="Wall time of each stage, and what it left on disk",

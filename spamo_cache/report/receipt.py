@@ -36,6 +36,11 @@ class Point:
     why: str = ""
 
 
+def _switch(topic: str, release: str, ours: str, on: bool, why: str) -> Point:
+    """A point that one switch of the protocol decides: the release's way, or ours."""
+    return Point(topic, f"{release} (release)", release if on else ours, on, why)
+
+
 def receipt(run: Run) -> list[Point]:
     """All points, in the order in which a clip meets them."""
     return [*_features(run), *_model(run), *_training(run), *_scoring(run)]
@@ -77,7 +82,7 @@ def _features(run: Run) -> Iterator[Point]:
 def _changed(run: Run) -> Iterator[Point]:
     """What an experiment turned about features and clips; nothing where it left them alone."""
     pipeline = run.pipeline
-    # How frames are resized and rows kept is told of the stores themselves.
+    # How frames are resized and rows kept stands among the points of the streams.
     turned = {key: value for key, value in pipeline.spec_set.items() if key not in _ARITHMETIC}
     if turned:
         yield Point("Cache spec", f"as in {pipeline.spec}", assignments(turned), False)
@@ -152,15 +157,15 @@ def _stream(stream: str, store: StoreFacts | None) -> Iterator[Point]:
     # A phase of 0 is left out of specs.
     spec = {"phase": 0, **about.spec}
     for topic, keys in _GROUPS[stream].items():
-        theirs, ours = _told_spec(paper, keys), _told_spec(spec, keys)
-        yield Point(f"{title}: {topic}", theirs, ours, _same(paper, spec, keys))
+        theirs, here = _spec_words(paper, keys), _spec_words(spec, keys)
+        yield Point(f"{title}: {topic}", theirs, here, _same(paper, spec, keys))
     for topic, (key, value, why) in _RELEASE.items():
-        found = spec.get(key)
-        alike = None if found in {None, "auto"} else found == value
-        here = "float16 on a GPU, float32 on a CPU" if found == "auto" else _word(found)
+        setting = spec.get(key)
+        alike = None if setting in {None, "auto"} else setting == value
+        here = "float16 on a GPU, float32 on a CPU" if setting == "auto" else _word(setting)
         # The reason is that of the shipped spec, whatever else others have.
-        told = why if found == paper[key] else ""
-        yield Point(f"{title}: {topic}", f"{value} (release)", here, alike, told)
+        reason = why if setting == paper[key] else ""
+        yield Point(f"{title}: {topic}", f"{value} (release)", here, alike, reason)
 
 
 @template_filter
@@ -177,13 +182,13 @@ def _paper(stream: str) -> dict[str, Any]:
 
 def _same(paper: Mapping[str, Any], spec: Mapping[str, Any], keys: tuple[str, ...]) -> bool | None:
     """None where the spec does not say it, and the rest of it is the paper's."""
-    said = [key for key in keys if spec.get(key) is not None]
-    if any(_plain(spec[key]) != _plain(paper[key]) for key in said):
+    known = [key for key in keys if spec.get(key) is not None]
+    if any(_plain(spec[key]) != _plain(paper[key]) for key in known):
         return False
-    return True if len(said) == len(keys) else None
+    return True if len(known) == len(keys) else None
 
 
-def _told_spec(spec: Mapping[str, Any], keys: tuple[str, ...]) -> str:
+def _spec_words(spec: Mapping[str, Any], keys: tuple[str, ...]) -> str:
     if len(keys) == 1:
         return _word(spec.get(keys[0]))
     return ", ".join(f"{key} {_word(spec.get(key))}" for key in keys)
@@ -216,9 +221,12 @@ def _model(run: Run) -> Iterator[Point]:
     wanted = "mT0-XL" if pipeline.corpus == "csl-daily" else "Flan-T5-XL"
     name = llm.weights.rstrip("/").rsplit("/", 1)[-1].split("@")[0]
     yield Point("LLM", wanted, name, name.lower() == wanted.lower())
-    here = {"lora": _lora(tuning.r, tuning.alpha, tuning.dropout, tuning.targets)}.get(
-        tuning.mode, {"full": "all weights", "freeze": "none"}.get(tuning.mode, tuning.mode)
-    )
+    modes = {
+        "lora": _lora(tuning.r, tuning.alpha, tuning.dropout, tuning.targets),
+        "full": "all weights",
+        "freeze": "none",
+    }
+    here = modes.get(tuning.mode, tuning.mode)
     paper = _lora(16, 32, 0.1, ("q", "v"))
     yield Point("LLM tuning", paper, here, here == paper)
     yield _prompt(pipeline)
@@ -254,21 +262,19 @@ def _training(run: Run) -> Iterator[Point]:
         yield Point(
             "VT-Align text side", "as it is", "less the mean over training sentences", False
         )
-    yield Point(
+    yield _switch(
         "VT-Align pooling",
-        "over the padding too (release)",
-        "over the padding too" if protocol.pool_padding else "over true rows only",
+        "over the padding too",
+        "over true rows only",
         protocol.pool_padding,
         "a clip's score does not hang on its neighbours in the batch",
     )
     yield from _batches(run.pipeline)
     yield from _optimiser(run.pipeline)
-    yield Point(
+    yield _switch(
         "Training sentences",
-        "whole (release)",
-        "whole"
-        if protocol.whole_targets
-        else f"cut at {run.pipeline.decode.max_tokens} tokens, end token kept",
+        "whole",
+        f"cut at {run.pipeline.decode.max_tokens} tokens, end token kept",
         protocol.whole_targets,
         "none is learnt that cannot be said",
     )
@@ -301,12 +307,10 @@ def _batches(pipeline: Pipeline) -> Iterator[Point]:
         protocol.mean_of_batches,
         "every token of a step counts alike",
     )
-    yield Point(
+    yield _switch(
         "Order of the clips",
-        "shuffled, those left at an epoch's end in a smaller batch (release)",
-        "shuffled, those left at an epoch's end in a smaller batch"
-        if protocol.unsorted_batches
-        else "shuffled, clips of like length in a batch, those left over in the next epoch",
+        "shuffled, those left at an epoch's end in a smaller batch",
+        "shuffled, clips of like length in a batch, those left over in the next epoch",
         protocol.unsorted_batches,
         "less padding, and all batches of one size",
     )
@@ -326,10 +330,10 @@ def _optimiser(pipeline: Pipeline) -> Iterator[Point]:
     rest = (translate.betas, translate.eps, translate.weight_decay, translate.max_grad_norm)
     same = translate.batch == 16 and translate.lr in (1e-4, 6e-4)
     yield Point("Optimisation", paper, here, same and rest == ((0.9, 0.98), 1e-8, 0.01, 1.0))
-    yield Point(
+    yield _switch(
         "Weight decay",
-        "on all that is trained (release)",
-        "on all that is trained" if protocol.decay_everything else "on matrices alone",
+        "on all that is trained",
+        "on matrices alone",
         protocol.decay_everything,
         "biases, norms and the temperature have no reason to shrink",
     )
@@ -370,10 +374,10 @@ def _scoring(run: Run) -> Iterator[Point]:
         english,
         "other words are split or lost: umlauts, and all of Chinese",
     )
-    yield Point(
+    yield _switch(
         "Clips without features",
-        "left out (release)",
-        "left out" if protocol.drop_missing else "scored as empty sentences",
+        "left out",
+        "scored as empty sentences",
         protocol.drop_missing,
         "n stays the published one",
     )

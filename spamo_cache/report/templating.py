@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from spamo_cache import human
 from spamo_cache.report import formats
 
 COLOURS = 6
@@ -49,11 +50,11 @@ def _or_dash(words: Callable[[float], str]) -> Callable[[float | None], str]:
 _TEMPLATES.filters |= {
     "anchor": formats.anchor,
     "assignments": formats.assignments,
+    "duration": _or_dash(human.duration),
     "jpeg_address": formats.jpeg_address,
     "metric_name": formats.metric_name,
     "millions": _or_dash(formats.millions),
     "number": formats.number,
-    "seconds": _or_dash(formats.seconds),
     "signed": formats.signed,
-    "size": _or_dash(formats.size),
+    "size": _or_dash(human.size),
 }

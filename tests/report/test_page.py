@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import math
+import os
 import re
 import shutil
 from collections import Counter
@@ -9,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2 import UndefinedError
 
 from spamo_cache import config, io
 from spamo_cache.errors import SpamoError, UsageError
 from spamo_cache.report import write_report
 from spamo_cache.report.receipt import departures, receipt
 from spamo_cache.report.runs import read_run
+from spamo_cache.report.templating import render
 from spamo_cache.report.translations import marked, spread
 from spamo_cache.runs.folder import RunFolder
 from spamo_cache.runs.records import ScoredClip
@@ -80,6 +84,15 @@ def test_texts_of_the_corpus_are_escaped(build_run: Build, page: Show) -> None:
     assert "<script>alert('x')</script> & \"wind\"" in found.text
     assert "wind <b>aus</b> westen" in found.text
     assert "Is </title><script>alert(1)</script> a question?" in found.text
+
+
+def test_a_template_without_one_of_its_variables_is_an_error_and_no_gap() -> None:
+    known = {"place": "run-a", "written": "<b>&"}
+    assert "<code>&lt;b&gt;&amp;</code>" in render("configuration.html", **known)
+    for name in known:
+        rest = {key: value for key, value in known.items() if key != name}
+        with pytest.raises(UndefinedError, match=f"'{name}' is undefined"):
+            render("configuration.html", **rest)
 
 
 def test_translations_stand_beside_references_from_best_to_worst(
@@ -382,8 +395,24 @@ def test_no_run_and_no_place_are_told(build_run: Build, tmp_path: Path) -> None:
         write_report([tmp_path], tmp_path / "r.html")
     blocked = tmp_path / "file"
     blocked.touch()
-    with pytest.raises(SpamoError, match="report cannot be written"):
+    with pytest.raises(SpamoError, match="report cannot be written") as caught:
         write_report([build_run()], blocked / "r.html")
+    assert "part of this path is a file" in str(caught.value)
+    with pytest.raises(SpamoError, match="Is a directory") as caught:
+        write_report([build_run()], tmp_path)
+    assert "a folder has this name" in str(caught.value)
+
+
+def test_a_full_disk_is_no_reason_to_choose_another_name(
+    build_run: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(io, "write_atomic", full)
+    with pytest.raises(SpamoError, match="No space left on device") as caught:
+        write_report([build_run()], tmp_path / "r.html")
+    assert "free some space" in str(caught.value)
 
 
 def test_every_colour_of_the_figures_has_a_style(build_run: Build) -> None:
