@@ -257,7 +257,7 @@ def _import(
     shard_rows: int = 16_384,
     terms: str = "",
 ) -> Imported:
-    """Write a store of foreign features; what cannot be a clip's is recorded as its failure.
+    """Write a store of features from elsewhere; what cannot be a clip's is its failure.
 
     Args:
         known: the corpus's clips and their splits, if known: those without an array have failed,
@@ -398,7 +398,7 @@ def _write(writer: StoreWriter, surveyed: Mapping[str, _Survey], kind: str) -> N
     writer.commit_index()
 
 
-# --- arrays of others -----------------------------------------------------------------------------
+# --- external formats ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spamo_cache import io
+from spamo_cache import config, io
 from spamo_cache.errors import DamagedError, StoreError, UsageError
 from spamo_cache.store.index import State
 from spamo_cache.store.layout import FINGERPRINT_CHARACTERS, canonical, checked_name, work_path
@@ -26,7 +26,7 @@ class StoreEntry:
     """One line of a list of stores.
 
     Attributes:
-        root: the root it was found in.
+        root: the root it lies in.
         path: the store; of a root that cannot be listed, the root itself.
         clips: number of clips by state.
         bytes: bytes of all its files; None where a server does not list them.
@@ -47,8 +47,15 @@ class StoreEntry:
     damaged: str | None = None
 
 
-def list_stores(searched: Iterable[str]) -> list[StoreEntry]:
-    """Every store of the roots, in their order; missing folders hold none."""
+def list_stores(roots: Iterable[str] | None = None) -> list[StoreEntry]:
+    """Every store of some roots, in their order; missing folders hold none.
+
+    What cannot be opened or listed is an entry that says why, never an error.
+
+    Args:
+        roots: folders and addresses; None is :func:`config.roots`, which ``SPAMO_CACHE`` sets.
+    """
+    searched = config.roots() if roots is None else roots
     return [entry for root in searched for entry in _listed(root)]
 
 

@@ -18,7 +18,8 @@ from spamo_cache.store.index import FAILED, OK, STATES, ClipIndex, State, String
 from spamo_cache.store.layout import ChunkLayout, ClipKey, Slot
 from spamo_cache.store.leases import Leases
 from spamo_cache.store.receipts import Receipt, finished, load_receipt, shard_path
-from spamo_cache.store.remote import Location, RemotePath, location
+from spamo_cache.store.remote import Location, RemotePath
+from spamo_cache.store.roots import locate
 from spamo_cache.store.shard import Bytes, Destination, Shard, as_bytes, scratch
 
 _OPEN_SHARDS = 128
@@ -56,14 +57,9 @@ class FeatureStore:
         return (FeatureStore.open, (self.path,))
 
     @classmethod
-    def open(cls, path: str | Location) -> FeatureStore:
-        """Open the store at ``path`` for reading: a folder, or its address in a remote root.
-
-        Raises:
-            StoreError: no store, another format, or impossible sizes.
-            DamagedError: attributes or an index that are not what was written.
-        """
-        return cls(location(path))
+    def open(cls, store: str | Location, *, roots: Sequence[str] | None = None) -> FeatureStore:
+        """Open a store for reading, by its name, path or address; see :func:`open_store`."""
+        return cls(locate(store, roots))
 
     # --- what it is -----------------------------------------------------------------------------
 
@@ -132,6 +128,34 @@ class FeatureStore:
         """SHA-256 of each clip's features, as receipts have them; nothing is read."""
         receipts = finished(self.path, self.about, self._index.finished_partitions())
         return {clip: entry.sha256 for done in receipts for clip, entry in done.clips.items()}
+
+    def table(self) -> dict[str, list[Any] | NDArray[Any]]:
+        """One row per clip, in order of ids, as columns: ``pandas.DataFrame(store.table())``.
+
+        Returns:
+            Columns of equal length.
+
+            - ``id``, ``split``: texts.
+            - ``state``: ``ok``, ``failed`` or ``absent``; ``reason``: why it failed, else None.
+            - ``rows``: rows of features, planned or there; ``frames``: video frames, 0 if unknown.
+            - ``source``: path relative to the corpus root; ``size``: its bytes.
+            - ``start``, ``end``: of the clip in its source, in seconds; NaN where it has none.
+
+        Raises:
+            DamagedError: the index is not what was written.
+        """
+        index = ClipIndex.open(self.path, self.about, everything=True)
+        columns = index.columns
+        return {
+            "id": list(index.ids),
+            "split": [index.splits[code] for code in index.split.tolist()],
+            "state": [STATES[code] for code in index.state.tolist()],
+            "reason": [index.reasons.get(position) for position in range(len(index.ids))],
+            "rows": index.rows.astype(np.int64),
+            "frames": index.frames.astype(np.int64),
+            "source": list(StringColumn(columns["source"])),
+            **{name: np.array(columns[name]) for name in ("size", "start", "end")},
+        }
 
     # --- one clip -------------------------------------------------------------------------------
 
@@ -252,6 +276,23 @@ class FeatureStore:
         return StoreError(
             f"clip {clip!r} was not extracted yet", where=self.path, remedy="run extract again"
         )
+
+
+def open_store(store: str | Location, *, roots: Sequence[str] | None = None) -> FeatureStore:
+    """Open a feature store for reading.
+
+    Args:
+        store: ``CORPUS/STREAM`` with or without ``-FINGERPRINT``, as ``spamo-cache store ls`` shows
+            it; a ``.zarr`` folder; or an address in a remote root (``s3://``, ``https://``).
+        roots: where to look for a name; None is what ``SPAMO_CACHE`` lists, else the features below
+            ``SPAMO_HOME``.
+
+    Raises:
+        UsageError: no store of this name, or several.
+        StoreError: no store, another format, or impossible sizes.
+        DamagedError: attributes or an index that are not what was written.
+    """
+    return FeatureStore.open(store, roots=roots)
 
 
 def _block(clips: NDArray[Any], store: FeatureStore) -> NDArray[Any]:

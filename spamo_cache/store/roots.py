@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from spamo_cache import io
+from spamo_cache import config, io
 from spamo_cache.errors import UsageError
 from spamo_cache.store.remote import Location, RemotePath, location
 
@@ -47,17 +47,22 @@ def _folders(place: Location) -> list[str]:
         return sorted(path.name for path in place.iterdir() if path.is_dir())
 
 
-def locate(name: str, searched: Sequence[str]) -> Location:
-    """The one store meant by a place, or by ``corpus/stream`` with or without ``-fingerprint``.
+def locate(name: str | Location, roots: Sequence[str] | None = None) -> Location:
+    """Where the store lies that a name, a path or an address means.
 
-    Remote roots are asked where no local one has it.
+    Args:
+        name: ``CORPUS/STREAM`` with or without ``-FINGERPRINT`` (its beginning will do), a folder,
+            or an address.
+        roots: searched for names, remote ones only if no local one has it; None is
+            :func:`config.roots`, which ``SPAMO_CACHE`` sets.
 
     Raises:
-        UsageError: none, or several.
+        UsageError: no store of this name, or several.
         StoreError: a remote root cannot be asked.
     """
-    if "://" in name or (name.endswith(".zarr") and Path(name).is_dir()):
+    if not isinstance(name, str) or _is_place(name):
         return location(name)
+    searched = config.roots() if roots is None else roots
     wanted = name.removesuffix(".zarr")
     local = [root for root in searched if "://" not in root]
     remote = [root for root in searched if "://" in root]
@@ -68,6 +73,13 @@ def locate(name: str, searched: Sequence[str]) -> Location:
         raise UsageError(f"no store {name!r}", remedy="`spamo-cache store ls` shows them all")
     shown = ", ".join(f"{path.parent.name}/{path.stem}" for path in paths)
     raise UsageError(f"{name!r} may be several stores", remedy=f"one of: {shown}")
+
+
+def _is_place(name: str) -> bool:
+    """Whether a text is a path or an address, not a store's name."""
+    if "://" in name or name.startswith((".", "~")) or Path(name).is_absolute():
+        return True
+    return name.endswith(".zarr") and Path(name).is_dir()
 
 
 def _named(wanted: str, searched: Iterable[str]) -> list[Location]:

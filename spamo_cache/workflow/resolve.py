@@ -258,7 +258,7 @@ def located(name: str, roots: Sequence[str] | None = None) -> Location:
     """The store that a user means, in SPAMO_CACHE's roots by default; see ``roots.locate``."""
     from spamo_cache.store.roots import locate
 
-    return locate(name, config.roots() if roots is None else roots)
+    return locate(name, roots)
 
 
 def lines(file: Path) -> list[str]:

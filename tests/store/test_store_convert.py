@@ -1,4 +1,4 @@
-"""Exchange with HDF5 and .npy: exact both ways, and foreign files do no harm."""
+"""Exchange with HDF5 and .npy: exact both ways, and hostile files do no harm."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def test_a_folder_of_many_files_costs_few_requests_and_one_without_end_is_refuse
     (root / "other/1").create(b"")
     assert root.folders() == ["corpus", "other"]
     monkeypatch.setattr("spamo_cache.store.remote._MAX_LISTS", 4)
-    with pytest.raises(StoreError, match="foreign files"):
+    with pytest.raises(StoreError, match="unrelated files"):
         (root / "corpus").folders()
 
 

@@ -317,7 +317,7 @@ def test_remote_stores_are_listed_found_and_told_of(material, sealed, s3, serve,
         remove(there)
 
 
-def test_foreign_names_in_a_root_are_passed_over(sealed, s3, tmp_path):
+def test_unrelated_names_in_a_root_are_passed_over(sealed, s3, tmp_path):
     there = copy(sealed.path, s3.root).path
     root = location(s3.root)
     for name in (
