@@ -34,7 +34,7 @@ from reference.material import Material, lengths, size
 from reference.turns import measure
 from torch.utils.data import DataLoader, Dataset
 
-from spamo_cache.train.dataset import Clips, FeatureDataset
+from spamo_cache.train.dataset import FeatureDataset, PackedBatch
 
 BATCH = 16
 OURS, NPY16, NPY32 = "ours, verified", "npy fp16 per clip", "npy fp32 per clip (official)"
@@ -122,7 +122,9 @@ def epochs(
     )  # fmt: skip
     for _ in range(count):
         for batch in loader:
-            torch.as_tensor(batch.streams["spatial"].rows if isinstance(batch, Clips) else batch)
+            torch.as_tensor(
+                batch.streams["spatial"].rows if isinstance(batch, PackedBatch) else batch
+            )
     del loader
     return busy() - start
 

@@ -31,7 +31,7 @@ from spamo_cache.store.index import Columns, with_receipts
 from spamo_cache.store.layout import StreamIdentity, fingerprint, pack, store_path
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.writer import StoreWriter
-from spamo_cache.train.dataset import Clips, FeatureDataset
+from spamo_cache.train.dataset import FeatureDataset, PackedBatch
 
 CHUNK, SHARD, PHOENIX = 32, 16_384, 8_257
 
@@ -110,7 +110,7 @@ def resident() -> float:
 class Weighing(FeatureDataset):
     """Says what memory a worker holds alone once it has read a batch."""
 
-    def __getitems__(self, numbers: Sequence[int]) -> Clips:
+    def __getitems__(self, numbers: Sequence[int]) -> PackedBatch:
         batch = super().__getitems__(numbers)
         print(json.dumps(private()), flush=True)
         return batch
