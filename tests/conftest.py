@@ -204,7 +204,7 @@ class Tiny:
 def tiny(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """One real run, which tests only read or copy."""
     from spamo_cache import config
-    from spamo_cache.analysis import analyze, strips
+    from spamo_cache.analysis import analyze, attribution_docs
     from spamo_cache.datasets.manifest import Manifest
     from spamo_cache.evaluate import evaluate
     from spamo_cache.extract.extraction import extract
@@ -232,7 +232,7 @@ def tiny(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     opened = {name: FeatureStore.open(path) for name, path in stores.items()}
     evaluate(found.run, "test", stores=opened, device="cpu")
     analyze(found.run, "test", stores=opened, device="cpu")
-    strips.attribute(
+    attribution_docs.attribute(
         found.run, [found.clip], stores=opened, film=lambda _: [(0, b"\xff\xd8 a picture")],
         device="cpu",
     )  # fmt: skip

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from spamo_cache import io
 from spamo_cache.analysis import entropy, measures, tokens
-from spamo_cache.analysis.nearest import Vocabulary
 from spamo_cache.compat import cpu_threads
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.evaluate.features import check_stores
@@ -166,7 +165,7 @@ def _unknown_start(loaded: Run) -> str | None:
 @torch.inference_mode()
 def look(translator: Translator, data: Examples, numbers: Sequence[int]) -> Seen:
     """Place clips and sentences, and read the sign rows as tokens, in the order of ``numbers``."""
-    vocabulary = Vocabulary(translator)
+    vocabulary = tokens.Vocabulary(translator)
     place = {number: row for row, number in enumerate(numbers)}
     order: list[int] = []
     sign, text = [], []

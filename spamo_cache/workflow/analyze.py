@@ -12,7 +12,7 @@ from spamo_cache.workflow.frames import stills
 from spamo_cache.workflow.resolve import RunLike
 
 if TYPE_CHECKING:
-    from spamo_cache.analysis.strips import Shots
+    from spamo_cache.analysis.attribution_docs import Shots
     from spamo_cache.datasets.manifest import Clip
 
 
@@ -57,7 +57,7 @@ def attribute(
     llm: Path | str | None = None,
     device: str = "auto",
 ) -> dict[str, dict[str, Any]]:
-    """Attribute the translations of clips to their frames; see :func:`strips.attribute`.
+    """Attribute the translations of clips to their frames; see :func:`attribution_docs.attribute`.
 
     Args:
         run: a run's folder, or what ``train`` returned.
@@ -72,7 +72,7 @@ def attribute(
     Returns:
         Clip -> what the run keeps of it below ``analysis/attribution``.
     """
-    from spamo_cache.analysis import strips
+    from spamo_cache.analysis import attribution_docs
     from spamo_cache.runs.folder import RunFolder
 
     path = resolve.run_path(run)
@@ -83,10 +83,12 @@ def attribute(
         clip
         for name in clips
         for clip in (
-            [name] if name in known or not name.isdecimal() else strips.pick(path, int(name), split)
+            [name]
+            if name in known or not name.isdecimal()
+            else attribution_docs.pick(path, int(name), split)
         )
     ]
-    return strips.attribute(
+    return attribution_docs.attribute(
         path,
         ids,
         manifest=manifest,
@@ -98,7 +100,7 @@ def attribute(
 
 
 def _film(root: Path | None, clip: Clip) -> Shots | str:
-    from spamo_cache.analysis.strips import SHOTS
+    from spamo_cache.analysis.attribution_docs import SHOTS
 
     if root is None:
         return "the folder of the raw corpus is not known (--root)"

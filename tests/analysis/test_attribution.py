@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spamo_cache import io
-from spamo_cache.analysis import moments, strips
+from spamo_cache.analysis import attribution_docs
 from spamo_cache.analysis.attribution import TOLERANCE, attribution, integrate, split_words
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Clip, Manifest
@@ -144,7 +144,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def attributed(run: Path, ids: list[str]) -> dict[str, dict]:
     manifest, features, _ = corpus()
     stores = {"spatial": features}
-    return strips.attribute(run, ids, manifest=manifest, stores=stores, device="cpu")
+    return attribution_docs.attribute(run, ids, manifest=manifest, stores=stores, device="cpu")
 
 
 def test_attribution_peaks_at_the_one_row_that_speaks(run: Path) -> None:
@@ -185,7 +185,7 @@ def test_shuffled_weights_give_another_map(run: Path, monkeypatch: pytest.Monkey
 
 def test_documents_add_up_and_are_kept(run: Path) -> None:
     (document,) = attributed(run, ["test/3"]).values()
-    kept = run / strips.FOLDER / f"{strips.slug('test/3')}.json"
+    kept = run / attribution_docs.FOLDER / f"{attribution_docs.slug('test/3')}.json"
     assert io.read_json(kept) == document
     stream = document["streams"]["spatial"]
     assert (document["unit"], document["length"], stream["share"]) == ("row", ROWS, 1.0)
@@ -208,7 +208,7 @@ def test_unknown_clips_and_shuffled_runs_are_refused(
     loaded = load_run(run, device="cpu")
     shuffled = loaded.pipeline.model_copy(update={"shuffle_features": True})
     changed = replace(loaded, pipeline=shuffled)
-    monkeypatch.setattr(strips, "load_run", lambda *_, **__: changed)
+    monkeypatch.setattr(attribution_docs, "load_run", lambda *_, **__: changed)
     with pytest.raises(UsageError, match="another's features"):
         attributed(run, ["test/3"])
 
@@ -217,7 +217,7 @@ def test_unknown_clips_and_shuffled_runs_are_refused(
     "clip", ["../../etc/passwd", "/abs", "a:b", "ä 你", "x" * 5000, "", ".", "\ud800", "a\0b"]
 )
 def test_slugs_are_plain_file_names(clip: str) -> None:
-    name = strips.slug(clip)
+    name = attribution_docs.slug(clip)
     assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
     assert 10 <= len(name) < 80
     assert name[0] != "-"
@@ -225,12 +225,12 @@ def test_slugs_are_plain_file_names(clip: str) -> None:
 
 def test_slugs_differ_where_ids_do() -> None:
     ids = ["a b", "a-b", "A-B", "a_b", "ä", "ö", "x" * 100, "x" * 101]
-    assert len(set(map(strips.slug, ids))) == len(ids)
+    assert len(set(map(attribution_docs.slug, ids))) == len(ids)
 
 
 def test_worst_and_best_are_picked(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not evaluated on test"):
-        strips.pick(tmp_path, 2)
+        attribution_docs.pick(tmp_path, 2)
     scores = {"a": 50.0, "b": 10.0, "c": 90.0, "silent": 0.0, "d": 20.0, "e": 70.0}
     lines = [
         ScoredClip(
@@ -244,14 +244,14 @@ def test_worst_and_best_are_picked(tmp_path: Path) -> None:
         published=[], failed={}, shuffled=False, changed={}, stores={}, identity="i",
     )  # fmt: skip
     keep_card(tmp_path, card, lines)
-    assert strips.pick(tmp_path, 4) == ["b", "d", "e", "c"]
-    assert strips.pick(tmp_path, 1) == ["c"]
-    assert strips.pick(tmp_path, 99) == ["b", "d", "a", "e", "c"]
+    assert attribution_docs.pick(tmp_path, 4) == ["b", "d", "e", "c"]
+    assert attribution_docs.pick(tmp_path, 1) == ["c"]
+    assert attribution_docs.pick(tmp_path, 99) == ["b", "d", "a", "e", "c"]
 
 
 def test_rows_lie_evenly_over_their_moments() -> None:
     span = np.array([[0, 3], [2, 3]])
-    curve = moments.spread(np.array([[4.0, 2.0]]), span, 5)
+    curve = attribution_docs.spread(np.array([[4.0, 2.0]]), span, 5)
     assert curve.tolist() == [[1.0, 1.0, 2.0, 2.0, 0.0]]
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from spamo_cache.analysis import nearest
-from spamo_cache.analysis.nearest import Vocabulary
+from spamo_cache.analysis import tokens
+from spamo_cache.analysis.tokens import Vocabulary
 from spamo_cache.config import Pipeline
 from spamo_cache.model.rows import Padded
 from spamo_cache.model.translator import Translator
@@ -36,7 +36,7 @@ def test_a_token_is_nearest_to_itself_whatever_its_length(
     model: Translator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Chunks that the vocabulary is no multiple of.
-    monkeypatch.setattr(nearest, "_TOKENS", 37)
+    monkeypatch.setattr(tokens, "_BLOCK", 37)
     vocabulary = Vocabulary(model)
     words = [number for number, text in enumerate(vocabulary.written) if text.isalpha()]
     ids = torch.tensor(words)

@@ -91,7 +91,7 @@ def experiments(
     return folder
 
 
-def test_parts_of_the_method_by_hand(tmp_path: Path) -> None:
+def test_components_of_the_method_by_hand(tmp_path: Path) -> None:
     folder = experiments(tmp_path / "experiments", {0: SCORES})
     found = of_experiments(folder)
     assert found["values"] == pytest.approx(

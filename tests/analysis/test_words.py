@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from spamo_cache.analysis.words import Matches, gloss_words, pieces, plain, text_words
+from spamo_cache.analysis.tokens import Matches, gloss_words, pieces, plain, text_words
 from spamo_cache.model.tokens import Tokens
 
 LLM = Path(__file__).parents[2] / "pipelines" / "signed-weather" / "llm"

@@ -1,4 +1,7 @@
-"""Attribution over time for clips of a run, kept as documents with a few frames."""
+"""Attribution over time for clips of a run, kept as documents with a few frames.
+
+Rows of features stand for frames of their clip, as far as the stores know them.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +9,36 @@ import difflib
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from spamo_cache import io
 from spamo_cache.analysis.attribution import Attribution, attribution
-from spamo_cache.analysis.moments import Floats, Moments, moments, spread
 from spamo_cache.compat import cpu_threads
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.errors import UsageError
 from spamo_cache.evaluate.features import check_stores
 from spamo_cache.runs.load import Run, load_run, open_stores
 from spamo_cache.runs.records import read_lines
+from spamo_cache.store.inspect import trace
+from spamo_cache.store.reader import FeatureStore
 from spamo_cache.train.data import Examples, examples
 from spamo_cache.train.features import Features
 
 FOLDER = Path("analysis") / "attribution"
 SHOTS = 8
 """Frames kept of a clip."""
-_USUAL = 64
+_BASELINE = 64
 """Clips of a split, at even distances, whose mean row is the baseline."""
 
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 Shots = Sequence[tuple[int, bytes]]
 """Frames of a clip, numbered from 0, as JPEG."""
 Film = Callable[[Clip], Shots | str]
@@ -83,9 +91,9 @@ def attribute(
         for split, clips in _by_split(manifest, ids).items():
             tokens = loaded.translator.tokens
             data = examples(loaded.pipeline, manifest, stores, split, tokens, memory=0)
-            usual = _mean_rows(data)
+            baseline = _mean_rows(data)
             for clip in clips:
-                document = _document(loaded, data, clip, stores, usual)
+                document = _document(loaded, data, clip, stores, baseline)
                 found[clip.id] = _keep(run / FOLDER, document, _shots(film, clip, document))
     return found
 
@@ -129,7 +137,7 @@ def _document(
     data: Examples,
     clip: Clip,
     stores: Mapping[str, Features],
-    usual: Mapping[str, Tensor],
+    baseline: Mapping[str, Tensor],
 ) -> dict[str, Any]:
     """All of a clip's document but the shots."""
     if clip.id in data.failed:
@@ -137,25 +145,25 @@ def _document(
     number = list(data.ids).index(clip.id)
     batch = data.batch([number]).to(loaded.translator.device)
     said = loaded.translator.generate(batch.streams, loaded.pipeline.decode, batch.prompts)[0]
-    result = attribution(loaded.translator, batch, said, usual)
+    result = attribution(loaded.translator, batch, said, baseline)
     places = {name: data.bank.places(name, number) for name in result.rows}
     return {
         "clip": clip.id,
         "split": data.split,
         "reference": data.texts[number],
         "hypothesis": said,
-        **_described(result, moments(stores, clip.id, places)),
+        **_described(result, time_spans(stores, clip.id, places)),
     }
 
 
 def _mean_rows(data: Examples) -> dict[str, Tensor]:
     """Stream -> (width,): the mean row of clips of the split."""
-    numbers = np.linspace(0, len(data) - 1, min(len(data), _USUAL)).round().astype(int).tolist()
+    numbers = np.linspace(0, len(data) - 1, min(len(data), _BASELINE)).round().astype(int).tolist()
     parts = [data.batch([number]).streams for number in numbers]
     return {name: torch.cat([part[name].rows for part in parts]).mean(0) for name in parts[0]}
 
 
-def _described(result: Attribution, along: Moments) -> dict[str, Any]:
+def _described(result: Attribution, along: TimeSpans) -> dict[str, Any]:
     """An attribution over the moments of its clip."""
     whole = sum(float(np.abs(rows.sum(0)).sum()) for rows in result.rows.values())
     streams, words = {}, np.zeros((len(result.words), along.length))
@@ -171,7 +179,7 @@ def _described(result: Attribution, along: Moments) -> dict[str, Any]:
         }
     return {
         "method": "integrated gradients",
-        "baseline": f"every row the mean row of up to {_USUAL} clips of the split",
+        "baseline": f"every row the mean row of up to {_BASELINE} clips of the split",
         "steps": result.steps,
         "nats": {
             "clip": result.clip,
@@ -216,3 +224,72 @@ def _shots(film: Film | None, clip: Clip, document: Mapping[str, Any]) -> Shots 
     if not isinstance(shots, str) and any(at >= document["length"] for at, _ in shots):
         return "the source has other frames than when it was extracted"
     return shots
+
+
+# --- what rows stand for ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TimeSpans:
+    """What the rows of a clip stand for.
+
+    Attributes:
+        unit: ``frame``, or ``row`` of the longest stream where a store does not know the frames.
+        length: moments of the clip.
+        spans: stream -> (rows, 2) first and last moment of each row, both included.
+    """
+
+    unit: str
+    length: int
+    spans: Mapping[str, Ints]
+
+
+def spread(rows: Floats, span: Ints, length: int) -> Floats:
+    """(..., rows) -> (..., length): what a row has lies evenly over its moments."""
+    curve = np.zeros((*rows.shape[:-1], length))
+    for row, (first, last) in enumerate(span):
+        curve[..., first : last + 1] += rows[..., row, None] / (last - first + 1)
+    return curve
+
+
+def time_spans(stores: Mapping[str, Features], clip: str, places: Mapping[str, Ints]) -> TimeSpans:
+    """What rows of a clip stand for.
+
+    Args:
+        places: stream -> numbers of the rows.
+    """
+    traced = {name: _frames(stores[name], clip, numbers) for name, numbers in places.items()}
+    known = {name: found for name, found in traced.items() if found is not None}
+    if len(known) == len(places):
+        length = next(iter(known.values()))[1]
+        return TimeSpans("frame", length, {name: span for name, (span, _) in known.items()})
+    length = max(map(len, places.values()))
+    return TimeSpans("row", length, {name: _shares(len(n), length) for name, n in places.items()})
+
+
+def _frames(store: Features, clip: str, numbers: Ints) -> tuple[Ints, int] | None:
+    """First and last frame of rows, counted from the clip's first; and the clip's frames."""
+    if not isinstance(store, FeatureStore):
+        return None
+    traces = [trace(store, clip, int(number)) for number in numbers]
+    ends = [(one.first, one.last) for one in traces if one.first is not None]
+    if len(ends) < len(traces):
+        return None
+    span = np.array(ends, dtype=np.int64) - store.slot(clip).first
+    return _filled(span, traces[0].frames), traces[0].frames
+
+
+def _filled(span: Ints, length: int) -> Ints:
+    """Rows taken of a part of the frames stand for those around them too, up to half way."""
+    if len(span) < 2:
+        return span
+    free = (span[1:, 0] - span[:-1, 1] - 1).clip(min=0)
+    ahead, behind = np.append(free, free[-1]) // 2, -(-np.append(free[0], free) // 2)
+    filled = np.stack([span[:, 0] - behind, span[:, 1] + ahead], axis=1)
+    return filled.clip(0, length - 1)
+
+
+def _shares(rows: int, length: int) -> Ints:
+    """(rows, 2) first and last moment of ``rows`` equal shares of ``length`` moments."""
+    bounds = np.linspace(0, length, rows + 1)
+    return np.stack([np.floor(bounds[:-1]), np.ceil(bounds[1:]) - 1], axis=1).astype(np.int64)
