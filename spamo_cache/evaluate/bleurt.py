@@ -6,22 +6,18 @@ whose files these are, does not import beside transformers 5.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
-from safetensors.torch import load_file
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from spamo_cache import checkpoints
 from spamo_cache.compat import declare_torchvision_ops
-from spamo_cache.errors import WeightsError
 from spamo_cache.metrics.intervals import Measure, mean_of
 
 WEIGHTS = "lucadiliello/BLEURT-20"
@@ -30,10 +26,7 @@ _BATCH = 32
 
 def find() -> Path | None:
     """The folder of the weights in the hub's cache; None where they were never fetched."""
-    try:
-        return Path(snapshot_download(WEIGHTS, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
+    return checkpoints.cached(WEIGHTS)
 
 
 @torch.inference_mode()
@@ -45,10 +38,8 @@ def bleurt(
     Raises:
         WeightsError: ``folder`` holds no such model.
     """
-    try:
+    with checkpoints.explained(folder, "holds no BLEURT"):
         model, pieces = _load(folder)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise WeightsError(f"holds no BLEURT: {error}", where=folder) from error
     model = model.to(device).eval()
     most = int(model.config.max_position_embeddings)
     encoded = [
@@ -56,39 +47,32 @@ def bleurt(
         for reference, hypothesis in zip(references, hypotheses, strict=True)
     ]
     order = sorted(range(len(encoded)), key=lambda number: encoded[number].shape[1])
-    found = dict[int, float]()
+    scores = dict[int, float]()
     for start in range(0, len(order), _BATCH):
         numbers = order[start : start + _BATCH]
         batch = pad_sequence([encoded[number].T for number in numbers], batch_first=True)
         ids, types, real = batch.to(device).unbind(2)
         logits = model(ids, attention_mask=real, token_type_ids=types).logits
-        found |= dict(zip(numbers, logits.flatten().tolist(), strict=True))
-    scores = [100 * found[number] for number in range(len(encoded))]
-    return mean_of(scores, f"model:{WEIGHTS}|transformers:{version('transformers')}")
+        scores |= dict(zip(numbers, logits.flatten().tolist(), strict=True))
+    points = [100 * scores[number] for number in range(len(encoded))]
+    return mean_of(points, f"model:{WEIGHTS}|transformers:{version('transformers')}")
 
 
 def _load(folder: Path) -> tuple[Any, SentencePieceProcessor]:
     declare_torchvision_ops()
     from transformers import RemBertConfig, RemBertForSequenceClassification  # noqa: PLC0415
 
-    own = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    own = checkpoints.read_json(folder / "config.json")
     known = set(RemBertConfig().to_dict()) - {"model_type"}
     shape: dict[str, Any] = {key: value for key, value in own.items() if key in known}
     shape |= {"input_embedding_size": own["embedding_size"], "num_labels": 1}
     config = RemBertConfig(**shape, bos_token_id=None, eos_token_id=None)
     model = RemBertForSequenceClassification(config)
-    model.load_state_dict({_renamed(name): tensor for name, tensor in _tensors(folder).items()})
+    tensors = checkpoints.tensors(folder).items()
+    model.load_state_dict(
+        {_renamed(name): tensor for name, tensor in tensors if not name.endswith("position_ids")}
+    )
     return model, SentencePieceProcessor(model_file=str(folder / "spm.model"))
-
-
-def _tensors(folder: Path) -> dict[str, Tensor]:
-    safe = folder / "model.safetensors"
-    if safe.is_file():
-        found = load_file(safe)
-    else:
-        # Tensors alone: nothing in the file can run.
-        found = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
-    return {name: tensor for name, tensor in found.items() if not name.endswith("position_ids")}
 
 
 def _renamed(name: str) -> str:

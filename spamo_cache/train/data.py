@@ -19,7 +19,7 @@ from spamo_cache.errors import ConfigError, StoreError, UsageError
 from spamo_cache.model.prompts import Prompts, Sentence, prompts_of, sentence_of
 from spamo_cache.model.tokens import Tokens, padded_ids
 from spamo_cache.model.translator import Batch
-from spamo_cache.train.features import Bank, Features, crop_of, donors, usable
+from spamo_cache.train.features import Bank, Features, crop_of, derangement, usable
 
 MEMORY = 2 << 30
 """Bytes of features of one split that are kept in memory by default."""
@@ -109,7 +109,7 @@ def examples(
     bank = Bank(
         stores,
         ids,
-        donors=donors(ids, pipeline.seed) if shuffled else None,
+        donors=derangement(ids, pipeline.seed) if shuffled else None,
         max_frames=pipeline.max_frames,
         memory=memory,
         crop=crop_of(pipeline),

@@ -243,7 +243,7 @@ def evenly(rows: int, kept: int) -> np.ndarray:
     return chosen
 
 
-def donors(clips: Sequence[str], seed: int) -> dict[str, str]:
+def derangement(clips: Sequence[str], seed: int) -> dict[str, str]:
     """Every clip -> another clip, one to one: the floor that `shuffle_features` measures.
 
     Raises:

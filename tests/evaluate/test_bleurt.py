@@ -45,3 +45,9 @@ def test_refuses_what_is_no_bleurt(pickled):
 
 def test_weights_that_were_never_fetched_are_none():
     assert bleurt.find() is None
+
+
+def test_a_pickle_that_asks_for_code_is_refused(pickled: Path) -> None:
+    torch.save({"weight": Path("x")}, pickled / "pytorch_model.bin")
+    with pytest.raises(WeightsError, match="is a pickle that asks for"):
+        bleurt.bleurt(pickled, *TEXTS)

@@ -7,7 +7,7 @@ import torch
 from spamo_cache.errors import StoreError
 from spamo_cache.model.tokens import Tokens
 from spamo_cache.train.data import Schedule, examples, stream_batches
-from spamo_cache.train.features import Bank, MemoryFeatures, donors
+from spamo_cache.train.features import Bank, MemoryFeatures, derangement
 
 
 def store(lengths, width=3):
@@ -49,12 +49,12 @@ def test_long_clips_are_thinned_in_every_stream_alike(memory):
 
 def test_every_clip_gets_the_features_of_another():
     clips = [f"c{i}" for i in range(50)]
-    given = donors(clips, seed=3)
+    given = derangement(clips, seed=3)
     assert sorted(given) == sorted(given.values()) == sorted(clips)
     assert all(clip != donor for clip, donor in given.items())
-    assert given == donors(clips[::-1], seed=3) != donors(clips, seed=4)
+    assert given == derangement(clips[::-1], seed=3) != derangement(clips, seed=4)
     with pytest.raises(StoreError):
-        donors(["c0"], seed=3)
+        derangement(["c0"], seed=3)
 
 
 def test_shuffle_features_does_shuffle(toy):
@@ -63,7 +63,7 @@ def test_shuffle_features_does_shuffle(toy):
     plain = examples(toy.pipeline(), manifest, stores, "dev", tokens)
     shuffled = examples(toy.pipeline(shuffle_features=True), manifest, stores, "dev", tokens)
     assert plain.texts == shuffled.texts
-    given = donors(plain.ids, toy.pipeline().seed)
+    given = derangement(plain.ids, toy.pipeline().seed)
     for number, clip in enumerate(plain.ids):
         found = shuffled.bank.packed([number])["spatial"].rows
         other = plain.bank.packed([plain.ids.index(given[clip])])["spatial"].rows
