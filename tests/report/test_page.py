@@ -409,9 +409,10 @@ def test_a_full_disk_is_no_reason_to_choose_another_name(
     def full(path: Path, content: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
+    run = build_run()
     monkeypatch.setattr(io, "write_atomic", full)
     with pytest.raises(SpamoError, match="No space left on device") as caught:
-        write_report([build_run()], tmp_path / "r.html")
+        write_report([run], tmp_path / "r.html")
     assert "free some space" in str(caught.value)
 
 
