@@ -65,8 +65,8 @@ def checked(table: pa.Table, *, where: object) -> pa.Table:
     data: dict[str, pa.Array] = {}
     for name, kind in KINDS.items():
         if name in table.column_names:
-            data[name], found = _convert(table[name].combine_chunks(), name, kind)
-            faults += found
+            data[name], own_faults = _convert(table[name].combine_chunks(), name, kind)
+            faults += own_faults
         else:
             data[name] = pa.nulls(table.num_rows, kind)
     for name in table.column_names:
@@ -162,8 +162,8 @@ def _faults(data: dict[str, pa.Array]) -> Iterator[Faults]:
 def _source_faults(source: pa.Array) -> Iterator[Faults]:
     outside = pc.match_substring_regex(source, r"^/|^[A-Za-z]:[/\\]|(^|/)\.\.(/|$)|^[a-z0-9]+://")
     yield _rows(_mask(outside), "source", "leaves the corpus root", source)
-    odd = pc.match_substring_regex(source, r"\\|[\x00-\x1f]")
-    yield _rows(_mask(odd), "source", "is not a path with forward slashes", source)
+    irregular = pc.match_substring_regex(source, r"\\|[\x00-\x1f]")
+    yield _rows(_mask(irregular), "source", "is not a path with forward slashes", source)
 
 
 def _range_faults(start: pa.Array, end: pa.Array) -> Iterator[Faults]:
@@ -234,9 +234,9 @@ def _error(faults: list[Faults], ids: pa.Array, where: object) -> CorpusError:
     count = sum(len(each.rows) for each in faults)
     if count > SHOWN:
         lines.append(f"and {count - SHOWN:,} more")
-    told = "\n    ".join(lines)
+    details = "\n    ".join(lines)
     return CorpusError(
-        f"the manifest has {count:,} fault{'s' if count > 1 else ''}:\n    {told}",
+        f"the manifest has {count:,} fault{'s' if count > 1 else ''}:\n    {details}",
         where=where,
         remedy="correct these rows; row 1 is the first clip",
     )

@@ -70,8 +70,8 @@ def _label_files(root: Path) -> tuple[list[Path], Path]:
 
 
 def _version(path: Path) -> int:
-    found = re.search(r"_v(\d+)$", path.stem)
-    return int(found[1]) if found else 0
+    version = re.search(r"_v(\d+)$", path.stem)
+    return int(version[1]) if version else 0
 
 
 def _place(root: Path) -> tuple[str, str]:
@@ -88,10 +88,10 @@ def _entries(path: Path) -> dict[str, Mapping[str, Any]]:
     for number, entry in enumerate(info):
         if not isinstance(entry, dict) or any(key not in entry for key in _NEEDED):
             raise CorpusError(f"entry {number} lacks one of {', '.join(_NEEDED)}", where=path)
-    found = {str(entry["name"]): entry for entry in info}
-    if len(found) < len(info):
+    entries = {str(entry["name"]): entry for entry in info}
+    if len(entries) < len(info):
         raise CorpusError("names a clip twice", where=path, remedy="fetch the file again")
-    return found
+    return entries
 
 
 def _clip(entry: Mapping[str, Any], split: str, source: str) -> Clip:

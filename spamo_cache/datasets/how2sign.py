@@ -70,13 +70,13 @@ def labels(root: Path) -> list[Path]:
 
 
 def _label_files(root: Path) -> dict[str, Path]:
-    found = {
+    paths_of = {
         split: layout.first_files(root, (name.format(split=split) for name in _LABELS))
         for split in SPLITS
     }
-    if not any(found.values()):
+    if not any(paths_of.values()):
         raise layout.no_such_file(root, "how2sign_realigned_{train,val,test}.csv")
-    return {split: paths[0] for split, paths in found.items() if paths}
+    return {split: paths[0] for split, paths in paths_of.items() if paths}
 
 
 CORPUS = Corpus(

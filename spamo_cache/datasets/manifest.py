@@ -146,9 +146,9 @@ class Manifest:
         """
         listed, notes = list(clips), tuple(notes)
         if not listed:
-            told = "\n    ".join(["no clip was found", *notes])
+            what = "\n    ".join(["no clip was found", *notes])
             raise CorpusError(
-                told,
+                what,
                 where=f"corpus {corpus}",
                 remedy="put the files that it lacks into the corpus folder",
             )
@@ -178,17 +178,17 @@ class Manifest:
                 remedy=f"use one of {', '.join(_READERS)}",
             )
         try:
-            raw, odd = reader(path)
+            raw, remarks = reader(path)
             raw.validate(full=True)  # texts that are no UTF-8
             metadata = raw.schema.metadata or {}
-            notes = (*json.loads(metadata.get(_NOTES_KEY, b"[]")), *odd)
-            said = metadata.get(_TEXT_KEY)
-            text = None if said is None else TextConfig.model_validate_json(said)
+            notes = (*json.loads(metadata.get(_NOTES_KEY, b"[]")), *remarks)
+            convention = metadata.get(_TEXT_KEY)
+            text = None if convention is None else TextConfig.model_validate_json(convention)
         except FileNotFoundError:
             raise CorpusError("no such manifest", where=path, remedy="check the path") from None
         except (OSError, ValueError, pa.ArrowException) as error:
-            told = " ".join(str(error).split())
-            raise CorpusError(f"the manifest cannot be read: {told}", where=path) from None
+            reason = " ".join(str(error).split())
+            raise CorpusError(f"the manifest cannot be read: {reason}", where=path) from None
         name = corpus or metadata.get(_CORPUS_KEY, path.stem.encode()).decode()
         return cls(name, columns.checked(raw, where=path), notes, text)
 
@@ -300,8 +300,8 @@ def _atomically(path: Path, data: bytes) -> Path:
     try:
         io.write_atomic(path, data)
     except OSError as error:
-        told = error.strerror or str(error)
+        reason = error.strerror or str(error)
         raise CorpusError(
-            f"the manifest cannot be written: {told}", where=path, remedy=io.remedy(error)
+            f"the manifest cannot be written: {reason}", where=path, remedy=io.remedy(error)
         ) from error
     return path

@@ -68,10 +68,10 @@ def read_info(path: Path) -> dict[str, dict[str, Any]]:
     """
     document = restricted.load_npy(path)
     entries = document.values() if isinstance(document, dict) else ()
-    found = {str(entry["fileid"]): entry for entry in entries if _is_entry(entry)}
-    if not found:
+    by_id = {str(entry["fileid"]): entry for entry in entries if _is_entry(entry)}
+    if not by_id:
         raise CorpusError("holds no entries of the official release", where=path)
-    return found
+    return by_id
 
 
 def _is_entry(entry: object) -> bool:
@@ -92,8 +92,8 @@ def _base(root: Path) -> str:
 def _info_file(root: Path, base: str, split: str) -> Path | None:
     folders = (".", base, "preprocess/Phoenix14T")
     names = (f"{split}_info_ml.npy", f"{split}_info.npy")
-    found = layout.first_files(root, (f"{place}/{name}" for name in names for place in folders))
-    return found[0] if found else None
+    files = layout.first_files(root, (f"{place}/{name}" for name in names for place in folders))
+    return files[0] if files else None
 
 
 def _clip(row: Mapping[str, str], split: str, frames: str, info: Mapping[str, Any]) -> Clip:

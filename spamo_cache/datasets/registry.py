@@ -19,9 +19,9 @@ def corpus(name: str) -> Corpus:
     Raises:
         UsageError: unknown name; the nearest one is named.
     """
-    found = CORPORA.get(name)
-    if found is not None:
-        return found
+    known = CORPORA.get(name)
+    if known is not None:
+        return known
     near = difflib.get_close_matches(name.lower(), CORPORA, n=1, cutoff=0.0)[0]
     raise UsageError(
         f"no corpus is called {name!r}; nearest is {near!r}",

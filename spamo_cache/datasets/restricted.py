@@ -349,11 +349,11 @@ class _Plain:
             return value.numpy(), 1, 0
         inside = value.values() if isinstance(value, dict) else value
         walked = [self._walk(item, depth) for item in inside]
-        found = [item for item, _, _ in walked]
-        made = dict(zip(value, found, strict=True)) if isinstance(value, dict) else found
+        items = [item for item, _, _ in walked]
+        made = dict(zip(value, items, strict=True)) if isinstance(value, dict) else items
         count = 1 + sum(count for _, count, _ in walked)
         return (
-            tuple(found) if isinstance(value, tuple) else made,
+            tuple(items) if isinstance(value, tuple) else made,
             count,
             1 + max((deep for _, _, deep in walked), default=0),
         )

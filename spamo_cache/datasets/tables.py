@@ -69,10 +69,10 @@ def decoded(path: Path) -> str:
 
 
 def read_separated(path: Path) -> tuple[pa.Table, list[str]]:
-    """Columns of text of a CSV or TSV file, and what is odd about it.
+    """Columns of text of a CSV or TSV file, and remarks about it.
 
-    What separates the cells is told from the header (or from Excel's line ``sep=;``). Where that is
-    a tab a quote is a character like others, though cells that a spreadsheet has wrapped in quotes
+    The separator is inferred from the header (or from Excel's line ``sep=;``). Where it is
+    a tab, a quote is a character like others, though cells that a spreadsheet has wrapped in quotes
     are unwrapped; everywhere else quotes are those of RFC 4180.
 
     Raises:
@@ -211,8 +211,8 @@ def _rows(text: str, separator: str, path: Path) -> Iterator[list[str]]:
                 number += 1
     except csv.Error as error:
         unclosed = "unexpected end" in str(error)
-        told = "a quote is not closed" if unclosed else "text follows the quote that closes a cell"
-        raise _unclosed(f"{f'row {number}' if number else 'the header'}: {told}", path) from None
+        fault = "a quote is not closed" if unclosed else "text follows the quote that closes a cell"
+        raise _unclosed(f"{f'row {number}' if number else 'the header'}: {fault}", path) from None
     finally:
         csv.field_size_limit(limit)
 
@@ -280,15 +280,15 @@ def _objects(text: str, path: Path) -> Iterator[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            found = bounded.parse_json(line)
+            row = bounded.parse_json(line)
         except json.JSONDecodeError as error:
-            told = f"line {number} is no JSON: {error.msg} at character {error.colno}"
-            raise CorpusError(told, where=path, remedy=_ONE_PER_LINE) from None
+            fault = f"line {number} is no JSON: {error.msg} at character {error.colno}"
+            raise CorpusError(fault, where=path, remedy=_ONE_PER_LINE) from None
         except ValueError as error:
             raise CorpusError(f"line {number} {error}", where=path) from None
-        if not isinstance(found, dict):
+        if not isinstance(row, dict):
             raise CorpusError(f"line {number} is no JSON object", where=path, remedy=_ONE_PER_LINE)
-        yield found
+        yield row
 
 
 def _from_objects(rows: Sequence[dict[str, Any]], path: Path) -> pa.Table:
@@ -301,8 +301,8 @@ def _from_objects(rows: Sequence[dict[str, Any]], path: Path) -> pa.Table:
         try:
             data[name] = pa.array(values)
         except (pa.ArrowException, OverflowError) as error:
-            told = f"column {name!r} mixes kinds of values: {error}"
-            raise CorpusError(told, where=path) from None
+            fault = f"column {name!r} mixes kinds of values: {error}"
+            raise CorpusError(fault, where=path) from None
     return pa.table(data)
 
 
@@ -311,6 +311,6 @@ def _as_text(value: Any, column: str, path: Path) -> str | None:
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, dict | list | bool) and not (column == "crop" and isinstance(value, list)):
-        told = f"column {column!r} holds {json.dumps(value)[:60]}, neither a text nor a number"
-        raise CorpusError(told, where=path)
+        fault = f"column {column!r} holds {json.dumps(value)[:60]}, neither a text nor a number"
+        raise CorpusError(fault, where=path)
     return json.dumps(value)

@@ -23,7 +23,7 @@ _POOLERS = ("pooler", "head")
 """Parts behind every output but the pooler's; many checkpoints lack them."""
 
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {"vjepa2": {"skip_predictor": True}}
-"""What a network has to be told so as to stop at its last hidden state."""
+"""Arguments that make a network stop at its last hidden state."""
 
 _NOT_CONTENT = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 """Entries of a config that say who wrote it, and when."""
@@ -124,7 +124,7 @@ def _outlined(model: Any, shape: tuple[int, ...], options: Mapping[str, Any]) ->
 
 
 def _prefix(outputs: Any, given: Any, side: int, window: int | None) -> int | None:
-    """Tokens before those of the patches: class token, registers; None where it is not told."""
+    """Tokens before those of the patches: class token, registers; None where nothing says."""
     patch, tokens = getattr(given, "patch_size", None), outputs.last_hidden_state
     if not isinstance(patch, int) or tokens.ndim != 3:
         return None

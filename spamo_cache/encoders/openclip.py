@@ -255,8 +255,8 @@ def _usual_preprocess(name: str, where: object) -> dict[str, Any]:
 
     keys = ("mean", "std", "interpolation", "resize_mode")
     tags = open_clip.list_pretrained_tags_by_model(name)
-    found = [open_clip.get_pretrained_cfg(name, tag) for tag in tags]
-    kept = [{key: tag[key] for key in keys if key in tag} for tag in found]
+    configs = [open_clip.get_pretrained_cfg(name, tag) for tag in tags]
+    kept = [{key: tag[key] for key in keys if key in tag} for tag in configs]
     if any(other != kept[0] for other in kept):
         raise WeightsError(
             f"weights of {name} are published with different means, and a file does not say its",
@@ -269,11 +269,11 @@ def _usual_preprocess(name: str, where: object) -> dict[str, Any]:
 def _model_config(name: str) -> dict[str, Any]:
     import open_clip
 
-    found = open_clip.get_model_config(name) if name in open_clip.list_models() else None
-    if found is None:
+    known = name in open_clip.list_models()
+    model: dict[str, Any] | None = open_clip.get_model_config(name) if known else None
+    if model is None:
         nearest = difflib.get_close_matches(name, open_clip.list_models(), n=1, cutoff=0.0)
         raise ConfigError(f"open_clip has no model {name!r}", remedy=f"nearest is {nearest[0]!r}")
-    model: dict[str, Any] = found
     return model
 
 
@@ -281,10 +281,10 @@ def _agree(name: str, visual: Any, where: object) -> None:
     """A `model` given beside a folder must be what the folder holds."""
     wanted = _from_model_config(_model_config(name))
     if is_plain(wanted) and is_plain(visual):
-        found, other = (activation(t.transformer.resblocks[0]) for t in (visual, wanted))
-        if found != other:
+        own, other = (activation(t.transformer.resblocks[0]) for t in (visual, wanted))
+        if own != other:
             raise WeightsError(
-                f"the weights use {found}, model {name!r} does not",
+                f"the weights use {own}, model {name!r} does not",
                 where=where,
                 remedy=f"set model: {_other_name(name)}, or leave `model` out",
             )
@@ -331,8 +331,8 @@ def vision_tensors(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
 
 def _below(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor] | None:
     """The tensors below ``prefix``; None where there are none."""
-    found = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    return found or None
+    inner = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    return inner or None
 
 
 def _from_clip_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

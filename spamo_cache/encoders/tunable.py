@@ -80,8 +80,8 @@ def _tune(network: nn.Module, config: EncodersConfig) -> None:
         try:
             inject_adapter_in_model(lora, block)
         except ValueError as error:
-            told = " ".join(str(error).split())[:300]
-            raise ConfigError(told, where="encoders.targets") from error
+            reason = " ".join(str(error).split())[:300]
+            raise ConfigError(reason, where="encoders.targets") from error
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 

@@ -61,8 +61,8 @@ def tensors(path: Path, key_map: Mapping[str, str]) -> dict[str, torch.Tensor]:
     Raises:
         WeightsError: missing or damaged weights, or a ``key_map`` that does not fit them.
     """
-    found = checkpoints.tensors(path)
-    named = _renamed(found, key_map, path) if key_map else found
+    stored = checkpoints.tensors(path)
+    named = _renamed(stored, key_map, path) if key_map else stored
     return {name: tensor.float() for name, tensor in named.items()}
 
 
@@ -122,7 +122,7 @@ def sha256(state: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def pin(name: str, found: str) -> None:
+def pin(name: str, digest: str) -> None:
     """Record the hash of fetched weights on first use; refuse any other ever after.
 
     Raises:
@@ -133,22 +133,22 @@ def pin(name: str, found: str) -> None:
     pins = io.read_json(path, remedy) if path.exists() else {}
     known = pins.get(name)
     if known is None:
-        text = io.to_json(pins | {name: found}, indent=1) + "\n"
+        text = io.to_json(pins | {name: digest}, indent=1) + "\n"
         io.write_atomic(path, text.encode())
-    elif known != found:
+    elif known != digest:
         raise WeightsError(
-            f"{name} is not what it was: {found[:12]} now, {known[:12]} on first use",
+            f"{name} is not what it was: {digest[:12]} now, {known[:12]} on first use",
             where=path,
             remedy="pin a revision; if the change is meant, remove that file, which notes anew",
         )
 
 
 def _renamed(
-    found: Mapping[str, torch.Tensor], key_map: Mapping[str, str], path: Path
+    stored: Mapping[str, torch.Tensor], key_map: Mapping[str, str], path: Path
 ) -> dict[str, torch.Tensor]:
     renamed: dict[str, torch.Tensor] = {}
     longest_first = sorted(key_map, key=len, reverse=True)
-    for name, tensor in found.items():
+    for name, tensor in stored.items():
         old = next((start for start in longest_first if name.startswith(start)), None)
         if old is None:
             continue
@@ -160,7 +160,7 @@ def _renamed(
         raise WeightsError(
             "no tensor has a name that key_map knows",
             where=path,
-            remedy=f"names are like {min(found, default='(none)')!r}",
+            remedy=f"names are like {min(stored, default='(none)')!r}",
         )
     return renamed
 
@@ -179,8 +179,8 @@ def _check_biases(layers: Iterable[Any], stored: Mapping[str, torch.Tensor]) -> 
         for old, part in (("q_bias", "query"), ("v_bias", "value")):
             prefix = f"encoder.layer.{index}.attention.attention"
             wanted = stored.get(f"{prefix}.{old}", stored.get(f"{prefix}.{part}.bias"))
-            found = getattr(attention, part).bias
-            if wanted is not None and (found is None or not torch.equal(found.detach(), wanted)):
+            loaded = getattr(attention, part).bias
+            if wanted is not None and (loaded is None or not torch.equal(loaded.detach(), wanted)):
                 raise WeightsError(
                     f"transformers dropped the {part} bias of layer {index}",
                     remedy="install transformers >= 5.18",

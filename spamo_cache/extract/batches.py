@@ -95,7 +95,7 @@ class Batches:
     def _encode(self, rows: list[Row]) -> Encoded:
         try:
             computed = self.encoder.encode(self._gathered(rows)).cpu().numpy()
-            with np.errstate(over="ignore"):  # infinities are found where the clip is judged
+            with np.errstate(over="ignore"):  # infinities are noticed where the clip is judged
                 return computed.astype(self.dtype), np.isfinite(computed).all(axis=1)
         finally:
             self._slots.release()

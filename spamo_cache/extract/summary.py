@@ -62,7 +62,7 @@ class Summary:
     """Clips without all features, each with its reason."""
     streams: Mapping[str, StreamSummary]
     unreadable: int = 0
-    """Clips that cannot be read, as far as can be told without decoding."""
+    """Clips that cannot be read, as far as can be seen without decoding."""
     strays: int = 0
     """Files in folders of frames that are not frames; they are left alone."""
     computed_frames: int = 0

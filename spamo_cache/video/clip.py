@@ -71,7 +71,7 @@ def probe_all(
     by_source: defaultdict[str, list[int]] = defaultdict(list)
     for index, clip in enumerate(clips):
         by_source[clip.source].append(index)
-    found: list[Probe | None] = [None] * len(clips)
+    probes_by_clip: list[Probe | None] = [None] * len(clips)
     done = 0
     with ThreadPoolExecutor(threads, thread_name_prefix="probe") as pool:
         groups = list(by_source.items())
@@ -80,11 +80,11 @@ def probe_all(
         )
         for (_, members), probes in zip(groups, jobs, strict=True):
             for index, result in zip(members, probes, strict=True):
-                found[index] = result
+                probes_by_clip[index] = result
             done += len(members)
             if progress is not None:
                 progress(done)
-    return [result for result in found if result is not None]
+    return [result for result in probes_by_clip if result is not None]
 
 
 def decode(
@@ -153,9 +153,9 @@ def _probe_source(root: Path, source: str, clips: Sequence[ClipLike]) -> list[Pr
     try:
         path = locate(root, source)
         if path.is_dir() or is_glob(path):
-            found = images.measure(path, root)
-            size = found.size
-            return [_of_images(clip, found) for clip in clips]
+            listing = images.measure(path, root)
+            size = listing.size
+            return [_of_images(clip, listing) for clip in clips]
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise VideoError("source is neither a file nor a folder")
@@ -172,15 +172,15 @@ def _probe_source(root: Path, source: str, clips: Sequence[ClipLike]) -> list[Pr
     return [Probe(size, 0, reason) for _ in clips]
 
 
-def _of_images(clip: ClipLike, found: images.Listing) -> Probe:
+def _of_images(clip: ClipLike, listing: images.Listing) -> Probe:
     if clip.start is not None or clip.end is not None:
-        return Probe(found.size, 0, "a time range needs a video file, the source is images")
-    return Probe(found.size, found.frames, strays=found.strays)
+        return Probe(listing.size, 0, "a time range needs a video file, the source is images")
+    return Probe(listing.size, listing.frames, strays=listing.strays)
 
 
 def _of_video(clip: ClipLike, size: int, times: Timeline, path: Path) -> Probe:
     try:
-        found = span(times, clip.start, clip.end, where=path)
+        frame_span = span(times, clip.start, clip.end, where=path)
     except VideoError as error:
         return Probe(size, 0, error.what)
-    return Probe(size, found.frames, span=found)
+    return Probe(size, frame_span.frames, span=frame_span)

@@ -96,10 +96,10 @@ def is_progressive(header: bytes) -> bool:
         False also where it does not say, or not in the usual way.
     """
     try:
-        found = [_has_frames_only(_Bits(sps)) for sps in _parameter_sets(header)]
+        progressive = [_has_frames_only(_Bits(sps)) for sps in _parameter_sets(header)]
     except IndexError:
         return False
-    return bool(found) and all(found)
+    return bool(progressive) and all(progressive)
 
 
 def is_fresh(packet: bytes, header: bytes) -> bool:

@@ -24,12 +24,12 @@ def frames(path: Path, wanted: Span) -> Generator[Frame]:
     Raises:
         VideoError: damage that the decoder reports; it may come after the last frame.
     """
-    found = False
+    decoded = False
     for seek in (True, False) if wanted.first and wanted.seekable else (False,):
         for frame in _decoded(path, wanted, seek=seek):
-            found = True
+            decoded = True
             yield frame
-        if found:
+        if decoded:
             return
 
 
@@ -98,15 +98,15 @@ def _pixels(frame: Any, reformatter: Any) -> Frame:
 def _matrix(frame: Any) -> tuple[float, float, float, float]:
     """How the file asks to show a frame: its point (x, y) at (a x + c y, b x + d y)."""
     try:
-        found = frame.side_data.get("DISPLAYMATRIX")
+        matrix = frame.side_data.get("DISPLAYMATRIX")
     except ValueError:
         # PyAV lists none of a frame's side data if there is a kind among it that it does not know,
         # such as that of spatial videos and of photographs. The angle it still tells.
         angle = radians(frame.rotation)
         return cos(angle), -sin(angle), sin(angle), cos(angle)
-    if found is None:
+    if matrix is None:
         return 1, 0, 0, 1
-    a, b, _, c, d = np.frombuffer(found, np.int32)[:5].tolist()
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
     return a, b, c, d
 
 

@@ -230,12 +230,12 @@ def _risen(times: Sequence[int | None]) -> Ints:
     return np.rint(np.interp(np.arange(len(times)), *known)).astype(np.int64)
 
 
-def _last(pts: Ints, said: int) -> int:
+def _last(pts: Ints, stated: int) -> int:
     """How long the last frame is shown: as the file says, or the usual step if that is more.
 
     Many containers do not say; others give the shortest time that they can express.
     """
-    return max(said, int(np.median(np.diff(pts)))) if len(pts) > 1 else said
+    return max(stated, int(np.median(np.diff(pts)))) if len(pts) > 1 else stated
 
 
 def _keeps_times(container: Any) -> bool:

@@ -34,13 +34,13 @@ def timeline(path: Path, status: os.stat_result) -> Timeline:
         VideoError: as :func:`spamo_cache.video.timeline.scan`; failures are not kept.
     """
     entry = _entry(path)
-    found = _load(entry, status)
-    if found is None:
-        found = scan(path)
+    times = _load(entry, status)
+    if times is None:
+        times = scan(path)
         # A home that is full or read-only costs time on the next run, nothing else.
         with suppress(OSError):
-            _save(entry, status, found)
-    return found
+            _save(entry, status, times)
+    return times
 
 
 def _entry(path: Path) -> Path:
@@ -78,11 +78,11 @@ def _load(entry: Path, status: os.stat_result) -> Timeline | None:
     )
 
 
-def _save(entry: Path, status: os.stat_result, found: Timeline) -> None:
-    header = [0, status.st_size, status.st_mtime_ns, *found.unit.as_integer_ratio(), found.zero]
-    header += [found.last, found.frame_bytes, found.seekable, found.plain, len(found.damage)]
-    steps = np.diff(found.pts, prepend=0)
-    values = np.concatenate([header, found.damage.ravel(), steps]).astype(np.int64)
+def _save(entry: Path, status: os.stat_result, times: Timeline) -> None:
+    header = [0, status.st_size, status.st_mtime_ns, *times.unit.as_integer_ratio(), times.zero]
+    header += [times.last, times.frame_bytes, times.seekable, times.plain, len(times.damage)]
+    steps = np.diff(times.pts, prepend=0)
+    values = np.concatenate([header, times.damage.ravel(), steps]).astype(np.int64)
     values[0] = _checksum(values)
     entry.parent.mkdir(parents=True, exist_ok=True)
     new = io.temporary(entry.parent)

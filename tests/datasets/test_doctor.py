@@ -315,7 +315,7 @@ def test_remote_roots_are_listed_or_told_to_be_out_of_reach(
             raise StoreError("no such bucket")
         return ["one", "two"]
 
-    monkeypatch.setattr(environment, "stores", stores)
+    monkeypatch.setattr(environment, "stores_in", stores)
     found = environment.examine(["s3://lab/features", "s3://gone", str(tmp_path)])
     assert found.facts["roots"]["s3://lab/features"] == {
         "kind": "remote", "reachable": True, "stores": 2,

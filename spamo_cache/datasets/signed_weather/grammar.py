@@ -280,43 +280,43 @@ def meaning(kind: Kind, rng: random.Random) -> Meaning:
             return Meaning(time, place, weather, rng.choice(degrees), number)
 
 
-def express(said: Meaning, rng: random.Random) -> Utterance:
+def express(content: Meaning, rng: random.Random) -> Utterance:
     """Glosses, German and English of a meaning; order and wording by chance."""
     time_first = rng.random() < 0.6
     # Signers open with what the sentence opens with, mostly.
     signed_time_first = time_first if rng.random() < 0.9 else not time_first
-    glosses = [said.time, said.place] if signed_time_first else [said.place, said.time]
-    adverbials = [TIME_TEXTS[said.time], PLACE_TEXTS[said.place]]
+    glosses = [content.time, content.place] if signed_time_first else [content.place, content.time]
+    adverbials = [TIME_TEXTS[content.time], PLACE_TEXTS[content.place]]
     if not time_first:
         adverbials.reverse()
-    clause, english = _core(said, rng)
+    clause, english = _core(content, rng)
     german = clause.german(adverbials[0][0], adverbials[1][0])
     english = f"{adverbials[0][1]} {adverbials[1][1]} there will be {english}"
-    if said.weather is not None:
-        glosses += [said.weather, *([said.degree] if said.degree else [])]
-    if said.number is not None:
-        glosses += [f"N{said.number}", "GRAD"]
-        if said.weather is not None:
-            words, number = number_texts(said.number)
+    if content.weather is not None:
+        glosses += [content.weather, *([content.degree] if content.degree else [])]
+    if content.number is not None:
+        glosses += [f"N{content.number}", "GRAD"]
+        if content.weather is not None:
+            words, number = number_texts(content.number)
             german += f" bei {words} grad"
-            english += f" at {number} {'degree' if said.number == 1 else 'degrees'}"
-    if said.place2 is not None and said.weather2 is not None:
-        glosses += [said.place2, said.weather2]
-        more, more_english = _weather(said.weather2, None, rng)
-        german += " und " + more.german(PLACE_TEXTS[said.place2][0], "")
-        english += f" and {PLACE_TEXTS[said.place2][1]} {more_english}"
+            english += f" at {number} {'degree' if content.number == 1 else 'degrees'}"
+    if content.place2 is not None and content.weather2 is not None:
+        glosses += [content.place2, content.weather2]
+        more, more_english = _weather(content.weather2, None, rng)
+        german += " und " + more.german(PLACE_TEXTS[content.place2][0], "")
+        english += f" and {PLACE_TEXTS[content.place2][1]} {more_english}"
     return Utterance(tuple(glosses), german, english)
 
 
-def _core(said: Meaning, rng: random.Random) -> tuple[Clause, str]:
-    if said.weather is not None:
-        return _weather(said.weather, said.degree, rng)
-    if said.number is None:
-        raise ValueError(said)
-    words, english = number_texts(said.number)
-    degrees = "degree" if said.number == 1 else "degrees"
+def _core(content: Meaning, rng: random.Random) -> tuple[Clause, str]:
+    if content.weather is not None:
+        return _weather(content.weather, content.degree, rng)
+    if content.number is None:
+        raise ValueError(content)
+    words, english = number_texts(content.number)
+    degrees = "degree" if content.number == 1 else "degrees"
     if rng.random() < 0.7:
-        verb = "wird" if said.number == 1 else "werden"
+        verb = "wird" if content.number == 1 else "werden"
         return Clause(verb, "es", f"{words} grad"), f"{english} {degrees}"
     return Clause("liegt", "die temperatur", f"bei {words} grad"), f"{english} {degrees}"
 
@@ -326,7 +326,7 @@ def _weather(weather: str, degree: Degree | None, rng: random.Random) -> tuple[C
     return (usual if rng.random() < 0.7 else other), english
 
 
-def home_split(kind: Kind, said: Meaning) -> str:
+def home_split(kind: Kind, content: Meaning) -> str:
     """The only split in which a meaning may stand, at any size of the corpus.
 
     A tenth of the meanings belongs to test and a twentieth to dev, by hash; so does all of the
@@ -334,7 +334,7 @@ def home_split(kind: Kind, said: Meaning) -> str:
     """
     if kind == UNSEEN_KIND:
         return "test"
-    rank = hashlib.sha256(repr(said).encode()).digest()[0]
+    rank = hashlib.sha256(repr(content).encode()).digest()[0]
     return "test" if rank < 26 else "dev" if rank < 39 else "train"
 
 
@@ -350,20 +350,20 @@ def clips(size: int, seed: int = 0) -> Iterator[ClipPlan]:
         rng = random.Random(f"signed-weather {seed} {split}")  # noqa: S311
         for index in range(count):
             unseen = split == "test" and index % 6 == 0
-            said = _meaning_of(split, UNSEEN_KIND if unseen else None, rng)
+            content = _meaning_of(split, UNSEEN_KIND if unseen else None, rng)
             signers = UNSEEN_SIGNERS if split == "test" and index % 2 else SIGNERS
             yield ClipPlan(
                 id=f"{split}-{index:05d}",
                 split=split,
                 signer=rng.choice(signers),
                 seed=rng.randrange(2**31),
-                utterance=express(said, rng),
+                utterance=express(content, rng),
             )
 
 
 def _meaning_of(split: str, kind: Kind | None, rng: random.Random) -> Meaning:
     while True:
         (chosen,) = [kind] if kind else rng.choices(list(TRAIN_KINDS), list(TRAIN_KINDS.values()))
-        said = meaning(chosen, rng)
-        if home_split(chosen, said) == split:
-            return said
+        content = meaning(chosen, rng)
+        if home_split(chosen, content) == split:
+            return content

@@ -81,10 +81,10 @@ def manifest(root: Path) -> Manifest:
             where=root,
             remedy="run `spamo-cache reproduce` or `spamo-cache manifest`, which make it",
         )
-    found = Manifest.read(path, NAME)
+    recorded = Manifest.read(path, NAME)
     try:
         size = int(json.loads((root / _CARD).read_bytes())["size"])
-        same = found.table.equals(Manifest.from_clips(NAME, map(_clip, clips(size))).table)
+        same = recorded.table.equals(Manifest.from_clips(NAME, map(_clip, clips(size))).table)
     except (OSError, ValueError, KeyError, TypeError):
         same = False
     if not same:
@@ -93,7 +93,7 @@ def manifest(root: Path) -> Manifest:
             where=path,
             remedy="remove it: it is made again, the videos are kept",
         )
-    return found
+    return recorded
 
 
 def _claim(root: Path, card: dict[str, object]) -> None:
@@ -103,14 +103,14 @@ def _claim(root: Path, card: dict[str, object]) -> None:
         root.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             _write(path, json.dumps(card).encode())
-        found = bounded.read_json(path)
+        present = bounded.read_json(path)
     except OSError as error:
         raise CorpusError(f"cannot be written: {error}", where=root) from None
     except ValueError:
         raise CorpusError("is not JSON", where=path, remedy="remove the folder") from None
-    if found != card:
+    if present != card:
         raise CorpusError(
-            f"holds another corpus: {json.dumps(found)}",
+            f"holds another corpus: {json.dumps(present)}",
             where=root,
             remedy="choose another --root, or remove this one",
         )
