@@ -109,6 +109,8 @@ def test_a_fault_is_one_clear_error(tmp_path: Path, old: str, new: str, expected
         ("scales: [1, 2]", "scales: [1, '2']", "streams.spatial.scales.1: Input should be"),
         ("scales: [1, 2]", "scales: []", "streams.spatial.scales: Tuple should have at least 1"),
         ("spatial:", "../spatial:", "String should match pattern"),
+        # As long as a store can be named, and no longer.
+        ("spatial:", "s" * 65 + ":", "String should match pattern"),
         ("name: tiny", "name: tiny\nstore: {shard_rows: {frame: 33, window: 8}}", "multiple of"),
         ("name: tiny", "name: tiny\nstor: {}", "unknown key 'stor'; nearest is 'store'"),
     ],

@@ -26,9 +26,10 @@ from spamo_cache.config.spec import (
     StreamSpec,
     TransformersStream,
 )
-from spamo_cache.config.strict import Name, StrictModel
+from spamo_cache.config.strict import NAME_PATTERN, Name, StrictModel
 
 __all__ = [
+    "NAME_PATTERN",
     "AdapterConfig",
     "AlignConfig",
     "Axis",

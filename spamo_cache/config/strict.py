@@ -24,5 +24,7 @@ class StrictModel(BaseModel):
         return {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
 
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
-"""Becomes part of a file name."""
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+"""Of whatever becomes part of a file name: corpora, streams, specs, pipelines, variants."""
+
+Name = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from spamo_cache import bounded, io
-from spamo_cache.config import StrictModel
+from spamo_cache.config import Name, StrictModel
 from spamo_cache.errors import DamagedError, StoreError
 from spamo_cache.store.layout import (
     FORMAT,
@@ -32,7 +32,6 @@ from spamo_cache.store.layout import (
 from spamo_cache.store.remote import Location, read_file
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 MAX_ATTRIBUTES_BYTES = 1 << 20
 MAX_MANIFEST_BYTES = 1 << 30

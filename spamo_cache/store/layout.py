@@ -16,7 +16,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from spamo_cache.config import CacheSpec
+from spamo_cache.config import NAME_PATTERN, CacheSpec
 from spamo_cache.errors import StoreError, UsageError
 from spamo_cache.store.remote import Location, RemotePath
 
@@ -26,8 +26,6 @@ FINGERPRINT_CHARACTERS = 12
 CHECKSUM_BYTES = 4
 ABSENT_CHUNK = 2**64 - 1
 """Offset and length of a chunk that its shard does not hold (Zarr v3, sharding codec)."""
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 # --- identity -----------------------------------------------------------------------------------
@@ -160,7 +158,7 @@ def checked_name(name: str, kind: str) -> str:
     Raises:
         StoreError: empty, longer than 64 characters, a path, or other than letters, digits, ._-
     """
-    if not _NAME.fullmatch(name) or ".." in name:
+    if not re.fullmatch(NAME_PATTERN, name) or ".." in name:
         remedy = "letters, digits, '.', '_' and '-', starting with a letter or digit"
         raise StoreError(f"{name!r} cannot name a {kind}", remedy=remedy)
     return name

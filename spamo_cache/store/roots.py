@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from spamo_cache import config, io
+from spamo_cache.config import NAME_PATTERN
 from spamo_cache.errors import UsageError
 from spamo_cache.store.remote import Location, RemotePath, location
 
-_CORPUS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_STORE = re.compile(r"(?P<stream>[A-Za-z0-9][A-Za-z0-9._-]{0,63})-[0-9a-f]{12}\.zarr")
+_CORPUS = re.compile(NAME_PATTERN)
+_STORE = re.compile(rf"(?P<stream>{NAME_PATTERN})-[0-9a-f]{{12}}\.zarr")
 
 
 def stores_in(
