@@ -103,3 +103,20 @@ def shortage(error: BaseException) -> str | None:
     text = str(error) if isinstance(error, Exception) else ""
     found = (what for what, signs in _SHORTAGES.items() if any(sign in text for sign in signs))
     return next(found, None)
+
+
+TRACEBACK_HINT = "SPAMO_TRACEBACK=1 shows where it happened"
+
+
+def actionable(error: BaseException) -> SpamoError | None:
+    """The error as one a user can act on; None of a bug, whose traceback is what helps."""
+    if isinstance(error, SpamoError):
+        return error
+    lacking = isinstance(error, OSError | MemoryError | RuntimeError | ImportError | SystemError)
+    if lacking and (what := shortage(error)):
+        return SpamoError(what, remedy=f"raise this shell's limits (ulimit -a); {TRACEBACK_HINT}")
+    if isinstance(error, OSError):
+        return SpamoError(error.strerror or str(error), where=error.filename)
+    if isinstance(error, RecursionError):
+        return SpamoError("something is nested too deep", remedy=TRACEBACK_HINT)
+    return None

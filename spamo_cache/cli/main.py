@@ -23,7 +23,7 @@ from spamo_cache.cli.report import report
 from spamo_cache.cli.reproduce import reproduce
 from spamo_cache.cli.train import train
 from spamo_cache.cli.translate import translate
-from spamo_cache.errors import SpamoError, UsageError, shortage
+from spamo_cache.errors import SpamoError, UsageError, actionable
 
 INTERRUPTED = 130
 """Exit code of a command that was interrupted, by the shells' convention."""
@@ -55,10 +55,8 @@ class Commands(TyperGroup):
         try:
             _check_folder()
             return super().invoke(ctx)
-        except (SpamoError, OSError, MemoryError, RecursionError, KeyboardInterrupt) as error:
-            raise typer.Exit(_report(error)) from error
-        except (RuntimeError, ImportError, SystemError) as error:
-            if shortage(error) is None:
+        except (Exception, KeyboardInterrupt) as error:
+            if _shown(error) is None:
                 raise
             raise typer.Exit(_report(error)) from error
 
@@ -72,35 +70,22 @@ def _check_folder() -> None:
 
 
 def _report(error: BaseException) -> int:
-    """Tell what ended a command; its exit code."""
-    if os.environ.get("SPAMO_TRACEBACK"):
+    """Print what ended a command; its exit code."""
+    shown = _shown(error)
+    if os.environ.get("SPAMO_TRACEBACK") or shown is None:
         raise error
-    shown, code = _shown(error), INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
     # Whoever read (`| head`) has read enough.
-    if not isinstance(error, BrokenPipeError) and not getattr(error, "heard", False):
+    if not isinstance(error, BrokenPipeError) and not shown.heard:
         # Where stderr is lost as well, the code tells it all.
         with suppress(OSError):
             display.error(str(shown))
-    return shown.exit_code if shown is error else code
+    return INTERRUPTED if isinstance(error, KeyboardInterrupt) else shown.exit_code
 
 
-def _shown(error: BaseException) -> SpamoError:
-    if isinstance(error, SpamoError):
-        return error
-    if lacking := shortage(error):
-        return SpamoError(lacking, remedy=f"raise this shell's limits (ulimit -a); {_TRACEBACK}")
-    match error:
-        case OSError():
-            return SpamoError(error.strerror or str(error), where=error.filename)
-        case KeyboardInterrupt():
-            return SpamoError(
-                "interrupted; what was finished is kept, and the same command goes on from there"
-            )
-        case _:
-            return SpamoError("something is nested too deep", remedy=_TRACEBACK)
-
-
-_TRACEBACK = "SPAMO_TRACEBACK=1 shows where it happened"
+def _shown(error: BaseException) -> SpamoError | None:
+    if isinstance(error, KeyboardInterrupt):
+        return SpamoError("interrupted; finished work is kept: rerun the command to resume")
+    return actionable(error)
 
 
 app = typer.Typer(

@@ -1,42 +1,27 @@
-"""``spamo-cache reproduce``: every stage, from video files to a translated test set.
-
-Calls what the single commands call: doing the stages by hand gives the same numbers.
-"""
+"""``spamo-cache reproduce``: every stage of a corpus, as one run or as all experiments."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spamo_cache import human, workflow
+from spamo_cache import human
 from spamo_cache.cli import display, options, scores
 from spamo_cache.errors import UsageError
 from spamo_cache.workflow import resolve
-from spamo_cache.workflow.experiments.context import FOLDER, ExperimentContext
-from spamo_cache.workflow.experiments.run import ExperimentRequest, preview, run_experiments
-from spamo_cache.workflow.timings import StageTiming, StageTimings, size_of
+from spamo_cache.workflow.reproduce import Reproduction, Source, reproduce_source
 
 if TYPE_CHECKING:
-    from spamo_cache.datasets.manifest import Manifest
-    from spamo_cache.runs.records import Scorecard, ScoredClip
+    from spamo_cache.runs.records import ScoredClip
+    from spamo_cache.workflow.experiments.run import ExperimentRequest, ExperimentsSummary
 
 SHOWN = 10
 """Translations printed at the end."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reproduction:
-    """What came out of all stages."""
-
-    run: Path
-    report: Path
-    card: Scorecard
-    failed: Sequence[tuple[str, str]]
-    stages: StageTimings
 
 
 def reproduce(
@@ -86,8 +71,8 @@ def reproduce(
 ) -> None:
     """Run all stages: corpus, manifest, extract, train, evaluate, report.
 
-    What is done already is reused, so the command can be stopped and given again at any time.
-    With --all, every experiment in pipelines/experiments is run in place of the default pipeline.
+    Finished work is reused: rerun it after an interruption, and it resumes. With --all, every
+    experiment in pipelines/experiments is run in place of the default pipeline.
 
     Example:
 
@@ -95,180 +80,99 @@ def reproduce(
     """
     if manifest is None:
         resolve.check_corpus(corpus)
-    sized = corpus if size is None else f"{corpus}-{size}"
-    common: dict[str, Any] = {
-        "source": {"manifest": manifest, "root": root, "size": size, "limit": limit},
-        "pipeline": (pipeline or corpus, overrides or []),
-        "store": store,
-        "device": device,
-        "workers": workers,
-        "executor": executor,
-    }
-    out = output or Path("runs") / sized
-    if everything:
-        asked = ExperimentRequest(resolve.names(only), seeds, jobs)
-        _all(corpus, out, asked, dry_run=dry_run, as_json=as_json, **common)
-        return
-    if only or jobs or dry_run or seeds > 1:
-        raise UsageError("--only, --seeds, --jobs and --dry-run are for experiments: add --all")
-    found = _run(corpus, out, **common)
-    if as_json:
-        display.as_json(_document(found))
-    else:
-        _show(found)
-    display.failures(found.failed)
-    if found.failed:
-        raise typer.Exit(1)
-
-
-def _all(
-    corpus: str,
-    out: Path,
-    asked: ExperimentRequest,
-    *,
-    source: dict[str, Any],
-    pipeline: tuple[str, list[str]],
-    store: str | None,
-    device: str,
-    dry_run: bool,
-    as_json: bool,
-    **work: Any,
-) -> None:
-    """Every experiment, or with ``dry_run`` what they would take."""
-    _, path = resolve.load_pipeline(*pipeline)
-    if dry_run:
-        table, root = resolve.load_manifest(
-            corpus,
-            source["manifest"],
-            source["root"],
-            size=source["size"],
-            limit=source["limit"],
-            watcher=display.TERMINAL,
-        )
-    else:
-        stages = StageTimings(out / FOLDER / "stages.json")
-        table, root = _sentences(corpus, out, stages, source)
-    setting = ExperimentContext(
-        pipeline=path,
-        overrides=pipeline[1],
-        out=out,
-        table=table,
-        corpus_root=root,
+    source = Source(
+        corpus=corpus,
+        root=root,
+        manifest=manifest,
+        size=size,
+        limit=limit,
+        pipeline=pipeline,
+        set=overrides or (),
         store=store,
+        output=output,
         device=device,
-        work=work,
+        workers=workers,
+        executor=executor,
     )
-    if dry_run:
-        preview(setting, asked)
-    elif not run_experiments(setting, asked, stages, as_json=as_json):
+    if everything:
+        from spamo_cache.workflow.experiments.run import ExperimentRequest
+
+        request = ExperimentRequest(only=only, seeds=seeds, jobs=jobs)
+        failed = _experiments(source, request, dry_run=dry_run, as_json=as_json)
+    elif only or jobs or dry_run or seeds > 1:
+        raise UsageError("--only, --seeds, --jobs and --dry-run are for experiments: add --all")
+    else:
+        done = reproduce_source(source, display.TERMINAL)
+        if as_json:
+            display.as_json(_document(done))
+        else:
+            _show(done)
+        failed = done.failed
+    display.failures(failed)
+    if failed:
         raise typer.Exit(1)
 
 
-def _run(
-    corpus: str,
-    out: Path,
-    *,
-    source: dict[str, Any],
-    pipeline: tuple[str, list[str]],
-    store: str | None,
-    device: str,
-    **work: Any,
-) -> Reproduction:
-    from spamo_cache.model.llm import check_llm
-    from spamo_cache.model.weights import locate
+def _experiments(
+    source: Source, request: ExperimentRequest, *, dry_run: bool, as_json: bool
+) -> Sequence[tuple[str, str]]:
+    """Every experiment, or with ``dry_run`` what they would take; what failed."""
+    from spamo_cache.workflow.experiments.run import preview_experiments, reproduce_experiments
 
-    loaded, path = resolve.load_pipeline(*pipeline)
-    stages = StageTimings(out / "stages.json")
-    table, root = _sentences(corpus, out, stages, source)
-    # Extraction may take days: what would stop training after it is told now.
-    check_llm(locate(loaded.llm.weights, path.parent), loaded.llm)
-    with stages.stage("extract") as stage:
-        _, spec = resolve.spec_used(loaded, path.parent)
-        extracted = workflow.extract(
-            manifest=table,
-            root=root,
-            spec=spec,
-            store=store,
-            set=loaded.spec_set,
-            streams=loaded.streams,
-            device=device,
-            watcher=display.TERMINAL,
-            **work,
-        )
-        stage.reused = extracted.done == 0
-        local = (path for path in extracted.stores.values() if isinstance(path, Path))
-        stage.bytes = sum(map(size_of, local))
-    with stages.stage("train") as stage:
-        run = out / loaded.name
-        trained = workflow.train(
-            pipeline[0],
-            set=pipeline[1],
-            store=store,
-            output=run,
-            features=extracted.stores,
-            device=device,
-            watcher=display.TERMINAL,
-        )
-        stage.reused, stage.bytes = trained.reused, size_of(run / "model.safetensors")
-    with stages.stage("evaluate") as stage:
-        before = _written(run / "evaluation" / "test.json")
-        card = workflow.evaluate(run, device=device, store=store, watcher=display.TERMINAL)
-        stage.reused = before == _written(run / "evaluation" / "test.json")
-        stage.bytes = size_of(run / "evaluation")
-    with stages.stage("report") as stage:
-        page = workflow.report(run, out / "report.html", root=root)
-        stage.bytes = size_of(page)
-    return Reproduction(run=run, report=page, card=card, failed=extracted.failed, stages=stages)
+    if dry_run:
+        preview = preview_experiments(source, request, display.TERMINAL)
+        heads = ("features", "clips to compute or copy")
+        display.table(heads, list(preview.extractions.items()))
+        display.table(("experiment", "variant", "seed", "run", ""), preview.runs)
+        return ()
+    done = reproduce_experiments(source, request, display.TERMINAL)
+    if as_json:
+        display.as_json(done.document)
+    else:
+        _show_experiments(done)
+    return done.failed
 
 
-def _sentences(
-    corpus: str, out: Path, stages: StageTimings, source: dict[str, Any]
-) -> tuple[Manifest, Path]:
-    """The manifest, kept in ``out``, and the folder of the raw corpus."""
-    with stages.stage("corpus") as stage:
-        table, root = _corpus(corpus, stage, **source)
-    with stages.stage("manifest") as stage:
-        stage.bytes = size_of(table.write(out / "manifest.parquet"))
-    return table, root
+def _show_experiments(done: ExperimentsSummary) -> None:
+    rows = [
+        (experiment["name"], variant["name"], variant["label"], *_scores(variant, done.folder))
+        for experiment in done.document["experiments"]
+        for variant in experiment["variants"]
+    ]
+    title = f"{done.document['corpus']}: BLEU-4 on test"
+    display.table(("experiment", "variant", "", "runs", "mean", "deviation"), rows, title=title)
+    display.line(f"report: {done.report.resolve()}")
 
 
-def _corpus(
-    name: str,
-    stage: StageTiming,
-    *,
-    manifest: Path | None,
-    root: Path | None,
-    size: int | None,
-    limit: int | None,
-) -> tuple[Manifest, Path]:
-    stage.reused = manifest is not None or resolve.is_there(name, root, size)
-    table, base = resolve.load_manifest(
-        name, manifest, root, size=size, limit=limit, watcher=display.TERMINAL
-    )
-    # Only what this project draws: walking through a real corpus would take longer than reading it.
-    stage.bytes = size_of(base) if name == resolve.EMBEDDED else 0
-    return table, base
+def _scores(variant: Mapping[str, Any], folder: Path) -> tuple[object, ...]:
+    from spamo_cache.runs.records import read_card
+
+    cards = [
+        read_card(folder / run["path"] / "evaluation" / f"{run['evaluation']}.json")
+        for run in variant["runs"]
+        if run["evaluation"] is not None
+    ]
+    bleu = [card.metrics["bleu4"] for card in cards]
+    if not bleu:
+        return 0, "", "failed" if variant["runs"] else "not run"
+    return len(bleu), fmean(bleu), stdev(bleu) if len(bleu) > 1 else ""
 
 
-def _written(path: Path) -> int | None:
-    return path.stat().st_mtime_ns if path.exists() else None
-
-
-def _document(found: Reproduction) -> dict[str, Any]:
+def _document(done: Reproduction) -> dict[str, Any]:
     return {
-        "run": found.run,
-        "report": found.report,
-        "scores": display.as_dict(found.card),
-        "failed": dict(found.failed),
-        "stages": [asdict(stage) for stage in found.stages.all.values()],
+        "run": done.path,
+        "report": done.report,
+        "scores": display.as_dict(done.card),
+        "failed": dict(done.failed),
+        "stages": [asdict(stage) for stage in done.stages.all.values()],
     }
 
 
-def _show(found: Reproduction) -> None:
-    scores.show(found.card)
+def _show(done: Reproduction) -> None:
+    scores.show(done.card)
     display.table(
         ("clip", "translation", "reference"),
-        [(line.id, line.hypothesis, line.reference) for line in _sample(found.run)],
+        [(line.id, line.hypothesis, line.reference) for line in _sample(done.path)],
         title="Some of the test set",
     )
     display.table(
@@ -280,11 +184,11 @@ def _show(found: Reproduction) -> None:
                 human.size(stage.bytes) if stage.bytes else "",
                 "reused" if stage.reused else "",
             )
-            for stage in found.stages.all.values()
+            for stage in done.stages.all.values()
         ],
-        title="StageTimings",
+        title="Stages",
     )
-    display.line(f"report: {found.report.resolve()}")
+    display.line(f"report: {done.report.resolve()}")
 
 
 def _sample(run: Path) -> list[ScoredClip]:

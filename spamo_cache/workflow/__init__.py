@@ -4,6 +4,7 @@ from spamo_cache.workflow.analyze import analyze, attribute
 from spamo_cache.workflow.evaluate import evaluate
 from spamo_cache.workflow.extract import extract
 from spamo_cache.workflow.report import report
+from spamo_cache.workflow.reproduce import reproduce
 from spamo_cache.workflow.train import train
 from spamo_cache.workflow.translate import load_run, translate
 
@@ -14,6 +15,7 @@ __all__ = [
     "extract",
     "load_run",
     "report",
+    "reproduce",
     "train",
     "translate",
 ]

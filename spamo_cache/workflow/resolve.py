@@ -95,13 +95,13 @@ def folder(path: Path | str) -> Path:
     return path
 
 
-def is_there(name: str, root: Path | None, size: int | None) -> bool:
+def is_there(name: str, root: Path | str | None, size: int | None) -> bool:
     """Whether a corpus need not be drawn first."""
     from spamo_cache.datasets import registry
 
     if name != EMBEDDED:
         return True
-    drawn = root or _drawn_root(registry.corpus(name).root(), size)
+    drawn = Path(root or _drawn_root(registry.corpus(name).root(), size))
     return (drawn / "manifest.parquet").is_file()
 
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from spamo_cache.cli import display
 from spamo_cache.errors import SpamoError
+from spamo_cache.workflow.watcher import QUIET, Watcher
 
 
 @dataclass
@@ -28,8 +28,8 @@ class StageTiming:
 class StageTimings:
     """The stages of one reproduction, in a small JSON file."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, watcher: Watcher = QUIET) -> None:
+        self._path, self._watcher = path, watcher
         self.all = {stage.name: stage for stage in _read(path)}
 
     @contextmanager
@@ -37,7 +37,7 @@ class StageTimings:
         """Time a block, which says by ``reused`` and ``bytes`` what it did and left."""
         stage = self.all.setdefault(name, StageTiming(name))
         stage.reused = False
-        display.say(f"{name} ...")
+        self._watcher.notice(f"{name} ...")
         started = time.monotonic()
         try:
             yield stage

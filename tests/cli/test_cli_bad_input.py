@@ -177,4 +177,4 @@ def test_an_interrupted_command_says_how_to_go_on(
 
     monkeypatch.setattr("spamo_cache.workflow.resolve.load_manifest", interrupted)
     result = call("manifest", code=130)
-    assert "goes on from there" in result.stderr
+    assert "rerun the command to resume" in result.stderr

@@ -1,5 +1,6 @@
 """`reproduce --all`: shared runs, a kill in the middle, a variant that fails, work left alone."""
 
+import asyncio
 import json
 import os
 import select
@@ -7,23 +8,14 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from typer.testing import Result
 
-from spamo_cache import devices
-from spamo_cache.config import Experiment, Variant
-from spamo_cache.errors import SpamoError
 from spamo_cache.runs.folder import exclusive
-from spamo_cache.workflow.experiments import processes
-from spamo_cache.workflow.experiments.plan import Trial
-from spamo_cache.workflow.experiments.results import Results
-from spamo_cache.workflow.experiments.scheduler import Scheduler
 
 Call = Callable[..., Result]
 Enter = Callable[[Path, pytest.MonkeyPatch], None]
@@ -60,7 +52,7 @@ def laboratory(made: Path, folder: Path) -> Path:
 
 
 def results(folder: Path) -> Any:
-    return results_in(folder / "out" / "experiments")
+    return json.loads((folder / "out" / "experiments" / "results.json").read_text())
 
 
 def runs(document: Any) -> dict[str, dict[str, Any]]:
@@ -128,7 +120,7 @@ def test_what_is_there_is_not_done_again(
     def started(*_: object, **__: object) -> None:
         raise AssertionError("a child was started")
 
-    monkeypatch.setattr(processes.asyncio, "create_subprocess_exec", started)
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", started)
     call(LINE, "--only streams")
     assert results(done) == before
     call(LINE, BOTH, code=1)
@@ -215,113 +207,3 @@ def test_two_at_a_time_are_one_too_many(fresh: Path, call: Call) -> None:
     with exclusive(lab / "lock"):
         assert "in use by another process" in call(LINE, BOTH, code=2).stderr
     assert not (lab / "results.json").exists()
-
-
-CARD = Path("runs", "one", "evaluation", "test.json")
-
-
-@pytest.fixture
-def noted(tmp_path: Path) -> Callable[..., list[str]]:
-    """Names of the experiments in the table after one, ``now``, has been asked for again."""
-
-    def known(question: str = "which?", base: str = "a") -> list[str]:
-        for name, asked in (("before", "a"), ("now", base)):
-            wanted = [experiment("before", "which?"), experiment("now", "what?")]
-            if name == "now":
-                wanted[0] = experiment("before", question)
-            table = Results(tmp_path, wanted, [name], base=asked)
-            trial = Trial(experiment=name, variant="plain", seed=0, run="key", test={})
-            table.add(trial, tmp_path / "runs" / "one", evaluation="test")
-        return [one["name"] for one in results_in(tmp_path)["experiments"]]
-
-    (tmp_path / CARD).parent.mkdir(parents=True)
-    (tmp_path / CARD).touch()
-    return known
-
-
-def experiment(name: str, question: str) -> Experiment:
-    return Experiment(name=name, question=question, variants={"plain": Variant(label="it")})
-
-
-def results_in(folder: Path) -> Any:
-    return json.loads((folder / "results.json").read_text())
-
-
-def test_what_was_found_before_stays(noted: Callable[..., list[str]]) -> None:
-    assert noted() == ["before", "now"]
-
-
-def test_what_no_longer_holds_is_forgotten(noted: Callable[..., list[str]], tmp_path: Path) -> None:
-    """The experiment, the base that all share or the scores are not what they were."""
-    assert noted(question="which other?") == ["now"]
-    assert noted(base="b") == ["now"]
-    (tmp_path / CARD).unlink()
-    assert noted() == ["now"]
-
-
-def test_an_analysis_that_a_kill_cut_short_is_done_again(tmp_path: Path) -> None:
-    asked: list[tuple[str, ...]] = []
-
-    class Pool:
-        @asynccontextmanager
-        async def place(self) -> AsyncIterator[Any]:
-            async def call(_: str, folder: str, *options: str) -> None:
-                asked.append(options)
-                if "--clip" not in options:
-                    (Path(folder) / "analysis" / "test.json").touch()
-
-            yield call
-
-    (tmp_path / "analysis" / "attribution").mkdir(parents=True)
-    here: Any = SimpleNamespace(corpus_root=Path("corpus"), device="cuda:1")
-    nothing: Any = None
-    pool: Any = Pool()
-    runner = Scheduler(here, nothing, nothing, nothing, pool)
-    for _ in range(2):
-        processes.asyncio.run(runner._look(tmp_path))
-    device = ("--device", "cuda")
-    assert asked == [("--clip", "4", "--root", "corpus", *device), device]
-
-
-def test_places_are_gpus_or_shares_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "_gpus", lambda _: ["3", "5"])
-    assert [
-        place["CUDA_VISIBLE_DEVICES"] for place in processes.worker_envs(None, None, "auto")
-    ] == [
-        *("3", "5"),
-    ]
-    assert [place["CUDA_VISIBLE_DEVICES"] for place in processes.worker_envs(3, 1, "cuda")] == [
-        *("3", "5", "3"),
-    ]
-    monkeypatch.setattr(devices, "cpu_cores", lambda: 8)
-    assert processes.worker_envs(None, 2, "cpu")[0]["OMP_NUM_THREADS"] == "1"  # the suite's own
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    several = processes.worker_envs(None, 2, "cpu")
-    assert len(several) == 4
-    assert several[0]["OMP_NUM_THREADS"] == "2"
-    assert several[0]["CUDA_VISIBLE_DEVICES"] == ""
-    # Who asks for all cores gets them: as many big models as cores would fill any memory.
-    (alone,) = processes.worker_envs(None, None, "cpu")
-    assert alone["OMP_NUM_THREADS"] == "8"
-
-
-@pytest.mark.parametrize(
-    ("said", "code", "told"),
-    [
-        ("a line\nerror: no such file\n  where: x\n  to do: y\n", 2, "no such file where: x"),
-        ("Traceback\nValueError: 7\n", 1, "ValueError: 7"),
-        ("", -9, "signal 9"),
-        ("", 3, "code 3"),
-    ],
-)
-def test_a_failed_command_says_why(said: str, code: int, told: str) -> None:
-    assert told in processes._fault(said, code)
-
-
-def test_errors_of_children_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def work(pool: processes.ProcessPool) -> None:
-        async with pool.place() as call:
-            await call("train", "nowhere.yaml")
-
-    with processes.started([{}]) as pool, pytest.raises(SpamoError, match="no such file"):
-        processes.asyncio.run(work(pool))

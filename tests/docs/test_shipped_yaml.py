@@ -11,8 +11,7 @@ from spamo_cache import config
 from spamo_cache.config import CacheSpec, Experiment, Pipeline
 from spamo_cache.datasets.registry import CORPORA
 from spamo_cache.workflow import resolve
-from spamo_cache.workflow.experiments.plan import plan
-from spamo_cache.workflow.experiments.run import ORDER, listed
+from spamo_cache.workflow.experiments.plan import ORDER, listed, plan_experiments
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -82,7 +81,9 @@ def test_every_experiment_fits_every_corpus(corpus: str) -> None:
     def load(changes: Sequence[str]) -> Pipeline:
         return config.load(path, Pipeline, changes)
 
-    found = plan(experiments, load, lambda one: resolve.spec_used(one, path.parent)[0], [0])
+    found = plan_experiments(
+        experiments, load, lambda one: resolve.spec_used(one, path.parent)[0], [0]
+    )
     assert [trial for trial in found.trials if trial.error is not None] == []
     for run in found.runs.values():
         weights = run.pipeline.llm.weights

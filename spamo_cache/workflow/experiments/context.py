@@ -9,19 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spamo_cache import config
-from spamo_cache.cli import display
 from spamo_cache.config import CacheSpec, Pipeline
 from spamo_cache.errors import SpamoError
 from spamo_cache.workflow import resolve
-from spamo_cache.workflow.extract import extract as run_extract
+from spamo_cache.workflow.experiments.plan import FOLDER, TEST, Extraction, Plan, extractions
+from spamo_cache.workflow.extract import extract
+from spamo_cache.workflow.watcher import Watcher
 
 if TYPE_CHECKING:
     from spamo_cache.datasets.manifest import Manifest
-    from spamo_cache.extract.summary import Summary
     from spamo_cache.store.remote import Location
-    from spamo_cache.workflow.experiments.plan import Extraction, Plan
-
-FOLDER = "experiments"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +29,12 @@ class ExperimentContext:
         pipeline: file of the base pipeline.
         overrides: what the user sets over it.
         out: folder of the corpus's runs; that of the experiments lies in it.
-        corpus_root: of the raw corpus.
-        work: options of the extraction.
+        table: the clips, as ``manifest`` has or will have them.
+        corpus_root: folder of the raw corpus.
+        store: root of the feature stores; None is the first of ``SPAMO_CACHE``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        extraction: further options of the extraction.
+        watcher: follows the work.
     """
 
     pipeline: Path
@@ -43,7 +44,8 @@ class ExperimentContext:
     corpus_root: Path
     store: str | None
     device: str
-    work: Mapping[str, Any]
+    extraction: Mapping[str, Any]
+    watcher: Watcher
 
     @property
     def folder(self) -> Path:
@@ -57,6 +59,10 @@ class ExperimentContext:
         """The base pipeline with ``changes`` over what the user set."""
         return config.load(self.pipeline, Pipeline, [*self.overrides, *changes])
 
+    def load_spec(self, pipeline: Pipeline) -> CacheSpec:
+        """The cache spec of a pipeline, with the pipeline's changes to it."""
+        return resolve.spec_used(pipeline, self.pipeline.parent)[0]
+
     def digest(self, base: Pipeline) -> str:
         """Equal where runs of ``base`` answer the same question of the same clips."""
         from spamo_cache.runs.folder import identity
@@ -65,61 +71,59 @@ class ExperimentContext:
         clips = hashlib.sha256(self.table.to_bytes()).hexdigest()
         return identity({"settings": settings(base), "clips": clips})
 
-    def load_spec(self, pipeline: Pipeline) -> CacheSpec:
-        return resolve.spec_used(pipeline, self.pipeline.parent)[0]
-
 
 @dataclass
-class Features:
-    """Where the streams lie that runs need, by ``stream_keys``, or why they are not there."""
+class ExperimentFeatures:
+    """The stores of the streams that runs need, by ``stream_keys``.
+
+    Attributes:
+        stores: where each stream lies.
+        faults: why a stream is not there.
+        failed: clips without features, with the reason.
+        extractions: each extraction in words -> clips that it computed or copied, or would, or
+            why not.
+    """
 
     stores: dict[str, Location] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
-    """Clips without features, with the reason."""
-    told: dict[str, int | str] = field(default_factory=dict)
-    """Each extraction in words -> clips that it computed or copied, or would, or why not."""
+    extractions: dict[str, int | str] = field(default_factory=dict)
 
 
-def extract(setting: ExperimentContext, plan: Plan, *, dry_run: bool = False) -> Features:
+def extract_features(
+    context: ExperimentContext, plan: Plan, *, dry_run: bool = False
+) -> ExperimentFeatures:
     """Compute every stream that the runs of a plan need and no root holds."""
-    from spamo_cache.workflow.experiments.plan import extractions
-
-    found = Features()
-    for needed in extractions(plan.runs.values(), setting.load_spec):
-        told = _told(needed)
-        display.say(f"features: {told}")
+    features = ExperimentFeatures()
+    for needed in extractions(plan.runs.values(), context.load_spec):
+        label = _label(needed)
+        context.watcher.notice(f"features: {label}")
+        _, spec = resolve.spec_used(needed.pipeline, context.pipeline.parent)
         try:
-            summary = _extract(setting, needed, dry_run=dry_run)
+            summary = extract(
+                manifest=context.table,
+                root=context.corpus_root,
+                spec=spec,
+                store=context.store,
+                set=needed.pipeline.spec_set,
+                streams=list(needed.streams),
+                split=[TEST] if needed.tested else None,
+                device=context.device,
+                dry_run=dry_run,
+                watcher=context.watcher,
+                **context.extraction,
+            )
         except SpamoError as error:
-            found.faults |= dict.fromkeys(needed.streams.values(), f"no features: {error.what}")
-            found.told[told] = error.what
+            reason = f"no features: {error.what}"
+            features.faults |= dict.fromkeys(needed.streams.values(), reason)
+            features.extractions[label] = error.what
             continue
-        found.stores |= {key: summary.stores[name] for name, key in needed.streams.items()}
-        found.failed |= dict(summary.failed)
-        found.told[told] = summary.done + summary.copied
-    return found
+        features.stores |= {key: summary.stores[name] for name, key in needed.streams.items()}
+        features.failed |= dict(summary.failed)
+        features.extractions[label] = summary.done + summary.copied
+    return features
 
 
-def _extract(setting: ExperimentContext, needed: Extraction, *, dry_run: bool) -> Summary:
-    from spamo_cache.workflow.experiments.plan import TEST
-
-    _, spec = resolve.spec_used(needed.pipeline, setting.pipeline.parent)
-    return run_extract(
-        manifest=setting.table,
-        root=setting.corpus_root,
-        spec=spec,
-        store=setting.store,
-        set=needed.pipeline.spec_set,
-        streams=list(needed.streams),
-        split=[TEST] if needed.tested else None,
-        device=setting.device,
-        dry_run=dry_run,
-        watcher=display.TERMINAL,
-        **setting.work,
-    )
-
-
-def _told(needed: Extraction) -> str:
+def _label(needed: Extraction) -> str:
     changes = ", ".join(config.overrides(needed.pipeline.spec_set)) or needed.pipeline.spec
     return f"{', '.join(needed.streams)} ({changes})" + (", test alone" if needed.tested else "")

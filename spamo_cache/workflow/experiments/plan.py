@@ -6,16 +6,27 @@ default is `streams`' both streams and `tuning`'s LoRA alike.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
 from typing import Any
 
-from spamo_cache.config import CacheSpec, Experiment, Pipeline, Variant, overrides
+from spamo_cache import config
+from spamo_cache.config import CacheSpec, Experiment, Pipeline, Variant
 from spamo_cache.errors import ConfigError, UsageError
 from spamo_cache.runs.folder import identity
 from spamo_cache.store.layout import canonical, stream_spec
 from spamo_cache.train.run import settings
 
+FOLDER = "experiments"
+"""Holds a corpus's experiments, in ``pipelines/`` and ``runs/`` alike."""
+ORDER = (
+    *("streams", "align", "tuning", "stride", "scales"),
+    *("llm", "data", "pairs", "official", "encoders"),
+)
+"""As the paper's questions come; others follow by name."""
 TEST = "test"
 """The split that experiments are scored on."""
 DEFAULT = "default"
@@ -34,17 +45,15 @@ class Planned:
     Attributes:
         key: equal for equal runs; stores, sentences and weights left aside.
         name: for its folder, not unique among other settings of the base.
-        overrides: what ``--set`` makes of the base pipeline.
-        pipeline: the same, resolved.
-        start: the run whose weights it begins with.
+        pipeline: what is trained, but for where it starts from.
+        init_from: the run whose weights it begins with.
         tests: the changes to the cache spec under which it is tested.
     """
 
     key: str
     name: str
-    overrides: tuple[str, ...]
     pipeline: Pipeline
-    start: Planned | None = None
+    init_from: Planned | None = None
     tests: tuple[Mapping[str, Any], ...] = ()
 
 
@@ -70,11 +79,51 @@ class Plan:
     def only(self, experiments: Sequence[str]) -> Plan:
         """What these experiments need; runs keep the names that the whole plan gives them."""
         trials = [trial for trial in self.trials if trial.experiment in experiments]
-        named = (self.runs[trial.run] for trial in trials if trial.run is not None)
-        return Plan(trials, _tested(named, trials))
+        needed = (self.runs[trial.run] for trial in trials if trial.run is not None)
+        return Plan(trials, _tested(needed, trials))
 
 
-def plan(
+def listed(beside: Path) -> list[Experiment]:
+    """The experiments for every corpus; one of that name in a folder ``beside`` comes first."""
+    folders = (config.shipped("pipelines") / FOLDER, beside / FOLDER)
+    files = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
+    ranks = {name: rank for rank, name in enumerate(ORDER)}
+    order = sorted(files, key=lambda name: (ranks.get(name, len(ORDER)), name))
+    return [config.load(files[name], Experiment) for name in order]
+
+
+def swept(pipeline: Pipeline, load: Load, seeds: int | None) -> dict[str, list[Planned]]:
+    """Each combination of ``pipeline.sweep`` under each seed; without a sweep the pipeline alone.
+
+    Args:
+        pipeline: as ``load`` gives it without changes.
+        load: loads it.
+        seeds: count of seeds, from the pipeline's own on; None is that alone.
+
+    Returns:
+        Names as ``default-lr-0.0001`` -> runs, whose names end in the seed if there are several.
+
+    Raises:
+        ConfigError: the sweep has an unknown key, or a value that does not fit.
+    """
+    numbers = [None] if seeds is None else list(range(pipeline.seed, pipeline.seed + seeds))
+    variants = {}
+    for values in product(*pipeline.sweep.values()):
+        changes = dict(zip(pipeline.sweep, values, strict=True))
+        words = [f"{key.rpartition('.')[2]}-{_spelt(value)}" for key, value in changes.items()]
+        name = "-".join([pipeline.name, *words])
+        changes |= {"sweep": {}, "name": name}
+        variants[name] = [_run(changes, seed, None, load) for seed in numbers]
+    return variants
+
+
+def _spelt(value: Any) -> str:
+    """A value as part of a file name."""
+    text = "-".join(map(_spelt, value)) if isinstance(value, list | tuple) else str(value)
+    return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-")
+
+
+def plan_experiments(
     experiments: Sequence[Experiment], load: Load, load_spec: LoadSpec, seeds: Sequence[int]
 ) -> Plan:
     """The runs of ``experiments`` under each of ``seeds``, every distinct one once.
@@ -88,7 +137,7 @@ def plan(
             for seed in seeds:
                 key, error = None, None
                 try:
-                    run = _run(experiment, name, seed, load)
+                    run = _planned(experiment, name, seed, load)
                     stream_keys(changed(run.pipeline, variant.eval_spec_set), load_spec)
                     key = runs.setdefault(run.key, run).key
                 except UsageError as fault:
@@ -106,43 +155,50 @@ def plan(
     return Plan(trials, _tested(runs.values(), trials))
 
 
-def _run(experiment: Experiment, name: str, seed: int, load: Load) -> Planned:
+def _planned(experiment: Experiment, name: str, seed: int, load: Load) -> Planned:
     """The run of a variant; ``init_from`` names the variant whose weights it begins with.
 
     Raises:
         ConfigError: the variant does not fit the base.
     """
     variant = _variant(experiment, name)
-    first = variant.set.get("init_from")
+    changes = dict(variant.set)
+    first = changes.pop("init_from", None)
     start = None if first is None else _first(experiment, str(first), seed, load)
-    changes = {key: value for key, value in variant.set.items() if key != "init_from"}
-    told = f"{experiment.name}-{name}"
-    words = {"name": told, "question": f"{experiment.question} Here: {variant.label}"}
-    given = overrides({**changes, "seed": seed, **(words if variant.set else {})})
-    pipeline = load(given)
+    if variant.set:
+        changes["name"] = f"{experiment.name}-{name}"
+        changes["question"] = f"{experiment.question} Here: {variant.label}"
+    return _run(changes, seed, start, load)
+
+
+def _run(
+    changes: Mapping[str, Any], seed: int | None, start: Planned | None, load: Load
+) -> Planned:
+    """The base with changes; ``seed`` None is its own, and left out of the run's name."""
+    pipeline = load(config.overrides({**changes, **({} if seed is None else {"seed": seed})}))
     if pipeline.sweep:
         raise ConfigError("sweep: the variants of an experiment are single runs")
-    told = told if variant.set else pipeline.name
-    key = identity({"settings": settings(pipeline), "init_from": start and start.key})
+    before = pipeline.init_from if start is None else start.key
     return Planned(
-        key=key, name=f"{told}-{seed}", overrides=tuple(given), pipeline=pipeline, start=start
+        key=identity({"settings": settings(pipeline), "init_from": before}),
+        name=pipeline.name if seed is None else f"{pipeline.name}-{seed}",
+        pipeline=pipeline,
+        init_from=start,
     )
 
 
 def _first(experiment: Experiment, name: str, seed: int, load: Load) -> Planned:
     if "init_from" in _variant(experiment, name).set:
-        raise ConfigError(
-            f"init_from: {experiment.name}'s {name!r} does not begin at the beginning"
-        )
-    return _run(experiment, name, seed, load)
+        raise ConfigError(f"init_from: {experiment.name}'s {name!r} starts from another run itself")
+    return _planned(experiment, name, seed, load)
 
 
 def _variant(experiment: Experiment, name: str) -> Variant:
     """A variant by name; ``default`` is the base as it stands."""
-    found = {DEFAULT: Variant(label="the base"), **experiment.variants}.get(name)
-    if found is None:
+    variants = {DEFAULT: Variant(label="the base"), **experiment.variants}
+    if name not in variants:
         raise ConfigError(f"init_from: {experiment.name} has no variant {name!r}")
-    return found
+    return variants[name]
 
 
 def _tested(runs: Iterable[Planned], trials: Sequence[Trial]) -> dict[str, Planned]:
@@ -151,13 +207,13 @@ def _tested(runs: Iterable[Planned], trials: Sequence[Trial]) -> dict[str, Plann
     for trial in trials:
         if trial.run is not None:
             tests.setdefault(trial.run, {})[canonical(dict(trial.test))] = trial.test
-    found: dict[str, Planned] = {}
+    ordered: dict[str, Planned] = {}
     for run in runs:
-        for one in (run.start, run):
+        for one in (run.init_from, run):
             if one is not None:
-                asked = tuple(tests.get(one.key, {}).values())
-                found.setdefault(one.key, replace(one, tests=asked))
-    return found
+                own = tuple(tests.get(one.key, {}).values())
+                ordered.setdefault(one.key, replace(one, tests=own))
+    return ordered
 
 
 # --- features -----------------------------------------------------------------------------------
@@ -206,12 +262,12 @@ def extractions(runs: Iterable[Planned], load_spec: LoadSpec) -> list[Extraction
     listed = list(runs)
     uses = [(run.pipeline, False) for run in listed]
     uses += [(changed(run.pipeline, test), True) for run in listed for test in run.tests if test]
-    found: list[Extraction] = []
+    needed: list[Extraction] = []
     known: set[str] = set()
     for pipeline, tested in uses:
         keys = stream_keys(pipeline, load_spec)
         new = {stream: key for stream, key in keys.items() if key not in known}
         known.update(new.values())
         if new:
-            found.append(Extraction(pipeline=pipeline, streams=new, tested=tested))
-    return found
+            needed.append(Extraction(pipeline=pipeline, streams=new, tested=tested))
+    return needed

@@ -1,22 +1,32 @@
-"""Commands run beside each other as child processes, each on its own GPU or share of the cores."""
+"""A pool of child processes, each on its own GPU or share of the cores; see ``tasks``."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from functools import partial
+from asyncio import StreamReader, StreamWriter
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, cast
 
 from spamo_cache import devices
 from spamo_cache.errors import SpamoError
+from spamo_cache.workflow.experiments.tasks import Task, rebuilt
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_CHILD = "from spamo_cache.workflow.experiments.tasks import child_main; child_main()"
+_LONGEST_ANSWER = 1 << 22
+_TAIL = 1 << 14
+"""Bytes of a child's last words that are kept."""
+_SECONDS_TO_END = 30
 
 
 def worker_envs(jobs: int | None, threads: int | None, device: str) -> list[dict[str, str]]:
-    """What each of ``jobs`` processes beside each other finds in its environment.
+    """The environment of each of ``jobs`` processes that run beside each other.
 
     Args:
         jobs: None is one per GPU or, without one, as many as the cores allow.
@@ -41,69 +51,113 @@ def _gpus(device: str) -> list[str]:
 
     count = torch.cuda.device_count()
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    found = (named or list(map(str, range(count))))[:count]
+    visible = (named or list(map(str, range(count))))[:count]
     _, _, number = device.partition(":")
-    return [found[int(number)]] if number else found
+    return [visible[int(number)]] if number else visible
 
 
-Call = Callable[..., Awaitable[None]]
-"""Runs one command, given word by word; a SpamoError with what it said if it fails."""
+Warn = Callable[[str], None]
+Call = Callable[[Task, Warn], Awaitable[None]]
+"""Runs a task to its end and hands on its warnings; raises the error that it raised."""
 
 
 class ProcessPool:
-    """Runs commands in child processes, one in each place at a time; see :func:`started`."""
+    """Runs tasks in child processes, one at a time in each of ``envs``.
 
-    def __init__(self, places: Sequence[Mapping[str, str]], tether: int) -> None:
+    No child outlives this process, however it ends: see ``tasks.child_main``.
+    """
+
+    def __init__(self, envs: Sequence[Mapping[str, str]]) -> None:
         self._free: asyncio.Queue[Mapping[str, str]] = asyncio.Queue()
-        for place in places:
-            self._free.put_nowait(place)
-        self._tether = tether
+        for env in envs:
+            self._free.put_nowait(env)
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[Call]:
-        """Hold the next free place for the block; first come, first served."""
-        place = await self._free.get()
+    async def slot(self) -> AsyncIterator[Call]:
+        """Hold the next free environment for the block, first come, first served.
+
+        Tasks of a block share a process, unless one of them kills it.
+        """
+        env = await self._free.get()
+        child = _Child(os.environ | env)
         try:
-            yield partial(self._call, os.environ | place)
+            yield child.run
+            await child.finish()
         finally:
-            self._free.put_nowait(place)
-
-    async def _call(self, environment: Mapping[str, str], *words: str) -> None:
-        child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "spamo_cache.workflow.experiments.child_main", *words),
-            stdin=self._tether,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            env=environment,
-        )
-        try:
-            _, said = await child.communicate()
-        finally:
-            if child.returncode is None:
-                child.kill()
-                await child.wait()
-        if child.returncode:
-            raise SpamoError(_fault(said.decode(errors="replace"), child.returncode))
+            await child.kill()
+            self._free.put_nowait(env)
 
 
-@contextmanager
-def started(places: Sequence[Mapping[str, str]]) -> Iterator[ProcessPool]:
-    """ProcessPool that outlive neither the block nor this process, however it ends."""
-    their_end, our_end = os.pipe()
-    try:
-        yield ProcessPool(places, their_end)
-    finally:
-        os.close(our_end)
-        os.close(their_end)
+class _Child:
+    """A process that runs tasks, started for the first of them."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._env = env
+        self._process: Process | None = None
+
+    async def run(self, task: Task, warn: Warn) -> None:
+        if self._process is None:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-c", _CHILD),
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=PIPE,
+                env=self._env,
+                limit=_LONGEST_ANSWER,
+            )
+            self._tail = asyncio.create_task(_tail(self._process))
+        process = self._process
+        answer = await _answer(process, task, warn)
+        if answer is None:
+            self._process = None
+            raise _death(await process.wait(), await self._tail)
+        if "error" in answer:
+            raise rebuilt(answer["error"])
+
+    async def finish(self) -> None:
+        """Let the process end by itself."""
+        if self._process is not None:
+            cast("StreamWriter", self._process.stdin).close()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), _SECONDS_TO_END)
+
+    async def kill(self) -> None:
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+            await self._tail
 
 
-def _fault(said: str, code: int) -> str:
-    """The reason in what a failed command printed."""
-    _, found, error = said.rpartition("error: ")
-    if found:
-        what, *rest = error.strip().splitlines()
-        return " ".join([what, *(line.strip() for line in rest)])
+async def _answer(process: Process, task: Task, warn: Warn) -> Mapping[str, Any] | None:
+    """Send the task and hand on warnings; the last answer, None if the process died without one."""
+    stdin, stdout = cast("StreamWriter", process.stdin), cast("StreamReader", process.stdout)
+    with suppress(ConnectionError):  # it may have died already
+        stdin.write(task.model_dump_json().encode() + b"\n")
+        await stdin.drain()
+    async for line in stdout:
+        answer: Mapping[str, Any] = json.loads(line)
+        if "warning" not in answer:
+            return answer
+        warn(answer["warning"])
+    return None
+
+
+async def _tail(process: Process) -> str:
+    """The end of what a process wrote to its standard error."""
+    stderr = cast("StreamReader", process.stderr)
+    kept = b""
+    while data := await stderr.read(_TAIL):
+        kept = (kept + data)[-_TAIL:]
+    return kept.decode(errors="replace")
+
+
+def _death(code: int, last_words: str) -> SpamoError:
+    """Why a child ended without an answer."""
     if code < 0:
-        return f"was ended by signal {-code}"
-    lines = said.strip().splitlines()
-    return lines[-1] if lines else f"ended with code {code}"
+        remedy = None
+        if -code == signal.SIGKILL:
+            remedy = "if memory ran out, run fewer at a time (--jobs)"
+        return SpamoError(f"was ended by signal {-code}", remedy=remedy)
+    lines = last_words.strip().splitlines()
+    return SpamoError(lines[-1] if lines else f"ended with code {code}")

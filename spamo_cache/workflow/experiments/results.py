@@ -45,9 +45,9 @@ class Results:
         error: str | None = None,
     ) -> None:
         """Note how a trial ended, and write."""
-        place = None if run is None else _relative(run, self._path.parent)
-        told = {"seed": trial.seed, "path": place, "evaluation": evaluation, "error": error}
-        self._runs.setdefault((trial.experiment, trial.variant), {})[trial.seed] = told
+        path = None if run is None else _relative(run, self._path.parent)
+        entry = {"seed": trial.seed, "path": path, "evaluation": evaluation, "error": error}
+        self._runs.setdefault((trial.experiment, trial.variant), {})[trial.seed] = entry
         self.write()
 
     def write(self) -> None:
@@ -64,10 +64,10 @@ class Results:
     def failed(self) -> list[tuple[str, str]]:
         """Variants that came to nothing, each with its reason."""
         return [
-            (f"{experiment}/{variant}, seed {seed}", told["error"])
+            (f"{experiment}/{variant}, seed {seed}", entry["error"])
             for (experiment, variant), seeds in self._runs.items()
-            for seed, told in seeds.items()
-            if told["error"] is not None
+            for seed, entry in seeds.items()
+            if entry["error"] is not None
         ]
 
     def _entry(self, experiment: Experiment) -> Mapping[str, Any] | None:
@@ -82,7 +82,7 @@ class Results:
         return {**document, "variants": variants}
 
     def _sorted(self, experiment: str, variant: str) -> list[dict[str, Any]]:
-        return [told for _, told in sorted(self._runs.get((experiment, variant), {}).items())]
+        return [entry for _, entry in sorted(self._runs.get((experiment, variant), {}).items())]
 
     def _holds(self, entry: Mapping[str, Any], document: Mapping[str, Any]) -> bool:
         """Whether an entry is of this very experiment, and its scorecards are there."""

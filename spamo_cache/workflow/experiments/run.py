@@ -3,111 +3,133 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from spamo_cache import config
-from spamo_cache.cli import display
+from spamo_cache.analysis.shapley import of_experiments
 from spamo_cache.config import Experiment
+from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import UsageError
-from spamo_cache.workflow.experiments import processes
-from spamo_cache.workflow.experiments.context import FOLDER, ExperimentContext, extract
-from spamo_cache.workflow.experiments.index import RunIndex
-from spamo_cache.workflow.experiments.results import Results
-from spamo_cache.workflow.experiments.scheduler import Scheduler
-from spamo_cache.workflow.report import report
-from spamo_cache.workflow.timings import StageTimings
-
-if TYPE_CHECKING:
-    from spamo_cache.workflow.experiments.plan import Plan
-
-ORDER = (
-    *("streams", "align", "tuning", "stride", "scales"),
-    *("llm", "data", "pairs", "official", "encoders"),
+from spamo_cache.runs.folder import exclusive
+from spamo_cache.workflow import resolve
+from spamo_cache.workflow.experiments.context import (
+    ExperimentContext,
+    ExperimentFeatures,
+    extract_features,
 )
-"""As the paper's questions come; others follow by name."""
+from spamo_cache.workflow.experiments.index import RunIndex, key_of
+from spamo_cache.workflow.experiments.plan import FOLDER, Plan, listed, plan_experiments
+from spamo_cache.workflow.experiments.processes import ProcessPool, worker_envs
+from spamo_cache.workflow.experiments.results import Results
+from spamo_cache.workflow.experiments.scheduler import RunOutcome, Scheduler
+from spamo_cache.workflow.report import report
+from spamo_cache.workflow.reproduce import Source, prepare
+from spamo_cache.workflow.resolve import Names
+from spamo_cache.workflow.timings import StageTimings
+from spamo_cache.workflow.watcher import QUIET, Watcher
+
 ANALYSED = (("streams", "both"), ("align", "both"), ("align", "none"))
 """Experiments and variants that the report looks into."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExperimentRequest:
-    """Which experiments, under how many seeds, by how many processes at a time."""
+    """Which experiments, under how many seeds, by how many processes at a time.
 
-    only: Sequence[str] | None
-    seeds: int
-    jobs: int | None
+    Attributes:
+        only: names of experiments; None is all.
+        seeds: runs of each variant.
+        jobs: runs at a time; None is one per GPU, or as many as the cores allow.
+    """
+
+    only: Names | None = None
+    seeds: int = 1
+    jobs: int | None = None
 
 
-def run_experiments(
-    setting: ExperimentContext, asked: ExperimentRequest, stages: StageTimings, *, as_json: bool
-) -> bool:
-    """Do what is left of the experiments, then write the page; whether nothing failed.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExperimentsSummary:
+    """What came out of experiments.
+
+    Attributes:
+        folder: holds the results and the runs.
+        report: the page.
+        document: ``results.json``.
+        failed: clips without features and variants that came to nothing, with the reason.
+    """
+
+    folder: Path
+    report: Path
+    document: Mapping[str, Any]
+    failed: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What experiments would take.
+
+    Attributes:
+        extractions: each in words -> clips it would compute or copy, or why it could not be done.
+        runs: experiment, variant, seed, name of the run, and how far that has come.
+    """
+
+    extractions: Mapping[str, int | str]
+    runs: Sequence[tuple[str, str, int, str, str]]
+
+
+def reproduce_experiments(
+    source: Source, request: ExperimentRequest, watcher: Watcher = QUIET
+) -> ExperimentsSummary:
+    """Do what is left of a corpus's experiments, from features to one page.
+
+    Equal runs of several experiments are trained once, several at a time, each in a process of its
+    own. A variant that fails keeps no other from its run.
 
     Raises:
         UsageError: an unknown experiment, or another process is at work on these.
+        ConfigError: a pipeline, spec or experiment that cannot be used.
     """
-    from spamo_cache.runs.folder import exclusive
 
-    setting.folder.mkdir(parents=True, exist_ok=True)
-    with exclusive(setting.folder / "lock"):
-        return _run(setting, asked, stages, as_json=as_json)
+    _, path = source.load_pipeline()
+    stages = StageTimings(source.out / FOLDER / "stages.json", watcher)
+    context = _context(source, path, *prepare(source, stages, watcher), watcher)
+    context.folder.mkdir(parents=True, exist_ok=True)
+    with exclusive(context.folder / "lock"):
+        return _run(context, request, stages)
 
 
-def _run(
-    setting: ExperimentContext, asked: ExperimentRequest, stages: StageTimings, *, as_json: bool
-) -> bool:
-    experiments, names, plan = planned(setting, asked)
-    base = setting.load()
-    results = Results(
-        setting.folder,
-        experiments,
-        names,
-        corpus=base.corpus,
-        base=setting.digest(base),
-        set=list(setting.overrides),
-        seeds=_seeds(setting, asked),
+def preview_experiments(
+    source: Source, request: ExperimentRequest, watcher: Watcher = QUIET
+) -> Preview:
+    """What :func:`reproduce_experiments` would do: features to compute, runs to train."""
+    _, path = source.load_pipeline()
+    context = _context(source, path, *source.load_manifest(watcher), watcher)
+    _, _, plan = _planned(context, request)
+    features = extract_features(context, plan, dry_run=True)
+    return Preview(features.extractions, _states(context, plan, features))
+
+
+def _context(
+    source: Source, pipeline: Path, table: Manifest, root: Path, watcher: Watcher
+) -> ExperimentContext:
+
+    return ExperimentContext(
+        pipeline=pipeline,
+        overrides=resolve.changes(source.set),
+        out=source.out,
+        table=table,
+        corpus_root=root,
+        store=source.store,
+        device=source.device,
+        extraction={"workers": source.workers, "executor": source.executor},
+        watcher=watcher,
     )
-    with stages.stage("extract") as stage:
-        features = extract(setting, plan)
-        stage.reused = not any(features.told.values())
-    places = processes.worker_envs(asked.jobs, base.threads, setting.device)
-    display.say(f"{len(plan.runs)} runs, {len(places)} at a time")
-    with stages.stage("experiments"), processes.started(places) as pool:
-        asyncio.run(_work(Scheduler(setting, plan, RunIndex(setting, features), results, pool)))
-    _divide(setting.folder)
-    with stages.stage("report"):
-        page = report(setting.folder, setting.folder / "report.html", root=setting.corpus_root)
-    if as_json:
-        display.as_json(results.document())
-    else:
-        _show(results.document(), setting.folder)
-        display.line(f"report: {page.resolve()}")
-    failed = [*features.failed.items(), *results.failed]
-    display.failures(failed)
-    return not failed
 
 
-async def _work(runner: Scheduler) -> None:
-    await runner.train()
-    await runner.analyse(ANALYSED)
-
-
-def _divide(folder: Path) -> None:
-    """What each part of the method contributes, where the experiments that tell it are there."""
-    from spamo_cache.analysis.shapley import of_experiments
-
-    try:
-        of_experiments(folder)
-    except UsageError as error:
-        display.say(f"no contributions of the parts: {error.what}")
-
-
-def planned(
-    setting: ExperimentContext, asked: ExperimentRequest
+def _planned(
+    context: ExperimentContext, request: ExperimentRequest
 ) -> tuple[list[Experiment], list[str], Plan]:
     """All experiments, the names of those asked for, and what these come to.
 
@@ -115,72 +137,116 @@ def planned(
         UsageError: no experiment of a name asked for.
         ConfigError: a file that is no experiment.
     """
-    from spamo_cache.workflow.experiments.plan import plan
 
-    experiments = listed(setting.pipeline.parent)
+    experiments = listed(context.pipeline.parent)
     known = [experiment.name for experiment in experiments]
-    names = known if asked.only is None else list(asked.only)
+    names = resolve.names(request.only) or known
     if unknown := [name for name in names if name not in known]:
         raise UsageError(f"no experiment {unknown[0]!r}", remedy=f"choose among {', '.join(known)}")
-    whole = plan(experiments, setting.load, setting.load_spec, _seeds(setting, asked))
+    whole = plan_experiments(experiments, context.load, context.load_spec, _seeds(context, request))
     return experiments, names, whole.only(names)
 
 
-def listed(beside: Path) -> list[Experiment]:
-    """The experiments for every corpus; one of that name in a folder ``beside`` comes first."""
-    folders = (config.shipped("pipelines") / FOLDER, beside / FOLDER)
-    files = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
-    places = {name: place for place, name in enumerate(ORDER)}
-    order = sorted(files, key=lambda name: (places.get(name, len(ORDER)), name))
-    return [config.load(files[name], Experiment) for name in order]
+def _seeds(context: ExperimentContext, request: ExperimentRequest) -> list[int]:
+    first = context.load().seed
+    return list(range(first, first + request.seeds))
 
 
-def _seeds(setting: ExperimentContext, asked: ExperimentRequest) -> list[int]:
-    first = setting.load().seed
-    return list(range(first, first + asked.seeds))
+def _run(
+    context: ExperimentContext, request: ExperimentRequest, stages: StageTimings
+) -> ExperimentsSummary:
+
+    experiments, names, plan = _planned(context, request)
+    base = context.load()
+    results = Results(
+        context.folder,
+        experiments,
+        names,
+        corpus=base.corpus,
+        base=context.digest(base),
+        set=list(context.overrides),
+        seeds=_seeds(context, request),
+    )
+    with stages.stage("extract") as stage:
+        features = extract_features(context, plan)
+        stage.reused = not any(features.extractions.values())
+    envs = worker_envs(request.jobs, base.threads, context.device)
+    context.watcher.notice(f"{len(plan.runs)} runs, {len(envs)} at a time")
+    with stages.stage("experiments"):
+        asyncio.run(_work(context, plan, features, results, envs))
+    _contributions(context)
+    with stages.stage("report"):
+        page = report(context.folder, context.folder / "report.html", root=context.corpus_root)
+    return ExperimentsSummary(
+        folder=context.folder,
+        report=page,
+        document=results.document(),
+        failed=[*features.failed.items(), *results.failed],
+    )
 
 
-def preview(setting: ExperimentContext, asked: ExperimentRequest) -> None:
-    """Print what `run` would do: features to compute, runs to train."""
-    _, _, plan = planned(setting, asked)
-    features = extract(setting, plan, dry_run=True)
-    index = RunIndex(setting, features)
-    display.table(("features", "clips to compute or copy"), list(features.told.items()))
-    display.table(("experiment", "variant", "seed", "run", ""), _previewed(plan, index))
-
-
-def _previewed(plan: Plan, index: RunIndex) -> Iterator[tuple[object, ...]]:
-    seen = set[str]()
+async def _work(
+    context: ExperimentContext,
+    plan: Plan,
+    features: ExperimentFeatures,
+    results: Results,
+    envs: Sequence[Mapping[str, str]],
+) -> None:
+    scheduler = Scheduler(
+        RunIndex(context, features),
+        ProcessPool(envs),
+        context.device,
+        context.watcher,
+        context.store,
+    )
     for trial in plan.trials:
-        common = (trial.experiment, trial.variant, trial.seed)
         if trial.run is None:
-            yield (*common, "", trial.error)
-        elif trial.run in seen:
-            yield (*common, plan.runs[trial.run].name, "as above")
+            results.add(trial, None, error=trial.error)
+    outcomes = await scheduler.train(plan.runs, lambda outcome: _note(plan, results, outcome))
+    looked_at: dict[tuple[str, str], Path] = {}
+    for trial in plan.trials:
+        folder = outcomes[trial.run].folder if trial.run is not None else None
+        if folder is not None and (trial.experiment, trial.variant) in ANALYSED:
+            looked_at.setdefault((trial.experiment, trial.variant), folder)
+    await scheduler.analyze(looked_at.values(), context.corpus_root)
+
+
+def _note(plan: Plan, results: Results, outcome: RunOutcome) -> str:
+    """Write down how the trials of a run ended; in words its scores, or what went wrong."""
+    location, scores = outcome.location, {}
+    for trial in plan.trials:
+        if trial.run == outcome.run.key:
+            key = key_of(trial.test)
+            fault = outcome.error or outcome.faults.get(key)
+            card = location.card(trial.test) if location and fault is None else None
+            folder = None if location is None else location.folder
+            results.add(trial, folder, evaluation=card.name if card else None, error=fault)
+            if card is not None:
+                scores[key] = f"{card.metrics['bleu4']:.2f}"
+    if fault := outcome.error or next(iter(outcome.faults.values()), None):
+        return fault
+    return f"BLEU-4 {', '.join(scores.values())}" if scores else "trained"
+
+
+def _states(
+    context: ExperimentContext, plan: Plan, features: ExperimentFeatures
+) -> list[tuple[str, str, int, str, str]]:
+    """Each trial with its run, and how far that has come."""
+    index, rows, seen = RunIndex(context, features), [], set[str]()
+    for trial in plan.trials:
+        if trial.run is None:
+            name, state = "", trial.error or ""
         else:
-            seen.add(trial.run)
-            yield (*common, plan.runs[trial.run].name, index.state(plan.runs[trial.run]))
+            run = plan.runs[trial.run]
+            name, state = run.name, "as above" if run.key in seen else index.state(run)
+            seen.add(run.key)
+        rows.append((trial.experiment, trial.variant, trial.seed, name, state))
+    return rows
 
 
-def _show(document: Mapping[str, Any], folder: Path) -> None:
-    rows = [
-        (experiment["name"], variant["name"], variant["label"], *_scores(variant, folder))
-        for experiment in document["experiments"]
-        for variant in experiment["variants"]
-    ]
-    title = f"{document['corpus']}: BLEU-4 on test"
-    display.table(("experiment", "variant", "", "runs", "mean", "deviation"), rows, title=title)
-
-
-def _scores(variant: Mapping[str, Any], folder: Path) -> tuple[object, ...]:
-    from spamo_cache.runs.records import read_card
-
-    cards = [
-        read_card(folder / run["path"] / "evaluation" / f"{run['evaluation']}.json")
-        for run in variant["runs"]
-        if run["evaluation"] is not None
-    ]
-    bleu = [card.metrics["bleu4"] for card in cards]
-    if not bleu:
-        return 0, "", "failed" if variant["runs"] else "not run"
-    return len(bleu), fmean(bleu), stdev(bleu) if len(bleu) > 1 else ""
+def _contributions(context: ExperimentContext) -> None:
+    """What each part of the method contributes, where the experiments that tell it are there."""
+    try:
+        of_experiments(context.folder)
+    except UsageError as error:
+        context.watcher.notice(f"no contributions of the parts: {error.what}")

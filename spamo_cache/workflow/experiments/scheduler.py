@@ -1,174 +1,186 @@
-"""Trains and tests the runs of experiments beside each other.
+"""Trains, tests and analyses runs beside each other, each in a process of a pool.
 
-A run is the public commands `train` and `evaluate` in a child process; what is finished is
-recognised by its identity and left alone.
+What is finished is recognised by its identity and left alone.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from spamo_cache import config
-from spamo_cache.cli import display
 from spamo_cache.errors import SpamoError
-from spamo_cache.workflow.experiments.context import ExperimentContext
-from spamo_cache.workflow.experiments.index import RunIndex, RunLocation, key_of
+from spamo_cache.workflow.experiments.index import RunLocation, key_of
+from spamo_cache.workflow.experiments.plan import TEST, Planned
 from spamo_cache.workflow.experiments.processes import Call, ProcessPool
-from spamo_cache.workflow.experiments.results import Results
-
-if TYPE_CHECKING:
-    from spamo_cache.workflow.experiments.plan import Plan, Planned
+from spamo_cache.workflow.experiments.tasks import (
+    AnalyzeTask,
+    AttributeTask,
+    EvaluateTask,
+    TrainTask,
+)
+from spamo_cache.workflow.watcher import Watcher
 
 ATTRIBUTED = 4
 """Clips of an analysed run whose translation is traced to frames."""
 
-Faults = Mapping[str, str]
-"""Test, by ``key_of`` -> why it could not be."""
+
+class Index(Protocol):
+    """Knows where runs lie, and what it takes to train them."""
+
+    def locate(self, run: Planned, start: Path | None) -> RunLocation: ...
+
+    def train_task(
+        self, run: Planned, start: Path | None, folder: Path, device: str
+    ) -> TrainTask: ...
+
+    def frames_root(self, run: Planned) -> Path | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutcome:
+    """How a run ended.
+
+    Attributes:
+        run: as it was planned.
+        location: where it lies; None if what it needs was not there.
+        reused: it was trained before.
+        error: why it is not trained.
+        faults: ``key_of`` a test -> why that could not be done.
+    """
+
+    run: Planned
+    location: RunLocation | None
+    reused: bool = False
+    error: str | None = None
+    faults: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path | None:
+        """The run's folder, if it is trained."""
+        return None if self.location is None or self.error else self.location.folder
 
 
 class Scheduler:
-    """Does what is left of a plan, and notes how every trial ended."""
+    """Does what is left of runs, at most as many at a time as its pool has processes.
+
+    Args:
+        index: knows where runs lie.
+        pool: processes to work in.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        watcher: is told what begins, ends and gives cause for a warning.
+        store: root of the feature stores; None is the first of ``SPAMO_CACHE``.
+    """
 
     def __init__(
         self,
-        setting: ExperimentContext,
-        plan: Plan,
-        index: RunIndex,
-        results: Results,
+        index: Index,
         pool: ProcessPool,
+        device: str,
+        watcher: Watcher,
+        store: str | None = None,
     ) -> None:
-        self._setting, self._plan, self._pool = setting, plan, pool
-        self._whereabouts, self._results = index, results
-        # Where GPUs are dealt out, a child sees its own one alone.
-        self._device = ("--device", setting.device.partition(":")[0])
-        self._ended: dict[str, Path | None] = {}
+        self._index, self._pool, self._watcher, self._store = index, pool, watcher, store
+        # Where GPUs are dealt out, a process sees its own one alone.
+        self._device = device.partition(":")[0]
 
-    async def train(self) -> None:
-        """Every run of the plan with its tests, each after the one that it starts from."""
-        for trial in self._plan.trials:
-            if trial.run is None:
-                self._results.add(trial, None, error=trial.error)
-        tasks: dict[str, asyncio.Task[Path | None]] = {}
-        for key, run in self._plan.runs.items():
-            before = None if run.start is None else tasks[run.start.key]
-            tasks[key] = asyncio.create_task(self._one(run, before))
+    async def train(
+        self, runs: Mapping[str, Planned], ended: Callable[[RunOutcome], str]
+    ) -> dict[str, RunOutcome]:
+        """Train and test every run, each after the one that it starts from.
+
+        Args:
+            runs: by key, those that others start from first.
+            ended: called with every outcome at once; what it returns is told people.
+        """
+        tasks: dict[str, asyncio.Task[RunOutcome]] = {}
+        outcomes: dict[str, RunOutcome] = {}
+
+        async def follow(run: Planned, before: Awaitable[RunOutcome] | None) -> RunOutcome:
+            outcome = await self._one(run, None if before is None else await before)
+            outcomes[run.key] = outcome
+            text = ended(outcome)
+            self._watcher.notice(f"[{len(outcomes)}/{len(runs)}] {run.name}: {text}")
+            return outcome
+
+        for key, run in runs.items():
+            before = None if run.init_from is None else tasks[run.init_from.key]
+            tasks[key] = asyncio.create_task(follow(run, before))
         await asyncio.gather(*tasks.values())
+        return outcomes
 
-    async def analyse(self, variants: Sequence[tuple[str, str]]) -> None:
-        """Look into the first run of each of these (experiment, variant), where it is there."""
-        found: dict[tuple[str, str], Path] = {}
-        for trial in self._plan.trials:
-            folder = self._ended.get(trial.run or "")
-            if folder is not None and (trial.experiment, trial.variant) in variants:
-                found.setdefault((trial.experiment, trial.variant), folder)
-        await asyncio.gather(*map(self._look, sorted(set(found.values()))))
+    async def analyze(self, folders: Iterable[Path], root: Path) -> None:
+        """Look into finished runs, and trace some of their translations to frames.
 
-    async def _one(self, run: Planned, before: Awaitable[Path | None] | None) -> Path | None:
-        """One run; its folder if it is trained."""
-        start = None if before is None else await before
-        place: RunLocation | None = None
-        faults: Faults = {}
-        error: str | None = None
+        Args:
+            folders: of the runs.
+            root: folder of the raw corpus.
+        """
+        await asyncio.gather(*(self._analyze(folder, root) for folder in sorted(set(folders))))
+
+    async def _one(self, run: Planned, before: RunOutcome | None) -> RunOutcome:
+        location: RunLocation | None = None
+        start = None if before is None else before.folder
         try:
-            if run.start is not None and start is None:
-                raise SpamoError(f"starts from {run.start.name}, which failed")
-            place = self._whereabouts.place(run, start)
-            if not (place.trained and place.tested(run)):
-                async with self._pool.place() as call:
-                    await self._train(run, start, place, call)
-                    faults = await self._test(run, place, call)
-        except SpamoError as fault:
-            error = _in_a_line(fault)
-        self._note(run, place, faults, error)
-        return self._ended[run.key]
+            if run.init_from is not None and start is None:
+                raise SpamoError(f"starts from {run.init_from.name}, which failed")
+            location = self._index.locate(run, start)
+            reused = location.trained
+            faults: Mapping[str, str] = {}
+            if not (reused and location.tested(run)):
+                async with self._pool.slot() as call:
+                    if not reused:
+                        begun = "resuming" if location.begun else "training"
+                        self._watcher.notice(f"{run.name}: {begun}")
+                        task = self._index.train_task(run, start, location.folder, self._device)
+                        await call(task, self._warn(run))
+                    faults = await self._test(run, location, call)
+        except SpamoError as error:
+            return RunOutcome(run, location, error=in_a_line(error))
+        return RunOutcome(run, location, reused=reused, faults=faults)
 
-    async def _train(
-        self, run: Planned, start: Path | None, place: RunLocation, call: Call
-    ) -> None:
-        if place.trained:
-            return
-        display.say(f"{run.name}: {'goes on' if place.begun else 'training'}")
-        changes = [*self._setting.overrides, *run.overrides]
-        changes += [] if start is None else [f"init_from={start}"]
-        stores = self._whereabouts.stores(run.pipeline)
-        await call(
-            *("train", str(self._setting.pipeline), "-o", str(place.folder)),
-            *("--manifest", str(self._setting.manifest)),
-            *_repeated("--set", changes),
-            *_repeated("--features", [f"{name}={path}" for name, path in stores.items()]),
-            *self._frames(run),
-            *self._device,
-        )
-
-    async def _test(self, run: Planned, place: RunLocation, call: Call) -> Faults:
+    async def _test(self, run: Planned, location: RunLocation, call: Call) -> dict[str, str]:
         """Score the run in every way that is asked for; why those that failed did."""
-        from spamo_cache.workflow.experiments.plan import TEST
-
         faults = {}
         for test in run.tests:
-            if place.card(test) is None:
-                changes = _repeated("--spec-set", config.overrides(test))
-                line = ["evaluate", str(place.folder), "--split", TEST, *changes, *self._device]
-                store = self._setting.store
+            if location.card(test) is None:
+                task = EvaluateTask(
+                    folder=location.folder,
+                    split=TEST,
+                    spec_set=test,
+                    store=self._store,
+                    root=self._index.frames_root(run),
+                    device=self._device,
+                )
                 try:
-                    await call(
-                        *line, *_repeated("--store", [store] if store else []), *self._frames(run)
-                    )
+                    await call(task, self._warn(run))
                 except SpamoError as error:
-                    faults[key_of(test)] = _in_a_line(error)
+                    faults[key_of(test)] = in_a_line(error)
         return faults
 
-    def _frames(self, run: Planned) -> list[str]:
-        """Where a run that tunes its encoders finds what they see."""
-        tuned = run.pipeline.encoders is not None
-        return ["--root", str(self._setting.corpus_root)] if tuned else []
-
-    def _note(
-        self, run: Planned, place: RunLocation | None, faults: Faults, error: str | None
-    ) -> None:
-        """Write down how the trials of a run ended, and say so."""
-        folder = None if place is None else place.folder
-        for trial in self._plan.trials:
-            if trial.run == run.key:
-                fault = error or faults.get(key_of(trial.test))
-                card = place.card(trial.test) if place and fault is None else None
-                self._results.add(trial, folder, evaluation=card, error=fault)
-        self._ended[run.key] = folder if error is None else None
-        told = error or next(iter(faults.values()), None) or _score(run, place)
-        display.say(f"[{len(self._ended)}/{len(self._plan.runs)}] {run.name}: {told}")
-
-    async def _look(self, folder: Path) -> None:
-        found = folder / "analysis"
-        if (found / "test.json").exists() and (found / "attribution").exists():
+    async def _analyze(self, folder: Path, root: Path) -> None:
+        analysis = folder / "analysis"
+        if (analysis / "test.json").exists() and (analysis / "attribution").exists():
             return
-        root = str(self._setting.corpus_root)
+        attribute = AttributeTask(
+            folder=folder, clips=(str(ATTRIBUTED),), root=root, device=self._device
+        )
         # Clips come one by one, the other file at the end: it tells that all are there.
-        for options in (("--clip", str(ATTRIBUTED), "--root", root), ()):
-            try:
-                async with self._pool.place() as call:
-                    await call("analyze", str(folder), *options, *self._device)
-            except SpamoError as error:
-                # The page has a gap then; the experiments are what was asked for.
-                display.say(f"no analysis of {folder.name}: {_in_a_line(error)}")
+        tasks = (attribute, AnalyzeTask(folder=folder, device=self._device))
+        async with self._pool.slot() as call:
+            for task in tasks:
+                try:
+                    await call(task, self._watcher.warning)
+                except SpamoError as error:
+                    # The page has a gap then; the experiments are what was asked for.
+                    self._watcher.notice(f"no analysis of {folder.name}: {in_a_line(error)}")
+
+    def _warn(self, run: Planned) -> Callable[[str], None]:
+        return lambda text: self._watcher.warning(f"{run.name}: {text}")
 
 
-def _score(run: Planned, place: RunLocation | None) -> str:
-    """BLEU-4 in every test of a run."""
-    from spamo_cache.runs.records import read_card
-
-    names = [place.card(test) for test in run.tests] if place else []
-    cards = [read_card(place.folder / "evaluation" / f"{name}.json") for name in names if place]
-    scores = [f"{card.metrics['bleu4']:.2f}" for card in cards]
-    return f"BLEU-4 {', '.join(scores)}" if scores else "trained"
-
-
-def _repeated(option: str, values: Sequence[str]) -> Iterator[str]:
-    for value in values:
-        yield from (option, value)
-
-
-def _in_a_line(error: SpamoError) -> str:
+def in_a_line(error: SpamoError) -> str:
+    """An error with where it stands and what to do about it."""
     return " ".join(str(error).split())

@@ -8,7 +8,7 @@ import pytest
 
 from spamo_cache.config import CacheSpec, Experiment, Pipeline, parse
 from spamo_cache.config.loading import _override
-from spamo_cache.workflow.experiments.plan import extractions, plan, stream_keys
+from spamo_cache.workflow.experiments.plan import extractions, plan_experiments, stream_keys
 
 SPEC = {
     "name": "tiny",
@@ -75,7 +75,7 @@ STRIDE = experiment(
 
 
 def test_equal_settings_are_one_run(load):
-    found = plan([STREAMS, STRIDE], load, load_spec, [0])
+    found = plan_experiments([STREAMS, STRIDE], load, load_spec, [0])
     assert [run.name for run in found.runs.values()] == [
         *("toy-0", "streams-spatial-0", "stride-trained-0"),
     ]
@@ -87,7 +87,7 @@ def test_equal_settings_are_one_run(load):
 
 
 def test_seeds_are_runs_of_their_own(load):
-    found = plan([STREAMS], load, load_spec, [3, 4])
+    found = plan_experiments([STREAMS], load, load_spec, [3, 4])
     assert [run.name for run in found.runs.values()] == [
         *("toy-3", "toy-4", "streams-spatial-3", "streams-spatial-4"),
     ]
@@ -95,11 +95,11 @@ def test_seeds_are_runs_of_their_own(load):
     assert [trial.seed for trial in found.trials] == [3, 4] * 3
 
 
-def test_what_is_said_to_train_is_what_was_planned(load):
-    found = plan([STREAMS, STRIDE], load, load_spec, [5])
-    for run in found.runs.values():
-        assert load(run.overrides) == run.pipeline
-    assert "the spatial one" in found.runs[found.trials[1].run].pipeline.question
+def test_a_run_says_what_it_is_for(load):
+    plan = plan_experiments([STREAMS], load, load_spec, [5])
+    spatial = plan.runs[plan.trials[1].run].pipeline
+    assert (spatial.name, spatial.seed) == ("streams-spatial", 5)
+    assert spatial.question == "which? Here: the spatial one"
 
 
 def test_a_variant_that_does_not_fit_hinders_no_other(load):
@@ -112,7 +112,7 @@ def test_a_variant_that_does_not_fit_hinders_no_other(load):
         sweep={"set": {"sweep": {"seed": [1, 2]}}},
         fine={},
     )
-    found = plan([odd], load, load_spec, [0])
+    found = plan_experiments([odd], load, load_spec, [0])
     errors = {trial.variant: trial.error for trial in found.trials}
     assert errors.pop("fine") is None
     words = {"typo": "'lr'", "stream": "hands", "spec": "'stride'", "test": "stride"}
@@ -123,7 +123,7 @@ def test_a_variant_that_does_not_fit_hinders_no_other(load):
 
 def test_only_some_experiments_keep_the_names_of_all(load):
     other = experiment("other", small={"set": {"streams": ["spatial"]}})
-    found = plan([STREAMS, STRIDE, other], load, load_spec, [0])
+    found = plan_experiments([STREAMS, STRIDE, other], load, load_spec, [0])
     some = found.only(["other"])
     assert [run.name for run in some.runs.values()] == ["streams-spatial-0"]
     assert {trial.experiment for trial in some.trials} == {"other"}
@@ -140,24 +140,26 @@ def test_a_run_can_start_from_another(load):
         base={"set": {"streams": ["motion"]}},
         lost={"set": {**more, "init_from": "nobody"}},
     )
-    found = plan([tuned], load, load_spec, [0])
+    found = plan_experiments([tuned], load, load_spec, [0])
     by_name = {trial.variant: trial for trial in found.trials}
     assert [run.name for run in found.runs.values()] == [
         *("toy-0", "encoders-plain-0", "encoders-base-0", "encoders-half-0"),
     ]
     plain, half = (found.runs[by_name[name].run] for name in ("plain", "half"))
-    assert plain.start is not None
-    assert (plain.start.name, half.start.name) == ("toy-0", "encoders-base-0")
+    assert plain.init_from is not None
+    assert (plain.init_from.name, half.init_from.name) == ("toy-0", "encoders-base-0")
     assert plain.key != half.key
-    assert "init_from" not in " ".join(plain.overrides)
-    assert "'plain' does not begin" in by_name["tuned"].error
+    assert plain.pipeline.init_from is None
+    assert "'plain' starts from another run" in by_name["tuned"].error
     assert "no variant 'nobody'" in by_name["lost"].error
     # What only others start from is tested by nobody.
-    assert found.runs[plain.start.key].tests == ()
+    assert found.runs[plain.init_from.key].tests == ()
 
 
 def test_every_stream_is_extracted_once_and_for_tests_alone_in_part(load):
-    found = extractions(plan([STREAMS, STRIDE], load, load_spec, [0]).runs.values(), load_spec)
+    found = extractions(
+        plan_experiments([STREAMS, STRIDE], load, load_spec, [0]).runs.values(), load_spec
+    )
     told = [(list(one.streams), dict(one.pipeline.spec_set), one.tested) for one in found]
     assert told == [
         (["spatial", "motion"], {}, False),

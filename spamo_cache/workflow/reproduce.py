@@ -1,0 +1,210 @@
+"""Every stage, from the videos of a corpus to a translated test set.
+
+Calls what the single commands call: doing the stages by hand gives the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from spamo_cache.workflow import resolve
+from spamo_cache.workflow.evaluate import evaluate
+from spamo_cache.workflow.extract import extract
+from spamo_cache.workflow.report import report
+from spamo_cache.workflow.resolve import EMBEDDED, Changes
+from spamo_cache.workflow.timings import StageTimings, size_of
+from spamo_cache.workflow.train import train
+from spamo_cache.workflow.watcher import QUIET, Watcher
+
+if TYPE_CHECKING:
+    from spamo_cache.config import Pipeline
+    from spamo_cache.datasets.manifest import Manifest
+    from spamo_cache.runs.records import Scorecard
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A corpus, where it is, and how its features are computed; see :func:`reproduce`."""
+
+    corpus: str = EMBEDDED
+    root: Path | str | None = None
+    manifest: Path | str | None = None
+    size: int | None = None
+    limit: int | None = None
+    pipeline: str | Path | None = None
+    set: Changes = ()
+    store: str | None = None
+    output: Path | str | None = None
+    device: str = "auto"
+    workers: int | None = None
+    executor: Literal["dask", "serial"] = "dask"
+
+    @property
+    def out(self) -> Path:
+        """The folder of the corpus's runs."""
+        sized = self.corpus if self.size is None else f"{self.corpus}-{self.size}"
+        return Path("runs") / sized if self.output is None else Path(self.output)
+
+    @property
+    def base(self) -> str:
+        """The pipeline, by name or path."""
+        return str(self.pipeline or self.corpus)
+
+    def load_pipeline(self) -> tuple[Pipeline, Path]:
+        """The pipeline and its file."""
+        return resolve.load_pipeline(self.base, resolve.changes(self.set))
+
+    def load_manifest(self, watcher: Watcher) -> tuple[Manifest, Path]:
+        """The clips, and the folder of the raw corpus."""
+        return resolve.load_manifest(
+            self.corpus,
+            self.manifest,
+            self.root,
+            size=self.size,
+            limit=self.limit,
+            watcher=watcher,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reproduction:
+    """What came out of all stages.
+
+    Attributes:
+        path: folder of the run.
+        report: the page.
+        card: scores on test.
+        failed: clips without features, with the reason.
+        stages: what each stage took and left on disk, by name.
+    """
+
+    path: Path
+    report: Path
+    card: Scorecard
+    failed: Sequence[tuple[str, str]]
+    stages: StageTimings
+
+
+def reproduce(
+    corpus: str = EMBEDDED,
+    *,
+    root: Path | str | None = None,
+    manifest: Path | str | None = None,
+    size: int | None = None,
+    limit: int | None = None,
+    pipeline: str | Path | None = None,
+    set: Changes = (),  # noqa: A002 (the option's name)
+    store: str | None = None,
+    output: Path | str | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    executor: Literal["dask", "serial"] = "dask",
+    watcher: Watcher = QUIET,
+) -> Reproduction:
+    """Run all stages: corpus, manifest, extract, train, evaluate, report.
+
+    Finished work is reused; rerun it after an interruption, and it resumes.
+
+    Args:
+        corpus: corpus by name.
+        root: folder of the raw corpus; of a manifest's sources, by default the folder it lies in.
+        manifest: table of the clips, in place of a known corpus.
+        size: clips of the embedded corpus to draw.
+        limit: at most so many clips of each split.
+        pipeline: by name or path; None is the corpus's default.
+        set: changes to the pipeline, as ``{"translate.lr": 1e-4}``.
+        store: root to write features to; None is the first of ``SPAMO_CACHE``.
+        output: folder of the run and the page; None is ``runs/CORPUS``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        workers: processes that extract; None is one per GPU, or one with all cores.
+        executor: ``serial`` extracts in this process.
+        watcher: follows the work.
+
+    Raises:
+        SpamoError: what stops a stage, as that stage raises it. Failed clips stop none.
+    """
+    source = Source(
+        corpus=corpus,
+        root=root,
+        manifest=manifest,
+        size=size,
+        limit=limit,
+        pipeline=pipeline,
+        set=set,
+        store=store,
+        output=output,
+        device=device,
+        workers=workers,
+        executor=executor,
+    )
+    return reproduce_source(source, watcher)
+
+
+def reproduce_source(source: Source, watcher: Watcher = QUIET) -> Reproduction:
+    """As :func:`reproduce`, of a source."""
+    from spamo_cache.model.llm import check_llm
+    from spamo_cache.model.weights import locate
+
+    out = source.out
+    pipeline, path = source.load_pipeline()
+    stages = StageTimings(out / "stages.json", watcher)
+    table, root = prepare(source, stages, watcher)
+    # Extraction may take days: what would stop training after it is raised now.
+    check_llm(locate(pipeline.llm.weights, path.parent), pipeline.llm)
+    with stages.stage("extract") as stage:
+        extracted = extract(
+            manifest=table,
+            root=root,
+            spec=resolve.spec_used(pipeline, path.parent)[1],
+            store=source.store,
+            set=pipeline.spec_set,
+            streams=pipeline.streams,
+            device=source.device,
+            workers=source.workers,
+            executor=source.executor,
+            watcher=watcher,
+        )
+        stage.reused = extracted.done == 0
+        local = (path for path in extracted.stores.values() if isinstance(path, Path))
+        stage.bytes = sum(map(size_of, local))
+    with stages.stage("train") as stage:
+        trained = train(
+            source.base,
+            set=source.set,
+            features={name: str(path) for name, path in extracted.stores.items()},
+            store=source.store,
+            output=out / pipeline.name,
+            device=source.device,
+            watcher=watcher,
+        )
+        run = trained.path
+        stage.reused, stage.bytes = trained.reused, size_of(run / "model.safetensors")
+    with stages.stage("evaluate") as stage:
+        before = _written(run / "evaluation" / "test.json")
+        card = evaluate(run, store=source.store, device=source.device, watcher=watcher)
+        stage.reused = before == _written(run / "evaluation" / "test.json")
+        stage.bytes = size_of(run / "evaluation")
+    with stages.stage("report") as stage:
+        page = report(run, out / "report.html", root=root)
+        stage.bytes = size_of(page)
+    return Reproduction(path=run, report=page, card=card, failed=extracted.failed, stages=stages)
+
+
+def prepare(source: Source, stages: StageTimings, watcher: Watcher) -> tuple[Manifest, Path]:
+    """The manifest, kept beside the runs, and the folder of the raw corpus."""
+    with stages.stage("corpus") as stage:
+        given = source.manifest is not None
+        stage.reused = given or resolve.is_there(source.corpus, source.root, source.size)
+        table, root = source.load_manifest(watcher)
+        # Only what this project draws: walking through a real one takes longer than reading it.
+        stage.bytes = size_of(root) if source.corpus == EMBEDDED else 0
+    with stages.stage("manifest") as stage:
+        stage.bytes = size_of(table.write(source.out / "manifest.parquet"))
+    return table, root
+
+
+def _written(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None
