@@ -61,7 +61,7 @@ class Manifest:
 
     Build one with :meth:`from_clips` or :meth:`read`. ``notes`` says what a reader could not use
     or found odd; ``text`` is the convention that is applied to the raw text at training and
-    scoring, None where nobody said. Both travel with the Parquet file.
+    scoring, None where none is recorded. Both travel with the Parquet file.
     """
 
     corpus: str

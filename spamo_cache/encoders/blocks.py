@@ -1,4 +1,4 @@
-"""The transformer both encoders are made of: pre-norm blocks that compute only what is asked for.
+"""The transformer both encoders are made of: pre-norm blocks that compute only what is needed.
 
 One implementation for open_clip's and transformers' blocks: fused query/key/value projection,
 scaled-dot-product attention, and a last block that produces the needed rows alone (3.5 % less work

@@ -44,7 +44,7 @@ class Encoder(nn.Module):
     preprocess: Preprocess
     normalise: Normalise
     network: nn.Module
-    """The part that computes in the arithmetic asked for; all else stays in float32."""
+    """The part that computes in the requested precision; all else stays in float32."""
 
     def rows(self, frames: int) -> int:
         """Rows of a clip of ``frames`` frames; one shorter than a window has one."""

@@ -63,7 +63,7 @@ class Tower:
     """A loaded vision tower."""
 
     visual: Any
-    """open_clip's module, float32, on the CPU; its ``proj`` is None unless it is asked for."""
+    """open_clip's module, float32, on the CPU; its ``proj`` is None unless it is needed."""
     preprocess: Preprocess
     shape: Mapping[str, Any]
     """What its config says and its tensors do not."""

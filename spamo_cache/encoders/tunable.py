@@ -26,8 +26,8 @@ _ATTENTION = (
 class TunableEncoder(nn.Module):
     """An encoder with a LoRA: pixels of rows in, rows of features out, by :meth:`Encoder.forward`.
 
-    Of the network only the LoRA is trained and only its blocks are walked back through; their
-    activations are computed anew then, in portions as small as those of extraction.
+    Only the LoRA is trained, and gradients flow through its blocks alone; their activations are
+    recomputed in the backward pass, in portions as small as those of extraction.
 
     Args:
         encoder: taken over; at first its features stay what they were.

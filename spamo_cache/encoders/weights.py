@@ -129,7 +129,7 @@ def pin(name: str, digest: str) -> None:
         WeightsError: ``name`` was recorded with another hash.
     """
     path = config.home() / "weights.json"
-    remedy = "remove it: the hashes of what is fetched are then noted anew"
+    remedy = "remove it; the hashes of fetched weights are then recorded again"
     pins = io.read_json(path, remedy) if path.exists() else {}
     known = pins.get(name)
     if known is None:
@@ -137,9 +137,9 @@ def pin(name: str, digest: str) -> None:
         io.write_atomic(path, text.encode())
     elif known != digest:
         raise WeightsError(
-            f"{name} is not what it was: {digest[:12]} now, {known[:12]} on first use",
+            f"{name} has changed: {digest[:12]} now, {known[:12]} on first use",
             where=path,
-            remedy="pin a revision; if the change is meant, remove that file, which notes anew",
+            remedy="pin a revision; if you want the new weights, remove that file",
         )
 
 

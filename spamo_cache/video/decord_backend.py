@@ -1,4 +1,4 @@
-"""Frames by decord, for those who ask for it."""
+"""Frames by decord, where `--reader decord` asks for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from spamo_cache.video.timeline import Span
 
 
 class UnusableError(Exception):
-    """decord has failed or disagrees with the file; PyAV has to judge."""
+    """decord has failed or disagrees with the file; PyAV reads it instead."""
 
 
 @cache

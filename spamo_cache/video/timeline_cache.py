@@ -1,7 +1,7 @@
-"""Timelines kept between runs: a video is read for one as a whole, and decoded if need be.
+"""Timelines kept between commands, since making one reads a whole video and may decode it.
 
 One small array per file below the user's home: a header, ranges of damage, then the steps from
-frame to frame. An entry that is damaged, or of a file that has changed since, is made anew.
+frame to frame. An entry that is damaged, or whose file has changed since, is replaced.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import CorpusError
 
 SAMPLE = 64
-"""Clips that are decoded when not all are asked for."""
+"""Clips that are decoded by default."""
 
 _EXTRA = "pip install 'spamo-cache[extract]'"
 _BOM = b"\xef\xbb\xbf"

@@ -91,7 +91,7 @@ def manifest(root: Path) -> Manifest:
         raise CorpusError(
             "is not the manifest that was made with the corpus",
             where=path,
-            remedy="remove it: it is made again, the videos are kept",
+            remedy="remove it; it is made again, and the videos are kept",
         )
     return recorded
 
