@@ -78,9 +78,9 @@ def locate(name: str | Location, roots: Sequence[str] | None = None) -> Location
 
 def _is_place(name: str) -> bool:
     """Whether a text is a path or an address, not a store's name."""
-    if "://" in name or name.startswith((".", "~")) or Path(name).is_absolute():
-        return True
-    return name.endswith(".zarr") and Path(name).is_dir()
+    if name.endswith(".zarr"):
+        return name.startswith(("/", ".", "~")) or "://" in name or Path(name).is_dir()
+    return "://" in name
 
 
 def _named(wanted: str, searched: Iterable[str]) -> list[Location]:

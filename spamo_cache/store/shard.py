@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
 from awscrt.checksums import crc32c
 from numpy.typing import NDArray
-from zarr.codecs import Crc32cCodec
 
 from spamo_cache import io
 from spamo_cache.errors import DamagedError, StoreError
@@ -39,7 +37,7 @@ _MEND = "run `spamo-cache store verify --deep --repair`, then extract again"
 Bytes = NDArray[np.uint8]
 
 
-def write(folder: Path, layout: ChunkLayout, rows: NDArray[Any]) -> tuple[Path, ShardReceipt]:
+def write_shard(folder: Path, layout: ChunkLayout, rows: NDArray[Any]) -> tuple[Path, ShardReceipt]:
     """Write the first rows of a shard with zarr-python, read them back and make them durable.
 
     Args:
@@ -52,6 +50,10 @@ def write(folder: Path, layout: ChunkLayout, rows: NDArray[Any]) -> tuple[Path, 
     Raises:
         DamagedError: what came back from the disk is not what was written.
     """
+    # Takes as long to import as all the rest together, and nothing that reads needs it.
+    import zarr  # noqa: PLC0415
+    from zarr.codecs import Crc32cCodec  # noqa: PLC0415
+
     array = zarr.create_array(
         folder,
         shape=(layout.shard_rows, layout.width),

@@ -55,8 +55,7 @@ from spamo_cache.store.layout import (
 )
 from spamo_cache.store.leases import STALE_SECONDS, LeaseLostError, Leases, sweep_corpus
 from spamo_cache.store.receipts import ClipReceipt, Receipt, Receipts, ShardReceipt
-from spamo_cache.store.shard import clip_checksum
-from spamo_cache.store.shard import write as write_shard
+from spamo_cache.store.shard import clip_checksum, write_shard
 
 _INDEX_LEASE = "index"
 _TRIES = 8

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -82,3 +84,21 @@ def test_columns_of_a_table_are_the_callers_own(sealed: StoreWriter) -> None:
     clip = store.select(state="ok")[0]
     assert store.rows(clip) > 0
     assert store.read([clip])[0].shape == (store.rows(clip), store.width)
+
+
+LIST = """
+import sys
+from spamo_cache.store.inventory import list_stores
+from spamo_cache.store.reader import open_store
+(entry,) = list_stores()
+store = open_store(entry.path)
+assert store.read(store.select(state="ok")[:1])
+print(sorted({"zarr", "h5py", "pyarrow", "torch", "obstore", "urllib3"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.usefixtures("root")
+def test_listing_and_reading_import_nothing_that_takes_long() -> None:
+    """`store ls` of ten stores takes half a second of CPU; zarr alone took another half."""
+    ran = subprocess.run([sys.executable, "-c", LIST], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
