@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,9 +12,8 @@ from typing import Any
 
 from spamo_cache.config import Axis
 from spamo_cache.errors import SpamoError, UsageError
-from spamo_cache.report.documents import read_object
 from spamo_cache.report.formats import slug
-from spamo_cache.report.runs import Run, read_run, told_apart
+from spamo_cache.report.runs import Run, read_document, read_run, with_distinct_names
 from spamo_cache.runs.records import Evaluation
 
 RESULTS = "results.json"
@@ -197,7 +197,7 @@ def read_results(folder: Path, roots: Sequence[str] | None = None) -> Results:
         SpamoError: a file is damaged.
     """
     where = folder / RESULTS
-    document = read_object(where)
+    document = read_document(where)
     try:
         runs = _runs(folder, document["experiments"], roots)
         return Results(
@@ -206,7 +206,7 @@ def read_results(folder: Path, roots: Sequence[str] | None = None) -> Results:
             seeds=tuple(map(int, document.get("seeds", ()))),
             experiments=tuple(_experiment(one, folder, runs) for one in document["experiments"]),
             runs=tuple(runs.values()),
-            shapley=read_object(folder / "shapley.json"),
+            shapley=read_document(folder / "shapley.json"),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise SpamoError(
@@ -218,15 +218,13 @@ def _runs(
     folder: Path, experiments: Sequence[Mapping[str, Any]], roots: Sequence[str] | None
 ) -> dict[Path, Run]:
     """Resolved folder -> run; those that do not lie there yet are left out."""
-    found: dict[Path, Run] = {}
-    for one in _trials(experiments):
-        place = _place(folder, one)
-        if place is not None and place not in found:
-            try:
-                found[place] = read_run(place, roots)
-            except UsageError:
-                continue
-    return dict(zip(found, told_apart(list(found.values())), strict=True))
+    runs: dict[Path, Run] = {}
+    for trial in _trials(experiments):
+        path = _run_path(folder, trial)
+        if path is not None and path not in runs:
+            with suppress(UsageError):
+                runs[path] = read_run(path, roots)
+    return dict(zip(runs, with_distinct_names(list(runs.values())), strict=True))
 
 
 def _trials(experiments: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
@@ -235,7 +233,7 @@ def _trials(experiments: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, A
             yield from variant["runs"]
 
 
-def _place(folder: Path, trial: Mapping[str, Any]) -> Path | None:
+def _run_path(folder: Path, trial: Mapping[str, Any]) -> Path | None:
     path = trial.get("path")
     return (folder / str(path)).resolve() if path else None
 
@@ -267,8 +265,8 @@ def _variant(document: Mapping[str, Any], folder: Path, runs: Mapping[Path, Run]
 
 
 def _trial(document: Mapping[str, Any], folder: Path, runs: Mapping[Path, Run]) -> Trial:
-    place = _place(folder, document)
-    run = runs.get(place) if place is not None else None
+    path = _run_path(folder, document)
+    run = runs.get(path) if path is not None else None
     wanted = document.get("evaluation")
     cards = run.evaluations if run is not None else ()
     return Trial(

@@ -21,7 +21,7 @@ from spamo_cache.report.provenance import (
     provenance,
     reproduction_receipt,
 )
-from spamo_cache.report.runs import Run, read_run, told_apart
+from spamo_cache.report.runs import Run, read_run, with_distinct_names
 from spamo_cache.report.scores import Banner, banners, cards, learning, score_table, scores
 from spamo_cache.report.templating import render
 from spamo_cache.report.translations import Frames, confusions, translations
@@ -78,7 +78,7 @@ def page_html(
                 remedy="name their folder alone",
             )
         return _experiments_page(read_results(folders[0], roots), frames)
-    runs = told_apart([read_run(folder, roots) for folder in folders])
+    runs = with_distinct_names([read_run(folder, roots) for folder in folders])
     return _run_page(runs[0], frames) if len(runs) == 1 else _comparison_page(runs, frames)
 
 

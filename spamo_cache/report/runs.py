@@ -1,7 +1,8 @@
-"""Run folders as a report sees them, read by the types that wrote them."""
+"""Run folders as a report sees them: all that a page shows of each, and a name of its own."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -12,11 +13,9 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from spamo_cache import config
+from spamo_cache import config, io
 from spamo_cache.config import Pipeline
-from spamo_cache.errors import SpamoError, StoreError
-from spamo_cache.report.attributions import Attribution, read_attributions
-from spamo_cache.report.documents import read_object
+from spamo_cache.errors import DamagedError, SpamoError, StoreError
 from spamo_cache.report.formats import slug
 from spamo_cache.runs.folder import RunFolder, RunRecord, RunSummary
 from spamo_cache.runs.records import Evaluation, read_evaluations
@@ -25,6 +24,11 @@ from spamo_cache.store.index import State
 from spamo_cache.store.inventory import by_fingerprint
 
 Point = tuple[float, float]
+Curve = tuple[float, ...]
+ATTRIBUTIONS = 8
+"""Attributions that a page draws: it has to be carried."""
+_SHOTS = 16
+"""Frames shown of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +53,28 @@ class StoreFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Attribution:
+    """How far each moment of a clip made its translation likelier, in nats; signed."""
+
+    clip: str
+    reference: str
+    hypothesis: str
+    method: str
+    length: int
+    shares: Mapping[str, float]
+    """Stream -> its part of all absolute attribution."""
+    curves: Mapping[str, Curve]
+    """Stream -> nats of each moment."""
+    words: tuple[tuple[str, Curve], ...]
+    shots: tuple[tuple[int, bytes], ...]
+    """Moments and their pictures (JPEG)."""
+    without: str
+    """Why there are no pictures."""
+    error: float | None
+    """How far the sum misses what was to be divided, as a share of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """Everything a report tells about one run."""
 
@@ -64,7 +90,7 @@ class Run:
     analysis: Mapping[str, Any]
     attributions: tuple[Attribution, ...]
     name: str
-    """Its pipeline's; :func:`told_apart` makes it unique on a page of several."""
+    """Its pipeline's; :func:`with_distinct_names` makes it unique on a page of several."""
     begun: str | None = None
     """Name of the run whose weights it began with, where that one is on the page too."""
 
@@ -88,9 +114,9 @@ class Run:
         """The evaluation asked for first: test, else dev, else any; never a shuffled one."""
         usual = [e for e in self.evaluations if "-shuffled" not in e.name and not e.changed]
         for split in ("test", "dev"):
-            for found in usual:
-                if found.name == split:
-                    return found
+            for evaluation in usual:
+                if evaluation.name == split:
+                    return evaluation
         return usual[0] if usual else None
 
     def curve(self, key: str, stage: str | None = None) -> list[Point]:
@@ -126,14 +152,23 @@ def read_run(path: Path, roots: Sequence[str] | None = None) -> Run:
         about=about,
         done=folder.summary(),
         stages=_stages(path),
-        analysis=read_object(path / "analysis" / "test.json")
-        or read_object(path / "analysis" / "dev.json"),
-        attributions=read_attributions(path),
+        analysis=read_document(path / "analysis" / "test.json")
+        or read_document(path / "analysis" / "dev.json"),
+        attributions=_attributions(path),
         name=pipeline.name,
     )
 
 
-def told_apart(runs: Sequence[Run]) -> list[Run]:
+def read_document(path: Path) -> dict[str, Any]:
+    """A document that a run wrote; an absent file is an empty one.
+
+    Raises:
+        DamagedError: it is not what was written.
+    """
+    return io.read_json(path) if path.exists() else {}
+
+
+def with_distinct_names(runs: Sequence[Run]) -> list[Run]:
     """The same runs, no two of them with a name that gives the same place on a page."""
     names: dict[str, str] = {}
     seeds: defaultdict[str, set[int]] = defaultdict(set)
@@ -142,11 +177,12 @@ def told_apart(runs: Sequence[Run]) -> list[Run]:
         name = next(name for name in _names(run, used) if slug(name) not in names)
         names[slug(name)] = name
         used.add(run.pipeline.seed)
-    found = [replace(run, name=name) for run, name in zip(runs, names.values(), strict=True)]
     # By the folder's name: a page can be made after all folders have moved.
-    places = {run.path.name: run.name for run in found}
-    begun = (places.get(Path(run.pipeline.init_from or "").name) for run in found)
-    return [replace(run, begun=name) for run, name in zip(found, begun, strict=True)]
+    by_folder = {run.path.name: name for run, name in zip(runs, names.values(), strict=True)}
+    return [
+        replace(run, name=name, begun=by_folder.get(Path(run.pipeline.init_from or "").name))
+        for run, name in zip(runs, names.values(), strict=True)
+    ]
 
 
 def _names(run: Run, seeds: Container[int]) -> Iterator[str]:
@@ -159,13 +195,13 @@ def _names(run: Run, seeds: Container[int]) -> Iterator[str]:
 
 def _stores(about: RunRecord, roots: Sequence[str]) -> Iterator[StoreFacts]:
     for stream, fingerprint in about.fingerprints.items():
-        noted, counts = about.stores.get(stream), None
-        if noted is not None:
+        attributes, counts = about.stores.get(stream), None
+        if attributes is not None:
             # A store that is gone or damaged is no fault of the run, which knows what it read.
             with suppress(StoreError):
                 store = by_fingerprint(roots, fingerprint, hint=about.places[stream])
                 counts = store.counts()
-        yield StoreFacts(stream=stream, fingerprint=fingerprint, about=noted, counts=counts)
+        yield StoreFacts(stream=stream, fingerprint=fingerprint, about=attributes, counts=counts)
 
 
 def _stages(path: Path) -> tuple[Stage, ...]:
@@ -174,7 +210,63 @@ def _stages(path: Path) -> tuple[Stage, ...]:
     try:
         return tuple(
             Stage(name=str(one["name"]), seconds=float(one["seconds"]), bytes=int(one["bytes"]))
-            for one in read_object(where).get("stages", ())
+            for one in read_document(where).get("stages", ())
         )
     except (KeyError, TypeError, ValueError) as error:
         raise SpamoError(f"holds no stages: {error!r}", where=where, remedy="remove it") from None
+
+
+def _attributions(run: Path) -> tuple[Attribution, ...]:
+    """The first :data:`ATTRIBUTIONS` of a run."""
+    folder = run / "analysis" / "attribution"
+    return tuple(map(_attribution, sorted(folder.glob("*.json"))[:ATTRIBUTIONS]))
+
+
+def _attribution(path: Path) -> Attribution:
+    document = io.read_json(path)
+    try:
+        length = int(document["length"])
+        streams = document["streams"]
+        return Attribution(
+            clip=str(document["clip"]),
+            reference=str(document["reference"]),
+            hypothesis=str(document["hypothesis"]),
+            method=str(document.get("method", "attribution")),
+            length=length,
+            shares={name: float(one["share"]) for name, one in streams.items()},
+            curves={name: _curve(one["curve"], length) for name, one in streams.items()},
+            words=tuple(
+                (str(one["word"]), _curve(one["curve"], length))
+                for one in document.get("words", ())
+            ),
+            shots=tuple(_shots(path.parent, document.get("shots", ()))),
+            without=str(document.get("without") or ""),
+            error=document.get("nats", {}).get("error"),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SpamoError(
+            f"is no attribution: {error!r}", where=path, remedy="analyze the clip again"
+        ) from None
+
+
+def _curve(values: Sequence[Any], length: int) -> Curve:
+    curve = tuple(float(value) for value in values)
+    if len(curve) != length or not length or not all(map(isfinite, curve)):
+        raise ValueError(f"a curve of {len(curve)} values over {length} moments")
+    return curve
+
+
+def _shots(folder: Path, listed: Sequence[Mapping[str, Any]]) -> list[tuple[int, bytes]]:
+    step = max(1, -(-len(listed) // _SHOTS))
+    shots = []
+    for one in listed[::step]:
+        # The name alone is taken: a file elsewhere is none of the page's business.
+        path = folder / Path(str(one["file"])).name
+        if path.is_file():
+            jpeg = path.read_bytes()
+            if hashlib.sha256(jpeg).hexdigest() != one["sha256"]:
+                raise DamagedError(
+                    "is not the picture that was kept", where=path, remedy="analyze the clip again"
+                )
+            shots.append((int(one["at"]), jpeg))
+    return shots

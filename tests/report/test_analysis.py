@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from spamo_cache.errors import SpamoError
 from spamo_cache.report.figures.filmstrip import BINS, binned
 from spamo_cache.report.receipt import receipt
 from spamo_cache.report.runs import read_run
+from spamo_cache.runs.records import card_file, read_card, read_lines
 
 Build = Callable[..., Path]
 Show = Callable[..., Any]
@@ -113,3 +115,24 @@ def test_the_receipt_knows_what_experiments_turn(build_run: Build) -> None:
     tested = found["Features at the test"]
     assert (tested.here, tested.same) == ("streams.motion.stride = 4", False)
     assert "test@streams.motion.stride=4" in tested.why
+
+
+def test_what_was_really_measured_is_what_is_shown(tiny: Any, page: Show, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny.run, run)
+    found = page(run, roots=tiny.roots)
+    measured, card = io.read_json(run / "analysis/test.json"), read_card(card_file(run, "test"))
+    recalls = [measured["before"]["recall_at_1"], measured["recall_at_1"], measured["chance_at_1"]]
+    assert f"is the nearest {' '.join(f'{one:.3f}' for one in recalls)}" in found.text
+    tokens = measured["tokens"]["text"]["coverage"]
+    assert f"{tokens['value']:.3f} {tokens['chance']:.3f} {tokens['spread']:.3f}" in found.text
+    (document,) = map(io.read_json, (run / "analysis/attribution").glob("*.json"))
+    shares = ", ".join(
+        f"{name} {100 * stream['share']:.0f} %" for name, stream in document["streams"].items()
+    )
+    assert f"{tiny.clip} · {shares}; the sum misses" in found.text
+    assert len(found.all("image")) == len(document["shots"]) == 1
+    assert f"clips of test {card.n}" in found.text
+    for line in read_lines(run, "test"):
+        assert f"{line.reference} " in found.text
+        assert line.id in found.text

@@ -10,7 +10,7 @@ import pytest
 from spamo_cache import io
 from spamo_cache.errors import SpamoError
 from spamo_cache.report import write_report
-from spamo_cache.report.runs import read_run, told_apart
+from spamo_cache.report.runs import read_run, with_distinct_names
 from spamo_cache.report.translations import LONGEST, confused_words, marked
 from spamo_cache.runs.records import ScoredClip
 
@@ -105,17 +105,21 @@ def test_very_long_texts_are_not_compared_word_by_word() -> None:
     assert marked(ScoredClip(id="a", hypothesis=long + "x", reference=long)) == long + "x"
 
 
-def test_runs_of_one_name_are_told_apart_by_their_seeds(build_run: Build) -> None:
+def test_runs_of_one_name_are_with_distinct_names_by_their_seeds(build_run: Build) -> None:
     runs = [read_run(build_run(str(n), seed=seed)) for n, seed in enumerate((0, 1, 1))]
-    named = told_apart([replace(run, name="same") for run in runs])
+    named = with_distinct_names([replace(run, name="same") for run in runs])
     assert [run.name for run in named] == ["same", "same, seed 1", "same (2)"]
     assert [run.anchor for run in named] == ["run-same", "run-same-seed-1", "run-same-2"]
 
 
 def test_runs_of_one_name_have_places_of_their_own(build_run: Build) -> None:
     runs = [read_run(build_run("same"))] * 2 + [read_run(build_run("Same"))]
-    assert [run.name for run in told_apart(runs)] == ["same", "same (2)", "Same (3)"]
-    assert [run.anchor for run in told_apart(runs)] == ["run-same", "run-same-2", "run-same-3"]
+    assert [run.name for run in with_distinct_names(runs)] == ["same", "same (2)", "Same (3)"]
+    assert [run.anchor for run in with_distinct_names(runs)] == [
+        "run-same",
+        "run-same-2",
+        "run-same-3",
+    ]
 
 
 @pytest.mark.parametrize("changes", [{"warnings": [{"words": "x"}]}, {"published": [{"a": 1}]}])
