@@ -146,7 +146,7 @@ def _document(
     batch = data.batch([number]).to(loaded.translator.device)
     said = loaded.translator.generate(batch.streams, loaded.pipeline.decode, batch.prompts)[0]
     result = attribution(loaded.translator, batch, said, baseline)
-    places = {name: data.bank.places(name, number) for name in result.rows}
+    places = {name: data.bank.row_indices(name, number) for name in result.rows}
     return {
         "clip": clip.id,
         "split": data.split,

@@ -1,7 +1,16 @@
 """YAML -> frozen pydantic models. An unknown key is an error that names the nearest known one."""
 
 from spamo_cache.config.experiment import Axis, Experiment, Variant
-from spamo_cache.config.loading import assignment, load, overrides, parse, read_yaml
+from spamo_cache.config.loading import (
+    NAME_PATTERN,
+    Name,
+    StrictModel,
+    assignment,
+    load,
+    overrides,
+    parse,
+    read_yaml,
+)
 from spamo_cache.config.paths import expanded, home, named_file, roots, shipped
 from spamo_cache.config.pipeline import (
     AdapterConfig,
@@ -26,7 +35,6 @@ from spamo_cache.config.spec import (
     StreamSpec,
     TransformersStream,
 )
-from spamo_cache.config.strict import NAME_PATTERN, Name, StrictModel
 
 __all__ = [
     "NAME_PATTERN",

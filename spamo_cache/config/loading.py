@@ -1,4 +1,4 @@
-"""YAML -> models: a base, changes to it, and faults that name key and nearest known one."""
+"""YAML -> strict models: a base, changes to it, errors that name the key and the nearest one."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from spamo_cache import bounded
-from spamo_cache.config.strict import StrictModel
 from spamo_cache.errors import ConfigError
-
-Model = TypeVar("Model", bound=StrictModel)
 
 # Far beyond any spec or pipeline.
 _MAX_BYTES = 1 << 18
@@ -25,6 +22,30 @@ _MAX_VALUES = 10_000
 _MAX_DEPTH = 32
 _MAX_KEY = 200
 _MAX_BITS = 64
+
+
+class StrictModel(BaseModel):
+    """A frozen model that refuses unknown keys, silent type conversions, infinities and NaN."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_are_tuples(cls, data: Any) -> Any:
+        """YAML and JSON have lists, the models have tuples: the one conversion that is wanted."""
+        if not isinstance(data, Mapping):
+            return data
+        return {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
+
+
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+"""Of whatever becomes part of a file name: corpora, streams, specs, pipelines, variants."""
+
+Name = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
+
+Model = TypeVar("Model", bound=StrictModel)
 
 
 def load(path: Path, model: type[Model], overrides: Sequence[str] = ()) -> Model:
@@ -87,7 +108,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse(document: Mapping[str, Any], model: type[Model], *, where: object) -> Model:
-    """Validate a mapping; every fault found is named with its dotted key."""
+    """Validate a mapping; the error names every fault with its dotted key."""
     try:
         return model.model_validate(document)
     except ValidationError as error:
@@ -268,4 +289,4 @@ def _tags(model: type[StrictModel]) -> tuple[Any, ...]:
 def _models_in(annotation: Any) -> list[type[StrictModel]]:
     if isinstance(annotation, type) and issubclass(annotation, StrictModel):
         return [annotation]
-    return [found for argument in get_args(annotation) for found in _models_in(argument)]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]

@@ -1,4 +1,4 @@
-"""The pipeline: one experiment on one corpus."""
+"""The pipeline: the YAML of one run on one corpus."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from spamo_cache.config.loading import merged
-from spamo_cache.config.strict import Name, StrictModel
+from spamo_cache.config.loading import Name, StrictModel, merged
 
 
 class TextConfig(StrictModel):
@@ -229,7 +228,7 @@ Values = Annotated[tuple[Any, ...], Field(strict=False, min_length=1)]
 
 
 class Pipeline(StrictModel):
-    """One experiment on one corpus."""
+    """One run on one corpus: its data, its model, how it is trained, decoded and scored."""
 
     name: Name
     question: Annotated[str, Field(min_length=1)]

@@ -46,7 +46,7 @@ class LLM(nn.Module):
 
     @abstractmethod
     def logits(self, rows: Padded, labels: Tensor) -> Tensor:
-        """(clips, tokens, vocabulary) in float32: what is said in place of each label.
+        """(clips, tokens, vocabulary) in float32: predictions for each label.
 
         Args:
             rows: what the model reads.
@@ -107,11 +107,11 @@ class DecoderLLM(LLM):
     def logits(self, rows: Padded, labels: Tensor) -> Tensor:
         read, inside = rows.aligned_right()
         # What is read before the last label; nothing is predicted from the label itself.
-        said = labels[:, :-1]
-        spoken = self.embeddings(said.masked_fill(said == IGNORED, self.tokens.padding))
-        mask = torch.cat([inside, said != IGNORED], dim=1).long()
+        before = labels[:, :-1]
+        given = self.embeddings(before.masked_fill(before == IGNORED, self.tokens.padding))
+        mask = torch.cat([inside, before != IGNORED], dim=1).long()
         output = self.model(
-            inputs_embeds=torch.cat([read.to(self.dtype), spoken.to(self.dtype)], dim=1),
+            inputs_embeds=torch.cat([read.to(self.dtype), given.to(self.dtype)], dim=1),
             attention_mask=mask,
             position_ids=(mask.cumsum(1) - 1).clamp(min=0),
             logits_to_keep=labels.shape[1],
@@ -166,17 +166,17 @@ def _read(
     outline = _outline(folder)
     with checkpoints.explained(folder), quiet():
         # Not from the folder: what else may lie in it (adapters, code, other weights) stays unread.
-        model, found = type(outline).from_pretrained(
+        model, loading = type(outline).from_pretrained(
             None,
             config=outline.config,
             state_dict=dict(state),
             generation_config=_generation_config(folder),
             dtype=getattr(torch, config.dtype),
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # told below with their names
+            ignore_mismatched_sizes=True,  # refused below, with their names
             **given,
         )
-    wrong = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
+    wrong = {*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])}
     if wrong:
         raise WeightsError(
             f"{len(wrong)} tensors of the model are missing or have another shape than config.json "
@@ -277,10 +277,10 @@ def _targets(model: Any, tuning: TuningConfig) -> list[str]:
     layers = {name for name, layer in model.named_modules() if _is_linear(layer)}
     if not tuning.targets:
         ends = {name.rpartition(".")[2] for name in layers}
-        found = next((known for known in _TARGETS if ends.issuperset(known)), None)
-        if found is None:
+        usual = next((known for known in _TARGETS if ends.issuperset(known)), None)
+        if usual is None:
             raise _no_such_layer("its queries and values have no name known here", layers)
-        return list(found)
+        return list(usual)
     for target in tuning.targets:
         if not any(f".{name}".endswith(f".{target}") for name in layers):
             raise _no_such_layer(f"the model has no linear layer {target!r}", layers)

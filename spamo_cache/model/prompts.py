@@ -173,6 +173,6 @@ def prompts_of(pipeline: Pipeline, manifest: Manifest, tokens: Tokens) -> Prompt
 
 def sentence_of(clip: Clip, pipeline: Pipeline) -> Sentence:
     """A clip's sentence in the pipeline's text convention, with the translations to show."""
-    found = {name: clip.extra.get(f"text_{name}") for name in pipeline.llm.in_context_languages}
-    translations = {name: " ".join(str(text).split()) for name, text in found.items() if text}
+    columns = {name: clip.extra.get(f"text_{name}") for name in pipeline.llm.in_context_languages}
+    translations = {name: " ".join(str(text).split()) for name, text in columns.items() if text}
     return Sentence(clip.id, normalise(clip.text, pipeline.text), clip.language, translations)

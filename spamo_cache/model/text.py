@@ -19,11 +19,11 @@ def normalise(text: str, config: TextConfig) -> str:
     return f"{text} ." if config.final_dot and not _ends_sentence(text[-1]) else text
 
 
-def scored(said: str, config: TextConfig) -> str:
-    """A hypothesis as it is scored: what was said, unless ``config.hypotheses`` names more."""
+def scored(hypothesis: str, config: TextConfig) -> str:
+    """A hypothesis as it is scored: as it was decoded, or as ``config.hypotheses`` changes it."""
     if config.hypotheses == "convention":
-        return normalise(said, config)
-    text = " ".join(said.split())
+        return normalise(hypothesis, config)
+    text = " ".join(hypothesis.split())
     return text.lower() if config.hypotheses == "lower" else text
 
 

@@ -77,7 +77,7 @@ class Tokens:
         return [list(ids) for ids in self._tokenizer(list(texts), add_special_tokens=own).input_ids]
 
     def decode(self, sequences: Sequence[Sequence[int]]) -> list[str]:
-        # Spaces before punctuation stay: what a tokenizer tidies up nobody has said.
+        # Spaces before punctuation stay: a hypothesis is scored as it was generated.
         texts = self._tokenizer.batch_decode(
             [list(ids) for ids in sequences],
             skip_special_tokens=True,
@@ -121,7 +121,7 @@ class Coverage:
         lossy: sentences with such tokens, or whose letters do not all come back.
         long: sentences of more than ``limit`` tokens, end token included.
         longest: tokens of the longest one, end token included.
-        limit: the most tokens that are learnt and said of a sentence.
+        limit: the most tokens of a sentence that are learnt and generated.
     """
 
     sentences: int
@@ -140,18 +140,18 @@ def coverage(tokens: Tokens, sentences: Sequence[str], limit: int) -> Coverage:
         limit: ``decode.max_tokens``.
     """
     encoded = tokens.encode(sentences)
-    # The end token, which every sentence has, is no part of what it says.
-    said = [line[:-1] for line in encoded]
-    unknown = [line.count(tokens.unknown) if tokens.unknown is not None else 0 for line in said]
+    # The end token, which every sentence has, is none of its words.
+    bare = [line[:-1] for line in encoded]
+    unknown = [line.count(tokens.unknown) if tokens.unknown is not None else 0 for line in bare]
     back = tokens.decode(encoded)
     lossy = [
-        count > 0 or _letters(text) != _letters(found)
-        for count, text, found in zip(unknown, sentences, back, strict=True)
+        count > 0 or _letters(text) != _letters(decoded)
+        for count, text, decoded in zip(unknown, sentences, back, strict=True)
     ]
     lengths = [len(line) for line in encoded]
     return Coverage(
         sentences=len(encoded),
-        tokens=sum(map(len, said)),
+        tokens=sum(map(len, bare)),
         unknown=sum(unknown),
         lossy=sum(lossy),
         long=sum(length > limit for length in lengths),
@@ -160,31 +160,31 @@ def coverage(tokens: Tokens, sentences: Sequence[str], limit: int) -> Coverage:
     )
 
 
-def unknown_words(found: Coverage, what: str) -> str | None:
+def unknown_words(counts: Coverage, what: str) -> str | None:
     """A sentence with numbers on what the tokenizer does not know; None where it knows all.
 
     Args:
         what: whose sentences these are, as in ``train``.
     """
-    if not found.lossy:
+    if not counts.lossy:
         return None
-    share = f"{found.lossy:,} of {found.sentences:,} sentences of {what}"
-    if not found.unknown:
+    share = f"{counts.lossy:,} of {counts.sentences:,} sentences of {what}"
+    if not counts.unknown:
         return f"{share} lose letters in the LLM's tokenizer"
     return (
-        f"{found.unknown:,} of {found.tokens:,} target tokens of {what} are unknown to the LLM's "
-        f"tokenizer ({found.unknown / found.tokens:.1%}), in {share}"
+        f"{counts.unknown:,} of {counts.tokens:,} target tokens of {what} are unknown to the LLM's "
+        f"tokenizer ({counts.unknown / counts.tokens:.1%}), in {share}"
     )
 
 
-def cut_words(found: Coverage, what: str) -> str | None:
+def cut_words(counts: Coverage, what: str) -> str | None:
     """A sentence with numbers on what is too long to be said; None where nothing is."""
-    if not found.long:
+    if not counts.long:
         return None
     return (
-        f"{found.long:,} of {found.sentences:,} sentences of {what} have more than "
-        f"decode.max_tokens = {found.limit} tokens and are cut there; the longest has "
-        f"{found.longest:,}"
+        f"{counts.long:,} of {counts.sentences:,} sentences of {what} have more than "
+        f"decode.max_tokens = {counts.limit} tokens and are cut there; the longest has "
+        f"{counts.longest:,}"
     )
 
 

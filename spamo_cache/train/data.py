@@ -109,7 +109,7 @@ def examples(
     bank = Bank(
         stores,
         ids,
-        donors=derangement(ids, pipeline.seed) if shuffled else None,
+        derangement=derangement(ids, pipeline.seed) if shuffled else None,
         max_frames=pipeline.max_frames,
         memory=memory,
         crop=crop_of(pipeline),

@@ -54,5 +54,5 @@ def recall_at_1(translator: Translator, data: Examples, *, batch: int = 64) -> f
     translator.train(training)
     order = [number for numbers in data.sorted_batches(batch) for number in numbers]
     nearest: list[int] = (torch.cat(sign) @ torch.cat(text).T).argmax(1).tolist()
-    hits = [data.texts[order[found]] == data.texts[order[i]] for i, found in enumerate(nearest)]
+    hits = [data.texts[order[i]] == data.texts[order[near]] for i, near in enumerate(nearest)]
     return sum(hits) / len(hits)

@@ -51,7 +51,7 @@ def make_accelerator(pipeline: Pipeline, device: str) -> Accelerator:
     # Kept by accelerate from one training to the next, which may ask for another precision or,
     # where no group of processes hangs on it, another device.
     AcceleratorState._reset_state(reset_partial_state=not dist.is_initialized())
-    # Without VT-Align its temperature is trained by nothing, which DDP has to be told.
+    # Without VT-Align its temperature is trained by nothing, which DDP has to know.
     unused = DistributedDataParallelKwargs(find_unused_parameters=pipeline.translate.alpha == 0)
     accelerator = Accelerator(
         cpu=not on_gpu,
@@ -90,7 +90,7 @@ def on_main_process(accelerator: Accelerator, work: Callable[[], T]) -> T:
 
 
 def _tried(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
-    """What it gives, or what it raises: the others are waiting to be told."""
+    """Its result, or what it raises: the other processes are waiting for either."""
     try:
         return work(), None
     except Exception as error:  # noqa: BLE001

@@ -1,4 +1,4 @@
-"""What training needs of features, whoever holds them, and a bank that hands them out packed."""
+"""Features as training sees them, wherever they lie, and a bank that packs them into batches."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ def are_frames(stream: Features) -> TypeGuard[Frames]:
 
 def about(stream: Features) -> Attributes | None:
     """What its store says about itself; None for features that lie in none."""
-    found: Attributes | None = getattr(stream, "about", None)
-    return found
+    attributes: Attributes | None = getattr(stream, "about", None)
+    return attributes
 
 
 def encoders_of(stores: Mapping[str, Features], streams: Iterable[str]) -> dict[str, nn.Module]:
     """Stream -> the encoder that is trained with the rest, of those that are frames."""
-    found = {name: stores[name] for name in streams if name in stores}
-    return {name: stream.encoder for name, stream in found.items() if are_frames(stream)}
+    chosen = {name: stores[name] for name in streams if name in stores}
+    return {name: stream.encoder for name, stream in chosen.items() if are_frames(stream)}
 
 
 class MemoryFeatures:
@@ -118,7 +118,7 @@ class Bank:
     Args:
         stores: stream -> features; every clip of ``clips`` must be ``ok`` in all of them.
         clips: ids, in the order in which :meth:`packed` is asked for them by number.
-        donors: clip -> clip whose features it gets instead of its own.
+        derangement: clip -> clip whose features it gets instead of its own.
         max_frames: the longest stream of a clip is thinned out evenly to this many rows, the
             others in proportion, so that streams stay in step.
         memory: bytes.
@@ -131,13 +131,13 @@ class Bank:
         stores: Mapping[str, Features],
         clips: Sequence[str],
         *,
-        donors: Mapping[str, str] | None = None,
+        derangement: Mapping[str, str] | None = None,
         max_frames: int,
         memory: int,
         crop: str | None = None,
     ) -> None:
         self._stores = stores
-        self._ids = [(donors or {}).get(clip, clip) for clip in clips]
+        self._ids = [(derangement or {}).get(clip, clip) for clip in clips]
         self._rows = {
             name: np.array([store.rows(clip) for clip in self._ids], dtype=np.int64)
             for name, store in stores.items()
@@ -175,7 +175,7 @@ class Bank:
         """
         return {name: self._pack(name, numbers, draw) for name in self._stores}
 
-    def places(self, name: str, number: int) -> np.ndarray:
+    def row_indices(self, name: str, number: int) -> np.ndarray:
         """(rows,) which of its stored rows a clip is handed out with in evaluation."""
         rows, kept = int(self._rows[name][number]), int(self._kept[name][number])
         if self._crop is None:
@@ -198,9 +198,9 @@ class Bank:
             kept = np.minimum(lengths, self._most)
             rows = rows[np.concatenate(list(map(np.arange, *_ranges(lengths, firsts, kept))))]
             lengths = kept
-        found = torch.from_numpy(rows)
-        found = found if are_frames(self._stores[name]) else found.float()
-        return Packed(found, torch.from_numpy(lengths))
+        values = torch.from_numpy(rows)
+        values = values if are_frames(self._stores[name]) else values.float()
+        return Packed(values, torch.from_numpy(lengths))
 
     def _first(self, number: int, rows: int, draw: int) -> int:
         """First row of the range that a clip is cropped to."""
@@ -219,8 +219,8 @@ class Bank:
         if np.array_equal(kept, rows):
             return buffer
         pairs = zip(offsets, rows, kept, strict=False)
-        places = [start + evenly(int(n), int(k)) for start, n, k in pairs]
-        thinned: np.ndarray = buffer[np.concatenate(places)]
+        indices = [start + evenly(int(n), int(k)) for start, n, k in pairs]
+        thinned: np.ndarray = buffer[np.concatenate(indices)]
         return thinned
 
 

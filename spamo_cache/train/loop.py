@@ -251,7 +251,7 @@ class Trainer:
     def _select(self, config: StageConfig) -> None:
         """Score dev; keep the weights if they are the best so far, the earlier of equals."""
         state, text = self.state, self.pipeline.text
-        hypotheses = [scored(said, text) for said in self._decode_dev()]
+        hypotheses = [scored(hypothesis, text) for hypothesis in self._decode_dev()]
         bleu = bleu4(hypotheses, self.dev.texts, tokenize=text.tokenize)
         if state.best_bleu is None or bleu > state.best_bleu:
             state.best_bleu, state.best_step, state.stale = bleu, state.step, 0

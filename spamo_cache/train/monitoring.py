@@ -22,14 +22,14 @@ from spamo_cache.runs.folder import RunFolder, identity
 
 
 class Meter:
-    """Means over steps of what the parts came to, without waiting for the device."""
+    """Means over steps of what the microbatches came to, without waiting for the device."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._steps = 0
 
     def add(self, values: Mapping[str, Tensor]) -> None:
-        """What a part contributes to the figures of a step."""
+        """Add what a microbatch contributes to the figures of a step."""
         for name, value in values.items():
             held = self._sums.get(name)
             self._sums[name] = value.detach() if held is None else held + value.detach()

@@ -1,4 +1,4 @@
-"""One experiment from features to a run folder."""
+"""Train one pipeline from features to a run folder."""
 
 from __future__ import annotations
 
@@ -45,11 +45,12 @@ def train(
     memory: int = MEMORY,
     save_seconds: float = SAVE_SECONDS,
 ) -> RunSummary:
-    """Train one experiment into ``out``; a finished equal one is reused.
+    """Train one pipeline into ``out``; a finished run of an equal one is reused.
 
-    The align stage holds only the LLM's embedding table. After a kill, the same call goes on to
-    the same weights as an uninterrupted run, bit for bit on CPU with an equal number of threads.
-    Under torchrun or ``accelerate launch`` several processes share the work and the folder.
+    The align phase holds only the LLM's embedding table. After an interruption, the same call
+    resumes and reaches the weights of an uninterrupted run: bit for bit on a CPU with an equal
+    number of threads. Under torchrun or ``accelerate launch`` several processes share the work
+    and the folder.
 
     Args:
         base: folder of the pipeline's file, which a relative ``llm.weights`` refers to.
@@ -136,12 +137,12 @@ def train(
 
 
 def _lost(pipeline: Pipeline, trainer: Trainer) -> Iterator[str]:
-    """What the LLM cannot learn of the training sentences, whatever it is trained."""
+    """What the LLM's tokenizer loses of the training sentences, however long it is trained."""
     tokens, texts = trainer.translator.tokens, trainer.data.texts
-    found = coverage(tokens, texts, pipeline.decode.max_tokens)
-    if (words := unknown_words(found, "train")) is not None:
+    counts = coverage(tokens, texts, pipeline.decode.max_tokens)
+    if (words := unknown_words(counts, "train")) is not None:
         yield f"{words}: choose an LLM that knows the script"
-    if (words := cut_words(found, "train")) is not None and not pipeline.protocol.whole_targets:
+    if (words := cut_words(counts, "train")) is not None and not pipeline.protocol.whole_targets:
         yield f"{words}: raise decode.max_tokens"
 
 

@@ -261,5 +261,5 @@ def test_thinned_rows_know_which_they_are() -> None:
     for crop in (None, "0"):
         bank = Bank(stores, ["c"], max_frames=10, memory=0, crop=crop)
         for name, packed in bank.packed([0]).items():
-            assert packed.rows[:, 0].tolist() == bank.places(name, 0).tolist()
-        assert len(bank.places("spatial", 0)) == 10
+            assert packed.rows[:, 0].tolist() == bank.row_indices(name, 0).tolist()
+        assert len(bank.row_indices("spatial", 0)) == 10
