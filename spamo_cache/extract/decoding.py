@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from spamo_cache.config.spec import Reader
 from spamo_cache.encoders.preprocess import Resize, ResizeSpec, squares
 from spamo_cache.errors import SpamoError, VideoError, shortage
-from spamo_cache.video import ClipLike, Probe, decode
+from spamo_cache.video import Probe, decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,17 +97,17 @@ class FrameBuffer:
         self._squares = {
             spec: np.empty((frames, spec.size, spec.size, 3), np.uint8) for spec in specs
         }
-        self.filled = 0
+        self._filled = 0
         self.seconds = 0.0
 
     def take(self, frames: NDArray[np.uint8]) -> None:
         began = time.perf_counter()
-        end = self.filled + len(frames)
-        # Frames beyond what was planned are counted, for the reason, and kept nowhere.
+        end = self._filled + len(frames)
+        # A clip with more frames than it was probed with fails once all of them are decoded.
         if end <= self._frames:
             for spec, filled in self._squares.items():
-                filled[self.filled : end] = squares(frames, spec, self._resize)
-        self.filled = end
+                filled[self._filled : end] = squares(frames, spec, self._resize)
+        self._filled = end
         self.seconds += time.perf_counter() - began
 
     def prepared(self) -> dict[ResizeSpec, torch.Tensor]:
@@ -117,27 +117,13 @@ class FrameBuffer:
         }
 
 
-def prepare(
-    root: Path, clip: ClipLike, probed: Probe, buffer: FrameBuffer, *, reader: Reader = "auto"
-) -> str:
-    """Decode a clip into its buffer and return the SHA-256 of its source.
-
-    Raises:
-        VideoError: it cannot be decoded, or has other frames than when it was probed.
-    """
-    digest = decode(root, clip, probed, buffer.take, reader=reader)
-    if buffer.filled != probed.frames:
-        raise VideoError(f"lists {probed.frames} frames, gives {buffer.filled}")
-    return digest
-
-
 def _decode(config: DecodeConfig, clip: ClipTask, specs: set[ResizeSpec]) -> DecodedClip:
     if clip.probe.reason is not None:
         return DecodedClip({}, reason=clip.probe.reason)
     began = time.perf_counter()
     try:
         buffer = FrameBuffer(config.resize, clip.probe.frames, specs)
-        digest = prepare(config.root, clip, clip.probe, buffer, reader=config.reader)
+        digest = decode(config.root, clip, clip.probe, buffer.take, reader=config.reader)
     except VideoError as error:
         return DecodedClip({}, reason=error.what)
     except SpamoError:

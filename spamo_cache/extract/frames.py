@@ -17,10 +17,10 @@ from spamo_cache.encoders.encoder import window
 from spamo_cache.encoders.preprocess import Resize, ResizeSpec
 from spamo_cache.encoders.tunable import TunableEncoder
 from spamo_cache.errors import VideoError, WeightsError
-from spamo_cache.extract.decoding import FrameBuffer, prepare
+from spamo_cache.extract.decoding import FrameBuffer
 from spamo_cache.store.layout import ClipKey
 from spamo_cache.store.reader import FeatureStore
-from spamo_cache.video import probe
+from spamo_cache.video import decode, probe
 
 Prepared = Mapping[ResizeSpec, torch.Tensor]
 
@@ -74,7 +74,7 @@ class ClipDecoder:
         if probed.reason is None and probed.size != key.size:
             raise VideoError("is not the clip that was extracted", where=key.source)
         buffer = FrameBuffer(self._resize, probed.frames, self._specs)
-        prepare(self._root, key, probed, buffer)
+        decode(self._root, key, probed, buffer.take)
         return buffer.prepared()
 
 
