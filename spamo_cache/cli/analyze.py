@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from spamo_cache import workflow
+import spamo_cache as sc
 from spamo_cache.cli import display, options
 
 Found = Mapping[str, Any]
@@ -49,13 +49,13 @@ def analyze(
     show: Callable[[Mapping[Path, Found]], None]
     common: dict[str, Any] = {"split": split, "store": store, "llm": llm, "device": device}
     if clips:
-        found = {run: workflow.attribute(run, clips, root=root, **common) for run in runs}
+        found = {run: sc.attribute(run, clips, root=root, **common) for run in runs}
         show = _show_attributions
     elif all((run / shapley.RESULTS).is_file() for run in runs):
         found = {run: shapley.of_experiments(run) for run in runs}
         show = _show_shapley
     else:
-        found = {run: workflow.analyze(run, **common) for run in runs}
+        found = {run: sc.analyze(run, **common) for run in runs}
         show = _show
     if json:
         display.as_json({str(run): numbers for run, numbers in found.items()})

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from spamo_cache.cli import display, options
-from spamo_cache.workflow.doctor import examine
 
 
 def doctor(
@@ -43,6 +42,8 @@ def doctor(
 
         spamo-cache doctor --dataset phoenix14t --root /data/PHOENIX-2014-T
     """
+    from spamo_cache.workflow.doctor import examine
+
     found = examine(
         dataset,
         root=root,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spamo_cache import workflow
+import spamo_cache as sc
 from spamo_cache.cli import display, options, scores
 from spamo_cache.errors import UsageError
 
@@ -65,7 +65,7 @@ def evaluate(
         raise UsageError("--against is for one run", remedy="compare them one by one")
     wanted = [*folders, *([] if against is None else [against])]
     cards = [
-        workflow.evaluate(
+        sc.evaluate(
             folder,
             split=split,
             shuffle=shuffle,

@@ -6,13 +6,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from spamo_cache import human, workflow
+import spamo_cache as sc
+from spamo_cache import human
 from spamo_cache.cli import display, options
-from spamo_cache.config.spec import Reader
 
 if TYPE_CHECKING:
     from spamo_cache.extract.progress import Progress
@@ -52,7 +52,7 @@ def extract(
         ),
     ] = None,
     reader: Annotated[
-        Reader | None,
+        Literal["auto", "pyav", "decord"] | None,
         typer.Option("--reader", help="Video decoder; all give the same frames [default: pyav]"),
     ] = None,
     store: options.Store = None,
@@ -96,7 +96,7 @@ def extract(
 
         spamo-cache extract --dataset phoenix14t --root /data/PHOENIX-2014-T --streams spatial
     """
-    summary = workflow.extract(
+    summary = sc.extract(
         dataset,
         root=root,
         manifest=manifest,

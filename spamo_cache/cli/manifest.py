@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+import spamo_cache as sc
 from spamo_cache.cli import display, options
 from spamo_cache.errors import UsageError
-from spamo_cache.workflow import resolve
 
 
 def manifest(
@@ -37,8 +37,8 @@ def manifest(
 
         spamo-cache manifest --dataset phoenix14t --root /data/PHOENIX-2014-T -o phoenix14t.parquet
     """
-    found, _ = resolve.load_manifest(
-        dataset, manifest, root, size=size, limit=limit, watcher=display.TERMINAL
+    found = sc.load_corpus(
+        dataset, root=root, manifest=manifest, size=size, limit=limit, watcher=display.TERMINAL
     )
     path = output or Path(f"{found.corpus}.parquet")
     if path.suffix not in {".parquet", ".csv"}:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from spamo_cache import devices
-from spamo_cache.workflow.resolve import EMBEDDED
+from spamo_cache.workflow import EMBEDDED
 
 Dataset = Annotated[
     str | None,

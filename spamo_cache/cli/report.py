@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from spamo_cache import workflow
+import spamo_cache as sc
 from spamo_cache.cli import display, options
 
 
@@ -28,4 +28,4 @@ def report(
 
         spamo-cache report runs/signed-weather/default -o report.html
     """
-    display.line(workflow.report(runs, output, root=root, store=store))
+    display.line(sc.report(runs, output, root=root, store=store))

@@ -13,21 +13,19 @@ import typer
 from spamo_cache import human
 from spamo_cache.cli import display, options, scores
 from spamo_cache.errors import UsageError
-from spamo_cache.workflow import resolve
-from spamo_cache.workflow.reproduce import Reproduction, Source, reproduce_source
+from spamo_cache.workflow import EMBEDDED
 
 if TYPE_CHECKING:
     from spamo_cache.runs.records import ScoredClip
     from spamo_cache.workflow.experiments.run import ExperimentRequest, ExperimentsSummary
+    from spamo_cache.workflow.reproduce import Reproduction, Source
 
 SHOWN = 10
 """Translations printed at the end."""
 
 
 def reproduce(
-    corpus: Annotated[
-        str, typer.Argument(metavar="CORPUS", help="Corpus by name.")
-    ] = resolve.EMBEDDED,
+    corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="Corpus by name.")] = EMBEDDED,
     *,
     root: options.Root = None,
     manifest: options.ManifestFile = None,
@@ -78,6 +76,9 @@ def reproduce(
 
         spamo-cache reproduce signed-weather
     """
+    from spamo_cache.workflow import resolve
+    from spamo_cache.workflow.reproduce import Source, reproduce_source
+
     if manifest is None:
         resolve.check_corpus(corpus)
     source = Source(

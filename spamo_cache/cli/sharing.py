@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from spamo_cache import config, human
+from spamo_cache import human
 from spamo_cache.cli import display, options
-from spamo_cache.workflow import resolve
-from spamo_cache.workflow.exchange import export_features, import_features
 
 if TYPE_CHECKING:
-    from spamo_cache.store.remote import Location
+    from spamo_cache.store.copy import Copied
 
 Splits = Annotated[
     str | None,
@@ -54,7 +53,18 @@ def push(
 
         spamo-cache store push phoenix14t/spatial s3://lab/features --split test --accept-terms
     """
-    _copy(resolve.located(name), root, split, ids, accept_terms=accept_terms, json=json)
+    from spamo_cache.workflow import exchange, resolve
+
+    wanted = None if ids is None else resolve.lines(ids)
+    copied = exchange.push(
+        name,
+        root,
+        split=split,
+        ids=wanted,
+        accept_terms=accept_terms,
+        watcher=display.TERMINAL,
+    )
+    _show(copied, wanted, json=json)
 
 
 def pull(
@@ -74,41 +84,25 @@ def pull(
 
         spamo-cache store pull phoenix14t/spatial --from https://lab.example/features
     """
-    own = resolve.store_root(store)
-    roots = [root] if root is not None else [r for r in config.roots() if r != str(own)]
-    _copy(resolve.located(name, roots), str(own), split, ids, json=json)
-
-
-def _copy(
-    store: Location,
-    root: str,
-    split: str | None,
-    ids: Path | None,
-    *,
-    accept_terms: bool = False,
-    json: bool,
-) -> None:
-    from spamo_cache.store.copy import copy
+    from spamo_cache.workflow import exchange, resolve
 
     wanted = None if ids is None else resolve.lines(ids)
-    with display.progress(f"copying {store.stem}", "partitions") as advance:
-        done = copy(
-            store,
-            root,
-            splits=resolve.names(split),
-            ids=wanted,
-            accept_terms=accept_terms,
-            progress=advance,
-        )
-    if done.terms:
-        display.say(f"terms of use: {done.terms}")
+    copied = exchange.pull(
+        name, root=root, store=store, split=split, ids=wanted, watcher=display.TERMINAL
+    )
+    _show(copied, wanted, json=json)
+
+
+def _show(copied: Copied, wanted: Sequence[str] | None, *, json: bool) -> None:
+    if copied.terms:
+        display.say(f"terms of use: {copied.terms}")
     if json:
-        display.as_json(asdict(done))
+        display.as_json(asdict(copied))
         return
-    partitions = {f"partitions {outcome}": count for outcome, count in done.partitions.items()}
+    partitions = {f"partitions {outcome}": count for outcome, count in copied.partitions.items()}
     asked = {} if wanted is None else {"clips asked for": len(wanted)}
-    shown = {**asked, "clips in whole partitions": done.clips, **partitions}
-    display.pairs({**shown, "copied": human.size(done.bytes)}, title=str(done.path))
+    shown = {**asked, "clips in whole partitions": copied.clips, **partitions}
+    display.pairs({**shown, "copied": human.size(copied.bytes)}, title=str(copied.path))
 
 
 def import_(
@@ -139,6 +133,8 @@ def import_(
 
         spamo-cache store import old/features --dataset phoenix14t --stream spatial --official
     """
+    from spamo_cache.workflow.exchange import import_features
+
     made = import_features(
         source,
         corpus=corpus,
@@ -184,6 +180,8 @@ def export(
 
         spamo-cache store export phoenix14t/spatial spatial.h5
     """
+    from spamo_cache.workflow.exchange import export_features
+
     clips, annotated = export_features(name, target, official=official, manifest=manifest)
     display.line(f"{clips} clips: {target}")
     if manifest is not None:

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spamo_cache import config, human
+import spamo_cache as sc
+from spamo_cache import human
 from spamo_cache.cli import display, options
 from spamo_cache.cli.sharing import export, import_, pull, push
 from spamo_cache.errors import UsageError, printable
-from spamo_cache.workflow import resolve
-from spamo_cache.workflow.frames import frames_of_row
 
 if TYPE_CHECKING:
     from spamo_cache.store.inspect import Trace
@@ -43,9 +42,7 @@ def ls(
 
         spamo-cache store ls /nfs/lab/features s3://lab/features
     """
-    from spamo_cache.store import inventory
-
-    entries = inventory.list_stores(roots or config.roots())
+    entries = sc.list_stores(roots)
     if json:
         display.as_json([asdict(entry) for entry in entries])
     else:
@@ -95,6 +92,7 @@ def info(
         spamo-cache store info phoenix14t/motion --clip ID --row 3 --root /data/PHOENIX-2014-T
     """
     from spamo_cache.store.inspect import info
+    from spamo_cache.workflow import resolve
 
     store = resolve.located(name)
     if clip is not None and row is not None:
@@ -112,6 +110,7 @@ def info(
 def _show_row(store: Location, clip: str, row: int, root: Path | None, *, json: bool) -> None:
     from spamo_cache.store.inspect import trace
     from spamo_cache.store.reader import FeatureStore
+    from spamo_cache.workflow.frames import frames_of_row
 
     traced = trace(FeatureStore.open(store), clip, row)
     frames = {} if root is None else frames_of_row(traced, root)
@@ -206,6 +205,7 @@ def diff(
         spamo-cache store diff phoenix14t/motion-3f2a91 /nfs/lab/phoenix14t/motion-77b0c4.zarr
     """
     from spamo_cache.store.inspect import diff
+    from spamo_cache.workflow import resolve
 
     found = diff(resolve.located(first), resolve.located(second))
     if json:
@@ -228,7 +228,9 @@ def rm(
 
         spamo-cache store rm phoenix14t/motion-3f2a91 --yes
     """
+    from spamo_cache import config
     from spamo_cache.store import inventory
+    from spamo_cache.workflow import resolve
 
     try:
         path = resolve.located(name)
@@ -244,6 +246,8 @@ def rm(
 
 
 def _local(name: str) -> Path:
+    from spamo_cache.workflow import resolve
+
     found = resolve.located(name)
     if not isinstance(found, Path):
         raise UsageError(

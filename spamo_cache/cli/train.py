@@ -12,17 +12,16 @@ import typer
 
 from spamo_cache import human
 from spamo_cache.cli import display, options
-from spamo_cache.config import Pipeline
 from spamo_cache.errors import SpamoError, UsageError
-from spamo_cache.workflow import resolve
-from spamo_cache.workflow.train import run_folder, train_pipeline
+from spamo_cache.workflow import EMBEDDED
 
 if TYPE_CHECKING:
+    from spamo_cache.config import Pipeline
     from spamo_cache.train import RunSummary, Spread
 
 
 def train(
-    pipeline: options.Pipeline = resolve.EMBEDDED,
+    pipeline: options.Pipeline = EMBEDDED,
     *,
     overrides: options.Overrides = None,
     manifest: Annotated[
@@ -84,7 +83,10 @@ def train(
 
         spamo-cache train pipelines/phoenix14t/default.yaml --set translate.lr=1e-4 -o runs/lr
     """
-    loaded, path = resolve.load_pipeline(pipeline, overrides or [])
+    from spamo_cache.workflow import resolve
+    from spamo_cache.workflow.train import run_folder, train_pipeline
+
+    loaded, path = resolve.named_pipeline(pipeline, overrides or [])
     if export_official is not None:
         _export(run_folder(loaded, output), export_official)
         return
@@ -135,6 +137,7 @@ def _train_all(
 ) -> None:
     """Train every variant under every seed; a failed one does not keep the others from it."""
     from spamo_cache.train import seeded, spread, variants
+    from spamo_cache.workflow.train import train_pipeline
 
     failed: list[tuple[str, str]] = []
     spreads, runs = [], []

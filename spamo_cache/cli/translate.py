@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spamo_cache import workflow
+import spamo_cache as sc
 from spamo_cache.cli import display, options
-from spamo_cache.workflow.translate import Translation
+
+if TYPE_CHECKING:
+    from spamo_cache.workflow.translate import Translation
 
 
 def translate(
@@ -41,7 +43,7 @@ def translate(
 
         spamo-cache translate runs/signed-weather/default clip.mp4 --start 1.5 --end 4
     """
-    translations = workflow.translate(
+    translations = sc.translate(
         run,
         videos,
         start=start,

@@ -80,8 +80,11 @@ def score(
         bootstrap: resamples behind the intervals; 0 leaves them out.
 
     Raises:
-        UsageError: no references, another number of hypotheses, or an unknown tokenizer.
+        UsageError: no references, another number of hypotheses, or an unknown tokenizer; a string
+            in place of a list.
     """
+    if isinstance(hypotheses, str) or isinstance(references, str):
+        raise UsageError("one string is not a list of sentences", remedy="put it in a list")
     if len(hypotheses) != len(references) or not references:
         raise UsageError(
             f"{len(hypotheses)} hypotheses for {len(references)} references",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from spamo_cache import config
 from spamo_cache.errors import CorpusError, UsageError, WeightsError
-from spamo_cache.workflow import resolve
+from spamo_cache.workflow import EMBEDDED, resolve
 from spamo_cache.workflow.watcher import QUIET, Watcher
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _corpus(
         if not manifest.exists():
             load()  # a slip of the user's is an error, not a finding
     else:
-        name = dataset or resolve.EMBEDDED
+        name = dataset or EMBEDDED
         known = registry.corpus(name)
         where = resolve.corpus_root(name, root, watcher=watcher)
         load = partial(known.manifest, where)
@@ -87,7 +87,7 @@ def _usual(corpus: str) -> str | None:
     from spamo_cache.datasets import registry
 
     if corpus not in registry.CORPORA:
-        return resolve.EMBEDDED
+        return EMBEDDED
     return corpus if (config.shipped("pipelines") / corpus).is_dir() else None
 
 
@@ -100,7 +100,7 @@ def _lost(manifest: Manifest, name: str | None) -> Iterator[Finding]:
 
     if name is None:
         return
-    pipeline, path = resolve.load_pipeline(name, [])
+    pipeline, path = resolve.named_pipeline(name, [])
     llm = at_hand(pipeline.llm.weights, path.parent)
     if llm is None:
         return

@@ -1,16 +1,85 @@
-"""Features of others, and for others: single arrays in files -> a store, and back."""
+"""Features of others, and for others: stores between roots, and arrays in files."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from spamo_cache import config
 from spamo_cache.errors import UsageError
 from spamo_cache.workflow import resolve
+from spamo_cache.workflow.resolve import Names
+from spamo_cache.workflow.watcher import QUIET, Watcher
 
 if TYPE_CHECKING:
+    from spamo_cache.store.copy import Copied
     from spamo_cache.store.exchange import Imported, Naming
     from spamo_cache.store.remote import Location
+
+
+def push(
+    name: str,
+    root: str,
+    *,
+    split: Names | None = None,
+    ids: Sequence[str] | None = None,
+    accept_terms: bool = False,
+    watcher: Watcher = QUIET,
+) -> Copied:
+    """Copy a store to another root, verified; see :func:`copy.copy`.
+
+    Args:
+        name: path, address, or ``CORPUS/STREAM`` with or without ``-FINGERPRINT``.
+        split: only these splits.
+        ids: only the partitions of these clips.
+        accept_terms: the corpus's terms of use allow sharing it there.
+    """
+    return _copy(
+        resolve.located(name), root, split, ids, accept_terms=accept_terms, watcher=watcher
+    )
+
+
+def pull(
+    name: str,
+    *,
+    root: str | None = None,
+    store: str | None = None,
+    split: Names | None = None,
+    ids: Sequence[str] | None = None,
+    watcher: Watcher = QUIET,
+) -> Copied:
+    """Copy a store of another root into one's own, verified.
+
+    Args:
+        root: where it is; None is the other roots of ``SPAMO_CACHE``.
+        store: root to copy to; None is the first of ``SPAMO_CACHE``.
+    """
+    own = str(resolve.store_root(store))
+    roots = [root] if root is not None else [r for r in config.roots() if r != own]
+    return _copy(resolve.located(name, roots), own, split, ids, watcher=watcher)
+
+
+def _copy(
+    store: Location,
+    root: str,
+    split: Names | None,
+    ids: Sequence[str] | None,
+    *,
+    accept_terms: bool = False,
+    watcher: Watcher,
+) -> Copied:
+    from spamo_cache.store.copy import copy
+
+    with watcher.task(f"copying {store.stem}", "partitions") as advance:
+        return copy(
+            store,
+            root,
+            splits=resolve.names(split),
+            ids=ids,
+            accept_terms=accept_terms,
+            progress=advance,
+        )
 
 
 def import_features(

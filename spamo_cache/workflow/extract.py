@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from spamo_cache.config.spec import Reader
 from spamo_cache.errors import StoreError
-from spamo_cache.workflow import resolve, stores
-from spamo_cache.workflow.resolve import EMBEDDED, Changes, Names
+from spamo_cache.workflow import EMBEDDED, resolve, stores
+from spamo_cache.workflow.resolve import Changes, Names
 from spamo_cache.workflow.watcher import QUIET, Advance, Watcher
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def extract(
     table, base = resolve.load_manifest(
         dataset, manifest, root, size=size, limit=limit, watcher=watcher
     )
-    loaded, path = resolve.load_spec(str(spec or resolve.spec_of(table.corpus)), changes=changes)
+    loaded, path = resolve.named_spec(spec or resolve.spec_of(table.corpus), changes=changes)
     if not dry_run:
         stores.check_room(table)
     with watcher.task(table.corpus, "frames") as advance:
@@ -139,7 +139,7 @@ def _check(
     from spamo_cache.extract.planning import check_names
 
     resolve.check_corpus(corpus)
-    loaded, _ = resolve.load_spec(str(spec or resolve.spec_of(corpus)), changes=changes)
+    loaded, _ = resolve.named_spec(spec or resolve.spec_of(corpus), changes=changes)
     check(loaded, **request)
     if corpus == signed_weather.NAME:
         check_names(splits, signed_weather.SPLITS, "split")

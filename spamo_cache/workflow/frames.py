@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from spamo_cache import devices
 from spamo_cache.config import Pipeline
 from spamo_cache.errors import StoreError, UsageError, VideoError
-from spamo_cache.workflow import resolve
+from spamo_cache.workflow import EMBEDDED, resolve
 from spamo_cache.workflow.watcher import QUIET, Watcher
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def input_streams(
 def _root(corpus: str, root: Path | str | None, watcher: Watcher) -> Path:
     if root is not None:
         return resolve.folder(root)
-    if corpus == resolve.EMBEDDED:
+    if corpus == EMBEDDED:
         return resolve.corpus_root(corpus, None, watcher=watcher)
     raise UsageError(
         "its encoders are tuned, which takes the frames",

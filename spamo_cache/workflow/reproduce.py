@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from spamo_cache.workflow import resolve
+from spamo_cache.workflow import EMBEDDED, resolve
 from spamo_cache.workflow.evaluate import evaluate
 from spamo_cache.workflow.extract import extract
 from spamo_cache.workflow.report import report
-from spamo_cache.workflow.resolve import EMBEDDED, Changes
+from spamo_cache.workflow.resolve import Changes
 from spamo_cache.workflow.timings import StageTimings, size_of
 from spamo_cache.workflow.train import train
 from spamo_cache.workflow.watcher import QUIET, Watcher
@@ -55,7 +55,7 @@ class Source:
 
     def load_pipeline(self) -> tuple[Pipeline, Path]:
         """The pipeline and its file."""
-        return resolve.load_pipeline(self.base, resolve.changes(self.set))
+        return resolve.named_pipeline(self.base, resolve.changes(self.set))
 
     def load_manifest(self, watcher: Watcher) -> tuple[Manifest, Path]:
         """The clips, and the folder of the raw corpus."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from spamo_cache import bounded, config
 from spamo_cache.config import CacheSpec, Pipeline
 from spamo_cache.errors import ConfigError, UsageError
+from spamo_cache.workflow import EMBEDDED
 from spamo_cache.workflow.watcher import QUIET, Watcher
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from spamo_cache.runs.folder import RunFolder
     from spamo_cache.store.remote import Location
 
-EMBEDDED = "signed-weather"
-"""The corpus that needs nothing: it is drawn on demand."""
 DEFAULT_SPEC = "spec.yaml"
 DEFAULT_PIPELINE = "default.yaml"
 
@@ -165,14 +164,14 @@ def load_manifest(
     return (table if limit is None else table.limit(limit)), base
 
 
-def load_pipeline(name: str, overrides: list[str]) -> tuple[Pipeline, Path]:
+def named_pipeline(name: str | Path, overrides: list[str]) -> tuple[Pipeline, Path]:
     """A pipeline and the file it stands in, by path or by name of a folder in ``pipelines/``."""
-    path = config.named_file(name, "pipelines", DEFAULT_PIPELINE)
+    path = config.named_file(str(name), "pipelines", DEFAULT_PIPELINE)
     return config.load(path, Pipeline, overrides), path
 
 
-def load_spec(
-    name: str, base: Path | None = None, changes: Sequence[str] = ()
+def named_spec(
+    name: str | Path, base: Path | None = None, changes: Sequence[str] = ()
 ) -> tuple[CacheSpec, Path]:
     """A cache spec and the file it stands in: a path (from here or from ``base``), or a name.
 
@@ -183,13 +182,13 @@ def load_spec(
     if beside is not None and beside.is_file():
         path = beside
     else:
-        path = config.named_file(name, "cache_specs", DEFAULT_SPEC)
+        path = config.named_file(str(name), "cache_specs", DEFAULT_SPEC)
     return config.load(path, CacheSpec, changes), path
 
 
 def spec_used(pipeline: Pipeline, base: Path) -> tuple[CacheSpec, Path]:
-    """The cache spec of a pipeline with the pipeline's changes, and its file; see ``load_spec``."""
-    return load_spec(pipeline.spec, base, config.overrides(pipeline.spec_set))
+    """The cache spec of a pipeline under the pipeline's changes, and its file."""
+    return named_spec(pipeline.spec, base, config.overrides(pipeline.spec_set))
 
 
 def run_spec(run: RunFolder, given: str | Path | None = None) -> tuple[CacheSpec, Path]:
@@ -207,8 +206,8 @@ def run_spec(run: RunFolder, given: str | Path | None = None) -> tuple[CacheSpec
     bases = (Path(about.base), config.shipped("pipelines") / pipeline.corpus)
     for base in bases if given is None else (None,):
         try:
-            spec, path = load_spec(
-                str(given or pipeline.spec), base, config.overrides(pipeline.spec_set)
+            spec, path = named_spec(
+                given or pipeline.spec, base, config.overrides(pipeline.spec_set)
             )
         except ConfigError:
             if given is not None:
@@ -230,7 +229,7 @@ def run_spec(run: RunFolder, given: str | Path | None = None) -> tuple[CacheSpec
 def spec_of(corpus: str) -> str:
     """The spec that the corpus's default pipeline uses; SpaMo's where there is none."""
     try:
-        return load_pipeline(corpus, [])[0].spec
+        return named_pipeline(corpus, [])[0].spec
     except ConfigError:
         return "spamo"
 

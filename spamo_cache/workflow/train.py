@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spamo_cache.config import Pipeline
-from spamo_cache.workflow import resolve
+from spamo_cache.workflow import EMBEDDED, resolve
 from spamo_cache.workflow.frames import input_streams
-from spamo_cache.workflow.resolve import EMBEDDED, Assignments, Changes
+from spamo_cache.workflow.resolve import Assignments, Changes
 from spamo_cache.workflow.stores import pipeline_stores
 from spamo_cache.workflow.watcher import QUIET, Watcher
 
@@ -56,7 +56,7 @@ def train(
         WeightsError: the LLM cannot be found.
         DamagedError: a file of the run is not what it was.
     """
-    loaded, path = resolve.load_pipeline(str(pipeline), resolve.changes(set))
+    loaded, path = resolve.named_pipeline(pipeline, resolve.changes(set))
     return train_pipeline(
         loaded,
         path.parent,

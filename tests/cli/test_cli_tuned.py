@@ -74,7 +74,7 @@ def test_trains_and_evaluates_from_frames(tuned: Path, call: Call) -> None:
 
 def test_fresh_encoders_give_what_the_stores_hold(lab: Path) -> None:
     """To the rounding of the stores' float16, for every row of every clip."""
-    pipeline, path = resolve.load_pipeline("signed-weather", ["encoders.blocks=4"])
+    pipeline, path = resolve.named_pipeline("signed-weather", ["encoders.blocks=4"])
     table, stores = pipeline_stores(pipeline, path.parent)
     streams = input_streams(pipeline, stores, path.parent, lab / "corpus")
     ids = [clip.id for clip in table.clips()]
@@ -95,7 +95,7 @@ def test_other_commands_say_that_they_read_features(tuned: Path, call: Call) -> 
 
 def test_a_corpus_that_changed_is_not_trained_on(lab: Path, tmp_path: Path) -> None:
     shutil.copytree(lab / "corpus", tmp_path / "corpus")
-    pipeline, path = resolve.load_pipeline("signed-weather", ["encoders.blocks=1"])
+    pipeline, path = resolve.named_pipeline("signed-weather", ["encoders.blocks=1"])
     table, stores = pipeline_stores(pipeline, path.parent)
     streams = input_streams(pipeline, stores, path.parent, tmp_path / "corpus")
     clip = table.clips("train")[0]
@@ -106,7 +106,7 @@ def test_a_corpus_that_changed_is_not_trained_on(lab: Path, tmp_path: Path) -> N
 
 
 def test_other_corpora_have_to_be_named(lab: Path) -> None:
-    pipeline, path = resolve.load_pipeline("phoenix14t", ["encoders.blocks=1"])
+    pipeline, path = resolve.named_pipeline("phoenix14t", ["encoders.blocks=1"])
     with pytest.raises(UsageError, match="takes the frames") as told:
         input_streams(pipeline, {}, path.parent, None)
     assert "--root DIR" in str(told.value)

@@ -62,7 +62,7 @@ def test_a_cache_spec_loads(path: Path) -> None:
 @pytest.mark.parametrize("path", PIPELINES, ids=name_of)
 def test_a_pipeline_loads_and_fits_its_spec_and_corpus(path: Path) -> None:
     pipeline = config.load(path, Pipeline)
-    spec, _ = resolve.load_spec(pipeline.spec, path.parent)
+    spec, _ = resolve.named_spec(pipeline.spec, path.parent)
     assert set(pipeline.streams) <= set(spec.streams)
     assert pipeline.corpus == path.relative_to(REPOSITORY / "pipelines").parts[0]
     assert pipeline.corpus in CORPORA
@@ -130,7 +130,7 @@ def test_a_pipeline_opens_with_its_question_and_its_command(path: Path) -> None:
 
 @pytest.mark.parametrize("corpus", SCORED)
 def test_the_default_pipeline_follows_the_convention_of_its_corpus(corpus: str) -> None:
-    pipeline, path = resolve.load_pipeline(corpus, [])
+    pipeline, path = resolve.named_pipeline(corpus, [])
     assert path.parent.name == corpus
     assert pipeline.text == CORPORA[corpus].text
 
