@@ -49,8 +49,9 @@ def evaluated(run: Path, roots: list[str]) -> Scorecard:
 
 
 def loaded(run: Path) -> str:
-    total = hashlib.sha256()
-    for name, value in sorted(load_run(run, device="cpu").translator.trained().items()):
+    total, opened = hashlib.sha256(), load_run(run, device="cpu")
+    assert opened.prompts  # made from the sentences that the run keeps
+    for name, value in sorted(opened.translator.trained().items()):
         total.update(name.encode() + value.detach().numpy().tobytes())
     return total.hexdigest()
 
