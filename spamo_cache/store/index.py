@@ -40,21 +40,16 @@ from spamo_cache.store.receipts import Receipt
 from spamo_cache.store.remote import Location, read_file
 
 MAX_TEXT_BYTES = 1024
-
+MAX_INDEX_BYTES = 1 << 31
+_NAME_CHARACTERS = 16
 
 ABSENT, OK, FAILED = 0, 1, 2
 State = Literal["absent", "ok", "failed"]
 STATES: tuple[State, ...] = ("absent", "ok", "failed")
 
 Columns = dict[str, NDArray[Any]]
-
-
 PLACE = ("partition", "row", "rows", "split", "first", "frames")
 """The columns that say where a clip goes."""
-
-
-MAX_INDEX_BYTES = 1 << 31
-_NAME_CHARACTERS = 16
 
 DType = Literal["uint8", "uint32", "int16", "int32", "int64", "float64"]
 
@@ -90,7 +85,7 @@ EVERY = slice(None)
 
 
 def encode_strings(texts: Sequence[str], kind: str) -> NDArray[np.uint8]:
-    """StringColumn as a (N, width) column of UTF-8 bytes.
+    """Texts as a (N, width) column of UTF-8 bytes.
 
     Raises:
         StoreError: a text with NUL or half a character in it, or of more than 1024 bytes.

@@ -343,18 +343,16 @@ def location(text: str | Location) -> Location:
     """
     if isinstance(text, RemotePath) or "://" not in str(text):
         return text if isinstance(text, RemotePath) else config.expanded(text)
-    elsewhere = UsageError(
-        "no root can lie there", where=text, remedy="s3://, https:// or a folder"
-    )
+    refusal = UsageError("no root can lie there", where=text, remedy="s3://, https:// or a folder")
     try:
         parts = urlsplit(str(text))
         known = parts.scheme in {"s3", "http", "https"} and bool(parts.hostname)
         # A port that is none raises as well.
         known = known and parts.port != 0
     except ValueError:
-        raise elsewhere from None
+        raise refusal from None
     if not known:
-        raise elsewhere
+        raise refusal
     if parts.query or parts.fragment or "@" in parts.netloc:
         raise UsageError(
             "an address of a root holds no password, query or fragment",
