@@ -89,7 +89,7 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class StageConfig(StrictModel):
-    """One optimisation stage: AdamW, linear warm-up, cosine decay."""
+    """One phase of training: AdamW, linear warm-up, cosine decay."""
 
     steps: Annotated[int, Field(ge=0)]
     batch: Annotated[int, Field(ge=1)]
@@ -104,10 +104,10 @@ class StageConfig(StrictModel):
     """AdamW's decay rates of the means of gradients and of their squares."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
     grad_accum_steps: Annotated[int, Field(ge=1)] = 1
-    """Equal parts that each process computes its share of ``batch`` in, one after the other, to
+    """Microbatches that each process computes its share of ``batch`` in, one after the other, to
     save memory. The translation loss stays that of the whole batch (``protocol.mean_of_batches``:
-    the mean of the parts'); VT-Align tells a clip apart from those of its own part only, and batch
-    norm sees one part at a time."""
+    the mean of the microbatches'); VT-Align contrasts a clip with those of its own microbatch only,
+    and batch norm sees one microbatch at a time."""
 
 
 class AlignConfig(StageConfig):
@@ -168,7 +168,7 @@ class ProtocolConfig(StrictModel):
     """A step is two batches of 8 clips, one after the other; batch norm and VT-Align see 8: sets
     ``batch`` to 16 and ``grad_accum_steps`` to 2."""
     mean_of_batches: bool = False
-    """The parts of an accumulated step count alike, however many tokens they hold."""
+    """The microbatches of a step count alike, however many tokens they hold."""
     unsorted_batches: bool = False
     """Clips are shuffled and cut into batches whatever their length; the clips left at the end of
     an epoch are a smaller batch."""

@@ -2,10 +2,14 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from spamo_cache import config
 from spamo_cache.config import CacheSpec, Experiment, Pipeline
@@ -141,3 +145,38 @@ def test_the_field_table_names_every_field() -> None:
     for model in (CacheSpec, *streams, config.StoreSpec):
         for field in model.model_fields:
             assert re.search(rf"`(\w+\.)*{field}(\.\w+)?[:`]", table), f"{model.__name__}.{field}"
+
+
+def keys_of(model: type[config.StrictModel], above: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Dotted key -> field, of a model and the models in it."""
+    for name, field in model.model_fields.items():
+        inner = [*get_args(field.annotation), field.annotation]
+        groups = [one for one in inner if isinstance(one, type) and issubclass(one, BaseModel)]
+        if groups:
+            yield from keys_of(groups[0], f"{above}{name}.")
+        else:
+            yield f"{above}{name}", field
+
+
+def test_the_page_of_pipelines_names_every_key_and_its_default() -> None:
+    page = (REPOSITORY / "pipelines" / "README.md").read_text(encoding="utf-8")
+    rows = {
+        key: cells[1]
+        for line in page.splitlines()
+        if line.startswith("| `") and len(cells := [c.strip() for c in line.split(" | ")]) > 1
+        for key in re.findall(r"`([^`]+)`", cells[0])
+    }
+    known = dict(keys_of(Pipeline))
+    assert len(known) > 70
+    assert known.keys() <= rows.keys()
+    for key, field in known.items():
+        if key.startswith("protocol."):
+            assert field.default is False
+        elif field.is_required():
+            assert rows[key] == "required", key
+        elif field.default is None:
+            assert rows[key] == "none", key
+        else:
+            shown = yaml.safe_load(rows[key].strip("`") or "''")
+            default = list(field.default) if isinstance(field.default, tuple) else field.default
+            assert shown in (default, f"{default:g}" if isinstance(default, float) else None), key
