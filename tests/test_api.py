@@ -1,10 +1,12 @@
 """The package from Python: what `import spamo_cache` exports, and a notebook that uses it."""
 
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import torch
 
 import spamo_cache as sc
 from spamo_cache.errors import UsageError, VideoError
+from spamo_cache.workflow.stores import remember
 from tests.conftest import Tiny
 
 
@@ -232,3 +235,28 @@ def test_a_type_checker_knows_the_api(tmp_path: Path) -> None:
     typed = checked("typed.py", TYPED)
     assert typed.returncode == 0, typed.stdout
     assert 'Unexpected keyword argument "lr"' in checked("wrong.py", WRONG).stdout
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "python-api.md"
+
+
+def test_the_page_about_it_runs(lab: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every snippet in order, on the tiny corpus in place of PHOENIX14T."""
+    monkeypatch.setenv("SPAMO_HOME", str(tmp_path / "home"))
+    table = lab.folder / "manifest.csv"
+    remember(sc.load_corpus("frames", manifest=table), lab.stores.values())
+    here = {
+        "phoenix14t/spatial": "frames/spatial",
+        '"phoenix14t", root="/data/PHOENIX-2014-T"': f'"frames", manifest="{table}"',
+        '"phoenix14t", set={': f'"{lab.folder}/pipeline.yaml", set={{"log": [], ',
+        "clip-1": "test-1",
+        "video.mp4": str(lab.folder / "frames" / "test-1"),
+    }
+    code = "\n".join(re.findall(r"(?ms)^```python\n(.*?)^```", PAGE.read_text("utf-8")))
+    for shown, meant in here.items():
+        assert shown in code, shown
+        code = code.replace(shown, meant)
+    names: dict[str, Any] = {}
+    exec(compile(code, str(PAGE), "exec"), names)  # noqa: S102 (our own page)
+    assert names["card"].metrics.keys() >= {"bleu4", "chrf"}
+    assert Path("report.html").is_file()

@@ -97,6 +97,42 @@ def test_the_stages_meet_in_the_store_only() -> None:
     assert graph["store"] <= {"bounded", "config", "errors", "io", "process"}
 
 
+def test_the_packages_by_level() -> None:
+    """Printed by ``pytest -s``: who imports whom, from the commands down; without a cycle."""
+    graph = edges()
+    for part in sorted(graph, key=lambda name: (-LEVELS[name], name)):
+        print(f"{LEVELS[part]:>3} {part:<12} {' '.join(sorted(graph[part]))}")  # noqa: T201
+    downward = {a: {b for b in to if (a, b) not in STILL_UPWARD} for a, to in graph.items()}
+    TopologicalSorter(downward).prepare()
+
+
+def test_nothing_below_the_commands_knows_of_a_terminal() -> None:
+    """No typer, no rich, no print."""
+    for name, path in modules().items():
+        if part_of(name) in {"cli", "__main__"}:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            sources = set()
+            if isinstance(node, ast.Import):
+                sources = {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                sources = {(node.module or "").partition(".")[0]}
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                sources = {node.func.id} & {"print"}
+            assert not sources & {"typer", "rich", "click", "print"}, f"{path}:{node.lineno}"
+
+
+def test_no_command_calls_another() -> None:
+    """Files of the commands share printers and options; what two commands do is in workflow/."""
+    shared = {"display", "options", "scores"}
+    assembled = {"main", "store"}  # which put the commands together
+    for path in (PACKAGE / "cli").glob("*.py"):
+        if path.stem not in assembled:
+            inner = imports_of(path, modules())
+            others = {name.removeprefix("spamo_cache.cli.") for name in inner if ".cli." in name}
+            assert others <= shared, path
+
+
 WITHOUT_EXTRAS = """
 import importlib, sys
 from importlib.machinery import PathFinder
