@@ -16,8 +16,9 @@ from statistics import fmean, stdev
 from typing import Any
 
 from spamo_cache import io
-from spamo_cache.errors import SpamoError, UsageError
-from spamo_cache.runs.records import read_card
+from spamo_cache.errors import UsageError
+from spamo_cache.runs.records import card_file, read_card
+from spamo_cache.runs.results import RESULTS, ExperimentResults, TrialResult, read_results
 
 Coalition = frozenset[str]
 
@@ -37,7 +38,6 @@ RUNS: Mapping[Coalition, str] = {
 _STREAMS = frozenset({"SE", "ME"})
 NOTE = "no stream is read: the floor, trained and tested on other clips' features"
 
-RESULTS = "results.json"
 DOCUMENT = "shapley.json"
 
 
@@ -96,7 +96,7 @@ def of_experiments(folder: Path, metric: str = "bleu4") -> dict[str, Any]:
     results = folder / RESULTS
     if not results.is_file():
         raise UsageError("holds no results of experiments", where=folder)
-    scores, missing = _scores(folder, io.read_json(results), metric)
+    scores, missing = _scores(folder, read_results(results), metric)
     whole = [seed for seed, known in scores.items() if seed not in missing]
     if not whole:
         fewest = min(missing.values(), key=len, default=["all of them"])
@@ -161,19 +161,16 @@ def _propagated(player: str, halves: Mapping[str, float | None]) -> float | None
 
 
 def _scores(
-    folder: Path, results: Mapping[str, Any], metric: str
+    folder: Path, results: ExperimentResults, metric: str
 ) -> tuple[dict[int, dict[str, Score]], dict[int, list[str]]]:
     """Seed -> variant -> score; and seed -> what it lacks and why."""
-    try:
-        listed = {
-            (f"{one['name']}/{variant['name']}", run["seed"]): run
-            for one in results["experiments"]
-            for variant in one["variants"]
-            for run in variant["runs"]
-        }
-        seeds = list(results["seeds"])
-    except (KeyError, TypeError) as error:
-        raise SpamoError(f"no results of experiments: {error!r}", where=folder / RESULTS) from None
+    listed = {
+        (f"{experiment.name}/{variant.name}", run.seed): run
+        for experiment in results.experiments
+        for variant in experiment.variants
+        for run in variant.runs
+    }
+    seeds = results.seeds
     found: dict[int, dict[str, Score]] = {seed: {} for seed in seeds}
     missing: dict[int, list[str]] = {}
     for seed in seeds:
@@ -186,13 +183,13 @@ def _scores(
     return found, missing
 
 
-def _score(folder: Path, run: Mapping[str, Any] | None, metric: str) -> Score | str:
+def _score(folder: Path, run: TrialResult | None, metric: str) -> Score | str:
     """What a run scores, or why it has no score."""
     if run is None:
         return "not among the results"
-    if run.get("error") or not run.get("evaluation"):
-        return str(run.get("error") or "not tested")
-    card = folder / str(run["path"]) / "evaluation" / f"{run['evaluation']}.json"
+    if run.error or not run.evaluation or run.path is None:
+        return run.error or "not tested"
+    card = card_file(folder / run.path, run.evaluation)
     if not card.is_file():
         return "not tested"
     known = read_card(card)

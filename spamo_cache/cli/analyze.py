@@ -44,6 +44,7 @@ def analyze(
         spamo-cache analyze runs/signed-weather/default
     """
     from spamo_cache.analysis import shapley
+    from spamo_cache.runs.results import RESULTS
 
     found: dict[Path, Any]
     show: Callable[[Mapping[Path, Found]], None]
@@ -51,7 +52,7 @@ def analyze(
     if clips:
         found = {run: sc.attribute(run, clips, root=root, **common) for run in runs}
         show = _show_attributions
-    elif all((run / shapley.RESULTS).is_file() for run in runs):
+    elif all((run / RESULTS).is_file() for run in runs):
         found = {run: shapley.of_experiments(run) for run in runs}
         show = _show_shapley
     else:

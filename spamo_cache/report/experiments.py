@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,12 +11,12 @@ from statistics import fmean, stdev
 from typing import Any
 
 from spamo_cache.config import Axis
-from spamo_cache.errors import SpamoError, UsageError
+from spamo_cache.errors import UsageError
 from spamo_cache.report.formats import slug
 from spamo_cache.report.runs import Run, read_document, read_run, with_distinct_names
+from spamo_cache.runs import results as results_file
 from spamo_cache.runs.records import Evaluation
-
-RESULTS = "results.json"
+from spamo_cache.runs.results import RESULTS, ExperimentResult, TrialResult, VariantResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,30 +196,25 @@ def read_results(folder: Path, roots: Sequence[str] | None = None) -> Results:
     Raises:
         SpamoError: a file is damaged.
     """
-    where = folder / RESULTS
-    document = read_document(where)
-    try:
-        runs = _runs(folder, document["experiments"], roots)
-        return Results(
-            corpus=str(document["corpus"]),
-            set=tuple(map(str, document.get("set", ()))),
-            seeds=tuple(map(int, document.get("seeds", ()))),
-            experiments=tuple(_experiment(one, folder, runs) for one in document["experiments"]),
-            runs=tuple(runs.values()),
-            shapley=read_document(folder / "shapley.json"),
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise SpamoError(
-            f"holds no experiments: {error!r}", where=where, remedy="reproduce them again"
-        ) from None
+    results = results_file.read_results(folder / RESULTS)
+    runs = _runs(folder, results.experiments, roots)
+    return Results(
+        corpus=results.corpus,
+        set=tuple(results.set),
+        seeds=tuple(results.seeds),
+        experiments=tuple(_experiment(one, folder, runs) for one in results.experiments),
+        runs=tuple(runs.values()),
+        shapley=read_document(folder / "shapley.json"),
+    )
 
 
 def _runs(
-    folder: Path, experiments: Sequence[Mapping[str, Any]], roots: Sequence[str] | None
+    folder: Path, experiments: Sequence[ExperimentResult], roots: Sequence[str] | None
 ) -> dict[Path, Run]:
     """Resolved folder -> run; those that do not lie there yet are left out."""
     runs: dict[Path, Run] = {}
-    for trial in _trials(experiments):
+    trials = (trial for one in experiments for variant in one.variants for trial in variant.runs)
+    for trial in trials:
         path = _run_path(folder, trial)
         if path is not None and path not in runs:
             with suppress(UsageError):
@@ -227,51 +222,38 @@ def _runs(
     return dict(zip(runs, with_distinct_names(list(runs.values())), strict=True))
 
 
-def _trials(experiments: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    for experiment in experiments:
-        for variant in experiment["variants"]:
-            yield from variant["runs"]
+def _run_path(folder: Path, trial: TrialResult) -> Path | None:
+    return (folder / trial.path).resolve() if trial.path else None
 
 
-def _run_path(folder: Path, trial: Mapping[str, Any]) -> Path | None:
-    path = trial.get("path")
-    return (folder / str(path)).resolve() if path else None
-
-
-def _experiment(document: Mapping[str, Any], folder: Path, runs: Mapping[Path, Run]) -> Experiment:
-    axis = document.get("axis")
-    variants = tuple(_variant(one, folder, runs) for one in document["variants"])
-    if not variants:
-        raise ValueError(f"{document['name']} has no variants")
+def _experiment(result: ExperimentResult, folder: Path, runs: Mapping[Path, Run]) -> Experiment:
     return Experiment(
-        name=str(document["name"]),
-        question=str(document["question"]),
-        paper=str(document.get("paper") or ""),
-        axis=Axis.model_validate(axis) if axis else None,
-        variants=variants,
+        name=result.name,
+        question=result.question,
+        paper=result.paper,
+        axis=result.axis,
+        variants=tuple(_variant(one, folder, runs) for one in result.variants),
     )
 
 
-def _variant(document: Mapping[str, Any], folder: Path, runs: Mapping[Path, Run]) -> Variant:
-    x = document.get("x")
+def _variant(result: VariantResult, folder: Path, runs: Mapping[Path, Run]) -> Variant:
     return Variant(
-        name=str(document["name"]),
-        label=str(document["label"]),
-        x=None if x is None else float(x),
-        set=dict(document.get("set") or {}),
-        eval_spec_set=dict(document.get("eval_spec_set") or {}),
-        trials=tuple(_trial(one, folder, runs) for one in document["runs"]),
+        name=result.name,
+        label=result.label,
+        x=result.x,
+        set=result.set,
+        eval_spec_set=result.eval_spec_set,
+        trials=tuple(_trial(one, folder, runs) for one in result.runs),
     )
 
 
-def _trial(document: Mapping[str, Any], folder: Path, runs: Mapping[Path, Run]) -> Trial:
-    path = _run_path(folder, document)
+def _trial(result: TrialResult, folder: Path, runs: Mapping[Path, Run]) -> Trial:
+    path = _run_path(folder, result)
     run = runs.get(path) if path is not None else None
-    wanted = document.get("evaluation")
     cards = run.evaluations if run is not None else ()
     return Trial(
-        seed=int(document.get("seed", 0)),
-        error=str(document["error"]) if document.get("error") else None,
+        seed=result.seed,
+        error=result.error,
         run=run,
-        evaluation=next((card for card in cards if card.name == wanted), None),
+        evaluation=next((card for card in cards if card.name == result.evaluation), None),
     )

@@ -150,12 +150,12 @@ def test_before_is_where_the_trainer_begins(tmp_path: Path, monkeypatch) -> None
     monkeypatch.setattr(Trainer, "start", noted)
     trained(run, 3, seed=5)
     loaded = load_run(run, device="cpu")
+    after = loaded.translator.trained()
     drawn = torch.random.get_rng_state()
     then = beginning(loaded).trained()
     assert torch.equal(torch.random.get_rng_state(), drawn)
     assert then.keys() == begun.keys()
     assert all(torch.equal(value, begun[name]) for name, value in then.items())
-    after = loaded.translator.trained()
     assert not torch.equal(after["adapter.mlp.0.weight"], then["adapter.mlp.0.weight"])
 
 

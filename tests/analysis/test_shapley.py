@@ -82,7 +82,13 @@ def experiments(
             }
             listed.setdefault(experiment, {}).setdefault(name, []).append(run)
     found = [
-        {"name": one, "variants": [{"name": name, "runs": runs} for name, runs in them.items()]}
+        {
+            "name": one,
+            "question": "?",
+            "variants": [
+                {"name": name, "label": name, "runs": runs} for name, runs in them.items()
+            ],
+        }
         for one, them in listed.items()
     ]
     folder.mkdir()

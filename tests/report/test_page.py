@@ -16,7 +16,7 @@ from jinja2 import UndefinedError
 from spamo_cache import config, io
 from spamo_cache.errors import SpamoError, UsageError
 from spamo_cache.report import write_report
-from spamo_cache.report.receipt import departures, receipt
+from spamo_cache.report.receipt import departures, encoder_of, receipt
 from spamo_cache.report.runs import read_run
 from spamo_cache.report.templating import render
 from spamo_cache.report.translations import marked, spread
@@ -303,7 +303,8 @@ def test_the_real_run_s_stores_are_told_wherever_they_lie(
             real = FeatureStore.open(tiny.stores[store.stream])
             assert store.about == real.about
             assert store.counts == held
-            row = f"{real.about.weights} {real.about.weights_sha256[:12]} {real.width} 10"
+            made_by = f"{encoder_of(real.about)} {real.about.weights}"
+            row = f"{made_by} {real.about.weights_sha256[:12]} {real.width} 10"
             assert row in page(run, roots=roots).text
     points = {point.topic: point for point in receipt(found)}
     assert points["Spatial: weights"].same is False

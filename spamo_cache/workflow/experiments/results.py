@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spamo_cache.errors import SpamoError
+from spamo_cache.runs.results import RESULTS, read_results, write_results
 
 if TYPE_CHECKING:
     from spamo_cache.config import Experiment
     from spamo_cache.workflow.experiments.plan import Trial
-
-NAME = "results.json"
 
 
 class Results:
@@ -30,7 +29,7 @@ class Results:
         **common: Any,
     ) -> None:
         """``common``: corpus, base, set and seeds, equal for all runs."""
-        self._path = folder / NAME
+        self._path = folder / RESULTS
         self._experiments = experiments
         self._asked, self._common = frozenset(asked), common
         self._before = self._kept()
@@ -51,10 +50,8 @@ class Results:
         self.write()
 
     def write(self) -> None:
-        from spamo_cache import io
-
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        io.write_json(self._path, self.document())
+        write_results(self._path, self.document())
 
     def document(self) -> dict[str, Any]:
         listed = (self._entry(experiment) for experiment in self._experiments)
@@ -100,16 +97,14 @@ class Results:
 
     def _kept(self) -> dict[str, Mapping[str, Any]]:
         """Entries of an earlier call with the same corpus, settings and seeds."""
-        from spamo_cache import io
-
         try:
-            document = io.read_json(self._path)
-            if any(document[key] != value for key, value in self._common.items()):
-                return {}
-            return {entry["name"]: entry for entry in document["experiments"]}
-        except (SpamoError, KeyError, TypeError):
+            document = read_results(self._path).model_dump(mode="json")
+        except SpamoError:
             # None yet, or one that is no good: what there is of runs is found by their identity.
             return {}
+        if any(document[key] != value for key, value in self._common.items()):
+            return {}
+        return {entry["name"]: entry for entry in document["experiments"]}
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -23,7 +23,7 @@ def noted(tmp_path: Path) -> Callable[..., list[str]]:
             wanted = [experiment("before", "which?"), experiment("now", "what?")]
             if name == "now":
                 wanted[0] = experiment("before", question)
-            table = Results(tmp_path, wanted, [name], base=asked)
+            table = Results(tmp_path, wanted, [name], corpus="c", base=asked)
             trial = Trial(experiment=name, variant="plain", seed=0, run="key", test={})
             table.add(trial, tmp_path / "runs" / "one", evaluation="test")
         return [one["name"] for one in results_in(tmp_path)["experiments"]]
