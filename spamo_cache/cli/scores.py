@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 from spamo_cache.cli import display
 
 if TYPE_CHECKING:
-    from spamo_cache.metrics import Difference
+    from spamo_cache.metrics import Difference, Spread
     from spamo_cache.runs.records import Scorecard
-    from spamo_cache.train import Spread
 
 
 def show(card: Scorecard) -> None:
@@ -65,7 +64,7 @@ def show_details(card: Scorecard) -> None:
 
 def spreads(cards: Sequence[Scorecard]) -> dict[str, Spread]:
     """Metric -> mean and deviation over runs, of the metrics that all of them have."""
-    from spamo_cache.train import spread
+    from spamo_cache.metrics import spread
 
     shared = [name for name in cards[0].metrics if all(name in card.metrics for card in cards)]
     return {name: spread(name, [card.metrics[name] for card in cards]) for name in shared}

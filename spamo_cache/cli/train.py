@@ -12,12 +12,11 @@ import typer
 
 from spamo_cache import human
 from spamo_cache.cli import display, options
-from spamo_cache.errors import SpamoError, UsageError
 from spamo_cache.workflow import EMBEDDED
 
 if TYPE_CHECKING:
-    from spamo_cache.config import Pipeline
-    from spamo_cache.train import RunSummary, Spread
+    from spamo_cache.train import RunSummary
+    from spamo_cache.workflow.experiments.sweep import SweepSummary
 
 
 def train(
@@ -72,6 +71,15 @@ def train(
         int | None,
         typer.Option("--seeds", metavar="N", min=1, help="A run for each of N seeds."),
     ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs",
+            metavar="N",
+            min=1,
+            help="Of several: runs at a time [default: one per GPU, or as many as cores allow]",
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Train a translator from the features that were extracted last; VT-Align, then translation.
@@ -99,7 +107,7 @@ def train(
         "watcher": display.TERMINAL,
     }
     if import_official is None and (loaded.sweep or seeds is not None):
-        _train_all(loaded, path.parent, sources, seeds, output, json=json)
+        _sweep(pipeline, overrides or [], sources, output, seeds=seeds, jobs=jobs, json=json)
         return
     summary = train_pipeline(
         loaded, path.parent, output=output, import_official=import_official, **sources
@@ -126,55 +134,39 @@ def _leads() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _train_all(
-    pipeline: Pipeline,
-    base: Path,
+def _sweep(
+    pipeline: str,
+    overrides: Sequence[str],
     sources: Mapping[str, Any],
-    seeds: int | None,
-    parent: Path | None,
+    output: Path | None,
     *,
+    seeds: int | None,
+    jobs: int | None,
     json: bool,
 ) -> None:
-    """Train every variant under every seed; a failed one does not keep the others from it."""
-    from spamo_cache.train import seeded, spread, variants
-    from spamo_cache.workflow.train import train_pipeline
+    """Train every combination under every seed, and show what they come to together."""
+    from spamo_cache.workflow.experiments.sweep import train_sweep
 
-    failed: list[tuple[str, str]] = []
-    spreads, runs = [], []
-    for variant in variants(pipeline):
-        scores = []
-        for single in [variant] if seeds is None else seeded(variant, seeds):
-            out = None if parent is None else parent / single.name
-            try:
-                summary = train_pipeline(single, base, output=out, **sources)
-            except UsageError:
-                raise
-            except SpamoError as error:
-                failed.append((single.name, error.what))
-                continue
-            runs.append(summary)
-            scores += [] if summary.best_bleu is None else [summary.best_bleu]
-        spreads += [spread(variant.name, scores)] if scores else []
+    done = train_sweep(pipeline, set=overrides, output=output, seeds=seeds, jobs=jobs, **sources)
     if _leads():
-        _print_all(spreads, runs, json=json)
-        display.failures(failed)
-    if failed:
+        if json:
+            experiments, runs = list(map(asdict, done.spreads)), list(map(asdict, done.runs))
+            display.as_json({"experiments": experiments, "runs": runs})
+        else:
+            _show_sweep(done)
+        display.failures(done.failed)
+    if done.failed:
         raise typer.Exit(1)
 
 
-def _print_all(spreads: Sequence[Spread], runs: Sequence[RunSummary], *, json: bool) -> None:
-    if json:
-        display.as_json(
-            {"experiments": list(map(asdict, spreads)), "runs": list(map(asdict, runs))}
-        )
-        return
+def _show_sweep(done: SweepSummary) -> None:
     display.table(
         ["run", "best BLEU-4 on dev", "at step"],
-        [(str(run.path), run.best_bleu, run.best_step) for run in runs],
+        [(str(run.path), run.best_bleu, run.best_step) for run in done.runs],
     )
     display.table(
         ["experiment", "runs", "mean", "deviation"],
-        [(one.name, one.runs, one.mean, one.deviation) for one in spreads],
+        [(one.name, one.runs, one.mean, one.deviation) for one in done.spreads],
     )
 
 

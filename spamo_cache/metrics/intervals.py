@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import fmean, stdev
 
 import numpy as np
 
@@ -27,6 +28,29 @@ TRIALS = 10_000
 
 _TOSSED = 512
 """Trials that are tossed together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """What runs that differ in their seed alone came to.
+
+    Attributes:
+        name: of the runs, or of a metric.
+        runs: how many there are.
+        mean: of their scores.
+        deviation: standard deviation of a sample; 0 for a single run.
+    """
+
+    name: str
+    runs: int
+    mean: float
+    deviation: float
+
+
+def spread(name: str, scores: Sequence[float]) -> Spread:
+    """Mean and deviation of ``scores``, of which there is at least one."""
+    deviation = stdev(scores) if len(scores) > 1 else 0.0
+    return Spread(name, len(scores), fmean(scores), deviation)
 
 
 @dataclass(frozen=True, slots=True)

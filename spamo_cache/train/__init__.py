@@ -4,16 +4,11 @@ from spamo_cache.runs.folder import RunSummary
 from spamo_cache.train.features import Features, MemoryFeatures
 from spamo_cache.train.loop import Progress
 from spamo_cache.train.run import train
-from spamo_cache.train.variants import Spread, seeded, spread, variants
 
 __all__ = [
     "Features",
     "MemoryFeatures",
     "Progress",
     "RunSummary",
-    "Spread",
-    "seeded",
-    "spread",
     "train",
-    "variants",
 ]

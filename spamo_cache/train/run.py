@@ -72,7 +72,7 @@ def train(
         raise UsageError(
             f"sweeps over {', '.join(pipeline.sweep)}: several experiments",
             where=pipeline.name,
-            remedy="train each of spamo_cache.train.variants(pipeline)",
+            remedy="train_sweep of spamo_cache.workflow.experiments.sweep trains each of them",
         )
     if (pipeline.encoders is not None) != bool(encoders_of(stores, pipeline.streams)):
         raise UsageError(

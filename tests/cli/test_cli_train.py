@@ -5,12 +5,14 @@ import shutil
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 from typer.testing import Result
 
+from spamo_cache.config import Pipeline
 from spamo_cache.errors import SpamoError, UsageError
 from spamo_cache.workflow.translate import Translation, windows
 
@@ -70,21 +72,33 @@ def test_a_sweep_trains_each_combination(extracted: Path, call: Call) -> None:
     assert "lr: 0.0001" in (extracted / "sweep" / names[0] / "config.yaml").read_text()
 
 
-def test_a_run_that_fails_leaves_the_others(
-    extracted: Path, call: Call, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train = import_module("spamo_cache.train")
-    plain = train.train
-
-    def failing(pipeline, **options):
-        if pipeline.seed == 0:
-            raise SpamoError("translate diverged")
-        return plain(pipeline, **options)
-
-    monkeypatch.setattr(train, "train", failing)
+def test_a_run_that_fails_leaves_the_others(extracted: Path, call: Call) -> None:
+    """Here because another run is in its place."""
+    call("train pipeline.yaml --set translate.steps=1 -o failing/tiny-0")
     result = call("train pipeline.yaml --seeds 2 -o failing --json", code=1)
     assert [run["path"] for run in json.loads(result.stdout)["runs"]] == ["failing/tiny-1"]
-    assert "failed: tiny-0: translate diverged" in result.stderr
+    assert "failed: tiny-0: holds a run of something else" in result.stderr
+
+
+def test_processes_of_a_launcher_train_each_run_together(
+    extracted: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other in this process, whose results others of them do not print again."""
+    train = import_module("spamo_cache.train")
+
+    trained: list[int] = []
+
+    def noted(pipeline: Pipeline, **options: Any) -> None:
+        trained.append(pipeline.seed)
+        raise SpamoError("diverged")
+
+    monkeypatch.setattr(train, "train", noted)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, said in (("0", True), ("1", False)):
+        monkeypatch.setenv("RANK", rank)
+        result = call("train pipeline.yaml --seeds 2 -o launched", code=1)
+        assert ("failed: tiny-1: diverged" in result.stderr) is said
+    assert trained == [0, 1, 0, 1]
 
 
 def test_what_another_process_tells_is_not_told_twice(

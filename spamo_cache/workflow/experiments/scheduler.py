@@ -132,9 +132,9 @@ class Scheduler:
             if not (reused and location.tested(run)):
                 async with self._pool.slot() as call:
                     if not reused:
+                        task = self._index.train_task(run, start, location.folder, self._device)
                         begun = "resuming" if location.begun else "training"
                         self._watcher.notice(f"{run.name}: {begun}")
-                        task = self._index.train_task(run, start, location.folder, self._device)
                         await call(task, self._warn(run))
                     faults = await self._test(run, location, call)
         except SpamoError as error:
