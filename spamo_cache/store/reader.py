@@ -58,7 +58,20 @@ class FeatureStore:
 
     @classmethod
     def open(cls, store: str | Location, *, roots: Sequence[str] | None = None) -> FeatureStore:
-        """Open a store for reading, by its name, path or address; see :func:`open_store`."""
+        """Open a store for reading.
+
+        Args:
+            store: ``CORPUS/STREAM`` with or without ``-FINGERPRINT``, as ``spamo-cache store ls``
+                shows it; a ``.zarr`` folder; or an address in a remote root (``s3://``,
+                ``https://``).
+            roots: where to look for a name; None is what ``SPAMO_CACHE`` lists, else the features
+                below ``SPAMO_HOME``.
+
+        Raises:
+            UsageError: no store of this name, or several.
+            StoreError: no store, another format, or impossible sizes.
+            DamagedError: attributes or an index that are not what was written.
+        """
         return cls(locate(store, roots))
 
     # --- what it is -----------------------------------------------------------------------------
@@ -276,23 +289,6 @@ class FeatureStore:
         return StoreError(
             f"clip {clip!r} was not extracted yet", where=self.path, remedy="run extract again"
         )
-
-
-def open_store(store: str | Location, *, roots: Sequence[str] | None = None) -> FeatureStore:
-    """Open a feature store for reading.
-
-    Args:
-        store: ``CORPUS/STREAM`` with or without ``-FINGERPRINT``, as ``spamo-cache store ls`` shows
-            it; a ``.zarr`` folder; or an address in a remote root (``s3://``, ``https://``).
-        roots: where to look for a name; None is what ``SPAMO_CACHE`` lists, else the features below
-            ``SPAMO_HOME``.
-
-    Raises:
-        UsageError: no store of this name, or several.
-        StoreError: no store, another format, or impossible sizes.
-        DamagedError: attributes or an index that are not what was written.
-    """
-    return FeatureStore.open(store, roots=roots)
 
 
 def _block(clips: NDArray[Any], store: FeatureStore) -> NDArray[Any]:

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+import spamo_cache as sc
 from spamo_cache.errors import StoreError, UsageError
 from spamo_cache.store.inventory import list_stores
-from spamo_cache.store.reader import FeatureStore, open_store
+from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.writer import StoreWriter
 
 
@@ -32,18 +33,18 @@ def test_a_store_is_opened_by_every_name_that_the_commands_take(
     names = ["weather/spatial", f"weather/{stem}", f"weather/{stem}.zarr", f"weather/{stem[:-4]}"]
     monkeypatch.chdir(root)
     for name in (*names, sealed.path, str(sealed.path), f"./weather/{stem}.zarr"):
-        assert open_store(name).fingerprint == sealed.fingerprint, name
-        assert FeatureStore.open(name).path.name == sealed.path.name, name
+        assert FeatureStore.open(name).fingerprint == sealed.fingerprint, name
+        assert sc.open_store(name).path.name == sealed.path.name, name
     monkeypatch.delenv("SPAMO_CACHE")
-    assert open_store("weather/spatial", roots=[str(root)]).path == sealed.path
+    assert FeatureStore.open("weather/spatial", roots=[str(root)]).path == sealed.path
 
 
 @pytest.mark.usefixtures("root")
 def test_a_name_that_no_root_has_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no store 'weather/motion'"):
-        open_store("weather/motion")
+        FeatureStore.open("weather/motion")
     with pytest.raises(StoreError, match="no feature store here"):
-        open_store(str(tmp_path / "weather" / "spatial-0123456789ab.zarr"))
+        FeatureStore.open(str(tmp_path / "weather" / "spatial-0123456789ab.zarr"))
 
 
 @pytest.mark.usefixtures("root")
@@ -89,9 +90,9 @@ def test_columns_of_a_table_are_the_callers_own(sealed: StoreWriter) -> None:
 LIST = """
 import sys
 from spamo_cache.store.inventory import list_stores
-from spamo_cache.store.reader import open_store
+from spamo_cache.store.reader import FeatureStore
 (entry,) = list_stores()
-store = open_store(entry.path)
+store = FeatureStore.open(entry.path)
 assert store.read(store.select(state="ok")[:1])
 print(sorted({"zarr", "h5py", "pyarrow", "torch", "obstore", "urllib3"} & set(sys.modules)))
 """
