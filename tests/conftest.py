@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.launcher import Launch, launcher
+
 # Before any library reads them: the suite shares its cores, and equal bytes want equal threads.
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_variable] = "1"
@@ -31,6 +33,13 @@ def _home_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
         patch.delenv("SPAMO_CACHE", raising=False)
         patch.delenv("SPAMO_TRACEBACK", raising=False)
         yield
+
+
+@pytest.fixture(scope="session")
+def launch() -> Iterator[Launch]:
+    """Start ``python -m module`` as a process of its own, cheaply: see :mod:`support.launcher`."""
+    with launcher() as start:
+        yield start
 
 
 # --- servers on this machine --------------------------------------------------------------------

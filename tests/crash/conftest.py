@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.launcher import Child, Launch
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "encoders"
 SPEC = """\
 name: tiny
@@ -26,7 +23,7 @@ streams:
 store: {chunk_rows: {frame: 16, window: 2}, shard_rows: {frame: 64, window: 8}}
 """
 
-Start = Callable[..., subprocess.Popen[str]]
+Start = Callable[..., Child]
 
 
 def fill(folder: Path, clips: int, frames: int = 12) -> None:
@@ -66,32 +63,21 @@ def site(draw: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture
-def start(site: Path, tmp_path: Path) -> Iterator[Start]:
+def start(launch: Launch, site: Path, tmp_path: Path) -> Iterator[Start]:
     """Start ``extract`` as a user would: a process of its own, in a group of its own."""
     running = []
 
-    def begin(store: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "spamo_cache", "extract", "--manifest", "manifest.csv"]
-        given = {"PYTHONPATH": str(ROOT), "SPAMO_HOME": str(tmp_path / "home"), **environment}
-        # nohup and some CI runners start the tests with Ctrl-C ignored, which children inherit.
-        inherited = signal.signal(signal.SIGINT, signal.SIG_DFL)
-        process = subprocess.Popen(
-            [*command, "--spec", "spec.yaml", "--json", "--store", str(store), *options],
-            cwd=site,
-            env={**os.environ, **given},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        signal.signal(signal.SIGINT, inherited)
+    def begin(store: Path, *options: str, **environment: str) -> Child:
+        words = ["--manifest", "manifest.csv", "--spec", "spec.yaml", "--json", "--store", store]
+        given = {"SPAMO_HOME": str(tmp_path / "home"), **environment}
+        process = launch("spamo_cache", "extract", *words, *options, cwd=site, **given)
         running.append(process)
         return process
 
     yield begin
     for process in running:
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 @pytest.fixture(scope="session")

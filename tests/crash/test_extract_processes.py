@@ -23,6 +23,7 @@ from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.extract.extraction import extract
 from spamo_cache.extract.summary import Summary
 from spamo_cache.store.reader import FeatureStore
+from tests.support.launcher import Child, Launch
 
 ROOT = Path(__file__).parents[2]
 CLIPS, PARTITIONS, FRAMES = 64, 16, 64 * 12
@@ -30,7 +31,7 @@ SECONDS = 240
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-Start = Callable[..., subprocess.Popen[str]]
+Start = Callable[..., Child]
 Contents = Callable[[Path], dict[str, str]]
 Receipts = Callable[[Path], dict[str, tuple[bytes, int]]]
 
@@ -50,12 +51,11 @@ def expected(site: Path, tmp_path_factory: pytest.TempPathFactory, contents: Con
     return contents(store)
 
 
-def events(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
-    assert process.stdout is not None
+def events(process: Child) -> Iterator[dict[str, Any]]:
     return (json.loads(line) for line in process.stdout)
 
 
-def wait_for_clips(process: subprocess.Popen[str], clips: int = 1) -> int:
+def wait_for_clips(process: Child, clips: int = 1) -> int:
     """Read the log until so many clips are done."""
     for event in events(process):
         if event["event"] == "progress" and event["stage"] == "extract" and event["clips"] >= clips:
@@ -63,7 +63,7 @@ def wait_for_clips(process: subprocess.Popen[str], clips: int = 1) -> int:
     raise AssertionError(f"ended early: {process.communicate()[1]}")
 
 
-def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[dict[str, Any], str]:
+def finish(process: Child, code: int = 0) -> tuple[dict[str, Any], str]:
     """The last line of its log, and what it said to people."""
     out, told = process.communicate(timeout=SECONDS)
     assert process.returncode == code, told
@@ -195,18 +195,14 @@ def test_a_full_disk_is_one_clear_error(site: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def dask(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+def dask(launch: Launch, tmp_path: Path) -> Iterator[Callable[..., Child]]:
     """Start a part of a cluster, whose scheduler writes its address to a file."""
     running = []
 
-    def begin(part: str, *options: str) -> subprocess.Popen[bytes]:
-        given = ["--scheduler-file", str(tmp_path / "scheduler.json"), *options]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "distributed.cli." + part, *given],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "SPAMO_HOME": str(tmp_path / "cluster")},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+    def begin(part: str, *options: str) -> Child:
+        given = ["--scheduler-file", tmp_path / "scheduler.json", *options]
+        home = str(tmp_path / "cluster")
+        process = launch(f"distributed.cli.{part}", *given, SPAMO_HOME=home)
         running.append(process)
         return process
 

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from spamo_cache.model.rows import gathered
-from tests.support import environment, gathering, program
+from tests.support import gathering
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def found(launch, tmp_path_factory):
     """What each of two processes came to."""
     folder = tmp_path_factory.mktemp("processes")
-    children = [
-        subprocess.Popen(
-            program("gathering", rank, folder / "rendezvous", folder / f"{rank}"),
-            env=environment(),
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(2)
-    ]
-    errors = [child.communicate(timeout=120)[1].decode() for child in children]
+    given = [(rank, folder / "rendezvous", folder / f"{rank}") for rank in range(2)]
+    children = [launch("tests.support.gathering", *words) for words in given]
+    errors = [child.communicate(timeout=120)[1] for child in children]
     assert not any(child.returncode for child in children), errors
     return [load_file(folder / f"{rank}") for rank in range(2)]
 

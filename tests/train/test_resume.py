@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from spamo_cache.errors import SpamoError, UsageError
 from spamo_cache.train.loop import Trainer
-from tests.support import environment, program
 
 
 class KilledError(Exception):
@@ -46,15 +44,9 @@ def test_resumed_equals_uninterrupted(toy, finished, tmp_path, monkeypatch, plac
     assert not (tmp_path / "run" / "resume.safetensors").exists()
 
 
-def test_resumes_after_sigkill(toy, finished, tmp_path):
-    child = subprocess.run(
-        program("toy", tmp_path / "run", "translate", "30"),
-        env=environment(),
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert child.returncode == -signal.SIGKILL, child.stderr
+def test_resumes_after_sigkill(toy, finished, launch, tmp_path):
+    child = launch("tests.support.toy", tmp_path / "run", "translate", "30")
+    assert child.wait(120) == -signal.SIGKILL, child.communicate()
     assert not (tmp_path / "run" / "done.json").exists()
     toy.run(tmp_path / "run")
     assert results(tmp_path / "run") == results(finished[0])

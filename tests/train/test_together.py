@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from spamo_cache.errors import ConfigError
 from spamo_cache.model.translator import Translator
 from spamo_cache.runs.folder import RunFolder
 from spamo_cache.train import loop
-from tests.support import environment, program
+from tests.support.launcher import Launch
 
 
 def lines(run):
@@ -73,33 +73,30 @@ def padded(toy) -> dict:
     }
 
 
-def together(folder: Path, runs: dict) -> list[subprocess.CompletedProcess]:
+@dataclass(frozen=True)
+class Ended:
+    returncode: int | None
+    stdout: str
+    stderr: str
+
+
+def together(launch: Launch, folder: Path, runs: dict) -> list[Ended]:
     """What two processes came to that train all ``runs`` one after the other."""
-    command = program("train_pair", "RANK", folder / "rendezvous", json.dumps(runs))
-    children = [
-        subprocess.Popen(
-            [str(rank) if word == "RANK" else word for word in command],
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    told = [child.communicate(timeout=240) for child in children]
-    return [
-        subprocess.CompletedProcess(command, child.returncode, *said)
-        for child, said in zip(children, told, strict=True)
-    ]
+    given = (folder / "rendezvous", json.dumps(runs))
+    children = [launch("tests.support.train_pair", rank, *given) for rank in range(2)]
+    printed = [child.communicate(timeout=240) for child in children]
+    return [Ended(child.returncode, *words) for child, words in zip(children, printed, strict=True)]
 
 
 @pytest.fixture(scope="module")
-def pair(toy, tmp_path_factory):
+def pair(toy, launch, tmp_path_factory):
     """Four trainings by two processes, which ended well."""
     folder = tmp_path_factory.mktemp("pair")
     runs = {"whole": whole(toy), "in parts": in_parts(toy, 2), "apart": apart(toy, 2)}
     runs["padded"] = padded(toy)
-    ended = together(folder, {str(folder / name): changes for name, changes in runs.items()})
+    ended = together(
+        launch, folder, {str(folder / name): changes for name, changes in runs.items()}
+    )
     assert not any(child.returncode for child in ended), [child.stderr for child in ended]
     # A thread that is left meets Python's end, and now and then aborts the process.
     assert [child.stdout for child in ended] == ["threads left: 0\n"] * 2
@@ -139,17 +136,17 @@ def test_parts_are_weighed_by_their_tokens(toy, pair, tmp_path, parts):
     check_equal(pair / "apart", tmp_path / "run")
 
 
-def test_nobody_waits_for_a_process_that_cannot_begin(toy, tmp_path):
+def test_nobody_waits_for_a_process_that_cannot_begin(toy, launch, tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
-    first, second = together(tmp_path, {str(tmp_path): toy.QUIET})
+    first, second = together(launch, tmp_path, {str(tmp_path): toy.QUIET})
     assert (first.returncode, second.returncode) == (2, 2), (first.stderr, second.stderr)
     assert first.stdout.startswith("told is not empty and holds no run")
     assert second.stdout.startswith("heard is not empty and holds no run")
 
 
-def test_nobody_waits_for_a_folder_that_is_being_trained_into(toy, tmp_path):
+def test_nobody_waits_for_a_folder_that_is_being_trained_into(toy, launch, tmp_path):
     with RunFolder(tmp_path / "run").alone():
-        first, second = together(tmp_path, {str(tmp_path / "run"): toy.QUIET})
+        first, second = together(launch, tmp_path, {str(tmp_path / "run"): toy.QUIET})
     assert (first.returncode, second.returncode) == (2, 2), (first.stderr, second.stderr)
     assert first.stdout.startswith("told is in use by another process")
 
