@@ -159,6 +159,7 @@ def test_before_is_where_the_trainer_begins(tmp_path: Path, monkeypatch) -> None
     assert not torch.equal(after["adapter.mlp.0.weight"], then["adapter.mlp.0.weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [0, 2])
 def test_a_decoder_only_model_is_looked_at_too(tmp_path: Path, steps: int) -> None:
     llm = decoders.make(tmp_path / "llm", "Llama")

@@ -120,6 +120,7 @@ def messy(lab: Path) -> None:
     (lab / "short.csv").write_text("id,split\na,test\n", encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "code", "named"),
     [case[1:] for case in BAD],

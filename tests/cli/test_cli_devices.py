@@ -8,6 +8,7 @@ from spamo_cache.errors import SpamoError
 from spamo_cache.train import run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["reproduce -o out --pipeline pipeline.yaml", "train -o out"])
 def test_training_hears_of_the_device(lab, call, monkeypatch, command):
     call("extract -d frames --manifest manifest.csv --spec spec.yaml --executor serial")

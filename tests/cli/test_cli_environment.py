@@ -41,12 +41,14 @@ def one_error(ran: subprocess.CompletedProcess[str], code: int, told: str) -> No
     assert "Exception ignored" not in ran.stderr
 
 
+@pytest.mark.slow
 def test_without_a_home_the_remedy_is_named() -> None:
     one_error(run("store", "ls", before=NO_HOME), 2, "set HOME")
     one_error(run("store", "ls", SPAMO_HOME="~nobody-by-this-name/x"), 2, "~nobody-by-this-name")
     one_error(run("store", "ls", SPAMO_CACHE="~nobody-by-this-name/x"), 2, "~nobody-by-this-name")
 
 
+@pytest.mark.slow
 def test_a_library_that_looks_for_a_home_does_without() -> None:
     before = NO_HOME + "import spamo_cache.metrics.rouge\nassert 'HOME' not in os.environ\n"
     assert run("--version", before=before).returncode == 0
@@ -64,12 +66,14 @@ def test_a_folder_that_is_gone_is_one_error(tmp_path: Path) -> None:
     one_error(run("doctor", before=before), 2, "this folder has been removed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("--help",), ("doctor", "--json")])
 def test_a_full_disk_under_stdout_is_one_error(words: tuple[str, ...]) -> None:
     with Path("/dev/full").open("w") as full:
         one_error(run(*words, out=full), 1, "No space left on device")
 
 
+@pytest.mark.slow
 def test_whoever_has_read_enough_is_told_nothing() -> None:
     ours, theirs = os.pipe()
     os.close(ours)
@@ -90,6 +94,7 @@ def test_what_an_encoding_lacks_is_escaped(encoding: str, tmp_path: Path) -> Non
     one_error(ran, 1, "\\u4f60.csv")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "told"),
     [

@@ -43,6 +43,7 @@ def test_the_log_tells_progress_failures_and_last_the_summary(lab: Path, call: C
     assert result.stderr.splitlines()[-1].endswith("rerun with --retry-failed")
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_what_would_be_done(
     lab: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,6 +61,7 @@ def test_a_dry_run_says_what_would_be_done(
     call(EXTRACT, "--calibrate", code=2)
 
 
+@pytest.mark.slow
 def test_a_sample_is_copied_into_the_whole(lab: Path, call: Call) -> None:
     call(EXTRACT, "--limit 1")
     told = call(EXTRACT, "--dry-run").stdout
@@ -71,6 +73,7 @@ def test_a_sample_is_copied_into_the_whole(lab: Path, call: Call) -> None:
     assert "computed       7" in done
 
 
+@pytest.mark.slow
 def test_a_store_made_from_python_is_the_store_of_the_command_line(
     lab: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +148,7 @@ def test_features_without_their_note_are_complete(
     assert "there already  2" in call(EXTRACT, "--split dev").stdout
 
 
+@pytest.mark.slow
 def test_whom_it_waits_for_is_told(lab: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another run has claimed the partitions, and lets go of them after a while."""
     call(EXTRACT, "--split dev")
@@ -166,6 +170,7 @@ def test_whom_it_waits_for_is_told(lab: Path, call: Call, monkeypatch: pytest.Mo
             receipt.unlink()
 
 
+@pytest.mark.slow
 def test_training_and_evaluation_read_the_same_store_under_other_splits(
     lab: Path, call: Call
 ) -> None:

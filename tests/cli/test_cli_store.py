@@ -35,6 +35,7 @@ def features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 IMPORT = "store import features -d phoenix14t --stream spatial --official"
 
 
+@pytest.mark.slow
 def test_a_store_travels_by_way_of_a_server(features, call, s3, tmp_path, monkeypatch):
     call(IMPORT)
     refused = call(f"store push phoenix14t/spatial '{s3.root}'", code=2)

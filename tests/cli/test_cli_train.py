@@ -39,6 +39,7 @@ def extracted(done: Path, enter: Enter, monkeypatch: pytest.MonkeyPatch) -> Path
     return done
 
 
+@pytest.mark.slow
 def test_seeds_are_runs_side_by_side_and_are_reused(extracted: Path, call: Call) -> None:
     found = json.loads(call("train pipeline.yaml --seeds 2 --json").stdout)
     assert [run["path"] for run in found["runs"]] == [f"runs/frames/tiny-{n}" for n in (0, 1)]
@@ -55,6 +56,7 @@ def test_seeds_are_runs_side_by_side_and_are_reused(extracted: Path, call: Call)
     assert "runs/frames/tiny-2" in table
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_each_combination(extracted: Path, call: Call) -> None:
     text = (extracted / "pipeline.yaml").read_text(encoding="utf-8")
     (extracted / "swept.yaml").write_text(
@@ -72,6 +74,7 @@ def test_a_sweep_trains_each_combination(extracted: Path, call: Call) -> None:
     assert "lr: 0.0001" in (extracted / "sweep" / names[0] / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_leaves_the_others(extracted: Path, call: Call) -> None:
     """Here because another run is in its place."""
     call("train pipeline.yaml --set translate.steps=1 -o failing/tiny-0")
@@ -151,6 +154,7 @@ def test_windows_that_make_no_sense_are_refused(tmp_path: Path) -> None:
         windows(Translation(tmp_path, None, None), 1.0, 0.0)
 
 
+@pytest.mark.slow
 def test_a_window_is_translated_like_that_range(extracted: Path, call: Call) -> None:
     film(extracted / "long.mp4")
     call("train pipeline.yaml")

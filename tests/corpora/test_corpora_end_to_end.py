@@ -136,6 +136,7 @@ def follows(doctor: Document, manifest: Document, extracted: Document, expected:
         assert len(motion.read([clip])[0]) == max(1, (frames - 16) // 8 + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corpus", ALL)
 def test_a_corpus_goes_through_doctor_manifest_and_extract(
     corpus: str, drawn: Mapping[str, Path], lab: Path, call: Call

@@ -51,6 +51,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield cache
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corpus", LLMS)
 def test_a_corpus_is_extracted_trained_and_evaluated(
     corpus: str, hub: Path, drawn: Mapping[str, Path], lab: Path, call: Call

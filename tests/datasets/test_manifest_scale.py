@@ -68,6 +68,7 @@ def test_a_million_rows_are_clips_within_seconds_and_bounded_memory(tmp_path: Pa
     assert found["bytes"] < 1.5e9
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_faults_cost_no_more_than_the_few_that_are_told(tmp_path: Path) -> None:
     rows = 100_000
     twice = pa.concat_tables([table(rows), table(rows)])

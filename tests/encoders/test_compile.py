@@ -21,6 +21,7 @@ STREAMS: dict[str, StreamSpec] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STREAMS)
 def test_encoders_compile_without_a_break(name: str, pixels: Callable[..., torch.Tensor]) -> None:
     encoder: Any = registry.build(STREAMS[name], GOLDEN, "float32")

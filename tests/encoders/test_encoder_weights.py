@@ -200,6 +200,7 @@ def test_the_hub_gives_what_a_folder_gives(
         registry.build(stream, base)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json", "model.safetensors"])
 @pytest.mark.parametrize("name", ["clip-vision", "videomae"])
 def test_damaged_files_give_one_clear_error_or_an_encoder(base: Path, name: str, file: str) -> None:

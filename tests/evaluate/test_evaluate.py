@@ -141,6 +141,7 @@ GERMAN = {"reference": "Am Tag regnet es, {} oft", "said": "am Tag  regnet es, {
 CHINESE = {"reference": "明天北方下雨{}天气很冷", "said": "明天北方下雪{}天气很冷。"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "sentences"),
     [

@@ -68,6 +68,7 @@ def test_stores_are_found_by_their_fingerprint(
     assert json.loads(call("evaluate", run, "--json").stdout)["metrics"] == expected
 
 
+@pytest.mark.slow
 def test_the_llm_is_found_by_its_digest(moved: Path, call: Call) -> None:
     run, store = moved / "run", ("--store", moved / "features")
     told = call("evaluate", run, "--split", "dev", *store, code=1).stderr
@@ -85,6 +86,7 @@ def test_the_llm_is_found_by_its_digest(moved: Path, call: Call) -> None:
     assert list(clip[str(run)]) == ["dev-1"]
 
 
+@pytest.mark.slow
 def test_translate_checks_the_spec_and_its_encoders(moved: Path, call: Call) -> None:
     line = ("translate", moved / "run", moved / "lab" / "frames" / "test-1")
     llm, spec = ("--llm", moved / "lab" / "llm"), moved / "lab" / "spec.yaml"

@@ -22,6 +22,7 @@ def llama(tmp_path_factory):
     return decoders.make(tmp_path_factory.mktemp("llama"), "Llama")
 
 
+@pytest.mark.slow
 def test_a_decoder_only_model_from_features_to_scores(toy, llama, tmp_path):
     _, stores = toy.corpus()
     config = toy.pipeline(
@@ -44,6 +45,7 @@ def test_a_decoder_only_model_from_features_to_scores(toy, llama, tmp_path):
         export_checkpoint(tmp_path / "run", tmp_path / "out.ckpt")
 
 
+@pytest.mark.slow
 def test_pairs_come_with_every_batch(toy, tmp_path):
     manifest, stores = toy.corpus()
     clips = [

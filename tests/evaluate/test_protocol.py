@@ -149,6 +149,7 @@ def test_sampled_beams_are_drawn_from_the_seed(toy):
     assert seeds == {False: True, True: True}
 
 
+@pytest.mark.slow
 def test_weights_are_selected_on_test(toy, tmp_path):
     default, leaky = (tmp_path / name for name in ("default", "leaky"))
     summary = toy.run(default)
@@ -264,6 +265,7 @@ def test_a_split_without_pairs_is_an_error_too(toy):
         examples(leaky, manifest, stores, "test", tokens)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_to_its_protocol(toy, tmp_path):
     translate = {"steps": 2, "batch": 4, "lr": 1e-3}
     config = toy.pipeline(llm=PAIRS, protocol="official", translate=translate)

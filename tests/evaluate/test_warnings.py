@@ -45,6 +45,7 @@ def distinct(clip):
     return replace(clip, text=f"{clip.text} {own}", extra={"text_en": f"english of {clip.id}"})
 
 
+@pytest.mark.slow
 def test_a_run_without_leaks_has_no_warnings(judged):
     card, found = judged(change=distinct)
     assert found == {}
@@ -89,6 +90,7 @@ def begun(toy, tmp_path):
     return begin
 
 
+@pytest.mark.slow
 def test_weights_of_another_run_are_said_to_be_its(toy, begun, tmp_path):
     card, found = begun({})
     assert set(found) == {"start"}
@@ -105,6 +107,7 @@ def test_weights_of_another_run_are_said_to_be_its(toy, begun, tmp_path):
     assert (card.n, first.n) == (6, 6)
 
 
+@pytest.mark.slow
 def test_a_run_that_went_on_from_another_says_so(begun):
     _, found = begun({}, translate=SHORT["translate"])
     assert set(found) == {"start"}
@@ -123,6 +126,7 @@ def test_sentences_and_videos_of_an_earlier_training_are_found(toy, begun):
     assert found["seen-in-training"].clips == found["video-in-training"].clips == 1
 
 
+@pytest.mark.slow
 def test_runs_that_are_moved_together_are_still_known(toy, begun, tmp_path):
     begun({"protocol": {"select_on_test": True}})
     (tmp_path / "moved").mkdir()
@@ -133,6 +137,7 @@ def test_runs_that_are_moved_together_are_still_known(toy, begun, tmp_path):
     assert [one.kind for one in card.warnings] == ["selected-on-test", "start"]
 
 
+@pytest.mark.slow
 def test_weights_whose_run_is_gone_are_not_trusted(toy, begun, tmp_path):
     begun({})
     (tmp_path / "first" / "model.safetensors").write_bytes(b"of another run")
@@ -150,6 +155,7 @@ def test_a_run_that_never_learnt_to_translate(judged):
     assert found["untaught"].severity == "warning"
 
 
+@pytest.mark.slow
 def test_leaks_are_looked_for_in_what_was_trained_on(toy, judged, tmp_path):
     """Whatever manifest the test split comes from."""
     judged(change=lambda clip: replace(clip, text="regen") if clip.id[-2:] == "/0" else clip)
@@ -162,6 +168,7 @@ def test_leaks_are_looked_for_in_what_was_trained_on(toy, judged, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_sentences_that_the_tokenizer_does_not_know(judged):
     """A script that it lacks, in training and on test."""
     card, found = judged(change=lambda clip: replace(distinct(clip), text=f"明天 {clip.id}"))
@@ -180,6 +187,7 @@ def test_sentences_that_cannot_be_said_in_full(judged):
     )
 
 
+@pytest.mark.slow
 def test_prompts_without_a_pair_are_counted(judged):
     """Where only some sentences are translated."""
     _, found = judged(
@@ -193,6 +201,7 @@ def test_prompts_without_a_pair_are_counted(judged):
     assert "4 of 6 prompts show no pair" in found["no-pairs"].words
 
 
+@pytest.mark.slow
 def test_test_references_in_the_prompts(judged):
     """As in the official release: every clip is shown another one's reference."""
     _, found = judged(
@@ -206,6 +215,7 @@ def test_test_references_in_the_prompts(judged):
     assert "6 of 6 prompts show a reference of test itself" in leak.words
 
 
+@pytest.mark.slow
 def test_pairs_of_training_sentences_are_a_note(judged):
     _, found = judged(
         change=distinct, llm={"weights": "llm", "in_context_languages": ["en"], "tuning": {"r": 4}}
@@ -214,6 +224,7 @@ def test_pairs_of_training_sentences_are_a_note(judged):
     assert "0 of 6 prompts" in found["pairs"].words
 
 
+@pytest.mark.slow
 def test_a_reference_in_a_prompt_is_seen_whatever_the_protocol_says(judged, monkeypatch):
     """Were training pairs ever to leak, the prompts themselves would tell."""
     monkeypatch.setattr("spamo_cache.model.prompts.donors", lambda training, *_: training[:1])
@@ -228,6 +239,7 @@ def test_a_reference_in_a_prompt_is_seen_whatever_the_protocol_says(judged, monk
     assert found["seen-in-training"].clips == 1
 
 
+@pytest.mark.slow
 def test_test_sentences_among_those_of_training(judged):
     """Other case and dots do not hide them."""
     planted = {"train/0": "Regen Schnee Sonne Heute.", "train/1": "nacht norden"}
@@ -243,6 +255,7 @@ def test_test_sentences_among_those_of_training(judged):
     assert found["dev-test-overlap"].severity == "note"
 
 
+@pytest.mark.slow
 def test_bleu_without_the_sentences_seen(judged, tmp_path):
     _, found = judged(
         change=lambda clip: (
@@ -263,6 +276,7 @@ def test_bleu_without_the_sentences_seen(judged, tmp_path):
     assert f"BLEU-4 of the other 5 is {value:.2f}" in found["seen-in-training"].words
 
 
+@pytest.mark.slow
 def test_a_training_video_in_the_test_split(judged):
     _, found = judged(
         change=lambda clip: replace(clip, source="train/3.mp4") if clip.id == "test/1" else clip
@@ -296,6 +310,7 @@ def test_overlapping_times_of_a_training_video(toy, times, shared):
     assert same_videos([train], [replace(test, source="b.mp4")]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropped", [True, False])
 def test_clips_without_features(judged, dropped):
     card, found = judged(failed=("test/2", "test/4"), protocol={"drop_missing": dropped})
@@ -307,10 +322,12 @@ def test_clips_without_features(judged, dropped):
     assert set(card.failed) == {"test/2", "test/4"}
 
 
+@pytest.mark.slow
 def test_sampling(judged):
     assert "seed 0" in judged(protocol={"sampled_beams": True})[1]["sampled"].words
 
 
+@pytest.mark.slow
 def test_chinese_under_13a(judged):
     card, found = judged(
         change=lambda clip: replace(clip, text="明天北方下雨"), text={"language": "Chinese"}
@@ -330,11 +347,13 @@ def test_english_rouge_on_german(judged):
     assert card.headline["rouge"] == "rouge_l_official"
 
 
+@pytest.mark.slow
 def test_another_number_of_clips_than_published(judged):
     _, found = judged(corpus="phoenix14t")
     assert "6 clips here, 642 as published" in found["other-clips"].words
 
 
+@pytest.mark.slow
 def test_bleurt_is_missed_where_papers_report_it(judged):
     card, found = judged(corpus="how2sign")
     assert "hf download" in found["no-bleurt"].words

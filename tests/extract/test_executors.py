@@ -64,6 +64,7 @@ def digests(summary: Any, digest: Callable[[Path], str]) -> dict[str, str]:
     return {name: digest(path) for name, path in summary.stores.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 4])
 def test_a_local_cluster_equals_serial(
     go: Callable[..., Any],
@@ -79,6 +80,7 @@ def test_a_local_cluster_equals_serial(
     assert max(step.frames for step in seen if step.stage == "extract") == 101
 
 
+@pytest.mark.slow
 def test_threads_do_not_change_a_byte(
     go: Callable[..., Any],
     reference: dict[str, str],
@@ -102,6 +104,7 @@ def scheduler() -> Iterator[tuple[str, Any]]:
         yield cluster.scheduler_address, cluster
 
 
+@pytest.mark.slow
 def test_an_existing_scheduler_survives_the_death_of_a_worker(
     go: Callable[..., Any],
     reference: dict[str, str],
@@ -134,6 +137,7 @@ def config(streams: Any) -> WorkerConfig:
     )
 
 
+@pytest.mark.slow
 def test_a_partition_that_kills_every_worker_is_one_clear_error(
     scheduler: tuple[str, Any],
 ) -> None:

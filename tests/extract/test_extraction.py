@@ -79,6 +79,7 @@ def test_a_second_run_computes_nothing(
     assert second.stores == first.stores
 
 
+@pytest.mark.slow
 def test_splits_and_streams_fill_parts_of_the_same_stores(
     go: Callable[..., Any], digest: Callable[[Path], str], tmp_path: Path
 ) -> None:
@@ -96,6 +97,7 @@ def test_splits_and_streams_fill_parts_of_the_same_stores(
         assert digest(path) == digest(whole.stores[name])
 
 
+@pytest.mark.slow
 def test_a_changed_stride_makes_a_new_motion_store_only(
     go: Callable[..., Any], spec: CacheSpec
 ) -> None:
@@ -115,6 +117,7 @@ def test_a_changed_stride_makes_a_new_motion_store_only(
     assert FeatureStore.open(second.stores["motion"]).rows("clip-f") == 15
 
 
+@pytest.mark.slow
 def test_bad_clips_fail_alone_and_can_be_tried_again(
     go: Callable[..., Any],
     corpus: Path,
@@ -191,6 +194,7 @@ def test_what_another_root_holds_is_not_computed(
     assert not (tmp_path / "mine").exists()
 
 
+@pytest.mark.slow
 def test_features_of_other_frames_are_not_taken_for_those_of_a_clip(
     go: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,7 @@ def whole(go: Go, digest: Callable[[Path], str], tmp_path: Path) -> dict[str, st
     return {name: digest(path) for name, path in stores.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "said"),
     [

@@ -175,6 +175,7 @@ def test_only_features_of_other_frames_give_their_place_up(
     assert store_index.goes_on(known, wanted) is may
 
 
+@pytest.mark.slow
 def test_a_million_clips_are_planned_in_ten_seconds() -> None:
     """A twentieth of that, in fact: one object per clip and stream would take half of it."""
     count = 1_000_000

@@ -65,6 +65,7 @@ def features(summary: Any, clip: str) -> list[bytes]:
     return [store.read([clip])[0].tobytes() for store in stores]
 
 
+@pytest.mark.slow
 def test_a_corpus_that_grew_copies_what_it_had(
     go: Go, manifest: Any, read: list[str], tmp_path: Path
 ) -> None:
@@ -92,6 +93,7 @@ def test_a_corpus_that_grew_copies_what_it_had(
         assert verify(path, deep=True).sound
 
 
+@pytest.mark.slow
 def test_features_copied_or_computed_are_the_same(go: Go, manifest: Any, tmp_path: Path) -> None:
     go(manifest=without(manifest, "clip-d"))
     mixed, fresh = go(), go(store_root=tmp_path / "fresh")
@@ -102,6 +104,7 @@ def test_features_copied_or_computed_are_the_same(go: Go, manifest: Any, tmp_pat
             np.testing.assert_allclose(ours, theirs, atol=4e-3, rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_changed_source_is_computed_again(go: Go, root: Path, read: list[str]) -> None:
     go()
     read.clear()
@@ -110,6 +113,7 @@ def test_a_changed_source_is_computed_again(go: Go, root: Path, read: list[str])
     assert (go().done, read) == (1, ["clip-c"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"crop": (0.0, 0.0, 0.5, 1.0)}, {"source": "d"}], ids=str)
 def test_another_crop_or_source_is_another_clip(
     go: Go, manifest: Any, read: list[str], change: dict[str, Any]
@@ -121,6 +125,7 @@ def test_another_crop_or_source_is_another_clip(
     assert (go(manifest=changed).copied, read) == (5, ["clip-a"])
 
 
+@pytest.mark.slow
 def test_a_part_in_another_root_is_copied(
     go: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digest: Callable[[Path], str]
 ) -> None:
@@ -191,6 +196,7 @@ def damaged(root: Path) -> bytes:
     return whole
 
 
+@pytest.mark.slow
 def test_only_failed_clips_are_tried_again(
     go: Go, root: Path, damaged: bytes, read: list[str]
 ) -> None:
@@ -216,6 +222,7 @@ def test_only_failed_clips_are_tried_again(
     assert all(verify(path, deep=True).sound for path in mended.stores.values())
 
 
+@pytest.mark.slow
 def test_what_failed_for_somebody_else_is_tried_in_a_store_of_ones_own(
     go: Go, root: Path, damaged: bytes, tmp_path: Path, *, read: list[str]
 ) -> None:
@@ -274,6 +281,7 @@ def test_a_half_precision_overflow_names_its_remedy(
 # --- calibration ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_calibration_measures_what_is_left_and_writes_nothing(
     go: Go, tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

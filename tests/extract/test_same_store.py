@@ -123,6 +123,7 @@ def assert_whole(go: Go, clips: Any, summary: Any, tmp_path: Path) -> None:
 # --- clips that are counted otherwise -------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streams", [["spatial"], None], ids=["a stream after", "both"])
 def test_a_video_that_could_not_be_read_is_had_by_trying_again(
     go: Go, show: Show, *, clips: Any, tmp_path: Path, streams: list[str] | None
@@ -143,6 +144,7 @@ def test_a_video_that_could_not_be_read_is_had_by_trying_again(
     assert_whole(go, clips, go(), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(0, 40), (9, 40), (40, 9), (40, 0)])
 def test_a_video_may_change_before_it_is_its_turn(
     go: Go, show: Show, *, clips: Any, tmp_path: Path, before: int, after: int
@@ -170,6 +172,7 @@ def test_what_is_finished_stays_whatever_the_disk_says(go: Go, show: Show) -> No
     assert kept.items() <= receipts(rest).items()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "alone"])
 def test_features_of_other_frames_than_a_clip_has_are_computed_anew(
     go: Go, show: Show, *, clips: Any, tmp_path: Path, split: str
@@ -187,6 +190,7 @@ def test_features_of_other_frames_than_a_clip_has_are_computed_anew(
     assert go(manifest=clips).reused == 6, "what cannot be counted now takes nothing back"
 
 
+@pytest.mark.slow
 def test_a_run_that_began_before_another_gave_a_clip_its_place_goes_on(
     go: Go, show: Show, *, clips: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,6 +211,7 @@ def test_a_run_that_began_before_another_gave_a_clip_its_place_goes_on(
     assert_whole(go, clips, go(), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_copy_has_the_later_partitions_too(go: Go, show: Show, tmp_path: Path) -> None:
     show(0)
     go()
@@ -234,6 +239,7 @@ OTHER_SPLITS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("splits", OTHER_SPLITS.values(), ids=OTHER_SPLITS.keys())
 def test_clips_in_other_splits_are_not_computed_again(
     go: Go, show: Show, *, clips: Any, splits: dict[str, str], digest: Callable[[Path], str]
@@ -251,6 +257,7 @@ def test_clips_in_other_splits_are_not_computed_again(
     assert {name: digest(path) for name, path in first.stores.items()} == before
 
 
+@pytest.mark.slow
 def test_a_store_half_filled_goes_on_under_other_splits(
     go: Go, show: Show, clips: Any, tmp_path: Path
 ) -> None:
@@ -267,6 +274,7 @@ def test_a_store_half_filled_goes_on_under_other_splits(
     assert kept.items() <= receipts(first).items()
 
 
+@pytest.mark.slow
 def test_a_partition_with_clips_of_several_splits_by_now_is_computed_whole(
     go: Go, show: Show, clips: Any, tmp_path: Path
 ) -> None:
@@ -337,6 +345,7 @@ def test_a_complete_store_that_may_only_be_read_is_there_already(
             assert (told.reused, told.stores) == (6, first.stores)
 
 
+@pytest.mark.slow
 def test_an_incomplete_store_that_may_only_be_read_is_an_error_before_any_work(
     go: Go, show: Show, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -123,6 +123,7 @@ def run(*words: str) -> int:
     return result.exit_code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl"])
 def test_hostile_manifests(lab: Path, kind: str) -> None:
     chance = random.Random(kind)
@@ -142,6 +143,7 @@ def test_hostile_manifests(lab: Path, kind: str) -> None:
             assert ".." not in Path(clip.source).parts
 
 
+@pytest.mark.slow
 def test_hostile_specs(lab: Path) -> None:
     chance = random.Random(0)
     sound = yaml.safe_load(SPEC)

@@ -132,6 +132,7 @@ _CLIPS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(clips=_CLIPS, draw=st.integers(0, 3), dot=st.booleans(), lower=st.booleans())
 def test_no_reference_of_dev_or_test_can_reach_a_prompt(clips, draw, dot, lower):

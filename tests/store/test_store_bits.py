@@ -74,6 +74,7 @@ def readers(store: FeatureStore) -> dict[str, Callable[[], object]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [flips, cuts])
 def test_every_bit_and_every_cut_of_what_leads_to_the_features(store, change):
     for name, question in readers(store).items():
@@ -99,6 +100,7 @@ def reading(store: FeatureStore, partition: int) -> Callable[[], None]:
     return lambda: LocalShards(store.path, about).fetch(wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [flips, cuts])
 def test_every_bit_and_every_cut_of_a_shard_padding_and_index_included(store, change):
     question = reading(store, 0)
@@ -112,6 +114,7 @@ def test_every_bit_and_every_cut_of_a_shard_padding_and_index_included(store, ch
     assert not refused(question)
 
 
+@pytest.mark.slow
 def test_deep_verify_finds_damage_anywhere(store):
     random = np.random.default_rng(0)
     every = sorted(file for file in store.path.rglob("*") if file.is_file())

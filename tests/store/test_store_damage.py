@@ -41,6 +41,7 @@ def read_all(path: Path, features: dict[str, np.ndarray]) -> None:
         np.testing.assert_array_equal(rows, features[clip])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_single_bits(material, sealed, seed):
     random = np.random.default_rng(seed)
@@ -54,6 +55,7 @@ def test_single_bits(material, sealed, seed):
     assert verify(sealed.path, deep=True).sound
 
 
+@pytest.mark.slow
 def test_every_cut(material, sealed):
     random = np.random.default_rng(0)
     for file in data_files(sealed.path):

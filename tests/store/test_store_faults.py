@@ -205,6 +205,7 @@ CASES: dict[str, tuple[Callable[[Site], None], Callable[[Site], None], int]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_disk_that_fails_once(case, make, tmp_path, disk):
     prepare, work, stride = CASES[case]

@@ -88,6 +88,7 @@ def changed_attributes(document: Any, random: np.random.Generator) -> Any:
     return {**document, "attributes": {"spamo_cache": inner}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_attributes_and_receipts_that_were_sealed_again(make, tmp_path, seed):
     writer = make(8, failed=1).write(tmp_path)
@@ -137,6 +138,7 @@ def test_generations_that_are_vouched_for(make, tmp_path):
         read_and_verify(path)
 
 
+@pytest.mark.slow
 def test_columns_that_are_vouched_for(make, tmp_path):
     """Rows and partitions that point anywhere, in an index whose checksums are right."""
     path = make(8, failed=1).write(tmp_path).path

@@ -159,6 +159,7 @@ def test_other_addresses_are_refused_without_telling_passwords(text):
     assert "secret" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_is_one_clear_error(monkeypatch):
     monkeypatch.setattr("spamo_cache.store.remote._RETRIES", 0)
     with pytest.raises(StoreError, match="does not answer") as told:

@@ -91,6 +91,7 @@ def test_a_damaged_index_is_found(written, serve):
         FeatureStore.open(address(server.root, writer.path))
 
 
+@pytest.mark.slow
 def test_find_looks_into_remote_roots(written, serve, tmp_path, caplog):
     _, writer = written
     server = serve(writer.path.parents[1])

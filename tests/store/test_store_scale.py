@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from spamo_cache.store.attributes import describe
 from spamo_cache.store.index import Columns, with_receipts
@@ -59,6 +60,7 @@ def columns() -> Columns:
     }
 
 
+@pytest.mark.slow
 def test_a_million_clips_open_at_once(tmp_path: Path, sealed: StoreWriter) -> None:
     identity, corpus = StreamIdentity({}, "", 0), "00" * 32
     digest = fingerprint(identity, corpus)

@@ -117,6 +117,7 @@ def test_a_store_is_pulled_from_a_web_server(sealed, serve, tmp_path):
     assert files_of(copy(remote, tmp_path / "b").path) == files_of(sealed.path)
 
 
+@pytest.mark.slow
 def test_part_of_a_store_in_s3_grows(sealed, s3, tmp_path):
     partial = copy(sealed.path, s3.root, splits=["test"])
     here = copy(partial.path, tmp_path / "b")

@@ -100,6 +100,7 @@ def read_all(path, features) -> int:
     return len(there)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["push", "pull"])
 def test_killed_at_every_operation_a_copy_goes_on_and_ends_the_same(
     way, make, s3, attempt, tmp_path
@@ -122,6 +123,7 @@ def test_killed_at_every_operation_a_copy_goes_on_and_ends_the_same(
     assert files_of(target) == want
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["push", "pull"])
 def test_killed_at_any_moment_a_copy_leaves_nothing_half_written(way, make, s3, attempt, tmp_path):
     material = make(14)

@@ -66,6 +66,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spamo_cache.store.remote._webs", {})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_impatient")
 @pytest.mark.parametrize("from_start", [True, False], ids=["headers", "body"])
 def test_a_byte_now_and_then_is_not_waited_for(serve: Serve, from_start: bool) -> None:

@@ -25,7 +25,7 @@ from typing import IO, Any
 from spamo_cache.compat import declare_torchvision_ops
 from tests.support import environment, program
 
-PRELOADED = ("spamo_cache.cli.main", "spamo_cache.extract.run", "spamo_cache.train",
+PRELOADED = ("spamo_cache.cli.main", "spamo_cache.extract.extraction", "spamo_cache.train",
              "spamo_cache.evaluate", "open_clip", "transformers.models.videomae.modeling_videomae",
              "transformers.models.t5.modeling_t5")  # fmt: skip
 

@@ -31,6 +31,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_being_trained_into_is_refused_until_its_process_is_dead(toy, tmp_path):
     out = tmp_path / "run"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -97,6 +98,7 @@ def test_a_folder_belongs_to_one_process_where_the_disk_has_no_locks(no_locks, t
     assert not claim.exists()
 
 
+@pytest.mark.slow
 def test_what_a_killed_writer_left_is_swept_and_a_living_one_s_is_not(toy, tmp_path):
     out = tmp_path / "run"
     toy.run(out, toy.pipeline(**SMALL))

@@ -30,6 +30,7 @@ def drawn(run):
     }
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_every_line_once_even_after_a_kill(toy, tmp_path, monkeypatch):
     config = toy.pipeline(align=SMALL, translate=SMALL, log=["tensorboard"])
     after = Trainer._after
@@ -70,6 +71,7 @@ class StubRun:
         self.finished = True
 
 
+@pytest.mark.slow
 def test_wandb_gets_the_lines_and_the_config(toy, tmp_path, monkeypatch):
     runs = []
     stub = ModuleType("wandb")

@@ -48,6 +48,7 @@ def written(root: Path, stream: str, manifest, features) -> FeatureStore:
     return FeatureStore.open(writer.path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [0, 1 << 20], ids=["read anew", "held"])
 def test_equals_training_from_memory(toy, tmp_path, memory):
     manifest, features = toy.corpus(failed=FAILED)
@@ -65,6 +66,7 @@ def test_equals_training_from_memory(toy, tmp_path, memory):
     assert card.stores == {name: store.fingerprint for name, store in stores.items()}
 
 
+@pytest.mark.slow
 def test_a_store_that_moved_away_is_named(toy, tmp_path):
     manifest, features = toy.corpus()
     features["spatial"] = written(tmp_path / "features", "spatial", manifest, features["spatial"])

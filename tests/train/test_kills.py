@@ -57,6 +57,7 @@ def results(run: Path) -> dict[str, object]:
     return files | {"done": done}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(KILLS))
 def test_killed_anywhere_the_run_ends_the_same(nursery, whole, tmp_path, number):
     uninterrupted, events = whole

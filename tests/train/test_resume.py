@@ -24,6 +24,7 @@ def results(run: Path, *names: str) -> dict[str, bytes]:
 PLACES = {"align": (3, 17, 20), "translate": (1, 16, 29, 30, 40)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [(stage, step) for stage in PLACES for step in PLACES[stage]])
 def test_resumed_equals_uninterrupted(toy, finished, tmp_path, monkeypatch, place):
     after = Trainer._after
@@ -44,6 +45,7 @@ def test_resumed_equals_uninterrupted(toy, finished, tmp_path, monkeypatch, plac
     assert not (tmp_path / "run" / "resume.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_resumes_after_sigkill(toy, finished, launch, tmp_path):
     child = launch("tests.support.toy", tmp_path / "run", "translate", "30")
     assert child.wait(120) == -signal.SIGKILL, child.communicate()
@@ -52,6 +54,7 @@ def test_resumes_after_sigkill(toy, finished, launch, tmp_path):
     assert results(tmp_path / "run") == results(finished[0])
 
 
+@pytest.mark.slow
 def test_goes_on_with_other_curves(toy, finished, tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "_end_align", lambda _: (_ for _ in ()).throw(KilledError))
     with pytest.raises(KilledError):
@@ -92,6 +95,7 @@ def test_kill_while_writing_leaves_the_old_state(tmp_path, monkeypatch):
 NAMES = ("config.yaml", "manifest.parquet", "run.json", "metrics.jsonl", "resume.safetensors")
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_an_unfinished_run_is_refused(toy, tmp_path, monkeypatch):
     run = tmp_path / "run"
     monkeypatch.setattr(Trainer, "_end_align", lambda _: (_ for _ in ()).throw(KilledError))

@@ -95,6 +95,7 @@ def test_every_file_of_a_run_is_tried(copy) -> None:
     assert named == {str(path.relative_to(copy)) for path in files}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_a_flipped_bit_is_refused_or_changes_nothing(copy, readers, whole, name) -> None:
     shot = next((copy / "analysis/attribution").glob("*.json")).stem

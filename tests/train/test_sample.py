@@ -44,6 +44,7 @@ def test_a_sample_is_by_seed_and_not_by_order(manifest):
     assert training(sample(turned, 0.5, 0)) == training(sample(manifest, 0.5, 0))
 
 
+@pytest.mark.slow
 def test_a_run_keeps_what_it_was_trained_and_selected_on(toy, tmp_path, manifest):
     toy.run(tmp_path / "run", toy.pipeline(train_fraction=0.25, seed=3, **SMALL))
     kept = Manifest.read(tmp_path / "run" / "manifest.parquet")
@@ -51,6 +52,7 @@ def test_a_run_keeps_what_it_was_trained_and_selected_on(toy, tmp_path, manifest
     assert [len(kept.clips(split)) for split in ("train", "dev", "test")] == [4, 5, 6]
 
 
+@pytest.mark.slow
 def test_pairs_come_from_the_sample(toy, tmp_path, manifest, monkeypatch):
     translated = Manifest.from_clips(
         "toy",

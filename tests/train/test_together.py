@@ -116,6 +116,7 @@ def test_two_processes_train_as_one(alone, pair):
     assert (pair / "whole" / "done.json").exists()
 
 
+@pytest.mark.slow
 def test_parts_of_two_processes_are_those_of_one(toy, pair, tmp_path):
     # Batch norm and VT-Align see a part of all processes: as many clips as one would cut off.
     config = toy.pipeline(**in_parts(toy, 2))
@@ -123,11 +124,13 @@ def test_parts_of_two_processes_are_those_of_one(toy, pair, tmp_path):
     check_equal(pair / "in parts", tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_padding_does_not_hang_on_the_number_of_processes(toy, pair, tmp_path):
     toy.run(tmp_path / "run", toy.pipeline(**padded(toy)), manifest=toy.uneven())
     check_equal(pair / "padded", tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 4])
 def test_parts_are_weighed_by_their_tokens(toy, pair, tmp_path, parts):
     # Where no clip meets another one, it does not matter how a batch is cut.
@@ -136,6 +139,7 @@ def test_parts_are_weighed_by_their_tokens(toy, pair, tmp_path, parts):
     check_equal(pair / "apart", tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_nobody_waits_for_a_process_that_cannot_begin(toy, launch, tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     first, second = together(launch, tmp_path, {str(tmp_path): toy.QUIET})
@@ -144,6 +148,7 @@ def test_nobody_waits_for_a_process_that_cannot_begin(toy, launch, tmp_path):
     assert second.stdout.startswith("heard is not empty and holds no run")
 
 
+@pytest.mark.slow
 def test_nobody_waits_for_a_folder_that_is_being_trained_into(toy, launch, tmp_path):
     with RunFolder(tmp_path / "run").alone():
         first, second = together(launch, tmp_path, {str(tmp_path / "run"): toy.QUIET})
@@ -151,6 +156,7 @@ def test_nobody_waits_for_a_folder_that_is_being_trained_into(toy, launch, tmp_p
     assert first.stdout.startswith("told is in use by another process")
 
 
+@pytest.mark.slow
 def test_checkpointing_changes_nothing_but_memory(toy, tmp_path, monkeypatch):
     stage = {"steps": 4, "batch": 8, "lr": 1e-3}
     kept = {}
@@ -185,6 +191,7 @@ def saved_bytes(monkeypatch, work) -> int:
     return most
 
 
+@pytest.mark.slow
 def test_bfloat16_is_used_where_it_is_asked_for(toy, alone, tmp_path):
     config = toy.pipeline(**whole(toy), precision="bfloat16")
     toy.run(tmp_path / "run", config, manifest=toy.uneven())

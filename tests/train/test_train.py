@@ -31,6 +31,7 @@ def test_learns_to_align_and_to_translate(finished):
     assert losses["lm"][-1] < losses["lm"][0]
 
 
+@pytest.mark.slow
 def test_overfits_four_clips(toy, tmp_path):
     manifest, stores = toy.corpus({"train": 4, "dev": 4})
     # The dev clips say and show what the train clips do.

@@ -186,6 +186,7 @@ def encoded(stream, ids):
     return MemoryFeatures(arrays)
 
 
+@pytest.mark.slow
 def test_tuning_begins_with_a_run_of_frozen_encoders(toy, frames, tmp_path):
     ids = [clip.id for clip in toy.corpus()[0].clips()]
     cached = {name: encoded(stream, ids) for name, stream in frames().items()}

@@ -204,6 +204,7 @@ def test_a_page_can_be_made_before_anything_is_finished(build_lab: Build, page: 
     assert "Not finished yet" in found.text
 
 
+@pytest.mark.slow
 def test_forty_runs_take_seconds_and_megabytes(build_lab: Build) -> None:
     folder = build_lab(extra=34)
     started = time.process_time()
