@@ -14,8 +14,8 @@ from spamo_cache.workflow import EMBEDDED, resolve
 from spamo_cache.workflow.watcher import QUIET, Watcher
 
 if TYPE_CHECKING:
-    from spamo_cache.datasets.doctor import Diagnosis, Finding
     from spamo_cache.datasets.manifest import Manifest
+    from spamo_cache.doctor import Diagnosis, Finding
 
 
 def examine(
@@ -38,7 +38,7 @@ def examine(
     Raises:
         UsageError: an unknown corpus, a missing folder, a sample of everything.
     """
-    from spamo_cache.datasets.doctor import SAMPLE, environment
+    from spamo_cache.doctor import SAMPLE, environment
 
     if dataset is None and root is None and manifest is None and pipeline is None:
         return environment.examine()
@@ -58,9 +58,9 @@ def _corpus(
     watcher: Watcher,
 ) -> Diagnosis:
     from spamo_cache.datasets import registry
-    from spamo_cache.datasets.doctor import lint
-    from spamo_cache.datasets.doctor.findings import diagnosis
     from spamo_cache.datasets.manifest import Manifest
+    from spamo_cache.doctor import lint
+    from spamo_cache.doctor.findings import diagnosis
 
     if manifest is not None:
         known, where = None, resolve.folder(root or manifest.parent)
@@ -93,7 +93,7 @@ def _usual(corpus: str) -> str | None:
 
 def _lost(manifest: Manifest, name: str | None) -> Iterator[Finding]:
     """What the tokenizer of a pipeline's LLM loses of the sentences, where the LLM is at hand."""
-    from spamo_cache.datasets.doctor.findings import Finding
+    from spamo_cache.doctor.findings import Finding
     from spamo_cache.model.text import normalise
     from spamo_cache.model.tokens import Tokens, coverage, cut_words, unknown_words
     from spamo_cache.model.weights import at_hand

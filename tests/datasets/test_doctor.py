@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spamo_cache.datasets import doctor
+from spamo_cache import doctor
 from spamo_cache.datasets.corpus import Corpus
-from spamo_cache.datasets.doctor import environment
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.datasets.registry import corpus
+from spamo_cache.doctor import environment
 from spamo_cache.errors import StoreError
 
 NAME = "11August_2010_Wednesday_tagesschau-{}"

@@ -14,10 +14,10 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
-from spamo_cache.datasets.doctor.findings import Finding, Level
 from spamo_cache.datasets.layout import SHOWN, names_in, tally
 from spamo_cache.datasets.manifest import Clip
 from spamo_cache.datasets.source_files import doubles, is_frame, is_glob, locate
+from spamo_cache.doctor.findings import Finding, Level
 from spamo_cache.errors import VideoError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spamo_cache import config, devices, io
-from spamo_cache.datasets.doctor.findings import Diagnosis, Finding, diagnosis
+from spamo_cache.doctor.findings import Diagnosis, Finding, diagnosis
 from spamo_cache.errors import SpamoError
 from spamo_cache.store.roots import stores_in
 

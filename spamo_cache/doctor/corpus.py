@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 from spamo_cache import io
 from spamo_cache.datasets import registry
 from spamo_cache.datasets.corpus import Corpus
-from spamo_cache.datasets.doctor import media
-from spamo_cache.datasets.doctor.findings import Diagnosis, Finding, Level, diagnosis
 from spamo_cache.datasets.layout import ABSENT, tally
 from spamo_cache.datasets.manifest import Manifest
+from spamo_cache.doctor import media
+from spamo_cache.doctor.findings import Diagnosis, Finding, Level, diagnosis
 from spamo_cache.errors import CorpusError
 
 SAMPLE = 64
