@@ -160,10 +160,19 @@ def test_an_index_names_files_of_its_folder_alone(tmp_path: Path, suffix: str, w
         checkpoints.tensors(folder)
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", '{"weight_map": {}}', '{"weight_map": 3}', "{"])
-def test_an_index_without_files_is_refused(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{}", "lists no files"),
+        ("[]", "holds no JSON object"),
+        ('{"weight_map": {}}', "lists no files"),
+        ('{"weight_map": 3}', "lists no files"),
+        ("{", "cannot be read"),
+    ],
+)
+def test_an_index_without_files_is_refused(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "pytorch_model.bin.index.json").write_text(text)
-    with pytest.raises(WeightsError):
+    with pytest.raises(WeightsError, match=words):
         checkpoints.tensors(tmp_path)
 
 

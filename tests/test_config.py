@@ -164,10 +164,17 @@ def test_a_file_may_change_a_base_beside_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "base", ["none.yaml", "../default.yaml", "/etc/passwd", "3", "document.yaml"]
+    ("base", "words"),
+    [
+        ("none.yaml", "no such file"),
+        ("../default.yaml", "is not the name of a file beside this one"),
+        ("/etc/passwd", "is not the name of a file beside this one"),
+        ("3", "is not the name of a file beside this one"),
+        ("document.yaml", "question: Field required"),
+    ],
 )
-def test_a_base_that_cannot_be_one(tmp_path: Path, base: str) -> None:
-    with pytest.raises(ConfigError):
+def test_a_base_that_cannot_be_one(tmp_path: Path, base: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
         config.load(write(tmp_path, f"base: {base}\nname: other\n"), Pipeline)
 
 

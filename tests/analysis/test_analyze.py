@@ -209,6 +209,6 @@ def test_other_features_and_no_run_are_refused(tmp_path: Path) -> None:
     other = MemoryFeatures({clip.id: zeros for clip in manifest.clips()})
     with pytest.raises(StoreError, match="was trained from"):
         analyze(run, manifest=manifest, stores={"spatial": other}, device="cpu")
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="holds no run"):
         analyze(tmp_path / "absent")
     assert not (run / "analysis").exists()

@@ -104,9 +104,16 @@ def test_dropped_biases_are_noticed(base: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("name", ["clip-vision", "videomae"])
 @pytest.mark.parametrize(
-    "damage", ["missing tensor", "cut file", "no file", "no config", "no processor"]
+    ("damage", "words"),
+    [
+        ("missing tensor", "missing: encoder|is missing"),
+        ("cut file", "cannot be read .SafetensorError"),
+        ("no file", "holds no weights that can be read"),
+        ("no config", "cannot be read: No such file"),
+        ("no processor", "no usable image processor"),
+    ],
 )
-def test_damaged_folders_are_refused(base: Path, name: str, damage: str) -> None:
+def test_damaged_folders_are_refused(base: Path, name: str, damage: str, words: str) -> None:
     file = base / name / "model.safetensors"
     if damage == "missing tensor":
         state = load_file(file)
@@ -117,7 +124,7 @@ def test_damaged_folders_are_refused(base: Path, name: str, damage: str) -> None
     else:
         gone = {"no file": file.name, "no config": "config.json"}
         (base / name / gone.get(damage, "preprocessor_config.json")).unlink()
-    with pytest.raises(WeightsError):
+    with pytest.raises(WeightsError, match=words):
         registry.build(spatial() if name == "clip-vision" else motion(), base)
 
 
@@ -130,23 +137,25 @@ def test_hub_out_of_reach_says_what_to_do(base: Path, weights_name: str) -> None
 
 
 @pytest.mark.parametrize(
-    "stream",
+    ("stream", "words"),
     [
-        spatial(weights="./nothing"),
-        spatial(weights="nothing"),
-        spatial(model="ViT-L-14-quickgelu", weights="openay"),
-        spatial(model="ViT-L-41", weights="openai"),
-        spatial(layer=3),
-        spatial(layer=-4),
-        motion(weights="nothing"),
-        motion(weights="clip-vision"),
-        motion(window=8),
-        motion(layer=4),
+        (spatial(weights="./nothing"), "no such weights"),
+        (spatial(weights="nothing"), "name neither a path nor a hub id"),
+        (spatial(model="ViT-L-14-quickgelu", weights="openay"), "has no weights 'openay'"),
+        (spatial(model="ViT-L-41", weights="openai"), "has no model 'ViT-L-41'"),
+        (spatial(layer=3), "layer 3: the tower has 3"),
+        (spatial(layer=-4), "layer -4: the tower has 3"),
+        (motion(weights="nothing"), "neither a path nor `org/name"),
+        (motion(weights="clip-vision"), "is not a VideoMAE model"),
+        (motion(window=8), "window 8: the weights are for 16 frames"),
+        (motion(layer=4), "layer 4: the network has 4"),
     ],
     ids=str,
 )
-def test_impossible_streams_are_refused(base: Path, stream: SpatialStream | MotionStream) -> None:
-    with pytest.raises(SpamoError) as error:
+def test_impossible_streams_are_refused(
+    base: Path, stream: SpatialStream | MotionStream, words: str
+) -> None:
+    with pytest.raises(SpamoError, match=words) as error:
         registry.build(stream, base)
     assert isinstance(error.value, ConfigError | WeightsError)
 

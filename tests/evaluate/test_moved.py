@@ -151,7 +151,7 @@ def test_the_store_that_has_the_clips_is_taken_and_a_damaged_one_told(
     document = poor / "zarr.json"
     document.write_bytes(document.read_bytes().replace(b'"clips":10', b'"clips":11'))
     assert by_fingerprint(roots, fingerprint).path != poor
-    with pytest.raises(DamagedError):
+    with pytest.raises(DamagedError, match="disagrees with its own checksum"):
         by_fingerprint(roots[:1], fingerprint)
     with pytest.raises(StoreError, match=fingerprint[:12]):
         open_stores(RunFolder(moved / "run"), [])

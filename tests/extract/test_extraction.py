@@ -278,16 +278,16 @@ def test_an_interrupt_seals_what_is_finished(
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "words"),
     [
-        {"streams": ["sound"]},
-        {"splits": ["tset"]},
-        {"device": "tpu"},
-        {"workers": 0},
-        {"root": Path("/nowhere/at/all")},
+        ({"streams": ["sound"]}, "no stream 'sound'"),
+        ({"splits": ["tset"]}, "no split 'tset'"),
+        ({"device": "tpu"}, "unknown device 'tpu'"),
+        ({"workers": 0}, "workers: 0 is not a positive number"),
+        ({"root": Path("/nowhere/at/all")}, "no such corpus folder"),
     ],
     ids=str,
 )
-def test_bad_usage(go: Callable[..., Any], changes: dict[str, Any]) -> None:
-    with pytest.raises(UsageError):
+def test_bad_usage(go: Callable[..., Any], changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
         go(**changes)

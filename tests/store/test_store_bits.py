@@ -153,7 +153,7 @@ def exchange(first: Path, second: Path) -> None:
 
 def assert_detected(store: FeatureStore, clip: str) -> None:
     assert not verify(store.path, deep=True).sound
-    with pytest.raises(StoreError):
+    with pytest.raises(DamagedError, match=r"other features|receipt of something else"):
         FeatureStore.open(store.path).read([clip])
 
 
@@ -185,12 +185,19 @@ def test_a_strangers_shard_with_and_without_its_receipt(make, tmp_path, names):
     assert_detected(FeatureStore.open(path), clip)
 
 
-@pytest.mark.parametrize("name", ["zarr.json", "clips/zarr.json", "features/zarr.json"])
-def test_a_strangers_document(make, tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("zarr.json", "does not have the columns of a clip index"),
+        ("clips/zarr.json", "the file is missing"),
+        ("features/zarr.json", "not laid out as the store says"),
+    ],
+)
+def test_a_strangers_document(make, tmp_path, name, words):
     path = make(12, failed=0).write(tmp_path / "a").path
     other = make(20, failed=0).write(tmp_path / "b").path
     assert json.loads((path / name).read_bytes()) != json.loads((other / name).read_bytes())
     shutil.copy(other / name, path / name)
     assert not verify(path, deep=True).sound
-    with pytest.raises(StoreError):
+    with pytest.raises(DamagedError, match=words):
         FeatureStore.open(path)

@@ -264,7 +264,7 @@ def test_a_cut_hdf5_file_is_one_clear_error(sealed, tmp_path):
     chance = random.Random(0)
     for _ in range(20):
         (tmp_path / "b.h5").write_bytes(whole[: chance.randrange(len(whole))])
-        with pytest.raises(SpamoError):
+        with pytest.raises(SpamoError, match=r"is no sound HDF5 file|cannot be read"):
             import_hdf5(tmp_path / "b.h5", tmp_path / "r", stream="s", **SMALL)
 
 
@@ -285,11 +285,11 @@ def test_ids_that_no_file_can_have_come_back(make, tmp_path):
 def test_nothing_to_import_is_one_clear_error(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.h5").write_text("no")
-    for call in (
-        lambda: import_npy(tmp_path / "none", tmp_path, stream="s", **SMALL),
-        lambda: import_npy(tmp_path / "empty", tmp_path, stream="s", **SMALL),
-        lambda: import_hdf5(tmp_path / "none.h5", tmp_path, stream="s", **SMALL),
-        lambda: import_hdf5(tmp_path / "text.h5", tmp_path, stream="s", **SMALL),
+    for load, name, words in (
+        (import_npy, "none", "no such folder"),
+        (import_npy, "empty", "no features to import"),
+        (import_hdf5, "none.h5", "no such file"),
+        (import_hdf5, "text.h5", "is no sound HDF5 file"),
     ):
-        with pytest.raises(SpamoError):
-            call()
+        with pytest.raises(SpamoError, match=words):
+            load(tmp_path / name, tmp_path, stream="s", **SMALL)

@@ -143,30 +143,30 @@ def rewrite(path: Path, **changes: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "words"),
     [
-        {"format": 1},
-        {"format": 3},
-        {"corpus": "../../etc"},
-        {"stream": "a/b"},
-        {"width": 2**62},
-        {"width": -1},
-        {"width": "12"},
-        {"dtype": "object"},
-        {"dtype": "float32"},
-        {"chunk_rows": 0},
-        {"chunk_rows": 7},
-        {"shard_rows": 2**40},
-        {"clips": 10**12},
-        {"clips": 23},
-        {"partitions": 99},
-        {"fingerprint": "xyz"},
-        {"surprise": 1},
+        ({"format": 1}, "has store format 1, older than"),
+        ({"format": 3}, "has store format 3, newer than"),
+        ({"corpus": "../../etc"}, "corpus: String should match"),
+        ({"stream": "a/b"}, "stream: String should match"),
+        ({"width": 2**62}, "width: .* less than or equal"),
+        ({"width": -1}, "width: .* greater than or equal"),
+        ({"width": "12"}, "width: .* a valid integer"),
+        ({"dtype": "object"}, "dtype: Input should be 'float16' or 'float32'"),
+        ({"dtype": "float32"}, "not laid out as the store says"),
+        ({"chunk_rows": 0}, "chunk_rows: .* greater than or equal"),
+        ({"chunk_rows": 7}, "64 rows is no multiple of 7"),
+        ({"shard_rows": 2**40}, "shard_rows: .* less than or equal"),
+        ({"clips": 10**12}, "clips: .* less than or equal"),
+        ({"clips": 23}, "does not have the columns of a clip index"),
+        ({"partitions": 99}, "not laid out as the store says"),
+        ({"fingerprint": "xyz"}, "fingerprint: String should match"),
+        ({"surprise": 1}, "surprise"),
     ],
 )
-def test_hostile_attributes(sealed, changes):
+def test_hostile_attributes(sealed, changes, words):
     rewrite(sealed.path, **changes)
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreError, match=words):
         open_and_read(sealed.path)
 
 
@@ -174,16 +174,24 @@ def test_hostile_attributes(sealed, changes):
 @pytest.mark.parametrize("name", ["zarr.json", "clips/zarr.json", "features/zarr.json"])
 def test_broken_json(sealed, name, text):
     (sealed.path / name).write_text(text, encoding="latin-1")
-    with pytest.raises(StoreError):
+    with pytest.raises(DamagedError, match=r"not the JSON it was|no group of|not laid out"):
         FeatureStore.open(sealed.path)
 
 
-@pytest.mark.parametrize("name", ["features/c.0.0", "receipts/0.json", "clips", "features"])
-def test_links_are_not_followed(sealed, tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("features/c.0.0", "cannot be opened"),
+        ("receipts/0.json", "cannot be opened"),
+        ("clips", "must not be a link"),
+        ("features", "must not be a link"),
+    ],
+)
+def test_links_are_not_followed(sealed, tmp_path, name, words):
     outside = tmp_path / "outside"
     shutil.move(sealed.path / name, outside)
     (sealed.path / name).symlink_to(outside)
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreError, match=words):
         open_and_read(sealed.path)
 
 

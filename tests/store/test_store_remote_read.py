@@ -57,8 +57,17 @@ def test_many_clips_at_once_in_any_order(written, serve):
     assert store.clip_keys() == FeatureStore.open(writer.path).clip_keys()
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "missing", "other"])
-def test_damage_is_found(written, serve, damage):
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("flip", "disagree with their checksum"),
+        ("cut", "ends before byte"),
+        ("empty", "gives no ranges|ends before byte"),
+        ("missing", "a file of the store is missing"),
+        ("other", "holds other features than were published"),
+    ],
+)
+def test_damage_is_found(written, serve, damage, words):
     _, writer = written
     store = FeatureStore.open(address(serve(writer.path.parents[1]).root, writer.path))
     file = shard_path(writer.path, 0)
@@ -78,7 +87,7 @@ def test_damage_is_found(written, serve, damage):
     else:
         file.write_bytes(whole[: 50 if damage == "cut" else 0])
     # Of an empty file, a server may well say that it has no ranges.
-    with pytest.raises(StoreError if damage == "empty" else DamagedError):
+    with pytest.raises(StoreError if damage == "empty" else DamagedError, match=words):
         store.read([clip])
 
 

@@ -189,7 +189,7 @@ def test_an_index_that_a_server_has_lost_is_made_again(sealed, s3, lost):
     (generation,) = {name.split("/")[1] for name in whole if name.count("/") == 3}
     place = "clips/zarr.json" if lost.startswith("..") else f"clips/{generation}/{lost}"
     (there / place).delete()
-    with pytest.raises(DamagedError):
+    with pytest.raises(DamagedError, match="a file of the store is missing"):
         FeatureStore.open(there)
     assert "copied" not in copy(sealed.path, s3.root).partitions
     assert files_of(there) == whole
@@ -293,7 +293,7 @@ def test_list_locate_info_remove(material, sealed, tmp_path):
     assert f"{len(material.partitions)} partitions" in made
     remove(sealed.path)
     assert list((tmp_path / "root" / "weather").rglob("*.zarr")) == []
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="no feature store here"):
         remove(sealed.path)
 
 

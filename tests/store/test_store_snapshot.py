@@ -63,19 +63,19 @@ def exchange(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "words"),
+    ("harm", "words", "refusal"),
     [
-        (lose, "missing"),
-        (cut, "bytes, not"),
-        (huge, "bytes, not"),
-        (link, "regular"),
-        (exchange, "is not the manifest"),
+        (lose, "missing", "the file is missing"),
+        (cut, "bytes, not", "is not the manifest"),
+        (huge, "bytes, not", "is larger than the"),
+        (link, "regular", "cannot be opened"),
+        (exchange, "is not the manifest", "is not the manifest"),
     ],
 )
-def test_a_lost_or_damaged_snapshot_is_told_and_put_back(material, tmp_path, harm, words):
+def test_a_lost_or_damaged_snapshot_is_told_and_put_back(material, tmp_path, harm, words, refusal):
     path = material.open(tmp_path, manifest=FIRST).path
     harm(path / "manifest.parquet")
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreError, match=refusal):
         kept(path)
     # One of the same size is found by its hash alone.
     assert verify(path).sound == (harm is exchange)

@@ -102,8 +102,18 @@ def test_all_clips_of_a_partition_may_fail(material, tmp_path):
     assert verify(store.path, deep=True).sound
 
 
-@pytest.mark.parametrize("fault", ["missing", "strange", "both", "rows", "nan", "partition"])
-def test_publish_refuses_what_was_not_planned(material, tmp_path, fault):
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("missing", "published whole, each clip once"),
+        ("strange", "published whole, each clip once"),
+        ("both", "published whole, each clip once"),
+        ("rows", r"features are \(63, 12\), not"),
+        ("nan", "1 of 12 rows are not finite"),
+        ("partition", "there is no partition 99"),
+    ],
+)
+def test_publish_refuses_what_was_not_planned(material, tmp_path, fault, words):
     writer = material.open(tmp_path)
     ids = [slot.id for slot in material.slots if slot.partition == 0]
     features = {clip: material.features[clip].copy() for clip in ids}
@@ -118,7 +128,7 @@ def test_publish_refuses_what_was_not_planned(material, tmp_path, fault):
         features[ids[0]] = np.zeros((63, 12))
     elif fault == "nan":
         features[ids[0]][0, 0] = np.nan
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreError, match=words):
         writer.publish(99 if fault == "partition" else 0, features, failures, {})
     assert writer.finished() == set()
     assert not list(work_path(writer.path).glob("*.tmp"))
@@ -140,11 +150,17 @@ def test_open_refuses_impossible_plans(material, tmp_path, slot, message):
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"dtype": "int8"}, {"width": 0}, {"chunk_rows": 0}, {"shard_rows": 63}, {"corpus": "../x"}],
+    ("change", "words"),
+    [
+        ({"dtype": "int8"}, "dtype: Input should be"),
+        ({"width": 0}, "width: .* greater than or equal to 1"),
+        ({"chunk_rows": 0}, "chunk_rows: .* greater than or equal to 1"),
+        ({"shard_rows": 63}, "63 rows is no multiple of 4"),
+        ({"corpus": "../x"}, "cannot name a corpus"),
+    ],
 )
-def test_open_refuses_impossible_sizes(material, tmp_path, change):
-    with pytest.raises(StoreError):
+def test_open_refuses_impossible_sizes(material, tmp_path, change, words):
+    with pytest.raises(StoreError, match=words):
         material.open(tmp_path, **change)
 
 

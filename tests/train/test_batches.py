@@ -53,7 +53,7 @@ def test_every_clip_gets_the_features_of_another():
     assert sorted(given) == sorted(given.values()) == sorted(clips)
     assert all(clip != donor for clip, donor in given.items())
     assert given == derangement(clips[::-1], seed=3) != derangement(clips, seed=4)
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreError, match="one clip alone"):
         derangement(["c0"], seed=3)
 
 
@@ -114,7 +114,7 @@ def test_reading_ahead_passes_errors_on(toy):
     manifest, stores = toy.corpus()
     data = examples(toy.pipeline(), manifest, stores, "train", Tokens(toy.GOLDEN / "llm"), memory=0)
     stores["motion"]._arrays.clear()
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match="train/0"):
         list(stream_batches(data, [([0], 0)]))
 
 

@@ -48,12 +48,20 @@ def test_ranges(
     assert (found.first, found.frames) == (first, frames)
 
 
-@pytest.mark.parametrize(("start", "end"), [(0.0, 2.6), (3.0, None), (0.33, 0.35), (-2.0, -1.0)])
+@pytest.mark.parametrize(
+    ("start", "end", "words"),
+    [
+        (0.0, 2.6, "range ends at 2.6 s, the video at 2.400 s"),
+        (3.0, None, "no frame between 3.0 and None s"),
+        (0.33, 0.35, "no frame between 0.33 and 0.35 s"),
+        (-2.0, -1.0, "no frame between -2.0 and -1.0 s"),
+    ],
+)
 def test_ranges_without_frames_or_past_the_end_are_refused(
-    make: Maker, start: float, end: float | None
+    make: Maker, start: float, end: float | None, words: str
 ) -> None:
     path = make()
-    with pytest.raises(VideoError):
+    with pytest.raises(VideoError, match=words):
         timeline.span(timeline.scan(path), start, end, where=path)
 
 
@@ -63,7 +71,7 @@ def test_truncated_files_are_refused(make: Maker, share: float, *, faststart: bo
     path = make(muxing={"movflags": "faststart"} if faststart else None)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(VideoError):
+    with pytest.raises(VideoError, match=r"is truncated|cannot be decoded: Invalid data"):
         timeline.scan(path)
 
 
@@ -75,7 +83,7 @@ def test_truncated_files_of_other_kinds_are_refused(make: Maker, name: str) -> N
     for missing in (1, len(data) // 3, len(data) - 200):
         path.write_bytes(data[:-missing])
         if (name, missing) != ("video.avi", 1):  # which ends with an index
-            with pytest.raises(VideoError):
+            with pytest.raises(VideoError, match=r"is truncated|cannot be decoded: Invalid data"):
                 timeline.scan(path)
 
 
@@ -90,8 +98,8 @@ def test_nothing_but_a_video_is_opened_as_one(make: Maker, tmp_path: Path) -> No
     picture = tmp_path / "picture.mp4"
     cv2.imwrite(str(tmp_path / "picture.png"), np.zeros((64, 96, 3), np.uint8))
     (tmp_path / "picture.png").rename(picture)
-    for path in (playlist, picture):
-        with pytest.raises(VideoError):
+    for path, words in ((playlist, "cannot be decoded"), (picture, "of a kind of container")):
+        with pytest.raises(VideoError, match=words):
             timeline.scan(path)
 
 
@@ -99,7 +107,7 @@ def test_nothing_but_a_video_is_opened_as_one(make: Maker, tmp_path: Path) -> No
 def test_what_is_no_video_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "video.mp4"
     path.write_bytes(content)
-    with pytest.raises(VideoError):
+    with pytest.raises(VideoError, match=r"is truncated|cannot be decoded: Invalid data"):
         timeline.scan(path)
 
 
@@ -236,6 +244,6 @@ def test_failures_are_not_kept(tmp_path: Path, scans: list[Path]) -> None:
     path = tmp_path / "video.mp4"
     path.write_bytes(b"nothing")
     for _ in range(2):
-        with pytest.raises(VideoError):
+        with pytest.raises(VideoError, match="cannot be decoded"):
             look(path)
     assert (len(scans), entries()) == (2, [])
