@@ -80,7 +80,7 @@ def _running(application: Application) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def _s3() -> Iterator[Server]:
-    from moto.server import DomainDispatcherApplication, create_backend_app
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
     started = _running(DomainDispatcherApplication(create_backend_app))
     with started as server, pytest.MonkeyPatch.context() as patch:

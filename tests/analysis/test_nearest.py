@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ SIGNED = Path(__file__).parents[2] / "pipelines" / "signed-weather"
 
 
 def translator(llm: Path) -> Translator:
-    plain = {"name": "n", "question": "q", "corpus": "c", "spec": "s"}
+    plain: dict[str, Any] = {"name": "n", "question": "q", "corpus": "c", "spec": "s"}
     plain |= {stage: {"steps": 1, "batch": 1, "lr": 1} for stage in ("align", "translate")}
     pipeline = Pipeline.model_validate(
         plain
@@ -27,7 +28,7 @@ def translator(llm: Path) -> Translator:
 
 
 @pytest.fixture(params=["T5", "Llama", "Gemma"])
-def model(request, tmp_path: Path) -> Translator:
+def model(request: pytest.FixtureRequest, tmp_path: Path) -> Translator:
     known = request.param == "T5"
     return translator(SIGNED / "llm" if known else decoders.make(tmp_path / "l", request.param))
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -53,13 +54,13 @@ def test_sentences_are_words_less_punctuation(tokens: Tokens) -> None:
 
 def test_a_script_without_spaces_is_cut_as_the_tokenizer_cuts_it() -> None:
     class Chinese:
-        def prompts(self, texts):
+        def prompts(self, texts: list[str]) -> list[list[int]]:
             return [[0, 1, 2] for _ in texts]
 
-        def decode(self, sequences):
+        def decode(self, sequences: list[list[int]]) -> list[str]:
             return [["", "今天", "下雨"][ids[0]] for ids in sequences]
 
-    assert text_words("今天下雨。", Chinese()) == ["今天", "下雨"]
+    assert text_words("今天下雨。", cast("Tokens", Chinese())) == ["今天", "下雨"]
 
 
 def test_words_match_whole_inflected_or_in_pieces(tokens: Tokens) -> None:

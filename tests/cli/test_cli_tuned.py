@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +50,7 @@ def lab(done: Path, enter: Enter, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def tuned(lab: Path, call: Call) -> Iterator[Path]:
+def tuned(lab: Path, call: Call) -> Path:
     call(f"train {TUNED} --root corpus -o tuned")
     return lab / "tuned"
 

@@ -42,8 +42,8 @@ def phoenix(tmp_path: Path) -> Path:
         table = root / f"annotations/manual/PHOENIX-2014-T.{split}.corpus.csv"
         table.write_text("\n".join(lines) + "\n", encoding="utf-8")
     (frames / "train" / NAME.format(0) / "images0002.lprof").write_bytes(b"profile")
-    for frame in (frames / "train" / NAME.format(1)).iterdir():
-        frame.unlink()
+    for image in (frames / "train" / NAME.format(1)).iterdir():
+        image.unlink()
     (frames / "train" / NAME.format(1)).rmdir()
     return root
 

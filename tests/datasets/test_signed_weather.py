@@ -149,7 +149,9 @@ def test_frames_come_back_through_the_projects_own_reader(few: list[ClipPlan], m
     # H.264 loses some colour; red and blue exchanged would be far off.
     assert np.abs(frames.astype(int) - drawn).mean() < 4
     # The rate the registry tells is the files': 11 frames begin before the middle of the 11th.
-    end = 10.5 / registry.corpus(NAME).fps
+    fps = registry.corpus(NAME).fps
+    assert fps
+    end = 10.5 / fps
     assert probe(made, replace(clip, start=0.0, end=end)).frames == 11
 
 

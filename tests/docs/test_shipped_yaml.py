@@ -147,7 +147,7 @@ def test_the_field_table_names_every_field() -> None:
             assert re.search(rf"`(\w+\.)*{field}(\.\w+)?[:`]", table), f"{model.__name__}.{field}"
 
 
-def keys_of(model: type[config.StrictModel], above: str = "") -> Iterator[tuple[str, FieldInfo]]:
+def keys_of(model: type[BaseModel], above: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Dotted key -> field, of a model and the models in it."""
     for name, field in model.model_fields.items():
         inner = [*get_args(field.annotation), field.annotation]

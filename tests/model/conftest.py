@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,5 +18,5 @@ def golden_folder() -> Path:
 
 
 @pytest.fixture(scope="session")
-def golden_expected() -> dict:
+def golden_expected() -> Any:
     return json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))

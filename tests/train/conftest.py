@@ -16,7 +16,7 @@ def toy() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def finished(toy, tmp_path_factory):
+def finished(toy: ModuleType, tmp_path_factory: pytest.TempPathFactory):
     """One uninterrupted run that tests only read."""
     out = tmp_path_factory.mktemp("finished") / "run"
     return out, toy.run(out)

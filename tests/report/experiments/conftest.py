@@ -16,7 +16,13 @@ Build = Callable[..., Path]
 
 def variant(name: str, path: str, **changes: Any) -> dict[str, Any]:
     runs = [{"seed": 0, "path": path, "evaluation": "test", "error": None}]
-    known = {"name": name, "label": f"{name} it is", "x": None, "set": {}, "eval_spec_set": {}}
+    known: dict[str, Any] = {
+        "name": name,
+        "label": f"{name} it is",
+        "x": None,
+        "set": {},
+        "eval_spec_set": {},
+    }
     return known | {"runs": runs} | changes
 
 
