@@ -9,9 +9,8 @@ import difflib
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +23,15 @@ from spamo_cache.compat import cpu_threads
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.errors import UsageError
 from spamo_cache.evaluate.features import check_stores
+from spamo_cache.runs.attributions import (
+    FOLDER,
+    ClipAttribution,
+    LogLikelihoods,
+    Shot,
+    StreamAttribution,
+    WordAttribution,
+)
+from spamo_cache.runs.documents import write_document
 from spamo_cache.runs.load import Run, load_run, open_stores
 from spamo_cache.runs.records import read_lines
 from spamo_cache.store.inspect import trace
@@ -31,7 +39,6 @@ from spamo_cache.store.reader import FeatureStore
 from spamo_cache.train.data import Examples, examples
 from spamo_cache.train.features import Features
 
-FOLDER = Path("analysis") / "attribution"
 SHOTS = 8
 """Frames kept of a clip."""
 _BASELINE = 64
@@ -55,7 +62,7 @@ def attribute(
     device: str = "auto",
     roots: Sequence[str] | None = None,
     llm: Path | None = None,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, ClipAttribution]:
     """Translate clips and attribute what is said to their rows, and so to their frames.
 
     Keeps a document of each below ``<run>/analysis/attribution``, and frames beside it.
@@ -68,12 +75,7 @@ def attribute(
         llm: folder of the run's LLM, where that has moved.
 
     Returns:
-        Clip -> its document. ``nats``: log-likelihood of the words given the ``clip`` and given
-        its ``baseline``, what was ``attributed``, and the ``error`` of that as a share.
-        ``streams``: the ``rows`` in signed nats, ``first`` and ``last`` moment of each, their
-        ``curve`` over the ``length`` moments and the stream's ``share`` of all absolute
-        attribution. ``words``: the same by words, all streams together. ``shots``: frames, or
-        ``without`` says why there are none.
+        Clip -> its attribution, with the frames that ``film`` gave.
 
     Raises:
         UsageError: no finished run there, or one that does not read its clips' own features; no
@@ -138,7 +140,7 @@ def _document(
     clip: Clip,
     stores: Mapping[str, Features],
     baseline: Mapping[str, Tensor],
-) -> dict[str, Any]:
+) -> ClipAttribution:
     """All of a clip's document but the shots."""
     if clip.id in data.failed:
         raise UsageError(f"clip {clip.id!r} has no features", remedy=data.failed[clip.id])
@@ -146,14 +148,31 @@ def _document(
     batch = data.batch([number]).to(loaded.translator.device)
     said = loaded.translator.generate(batch.streams, loaded.pipeline.decode, batch.prompts)[0]
     result = attribution(loaded.translator, batch, said, baseline)
-    places = {name: data.bank.row_indices(name, number) for name in result.rows}
-    return {
-        "clip": clip.id,
-        "split": data.split,
-        "reference": data.texts[number],
-        "hypothesis": said,
-        **_described(result, time_spans(stores, clip.id, places)),
-    }
+    along = time_spans(
+        stores, clip.id, {name: data.bank.row_indices(name, number) for name in result.rows}
+    )
+    streams, words = _over_time(result, along)
+    return ClipAttribution(
+        clip=clip.id,
+        split=data.split,
+        reference=data.texts[number],
+        hypothesis=said,
+        method="integrated gradients",
+        baseline=f"every row the mean row of up to {_BASELINE} clips of the split",
+        steps=result.steps,
+        nats=LogLikelihoods(
+            clip=result.clip,
+            baseline=result.baseline,
+            attributed=result.attributed,
+            error=result.error,
+        ),
+        unit=along.unit,
+        length=along.length,
+        streams=streams,
+        words=words,
+        shots=[],
+        without=None,
+    )
 
 
 def _mean_rows(data: Examples) -> dict[str, Tensor]:
@@ -163,38 +182,26 @@ def _mean_rows(data: Examples) -> dict[str, Tensor]:
     return {name: torch.cat([part[name].rows for part in parts]).mean(0) for name in parts[0]}
 
 
-def _described(result: Attribution, along: TimeSpans) -> dict[str, Any]:
-    """An attribution over the moments of its clip."""
+def _over_time(
+    result: Attribution, along: TimeSpans
+) -> tuple[dict[str, StreamAttribution], list[WordAttribution]]:
+    """An attribution over the moments of its clip: by stream, and by word."""
     whole = sum(float(np.abs(rows.sum(0)).sum()) for rows in result.rows.values())
     streams, words = {}, np.zeros((len(result.words), along.length))
     for name, rows in result.rows.items():
         span = along.spans[name]
         words += spread(rows, span, along.length)
-        streams[name] = {
-            "share": float(np.abs(rows.sum(0)).sum()) / whole if whole else 0.0,
-            "rows": _short(rows.sum(0)),
-            "first": span[:, 0].tolist(),
-            "last": span[:, 1].tolist(),
-            "curve": _short(spread(rows.sum(0), span, along.length)),
-        }
-    return {
-        "method": "integrated gradients",
-        "baseline": f"every row the mean row of up to {_BASELINE} clips of the split",
-        "steps": result.steps,
-        "nats": {
-            "clip": result.clip,
-            "baseline": result.baseline,
-            "attributed": result.attributed,
-            "error": result.error,
-        },
-        "unit": along.unit,
-        "length": along.length,
-        "streams": streams,
-        "words": [
-            {"word": word, "nats": float(curve.sum()), "curve": _short(curve)}
-            for word, curve in zip(result.words, words, strict=True)
-        ],
-    }
+        streams[name] = StreamAttribution(
+            share=float(np.abs(rows.sum(0)).sum()) / whole if whole else 0.0,
+            rows=_short(rows.sum(0)),
+            first=span[:, 0].tolist(),
+            last=span[:, 1].tolist(),
+            curve=_short(spread(rows.sum(0), span, along.length)),
+        )
+    return streams, [
+        WordAttribution(word=word, nats=float(curve.sum()), curve=_short(curve))
+        for word, curve in zip(result.words, words, strict=True)
+    ]
 
 
 def _short(values: Floats) -> list[float]:
@@ -202,26 +209,26 @@ def _short(values: Floats) -> list[float]:
     return rounded
 
 
-def _keep(folder: Path, document: Mapping[str, Any], shots: Shots | str) -> dict[str, Any]:
+def _keep(folder: Path, document: ClipAttribution, shots: Shots | str) -> ClipAttribution:
     """Write a document, and before it the frames that it names; the whole of it."""
     folder.mkdir(parents=True, exist_ok=True)
-    name, shown = slug(document["clip"]), []
+    name, shown = slug(document.clip), []
     for number, (at, jpeg) in enumerate(() if isinstance(shots, str) else shots):
         known = hashlib.sha256(jpeg).hexdigest()
-        shown.append({"at": at, "file": f"{name}-{number}.jpg", "sha256": known})
+        shown.append(Shot(at=at, file=f"{name}-{number}.jpg", sha256=known))
         io.write_atomic(folder / f"{name}-{number}.jpg", jpeg)
-    whole = {**document, "shots": shown, "without": shots if isinstance(shots, str) else None}
-    io.write_json(folder / f"{name}.json", whole)
+    whole = replace(document, shots=shown, without=shots if isinstance(shots, str) else None)
+    write_document(folder / f"{name}.json", whole)
     return whole
 
 
-def _shots(film: Film | None, clip: Clip, document: Mapping[str, Any]) -> Shots | str:
+def _shots(film: Film | None, clip: Clip, document: ClipAttribution) -> Shots | str:
     if film is None:
         return "nobody asked for frames"
-    if document["unit"] != "frame":
+    if document.unit != "frame":
         return "the stores do not know which frames their rows are of"
     shots = film(clip)
-    if not isinstance(shots, str) and any(at >= document["length"] for at, _ in shots):
+    if not isinstance(shots, str) and any(at >= document.length for at, _ in shots):
         return "the source has other frames than when it was extracted"
     return shots
 

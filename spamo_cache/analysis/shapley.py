@@ -13,10 +13,10 @@ from itertools import combinations
 from math import factorial, hypot
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
 
-from spamo_cache import io
 from spamo_cache.errors import UsageError
+from spamo_cache.runs.contributions import DOCUMENT, CoalitionWorth, Contributions
+from spamo_cache.runs.documents import write_document
 from spamo_cache.runs.records import card_file, read_card
 from spamo_cache.runs.results import RESULTS, ExperimentResults, TrialResult, read_results
 
@@ -37,8 +37,6 @@ RUNS: Mapping[Coalition, str] = {
 """Who plays -> the experiment and variant that stands for it."""
 _STREAMS = frozenset({"SE", "ME"})
 NOTE = "no stream is read: the floor, trained and tested on other clips' features"
-
-DOCUMENT = "shapley.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +75,7 @@ def _shares(player: str, players: Sequence[str]) -> dict[Coalition, float]:
     return found
 
 
-def of_experiments(folder: Path, metric: str = "bleu4") -> dict[str, Any]:
+def of_experiments(folder: Path, metric: str = "bleu4") -> Contributions:
     """Shapley values of the parts of SpaMo from ``<folder>/results.json``.
 
     Keeps what it returns as ``<folder>/shapley.json``.
@@ -85,10 +83,6 @@ def of_experiments(folder: Path, metric: str = "bleu4") -> dict[str, Any]:
     Args:
         folder: of a corpus's experiments, of which ``streams`` and ``align`` are needed.
         metric: of the scorecards.
-
-    Returns:
-        ``values`` and ``errors`` by player in points of the metric, what errors are (``spread``),
-        the worth of nobody (``floor``) and of all (``total``), and the ``coalitions`` behind.
 
     Raises:
         UsageError: no results there, or there is no seed with all runs; the missing are named.
@@ -105,13 +99,14 @@ def of_experiments(folder: Path, metric: str = "bleu4") -> dict[str, Any]:
             where=results,
             remedy="run spamo-cache reproduce CORPUS --all --only streams,align",
         )
-    found = {"metric": metric, "seeds": whole} | _divided([scores[seed] for seed in whole])
-    io.write_json(folder / DOCUMENT, found)
-    return found
+    contributions = _divided(metric, {seed: scores[seed] for seed in whole})
+    write_document(folder / DOCUMENT, contributions)
+    return contributions
 
 
-def _divided(seeds: Sequence[Mapping[str, Score]]) -> dict[str, Any]:
+def _divided(metric: str, by_seed: Mapping[int, Mapping[str, Score]]) -> Contributions:
     """What the runs of some seeds come to; each holds the scores of :data:`RUNS`' variants."""
+    seeds = list(by_seed.values())
     worth = {some: [scores[run].value for scores in seeds] for some, run in RUNS.items()}
     mean = {some: fmean(values) for some, values in worth.items()}
     if len(seeds) > 1:
@@ -129,24 +124,26 @@ def _divided(seeds: Sequence[Mapping[str, Score]]) -> dict[str, Any]:
         spread = "95 % intervals of one seed, its runs' bootstrap intervals taken as independent"
         halves = {run: seeds[0][run].half for run in RUNS.values()}
         errors = {player: _propagated(player, halves) for player in PLAYERS}
-    return {
-        "players": list(PLAYERS),
-        "values": shapley(PLAYERS, mean),
-        "errors": errors,
-        "spread": spread,
-        "floor": mean[frozenset()],
-        "total": mean[frozenset(PLAYERS)],
-        "coalitions": [
-            {
-                "players": [player for player in PLAYERS if player in some],
-                "value": mean[some],
-                "error": halves[RUNS[some]],
-                "run": RUNS[some],
-                "note": None if some & _STREAMS else NOTE,
-            }
+    return Contributions(
+        metric=metric,
+        seeds=list(by_seed),
+        players=list(PLAYERS),
+        values=shapley(PLAYERS, mean),
+        errors=errors,
+        spread=spread,
+        floor=mean[frozenset()],
+        total=mean[frozenset(PLAYERS)],
+        coalitions=[
+            CoalitionWorth(
+                players=[player for player in PLAYERS if player in some],
+                value=mean[some],
+                error=halves[RUNS[some]],
+                run=RUNS[some],
+                note=None if some & _STREAMS else NOTE,
+            )
             for some in coalitions(PLAYERS)
         ],
-    }
+    )
 
 
 def _propagated(player: str, halves: Mapping[str, float | None]) -> float | None:

@@ -6,12 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import spamo_cache as sc
 from spamo_cache.cli import display, options
+
+if TYPE_CHECKING:
+    from spamo_cache.runs.attributions import ClipAttribution
+    from spamo_cache.runs.contributions import Contributions
 
 Found = Mapping[str, Any]
 
@@ -47,7 +51,7 @@ def analyze(
     from spamo_cache.runs.results import RESULTS
 
     found: dict[Path, Any]
-    show: Callable[[Mapping[Path, Found]], None]
+    show: Callable[[Mapping[Path, Any]], None]
     common: dict[str, Any] = {"split": split, "store": store, "llm": llm, "device": device}
     if clips:
         found = {run: sc.attribute(run, clips, root=root, **common) for run in runs}
@@ -131,27 +135,26 @@ _BARS = " ▁▂▃▄▅▆▇█"
 _COLUMNS = 60
 
 
-def _show_attributions(runs: Mapping[Path, Mapping[str, Any]]) -> None:
+def _show_attributions(runs: Mapping[Path, Mapping[str, ClipAttribution]]) -> None:
     """Print what runs said of clips, and where in them each stream saw it."""
-    for run, found in runs.items():
+    for run, clips in runs.items():
         display.title(f"attribution over time, {run.name}")
-        for document in found.values():
-            _show_clip(document)
+        for clip in clips.values():
+            _show_clip(clip)
 
 
-def _show_clip(document: Mapping[str, Any]) -> None:
+def _show_clip(clip: ClipAttribution) -> None:
     display.line("")
-    display.title(f"{document['hypothesis']}")
-    display.line(f"meant: {document['reference']}  ({document['clip']})")
-    for name, stream in document["streams"].items():
-        display.line(f"{name:>10} |{_bars(stream['curve'])}| {100 * stream['share']:.0f} %")
-    nats, where = document["nats"], f"{document['length']} {document['unit']}s"
+    display.title(clip.hypothesis)
+    display.line(f"meant: {clip.reference}  ({clip.clip})")
+    for name, stream in clip.streams.items():
+        display.line(f"{name:>10} |{_bars(stream.curve)}| {100 * stream.share:.0f} %")
     display.line(
-        f"{nats['clip'] - nats['baseline']:.1f} nats over {where}, missed by "
-        f"{100 * nats['error']:.1f} %; baseline: {document['baseline']}"
+        f"{clip.nats.clip - clip.nats.baseline:.1f} nats over {clip.length} {clip.unit}s, "
+        f"missed by {100 * clip.nats.error:.1f} %; baseline: {clip.baseline}"
     )
-    if document["without"]:
-        display.line(f"no frames: {document['without']}")
+    if clip.without:
+        display.line(f"no frames: {clip.without}")
 
 
 def _bars(curve: Sequence[float]) -> str:
@@ -163,22 +166,18 @@ def _bars(curve: Sequence[float]) -> str:
     return "".join(_BARS[round(max(0.0, mean) / most * (len(_BARS) - 1))] for mean in means)
 
 
-def _show_shapley(folders: Mapping[Path, Mapping[str, Any]]) -> None:
+def _show_shapley(folders: Mapping[Path, Contributions]) -> None:
     """Print what each part of the method contributes, and the runs that say so."""
     for found in folders.values():
         rows = [
-            (player, value, _points(found["errors"][player]))
-            for player, value in found["values"].items()
+            (player, value, _points(found.errors[player])) for player, value in found.values.items()
         ]
-        gain = ("together", found["total"] - found["floor"], "")
-        display.table(["part", found["metric"], "±"], [*rows, gain], title="Shapley values")
-        display.line(f"±: {found['spread']}")
+        gain = ("together", found.total - found.floor, "")
+        display.table(["part", found.metric, "±"], [*rows, gain], title="Shapley values")
+        display.line(f"±: {found.spread}")
         display.table(
-            ["who plays", found["metric"], "run"],
-            [
-                (" + ".join(one["players"]) or "nobody", one["value"], one["run"])
-                for one in found["coalitions"]
-            ],
+            ["who plays", found.metric, "run"],
+            [(" + ".join(one.players) or "nobody", one.value, one.run) for one in found.coalitions],
         )
 
 

@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import fields
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -120,7 +120,12 @@ def error(message: str) -> None:
 
 def as_json(document: object) -> None:
     """The document on stdout, indented, non-ASCII as it is."""
-    _print(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+    _print(json.dumps(document, indent=2, ensure_ascii=False, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    """A dataclass as its fields; anything else that JSON does not know as text."""
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
 
 
 def as_line(document: object) -> None:

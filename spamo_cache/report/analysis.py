@@ -10,9 +10,10 @@ from markupsafe import Markup
 from spamo_cache.report import figures
 from spamo_cache.report.figures import Row
 from spamo_cache.report.formats import metric_name, number, sentence
-from spamo_cache.report.runs import Run
+from spamo_cache.report.runs import RunView
 from spamo_cache.report.templating import render
 from spamo_cache.report.translations import language_code
+from spamo_cache.runs.contributions import Contributions
 
 Document = Mapping[str, Any]
 
@@ -63,7 +64,7 @@ _SHOWN_ROWS = 48
 """Rows of a clip whose visual tokens are shown."""
 
 
-def alignment(run: Run) -> Markup | None:
+def alignment(run: RunView) -> Markup | None:
     """Measures of alignment as a table and as figures, beside the untrained weights."""
     after = _measures(run.analysis)
     before = _measures(run.analysis.get("before") or {}) | _entropy_before(run.analysis)
@@ -97,7 +98,7 @@ class AlignmentTable(NamedTuple):
     columns: dict[str, dict[str, float]]
 
 
-def compare_alignment(runs: Mapping[str, Run]) -> AlignmentTable | None:
+def compare_alignment(runs: Mapping[str, RunView]) -> AlignmentTable | None:
     """The same measures of several runs; None unless two were analysed."""
     columns = {name: _measures(run.analysis) for name, run in runs.items() if run.analysis}
     known = [one for one in _MEASURES if any(one.key in values for values in columns.values())]
@@ -177,7 +178,7 @@ def _method(document: Document) -> str:
     return " ".join(words)
 
 
-def tokens(run: Run) -> Markup | None:
+def tokens(run: RunView) -> Markup | None:
     """Visual tokens: coverage and precision with their chance levels, then examples."""
     after = run.analysis.get("tokens")
     if not after:
@@ -239,38 +240,43 @@ def _token_example(document: Document) -> dict[str, Any]:
     }
 
 
-def attributions(run: Run) -> Markup | None:
+def attributions(run: RunView) -> Markup | None:
     """Clips with what each of their moments gave to the translation."""
     if not run.attributions:
         return None
     drawn = []
-    for clip in run.attributions:
+    for one in run.attributions:
+        clip = one.document
         title = f"Attribution for clip {clip.clip}"
-        drawing = figures.filmstrip(clip.shots, clip.curves, clip.words, title=title)
-        shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in clip.shares.items())
-        missed = "" if clip.error is None else f"; the sum misses {100 * clip.error:.1f} %"
-        drawn.append((clip, title, drawing, shares + missed))
+        curves = {name: stream.curve for name, stream in clip.streams.items()}
+        words = [(word.word, word.curve) for word in clip.words]
+        drawing = figures.filmstrip(one.shots, curves, words, title=title)
+        shares = [f"{name} {100 * stream.share:.0f} %" for name, stream in clip.streams.items()]
+        missed = f"{', '.join(shares)}; the sum misses {100 * clip.nats.error:.1f} %"
+        drawn.append((clip, title, drawing, missed))
     return render(
         "attribution.html",
         place=run.anchor,
-        method=run.attributions[0].method,
+        method=run.attributions[0].document.method,
         language=language_code(run),
         drawn=drawn,
     )
 
 
-def shapley(document: Document) -> Markup | None:
+def shapley(contributions: Contributions | None) -> Markup | None:
     """Shapley values of the players, and the coalitions behind them."""
-    values = document.get("values")
-    if not values:
+    if contributions is None:
         return None
-    metric, errors = metric_name(str(document.get("metric", "bleu4"))), document.get("errors") or {}
+    metric = metric_name(contributions.metric)
     title = f"Shapley values in points of {metric}"
-    rows = [(player, float(value), errors.get(player)) for player, value in values.items()]
+    rows = [
+        (player, value, contributions.errors.get(player))
+        for player, value in contributions.values.items()
+    ]
     lead = (
-        f"How the way from nothing ({number(document.get('floor'), 1)} {metric}) to everything "
-        f"({number(document.get('total'), 1)}) is divided: each player's mean gain over all orders "
-        f"in which they can join. {sentence(document.get('spread'))}"
+        f"How the way from nothing ({number(contributions.floor, 1)} {metric}) to everything "
+        f"({number(contributions.total, 1)}) is divided: each player's mean gain over all orders "
+        f"in which they can join. {sentence(contributions.spread)}"
     )
     return render(
         "shapley.html",
@@ -278,15 +284,5 @@ def shapley(document: Document) -> Markup | None:
         title=title,
         metric=metric,
         drawing=figures.balance(rows, title),
-        coalitions=[_coalition(one) for one in document.get("coalitions") or ()],
+        coalitions=contributions.coalitions,
     )
-
-
-def _coalition(document: Document) -> dict[str, Any]:
-    stands_for = [str(part) for part in (document.get("run"), document.get("note")) if part]
-    return {
-        "members": " + ".join(map(str, document.get("players") or ())) or "nobody",
-        "stands_for": ", ".join(stands_for),
-        "value": document.get("value"),
-        "error": document.get("error"),
-    }

@@ -13,8 +13,9 @@ from typing import Any
 from spamo_cache.config import Axis
 from spamo_cache.errors import UsageError
 from spamo_cache.report.formats import slug
-from spamo_cache.report.runs import Run, read_document, read_run, with_distinct_names
+from spamo_cache.report.runs import RunView, read_run, with_distinct_names
 from spamo_cache.runs import results as results_file
+from spamo_cache.runs.contributions import DOCUMENT, Contributions, read_contributions
 from spamo_cache.runs.records import Evaluation
 from spamo_cache.runs.results import RESULTS, ExperimentResult, TrialResult, VariantResult
 
@@ -25,7 +26,7 @@ class Trial:
 
     seed: int
     error: str | None
-    run: Run | None
+    run: RunView | None
     evaluation: Evaluation | None
 
 
@@ -41,7 +42,7 @@ class Variant:
     trials: tuple[Trial, ...]
 
     @cached_property
-    def scored(self) -> list[tuple[Run, Evaluation]]:
+    def scored(self) -> list[tuple[RunView, Evaluation]]:
         """The seeds that have a score."""
         return [(t.run, t.evaluation) for t in self.trials if t.run and t.evaluation]
 
@@ -94,7 +95,7 @@ class Variant:
         """BLEU-4 on dev of the weights kept; None where test chose them."""
         return self.training("best_bleu", lambda run: run.chosen_on == "dev")
 
-    def training(self, key: str, fits: Callable[[Run], bool] = lambda _: True) -> float | None:
+    def training(self, key: str, fits: Callable[[RunView], bool] = lambda _: True) -> float | None:
         """A number of training, its mean over the seeds; None where nothing was trained."""
         runs = [run for run, _ in self.scored if run.learnt and fits(run)]
         numbers = [getattr(run.done, key, None) for run in runs]
@@ -162,7 +163,7 @@ class Experiment:
         """That a variant's run, or the weights of it, are not this variant's alone."""
         return next((self._shared(variant, run) for run, _ in variant.scored), "")
 
-    def _shared(self, variant: Variant, run: Run) -> str:
+    def _shared(self, variant: Variant, run: RunView) -> str:
         if run.begun is not None:
             return f"goes on from run {run.begun}" if run.learnt else f"weights of run {run.begun}"
         own = f"{self.name}-{variant.name}"
@@ -177,9 +178,10 @@ class Results:
     set: tuple[str, ...]
     seeds: tuple[int, ...]
     experiments: tuple[Experiment, ...]
-    runs: tuple[Run, ...]
+    runs: tuple[RunView, ...]
     """Every run once, in the order in which experiments name them."""
-    shapley: Mapping[str, Any]
+    shapley: Contributions | None
+    """What SE, ME and VT-Align contribute; None where it was not divided."""
 
 
 def holds_experiments(folder: Path) -> bool:
@@ -197,6 +199,7 @@ def read_results(folder: Path, roots: Sequence[str] | None = None) -> Results:
         SpamoError: a file is damaged.
     """
     results = results_file.read_results(folder / RESULTS)
+    shapley = folder / DOCUMENT
     runs = _runs(folder, results.experiments, roots)
     return Results(
         corpus=results.corpus,
@@ -204,15 +207,15 @@ def read_results(folder: Path, roots: Sequence[str] | None = None) -> Results:
         seeds=tuple(results.seeds),
         experiments=tuple(_experiment(one, folder, runs) for one in results.experiments),
         runs=tuple(runs.values()),
-        shapley=read_document(folder / "shapley.json"),
+        shapley=read_contributions(shapley) if shapley.exists() else None,
     )
 
 
 def _runs(
     folder: Path, experiments: Sequence[ExperimentResult], roots: Sequence[str] | None
-) -> dict[Path, Run]:
+) -> dict[Path, RunView]:
     """Resolved folder -> run; those that do not lie there yet are left out."""
-    runs: dict[Path, Run] = {}
+    runs: dict[Path, RunView] = {}
     trials = (trial for one in experiments for variant in one.variants for trial in variant.runs)
     for trial in trials:
         path = _run_path(folder, trial)
@@ -226,7 +229,7 @@ def _run_path(folder: Path, trial: TrialResult) -> Path | None:
     return (folder / trial.path).resolve() if trial.path else None
 
 
-def _experiment(result: ExperimentResult, folder: Path, runs: Mapping[Path, Run]) -> Experiment:
+def _experiment(result: ExperimentResult, folder: Path, runs: Mapping[Path, RunView]) -> Experiment:
     return Experiment(
         name=result.name,
         question=result.question,
@@ -236,7 +239,7 @@ def _experiment(result: ExperimentResult, folder: Path, runs: Mapping[Path, Run]
     )
 
 
-def _variant(result: VariantResult, folder: Path, runs: Mapping[Path, Run]) -> Variant:
+def _variant(result: VariantResult, folder: Path, runs: Mapping[Path, RunView]) -> Variant:
     return Variant(
         name=result.name,
         label=result.label,
@@ -247,7 +250,7 @@ def _variant(result: VariantResult, folder: Path, runs: Mapping[Path, Run]) -> V
     )
 
 
-def _trial(result: TrialResult, folder: Path, runs: Mapping[Path, Run]) -> Trial:
+def _trial(result: TrialResult, folder: Path, runs: Mapping[Path, RunView]) -> Trial:
     path = _run_path(folder, result)
     run = runs.get(path) if path is not None else None
     cards = run.evaluations if run is not None else ()

@@ -21,7 +21,7 @@ from spamo_cache.report.provenance import (
     provenance,
     reproduction_receipt,
 )
-from spamo_cache.report.runs import Run, read_run, with_distinct_names
+from spamo_cache.report.runs import RunView, read_run, with_distinct_names
 from spamo_cache.report.scores import Banner, banners, cards, learning, score_table, scores
 from spamo_cache.report.templating import render
 from spamo_cache.report.translations import Frames, confusions, translations
@@ -92,7 +92,7 @@ def _corpus_title(corpus: str) -> str:
     return known.title.removesuffix(" (synthetic)") if known else corpus
 
 
-def _run_page(run: Run, frames: Frames | None) -> str:
+def _run_page(run: RunView, frames: Frames | None) -> str:
     sections = _sections(run, frames)
     return _page(
         "run.html",
@@ -106,7 +106,7 @@ def _run_page(run: Run, frames: Frames | None) -> str:
     )
 
 
-def _sections(run: Run, frames: Frames | None) -> dict[str, Markup]:
+def _sections(run: RunView, frames: Frames | None) -> dict[str, Markup]:
     """Title -> section, in reading order; a run that has nothing for a section has none."""
     sections = {
         "Scores": scores(run),
@@ -123,7 +123,7 @@ def _sections(run: Run, frames: Frames | None) -> dict[str, Markup]:
     return {title: section for title, section in sections.items() if section is not None}
 
 
-def _comparison_page(runs: Sequence[Run], frames: Frames | None) -> str:
+def _comparison_page(runs: Sequence[RunView], frames: Frames | None) -> str:
     sections = {run.name: _sections(run, frames) for run in runs}
     for own in sections.values():
         del own["Learning curves"]  # those of all runs stand above
@@ -171,14 +171,14 @@ def _experiments_page(results: Results, frames: Frames | None) -> str:
     )
 
 
-def _main_run(results: Results) -> Run | None:
+def _main_run(results: Results) -> RunView | None:
     """The run shown in full: ``default``, else what the first experiment is held against."""
     named = [run for run in results.runs if run.pipeline.name == "default"]
     bases = [run for experiment in results.experiments for run, _ in experiment.base.scored]
     return next(iter((*named, *bases, *results.runs)), None)
 
 
-def _run_sections(run: Run, main: Run, frames: Frames | None) -> list[Markup]:
+def _run_sections(run: RunView, main: RunView, frames: Frames | None) -> list[Markup]:
     """All sections of the run that is shown in full; of others what is their own."""
     if run is main:
         return list(_sections(run, frames).values())

@@ -9,11 +9,12 @@ from spamo_cache.datasets.registry import CORPORA
 from spamo_cache.human import duration, size
 from spamo_cache.report import figures
 from spamo_cache.report.receipt import departures, receipt
-from spamo_cache.report.runs import Run, Stage
+from spamo_cache.report.runs import RunView
 from spamo_cache.report.templating import render
+from spamo_cache.runs.stages import StageTiming
 
 
-def provenance(run: Run) -> Markup:
+def provenance(run: RunView) -> Markup:
     """From which stores, on what terms, and how long each stage took."""
     corpus = CORPORA.get(run.pipeline.corpus)
     return render(
@@ -26,10 +27,10 @@ def provenance(run: Run) -> Markup:
     )
 
 
-def _stage_times(run: Run) -> Markup | None:
+def _stage_times(run: RunView) -> Markup | None:
     stages = run.stages
     if not stages and run.done is not None and run.done.seconds:
-        stages = (Stage(name="train", seconds=run.done.seconds, bytes=0),)
+        stages = (StageTiming(name="train", seconds=run.done.seconds, bytes=0),)
     if not stages:
         return None
     return figures.shares(
@@ -42,7 +43,7 @@ def _stage_times(run: Run) -> Markup | None:
     )
 
 
-def _effort(run: Run) -> list[str]:
+def _effort(run: RunView) -> list[str]:
     """What a step of training took, as far as it is known."""
     known, done = [], run.done
     if done is not None and done.step_seconds:
@@ -52,7 +53,7 @@ def _effort(run: Run) -> list[str]:
     return known
 
 
-def reproduction_receipt(run: Run) -> Markup:
+def reproduction_receipt(run: RunView) -> Markup:
     """Where the run departs from the paper, point by point, and what was run."""
     points = receipt(run)
     lead = (
@@ -69,14 +70,14 @@ def reproduction_receipt(run: Run) -> Markup:
     return render("receipt.html", place=run.anchor, lead=lead, points=points, made_by=made_by)
 
 
-def differences(run: Run, main: Run) -> Markup:
+def differences(run: RunView, main: RunView) -> Markup:
     """Where a run's receipt differs from that of the run that a page shows in full."""
     usual = {point.topic: point.here for point in receipt(main)}
     differing = [point for point in receipt(run) if usual.get(point.topic) != point.here]
     return render("differences.html", run=run, main=main, usual=usual, differing=differing)
 
 
-def configuration(run: Run) -> Markup:
+def configuration(run: RunView) -> Markup:
     """The resolved configuration, as it can be run again."""
     written = yaml.safe_dump(
         run.pipeline.model_dump(mode="json"), sort_keys=False, allow_unicode=True

@@ -15,7 +15,7 @@ from spamo_cache import config
 from spamo_cache.config import CacheSpec, Pipeline, TextConfig
 from spamo_cache.datasets.registry import CORPORA
 from spamo_cache.report.formats import assignments
-from spamo_cache.report.runs import Run, StoreFacts
+from spamo_cache.report.runs import RunView, StoreFacts
 from spamo_cache.report.templating import template_filter
 from spamo_cache.store.attributes import Attributes
 from spamo_cache.store.layout import stream_spec
@@ -41,7 +41,7 @@ def _switch(topic: str, release: str, ours: str, on: bool, why: str) -> Point:
     return Point(topic, f"{release} (release)", release if on else ours, on, why)
 
 
-def receipt(run: Run) -> list[Point]:
+def receipt(run: RunView) -> list[Point]:
     """All points, in the order in which a clip meets them."""
     return [*_features(run), *_model(run), *_training(run), *_scoring(run)]
 
@@ -51,7 +51,7 @@ def departures(points: list[Point]) -> int:
     return sum(point.same is False for point in points)
 
 
-def _features(run: Run) -> Iterator[Point]:
+def _features(run: RunView) -> Iterator[Point]:
     pipeline = run.pipeline
     known = CORPORA.get(pipeline.corpus)
     title = known.title if known else pipeline.corpus
@@ -79,7 +79,7 @@ def _features(run: Run) -> Iterator[Point]:
     )
 
 
-def _changed(run: Run) -> Iterator[Point]:
+def _changed(run: RunView) -> Iterator[Point]:
     """What an experiment turned about features and clips; nothing where it left them alone."""
     pipeline = run.pipeline
     # How frames are resized and rows kept stands among the points of the streams.
@@ -205,7 +205,7 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _model(run: Run) -> Iterator[Point]:
+def _model(run: RunView) -> Iterator[Point]:
     pipeline = run.pipeline
     adapter, llm, tuning = pipeline.adapter, pipeline.llm, pipeline.llm.tuning
     same = (adapter.width, adapter.tcn) == (768, "k5 p2 k5 p2")
@@ -250,7 +250,7 @@ def _lora(r: int, alpha: int, dropout: float, targets: tuple[str, ...]) -> str:
     return f"LoRA on {', '.join(targets or ('q', 'v'))}, r {r}, alpha {alpha}, dropout {dropout:g}"
 
 
-def _training(run: Run) -> Iterator[Point]:
+def _training(run: RunView) -> Iterator[Point]:
     align, translate, protocol = run.pipeline.align, run.pipeline.translate, run.pipeline.protocol
     steps = 15_000 if run.pipeline.corpus == "how2sign" else 4_000
     here = f"{align.steps:,} steps of {align.batch} clips" if align.steps else "none"
@@ -348,7 +348,7 @@ def _optimiser(pipeline: Pipeline) -> Iterator[Point]:
     )
 
 
-def _scoring(run: Run) -> Iterator[Point]:
+def _scoring(run: RunView) -> Iterator[Point]:
     decode, text, protocol = run.pipeline.decode, run.pipeline.text, run.pipeline.protocol
     yield Point(
         "Decoding",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -15,29 +14,27 @@ from typing import Any
 
 from spamo_cache import config, io
 from spamo_cache.config import Pipeline
-from spamo_cache.errors import DamagedError, SpamoError, StoreError
+from spamo_cache.errors import StoreError
 from spamo_cache.report.formats import slug
+from spamo_cache.runs.attributions import (
+    FOLDER,
+    ClipAttribution,
+    Shot,
+    read_attribution,
+    read_shot,
+)
 from spamo_cache.runs.folder import RunFolder, RunRecord, RunSummary
 from spamo_cache.runs.records import Evaluation, read_evaluations
+from spamo_cache.runs.stages import STAGES, StageTiming, read_stages
 from spamo_cache.store.attributes import Attributes
 from spamo_cache.store.index import State
 from spamo_cache.store.inventory import by_fingerprint
 
 Point = tuple[float, float]
-Curve = tuple[float, ...]
 ATTRIBUTIONS = 8
 """Attributions that a page draws: it has to be carried."""
 _SHOTS = 16
 """Frames shown of each."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One stage of the reproduction that a run belongs to."""
-
-    name: str
-    seconds: float
-    bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,29 +50,16 @@ class StoreFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attribution:
-    """How far each moment of a clip made its translation likelier, in nats; signed."""
+class AttributedClip:
+    """An attribution and the frames of it that a page draws."""
 
-    clip: str
-    reference: str
-    hypothesis: str
-    method: str
-    length: int
-    shares: Mapping[str, float]
-    """Stream -> its part of all absolute attribution."""
-    curves: Mapping[str, Curve]
-    """Stream -> nats of each moment."""
-    words: tuple[tuple[str, Curve], ...]
+    document: ClipAttribution
     shots: tuple[tuple[int, bytes], ...]
     """Moments and their pictures (JPEG)."""
-    without: str
-    """Why there are no pictures."""
-    error: float | None
-    """How far the sum misses what was to be divided, as a share of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class RunView:
     """Everything a report tells about one run."""
 
     path: Path
@@ -86,9 +70,10 @@ class Run:
     about: RunRecord
     done: RunSummary | None
     """Summary of training; None while it is unfinished."""
-    stages: tuple[Stage, ...]
+    stages: tuple[StageTiming, ...]
+    """Those of the reproduction it belongs to, which keeps their times beside its folder."""
     analysis: Mapping[str, Any]
-    attributions: tuple[Attribution, ...]
+    attributions: tuple[AttributedClip, ...]
     name: str
     """Its pipeline's; :func:`with_distinct_names` makes it unique on a page of several."""
     begun: str | None = None
@@ -131,7 +116,7 @@ class Run:
         return points
 
 
-def read_run(path: Path, roots: Sequence[str] | None = None) -> Run:
+def read_run(path: Path, roots: Sequence[str] | None = None) -> RunView:
     """Read a run folder, finished or not.
 
     Args:
@@ -143,7 +128,7 @@ def read_run(path: Path, roots: Sequence[str] | None = None) -> Run:
     """
     folder = RunFolder(path)
     about, pipeline = folder.read_about(), folder.pipeline()
-    return Run(
+    return RunView(
         path=path,
         pipeline=pipeline,
         metrics=tuple(folder.read_metrics()),
@@ -151,7 +136,7 @@ def read_run(path: Path, roots: Sequence[str] | None = None) -> Run:
         stores=tuple(_stores(about, config.roots() if roots is None else roots)),
         about=about,
         done=folder.summary(),
-        stages=_stages(path),
+        stages=tuple(read_stages(path.absolute().parent / STAGES)),
         analysis=read_document(path / "analysis" / "test.json")
         or read_document(path / "analysis" / "dev.json"),
         attributions=_attributions(path),
@@ -168,7 +153,7 @@ def read_document(path: Path) -> dict[str, Any]:
     return io.read_json(path) if path.exists() else {}
 
 
-def with_distinct_names(runs: Sequence[Run]) -> list[Run]:
+def with_distinct_names(runs: Sequence[RunView]) -> list[RunView]:
     """The same runs, no two of them with a name that gives the same place on a page."""
     names: dict[str, str] = {}
     seeds: defaultdict[str, set[int]] = defaultdict(set)
@@ -185,7 +170,7 @@ def with_distinct_names(runs: Sequence[Run]) -> list[Run]:
     ]
 
 
-def _names(run: Run, seeds: Container[int]) -> Iterator[str]:
+def _names(run: RunView, seeds: Container[int]) -> Iterator[str]:
     """Names it may have; its seed tells it from runs of other ``seeds``."""
     yield run.name
     if run.pipeline.seed not in seeds:
@@ -204,69 +189,17 @@ def _stores(about: RunRecord, roots: Sequence[str]) -> Iterator[StoreFacts]:
         yield StoreFacts(stream=stream, fingerprint=fingerprint, about=attributes, counts=counts)
 
 
-def _stages(path: Path) -> tuple[Stage, ...]:
-    """``reproduce`` keeps the times of its stages beside the run folder."""
-    where = path.absolute().parent / "stages.json"
-    try:
-        return tuple(
-            Stage(name=str(one["name"]), seconds=float(one["seconds"]), bytes=int(one["bytes"]))
-            for one in read_document(where).get("stages", ())
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise SpamoError(f"holds no stages: {error!r}", where=where, remedy="remove it") from None
-
-
-def _attributions(run: Path) -> tuple[Attribution, ...]:
+def _attributions(run: Path) -> tuple[AttributedClip, ...]:
     """The first :data:`ATTRIBUTIONS` of a run."""
-    folder = run / "analysis" / "attribution"
-    return tuple(map(_attribution, sorted(folder.glob("*.json"))[:ATTRIBUTIONS]))
+    folder = run / FOLDER
+    documents = map(read_attribution, sorted(folder.glob("*.json"))[:ATTRIBUTIONS])
+    return tuple(
+        AttributedClip(document=one, shots=tuple(_shots(folder, one.shots))) for one in documents
+    )
 
 
-def _attribution(path: Path) -> Attribution:
-    document = io.read_json(path)
-    try:
-        length = int(document["length"])
-        streams = document["streams"]
-        return Attribution(
-            clip=str(document["clip"]),
-            reference=str(document["reference"]),
-            hypothesis=str(document["hypothesis"]),
-            method=str(document.get("method", "attribution")),
-            length=length,
-            shares={name: float(one["share"]) for name, one in streams.items()},
-            curves={name: _curve(one["curve"], length) for name, one in streams.items()},
-            words=tuple(
-                (str(one["word"]), _curve(one["curve"], length))
-                for one in document.get("words", ())
-            ),
-            shots=tuple(_shots(path.parent, document.get("shots", ()))),
-            without=str(document.get("without") or ""),
-            error=document.get("nats", {}).get("error"),
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise SpamoError(
-            f"is no attribution: {error!r}", where=path, remedy="analyze the clip again"
-        ) from None
-
-
-def _curve(values: Sequence[Any], length: int) -> Curve:
-    curve = tuple(float(value) for value in values)
-    if len(curve) != length or not length or not all(map(isfinite, curve)):
-        raise ValueError(f"a curve of {len(curve)} values over {length} moments")
-    return curve
-
-
-def _shots(folder: Path, listed: Sequence[Mapping[str, Any]]) -> list[tuple[int, bytes]]:
-    step = max(1, -(-len(listed) // _SHOTS))
-    shots = []
-    for one in listed[::step]:
-        # The name alone is taken: a file elsewhere is none of the page's business.
-        path = folder / Path(str(one["file"])).name
-        if path.is_file():
-            jpeg = path.read_bytes()
-            if hashlib.sha256(jpeg).hexdigest() != one["sha256"]:
-                raise DamagedError(
-                    "is not the picture that was kept", where=path, remedy="analyze the clip again"
-                )
-            shots.append((int(one["at"]), jpeg))
-    return shots
+def _shots(folder: Path, listed: Sequence[Shot]) -> Iterator[tuple[int, bytes]]:
+    for shot in listed[:: max(1, -(-len(listed) // _SHOTS))]:
+        jpeg = read_shot(folder, shot)
+        if jpeg is not None:
+            yield shot.at, jpeg

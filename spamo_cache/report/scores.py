@@ -11,7 +11,7 @@ from spamo_cache.datasets.registry import CORPORA
 from spamo_cache.report import figures
 from spamo_cache.report.figures import Point, Series
 from spamo_cache.report.formats import METRICS, metric_name, millions, number
-from spamo_cache.report.runs import Run
+from spamo_cache.report.runs import RunView
 from spamo_cache.report.templating import colour, render, template_filter
 from spamo_cache.runs.records import Evaluation, Scorecard
 
@@ -47,7 +47,7 @@ class Banner:
     severe: bool = True
 
 
-def cards(run: Run) -> list[Card]:
+def cards(run: RunView) -> list[Card]:
     """The headline's scores, its clips, retrieval and the size of what was trained."""
     shown, done = run.headline, run.done
     listed: list[Card] = []
@@ -73,7 +73,7 @@ def _interval(shown: Evaluation, key: str) -> str:
     return f"95 %: {number(bounds[0], 1)} to {number(bounds[1], 1)}" if bounds else "no interval"
 
 
-def banners(runs: Sequence[Run]) -> list[Banner]:
+def banners(runs: Sequence[RunView]) -> list[Banner]:
     """What must be known before any number is read."""
     notes = []
     for name in dict.fromkeys(run.pipeline.corpus for run in runs):
@@ -93,7 +93,7 @@ def banners(runs: Sequence[Run]) -> list[Banner]:
     return notes + _warnings(runs)
 
 
-def _warnings(runs: Sequence[Run]) -> list[Banner]:
+def _warnings(runs: Sequence[RunView]) -> list[Banner]:
     """What would mislead, severe warnings first; what several runs share is said once."""
     runs_of: dict[tuple[bool, str], list[str]] = {}
     for run in runs:
@@ -106,14 +106,14 @@ def _warnings(runs: Sequence[Run]) -> list[Banner]:
     ]
 
 
-def _of_runs(words: str, names: Sequence[str], runs: Sequence[Run]) -> str:
+def _of_runs(words: str, names: Sequence[str], runs: Sequence[RunView]) -> str:
     if len(runs) == 1:
         return words
     concerned = ", ".join(names) if len(names) <= 3 else f"{len(names)} of {len(runs)} runs"
     return f"{words} ({concerned})"
 
 
-def scores(run: Run) -> Markup:
+def scores(run: RunView) -> Markup:
     """Every evaluation of the run with its intervals, and the headline drawn."""
     shown = run.headline
     if shown is None:
@@ -131,7 +131,7 @@ def scores(run: Run) -> Markup:
     )
 
 
-def score_table(run: Run) -> Markup:
+def score_table(run: RunView) -> Markup:
     """Every evaluation of a run, the headline first."""
     keys = [key for key in METRICS if any(key in e.metrics for e in run.evaluations)]
     return render(
@@ -166,7 +166,7 @@ def _histogram(shown: Evaluation) -> Markup:
     return figures.histogram([line.chrf for line in shown.lines], title="chrF of single clips")
 
 
-def learning(runs: Sequence[Run], place: str) -> Markup:
+def learning(runs: Sequence[RunView], place: str) -> Markup:
     """Align loss, translation loss and BLEU on the split of choice, a line for each run."""
     split = " and ".join(dict.fromkeys(run.chosen_on for run in runs))
     drawn = {title: _curves(runs, title, sources) for title, sources in _LOSSES}
@@ -179,12 +179,12 @@ def learning(runs: Sequence[Run], place: str) -> Markup:
 
 
 def _curves(
-    runs: Sequence[Run], title: str, sources: Sequence[tuple[str, str]], *, best: bool = False
+    runs: Sequence[RunView], title: str, sources: Sequence[tuple[str, str]], *, best: bool = False
 ) -> Markup:
     series = [Series(run.name, _curve(run, sources), colour(i)) for i, run in enumerate(runs)]
     return figures.curves(series, title=title, best=best)
 
 
-def _curve(run: Run, sources: Sequence[tuple[str, str]]) -> Sequence[Point]:
+def _curve(run: RunView, sources: Sequence[tuple[str, str]]) -> Sequence[Point]:
     """The first of some metrics that was logged."""
     return next((points for key, stage in sources if (points := run.curve(key, stage))), [])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from markupsafe import Markup, escape
 
-from spamo_cache.report.runs import Run
+from spamo_cache.report.runs import RunView
 from spamo_cache.report.templating import render, template_filter
 from spamo_cache.runs.records import Evaluation, ScoredClip
 
@@ -39,12 +39,12 @@ _LANGUAGE_CODES = {
 }
 
 
-def language_code(run: Run) -> str | None:
+def language_code(run: RunView) -> str | None:
     """What a browser calls the language of a run's translations."""
     return _LANGUAGE_CODES.get(run.pipeline.text.language)
 
 
-def translations(run: Run) -> Markup | None:
+def translations(run: RunView) -> Markup | None:
     """Hypotheses beside references, spread evenly from the best chrF to the worst."""
     shown = run.headline
     if shown is None or not shown.lines:
@@ -110,7 +110,7 @@ def compare(line: ScoredClip) -> tuple[str, list[Edit]] | None:
     return " " if spaced else "", edits
 
 
-def confusions(run: Run, frames: Frames | None) -> Markup | None:
+def confusions(run: RunView, frames: Frames | None) -> Markup | None:
     """The words most often put in the place of others; None where there are none."""
     confused = confused_words(run.headline) if run.headline is not None else []
     if not confused:

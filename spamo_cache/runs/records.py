@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from spamo_cache import io
-from spamo_cache.errors import DamagedError, SpamoError, UsageError
+from spamo_cache.errors import DamagedError, UsageError
+from spamo_cache.runs.documents import read_document, write_document
 
 Dot = bool | Literal["attached"] | None
 
@@ -204,7 +205,7 @@ def keep_card(run: Path, card: Scorecard, lines: Iterable[ScoredClip]) -> Scorec
     io.write_atomic(path, text)
     kept = replace(card, table_sha256=hashlib.sha256(text).hexdigest())
     # The card last: where it stands, its hypotheses stand too.
-    io.write_json(card_file(run, card.name), _CARD.dump_python(kept, mode="json"))
+    write_document(card_file(run, card.name), kept)
     return kept
 
 
@@ -220,14 +221,7 @@ def read_card(path: Path) -> Scorecard:
         SpamoError: it is missing, or one of another version.
         DamagedError: it is not what was written.
     """
-    try:
-        return _CARD.validate_python(io.read_json(path))
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        key = ".".join(map(str, fault["loc"]))
-        raise SpamoError(
-            f"is no scorecard: {key}: {fault['msg']}", where=path, remedy="evaluate the run again"
-        ) from None
+    return read_document(path, _CARD, "is no scorecard", "evaluate the run again")
 
 
 def read_lines(run: Path, name: str) -> list[ScoredClip]:

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter
 
 from spamo_cache import io
 from spamo_cache.config import Axis, StrictModel, Variant
-from spamo_cache.errors import SpamoError
+from spamo_cache.runs.documents import read_document
 
 RESULTS = "results.json"
 
@@ -56,6 +56,9 @@ class ExperimentResults(StrictModel):
     experiments: Sequence[ExperimentResult]
 
 
+_RESULTS = TypeAdapter(ExperimentResults)
+
+
 def write_results(path: Path, document: Mapping[str, Any]) -> None:
     """Write the results, which have to be such."""
     io.write_json(path, ExperimentResults.model_validate(document).model_dump(mode="json"))
@@ -68,13 +71,4 @@ def read_results(path: Path) -> ExperimentResults:
         SpamoError: it is missing, or is something else.
         DamagedError: it is not what was written.
     """
-    try:
-        return ExperimentResults.model_validate(io.read_json(path))
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        key = ".".join(map(str, fault["loc"]))
-        raise SpamoError(
-            f"holds no experiments: {key}: {fault['msg']}",
-            where=path,
-            remedy="reproduce them again",
-        ) from None
+    return read_document(path, _RESULTS, "holds no experiments", "reproduce them again")

@@ -14,6 +14,7 @@ from spamo_cache.workflow.resolve import RunLike
 if TYPE_CHECKING:
     from spamo_cache.analysis.attribution_docs import Shots
     from spamo_cache.datasets.manifest import Clip
+    from spamo_cache.runs.attributions import ClipAttribution
 
 
 def analyze(
@@ -56,7 +57,7 @@ def attribute(
     store: str | Path | None = None,
     llm: Path | str | None = None,
     device: str = "auto",
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, ClipAttribution]:
     """Attribute the translations of clips to their frames; see :func:`attribution_docs.attribute`.
 
     Args:

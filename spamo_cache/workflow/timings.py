@@ -5,36 +5,29 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from spamo_cache.errors import SpamoError
 from spamo_cache.workflow.watcher import QUIET, Watcher
 
-
-@dataclass
-class StageTiming:
-    """One stage over all calls."""
-
-    name: str
-    seconds: float = 0.0
-    """Wall time of the work; calls that only found it done add nothing."""
-    bytes: int = 0
-    """What the stage left on disk."""
-    reused: bool = False
-    """This call found it done."""
+if TYPE_CHECKING:
+    from spamo_cache.runs.stages import StageTiming
 
 
 class StageTimings:
     """The stages of one reproduction, in a small JSON file."""
 
     def __init__(self, path: Path, watcher: Watcher = QUIET) -> None:
+        from spamo_cache.runs.stages import read_stages
+
         self._path, self._watcher = path, watcher
-        self.all = {stage.name: stage for stage in _read(path)}
+        self.all = {stage.name: stage for stage in read_stages(path)}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[StageTiming]:
         """Time a block, which says by ``reused`` and ``bytes`` what it did and left."""
+        from spamo_cache.runs.stages import StageTiming
+
         stage = self.all.setdefault(name, StageTiming(name))
         stage.reused = False
         self._watcher.notice(f"{name} ...")
@@ -48,21 +41,10 @@ class StageTimings:
             self._write()
 
     def _write(self) -> None:
-        from spamo_cache import io
+        from spamo_cache.runs.documents import write_document
+        from spamo_cache.runs.stages import StagesDocument
 
-        text = io.to_json({"stages": [asdict(stage) for stage in self.all.values()]}, indent=2)
-        io.write_atomic(self._path, text.encode())
-
-
-def _read(path: Path) -> list[StageTiming]:
-    from spamo_cache import io
-
-    if not path.exists():
-        return []
-    try:
-        return [StageTiming(**stage) for stage in io.read_json(path, "remove it")["stages"]]
-    except (KeyError, TypeError) as error:
-        raise SpamoError(f"holds no stages: {error!r}", where=path, remedy="remove it") from None
+        write_document(self._path, StagesDocument(list(self.all.values())))
 
 
 def size_of(path: Path) -> int:

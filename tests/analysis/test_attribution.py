@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from spamo_cache import io
 from spamo_cache.analysis import attribution_docs
 from spamo_cache.analysis.attribution import TOLERANCE, attribution, integrate, split_words
 from spamo_cache.config import Pipeline
@@ -17,6 +16,7 @@ from spamo_cache.errors import UsageError
 from spamo_cache.model.rows import Packed
 from spamo_cache.model.tokens import Tokens, padded_ids
 from spamo_cache.model.translator import Batch, Translator
+from spamo_cache.runs.attributions import ClipAttribution, read_attribution
 from spamo_cache.runs.load import load_run
 from spamo_cache.runs.records import Scorecard, ScoredClip, keep_card
 from spamo_cache.train import MemoryFeatures, train
@@ -141,7 +141,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def attributed(run: Path, ids: list[str]) -> dict[str, dict]:
+def attributed(run: Path, ids: list[str]) -> dict[str, ClipAttribution]:
     manifest, features, _ = corpus()
     stores = {"spatial": features}
     return attribution_docs.attribute(run, ids, manifest=manifest, stores=stores, device="cpu")
@@ -150,11 +150,11 @@ def attributed(run: Path, ids: list[str]) -> dict[str, dict]:
 def test_attribution_peaks_at_the_one_row_that_speaks(run: Path) -> None:
     told = corpus()[2]
     found = attributed(run, [f"test/{number}" for number in range(6)])
-    peaks = [int(np.argmax(one["streams"]["spatial"]["rows"])) for one in found.values()]
-    assert [one["hypothesis"] == one["reference"] for one in found.values()].count(True) >= 5
+    peaks = [int(np.argmax(one.streams["spatial"].rows)) for one in found.values()]
+    assert [one.hypothesis == one.reference for one in found.values()].count(True) >= 5
     # By chance it would be one in twelve.
     assert sum(peak == told[clip] for clip, peak in zip(found, peaks, strict=True)) >= 5
-    assert max(one["nats"]["error"] for one in found.values()) < 0.05
+    assert max(one.nats.error for one in found.values()) < 0.05
 
 
 def test_shuffled_weights_give_another_map(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,17 +186,17 @@ def test_shuffled_weights_give_another_map(run: Path, monkeypatch: pytest.Monkey
 def test_documents_add_up_and_are_kept(run: Path) -> None:
     (document,) = attributed(run, ["test/3"]).values()
     kept = run / attribution_docs.FOLDER / f"{attribution_docs.slug('test/3')}.json"
-    assert io.read_json(kept) == document
-    stream = document["streams"]["spatial"]
-    assert (document["unit"], document["length"], stream["share"]) == ("row", ROWS, 1.0)
-    assert (stream["first"], stream["last"]) == (list(range(ROWS)), list(range(ROWS)))
-    total = document["nats"]["attributed"]
-    assert sum(stream["rows"]) == pytest.approx(total, abs=1e-4)
-    words = np.sum([word["curve"] for word in document["words"]], axis=0)
-    assert words == pytest.approx(np.array(stream["curve"]), abs=1e-4)
-    assert " ".join(word["word"] for word in document["words"]) == document["hypothesis"]
-    assert document["shots"] == []
-    assert document["without"] == "nobody asked for frames"
+    assert read_attribution(kept) == document
+    stream = document.streams["spatial"]
+    assert (document.unit, document.length, stream.share) == ("row", ROWS, 1.0)
+    assert (stream.first, stream.last) == (list(range(ROWS)), list(range(ROWS)))
+    total = document.nats.attributed
+    assert sum(stream.rows) == pytest.approx(total, abs=1e-4)
+    words = np.sum([word.curve for word in document.words], axis=0)
+    assert words == pytest.approx(np.array(stream.curve), abs=1e-4)
+    assert " ".join(word.word for word in document.words) == document.hypothesis
+    assert document.shots == []
+    assert document.without == "nobody asked for frames"
 
 
 def test_unknown_clips_and_shuffled_runs_are_refused(

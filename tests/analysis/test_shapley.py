@@ -7,7 +7,8 @@ import pytest
 
 from spamo_cache import io
 from spamo_cache.analysis.shapley import RUNS, coalitions, of_experiments, shapley
-from spamo_cache.errors import UsageError
+from spamo_cache.errors import SpamoError, UsageError
+from spamo_cache.runs.contributions import read_contributions
 from spamo_cache.runs.records import Scorecard, keep_card
 
 # nobody and VT-Align alone: 1; hand-computed below.
@@ -100,24 +101,24 @@ def experiments(
 def test_components_of_the_method_by_hand(tmp_path: Path) -> None:
     folder = experiments(tmp_path / "experiments", {0: SCORES})
     found = of_experiments(folder)
-    assert found["values"] == pytest.approx(
+    assert found.values == pytest.approx(
         {
             "SE": 10 / 3 + 8 / 6 + 14 / 6 + 14 / 3,
             "ME": 4 / 3 + 2 / 6 + 5 / 6 + 5 / 3,
             "VT-Align": 0 / 3 + 4 / 6 + 1 / 6 + 7 / 3,
         }
     )
-    assert sum(found["values"].values()) == pytest.approx(found["total"] - found["floor"])
-    assert io.read_json(folder / "shapley.json") == found
-    nobody = [one for one in found["coalitions"] if one["run"] == "streams/floor"]
-    assert [one["players"] for one in nobody] == [[], ["VT-Align"]]
-    assert all("floor" in one["note"] for one in nobody)
-    assert [one["note"] for one in found["coalitions"] if one not in nobody] == [None] * 6
+    assert sum(found.values.values()) == pytest.approx(found.total - found.floor)
+    assert read_contributions(folder / "shapley.json") == found
+    nobody = [one for one in found.coalitions if one.run == "streams/floor"]
+    assert [one.players for one in nobody] == [[], ["VT-Align"]]
+    assert all("floor" in (one.note or "") for one in nobody)
+    assert [one.note for one in found.coalitions if one not in nobody] == [None] * 6
 
 
 def test_errors_of_one_seed_count_the_floor_once(tmp_path: Path) -> None:
     """For VT-Align it stands on both sides, and is no uncertainty at all."""
-    errors = of_experiments(experiments(tmp_path / "experiments", {0: SCORES}))["errors"]
+    errors = of_experiments(experiments(tmp_path / "experiments", {0: SCORES})).errors
     assert errors["VT-Align"] == pytest.approx((4 / 36 + 2 / 9) ** 0.5)
     assert errors["SE"] == pytest.approx((1 / 4 + 3 / 9 + 3 / 36) ** 0.5)
 
@@ -125,17 +126,17 @@ def test_errors_of_one_seed_count_the_floor_once(tmp_path: Path) -> None:
 def test_errors_of_several_seeds_are_their_spread(tmp_path: Path) -> None:
     better = {run: score + (6 if run == "streams/both" else 0) for run, score in SCORES.items()}
     found = of_experiments(experiments(tmp_path / "experiments", {0: SCORES, 7: better}))
-    assert found["seeds"] == [0, 7]
-    assert found["total"] == 23.0
+    assert found.seeds == [0, 7]
+    assert found.total == 23.0
     # A third of the 6 points goes to each part in seed 7, none in seed 0.
-    assert found["errors"] == pytest.approx(dict.fromkeys(found["players"], 2**0.5))
-    assert "2 seeds" in found["spread"]
+    assert found.errors == pytest.approx(dict.fromkeys(found.players, 2**0.5))
+    assert "2 seeds" in found.spread
 
 
 def test_a_seed_that_lacks_runs_is_left_out(tmp_path: Path) -> None:
     part = {run: SCORES[run] for run in list(SCORES)[:3]}
     found = of_experiments(experiments(tmp_path / "experiments", {0: SCORES, 1: part}))
-    assert found["seeds"] == [0]
+    assert found.seeds == [0]
 
 
 def test_missing_runs_are_named_in_one_error(tmp_path: Path) -> None:
@@ -156,3 +157,9 @@ def test_every_coalition_has_a_run_and_results_must_be_there(tmp_path: Path) -> 
     assert set(RUNS) == set(coalitions(("SE", "ME", "VT-Align")))
     with pytest.raises(UsageError, match="no results"):
         of_experiments(tmp_path)
+
+
+def test_another_document_in_its_place_is_one_clear_error(tmp_path: Path) -> None:
+    io.write_json(tmp_path / "shapley.json", {"metric": "bleu4", "seeds": ["first"]})
+    with pytest.raises(SpamoError, match=r"holds no Shapley values: seeds\.0: "):
+        read_contributions(tmp_path / "shapley.json")

@@ -19,6 +19,14 @@ from spamo_cache import io
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.report import write_report
+from spamo_cache.runs.attributions import (
+    ClipAttribution,
+    LogLikelihoods,
+    Shot,
+    StreamAttribution,
+    WordAttribution,
+)
+from spamo_cache.runs.documents import write_document
 from spamo_cache.runs.folder import RunFolder, RunSummary, identity
 from spamo_cache.runs.records import (
     Convention,
@@ -231,20 +239,30 @@ def analysis(run: Path) -> None:
     shots = [jpeg(n) for n in range(6)]
     for n, shot in enumerate(shots):
         (run / f"analysis/attribution/clip-{n}.jpg").write_bytes(shot)
-    document = {
-        "clip": "clip:1-0", "split": "test", "reference": SENTENCES[1][0],
-        "hypothesis": SENTENCES[1][1], "method": "integrated gradients", "length": length,
-        "nats": {"error": 0.013}, "unit": "frame",
-        "streams": {"spatial": {"share": 0.7, "curve": bump},
-                    "motion": {"share": 0.3, "curve": [-v / 2 for v in bump[::-1]]}},
-        "words": [{"word": word, "curve": bump[k:] + bump[:k]}
-                  for k, word in enumerate(SENTENCES[1][1].split())],
-        "shots": [
-            {"at": 5 * n + 2, "file": f"clip-{n}.jpg", "sha256": sha256(shot).hexdigest()}
+    words = [
+        WordAttribution(word=word, nats=sum(bump), curve=bump[k:] + bump[:k])
+        for k, word in enumerate(SENTENCES[1][1].split())
+    ]
+    document = ClipAttribution(
+        clip="clip:1-0", split="test", reference=SENTENCES[1][0], hypothesis=SENTENCES[1][1],
+        method="integrated gradients", baseline="zeros", steps=32,
+        nats=LogLikelihoods(clip=-1.0, baseline=-9.0, attributed=7.9, error=0.013),
+        unit="frame", length=length,
+        streams={"spatial": stream(0.7, bump), "motion": stream(0.3, [-v / 2 for v in bump[::-1]])},
+        words=words,
+        shots=[
+            Shot(at=5 * n + 2, file=f"clip-{n}.jpg", sha256=sha256(shot).hexdigest())
             for n, shot in enumerate(shots)
         ],
-    }  # fmt: skip
-    io.write_json(run / "analysis/attribution/clip.json", document)
+        without=None,
+    )  # fmt: skip
+    write_document(run / "analysis/attribution/clip.json", document)
+
+
+def stream(share: float, curve: list[float]) -> StreamAttribution:
+    """A stream with a row per moment."""
+    moments = list(range(len(curve)))
+    return StreamAttribution(share=share, rows=curve, first=moments, last=moments, curve=curve)
 
 
 def jpeg(number: int) -> bytes:

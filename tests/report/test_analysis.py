@@ -14,6 +14,7 @@ from spamo_cache.errors import SpamoError
 from spamo_cache.report.figures.filmstrip import BINS, binned
 from spamo_cache.report.receipt import receipt
 from spamo_cache.report.runs import read_run
+from spamo_cache.runs.attributions import FOLDER, read_attribution
 from spamo_cache.runs.records import card_file, read_card, read_lines
 
 Build = Callable[..., Path]
@@ -73,12 +74,19 @@ def test_bins_divide_a_curve_without_losing_any() -> None:
     assert binned([1.0, 2.0]) == [1.0, 2.0]
 
 
-@pytest.mark.parametrize("changes", [{"length": 7}, {"streams": 3}, {"length": 0}])
-def test_a_damaged_attribution_is_one_clear_error(build_run: Build, changes: Any) -> None:
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"length": 7}, r"streams\.spatial\.curve"),
+        ({"streams": 3}, "streams"),
+        ({"length": 0}, "curve"),
+    ],
+)
+def test_a_damaged_attribution_is_one_clear_error(build_run: Build, changes: Any, key: str) -> None:
     run = build_run(analysed=True)
     file = run / "analysis/attribution/clip.json"
     io.write_json(file, io.read_json(file) | changes)
-    with pytest.raises(SpamoError, match="is no attribution"):
+    with pytest.raises(SpamoError, match=f"is no attribution: .*{key}"):
         read_run(run)
 
 
@@ -126,12 +134,12 @@ def test_what_was_really_measured_is_what_is_shown(tiny: Any, page: Show, tmp_pa
     assert f"is the nearest {' '.join(f'{one:.3f}' for one in recalls)}" in found.text
     tokens = measured["tokens"]["text"]["coverage"]
     assert f"{tokens['value']:.3f} {tokens['chance']:.3f} {tokens['spread']:.3f}" in found.text
-    (document,) = map(io.read_json, (run / "analysis/attribution").glob("*.json"))
+    (document,) = map(read_attribution, (run / FOLDER).glob("*.json"))
     shares = ", ".join(
-        f"{name} {100 * stream['share']:.0f} %" for name, stream in document["streams"].items()
+        f"{name} {100 * stream.share:.0f} %" for name, stream in document.streams.items()
     )
     assert f"{tiny.clip} · {shares}; the sum misses" in found.text
-    assert len(found.all("image")) == len(document["shots"]) == 1
+    assert len(found.all("image")) == len(document.shots) == 1
     assert f"clips of test {card.n}" in found.text
     for line in read_lines(run, "test"):
         assert f"{line.reference} " in found.text

@@ -20,8 +20,10 @@ from spamo_cache.report.receipt import departures, encoder_of, receipt
 from spamo_cache.report.runs import read_run
 from spamo_cache.report.templating import render
 from spamo_cache.report.translations import marked, spread
+from spamo_cache.runs.documents import write_document
 from spamo_cache.runs.folder import RunFolder
 from spamo_cache.runs.records import ScoredClip
+from spamo_cache.runs.stages import STAGES, StagesDocument, StageTiming
 from spamo_cache.store.inventory import by_fingerprint
 from spamo_cache.store.layout import stream_spec
 from spamo_cache.store.reader import FeatureStore
@@ -170,8 +172,8 @@ def test_several_runs_are_compared(build_run: Build, page: Show) -> None:
 def test_stage_times_and_sizes_come_from_the_reproduction(build_run: Build, page: Show) -> None:
     run = build_run()
     assert "train 3 min 05 s" in page(run).text
-    stages = [{"name": "extract", "seconds": 318, "bytes": 41_000_000, "reused": True}]
-    io.write_json(run.parent / "stages.json", {"stages": stages})
+    stages = [StageTiming("extract", seconds=318.0, bytes=41_000_000, reused=True)]
+    write_document(run.parent / STAGES, StagesDocument(stages))
     assert "extract 5 min 18 s · 41.0 MB" in page(run).text
 
 

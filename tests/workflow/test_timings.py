@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from spamo_cache import io
 from spamo_cache.errors import SpamoError
 from spamo_cache.workflow.timings import StageTimings, size_of
 
@@ -36,6 +37,12 @@ def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(SpamoError, match=r"stages\.json"):
         StageTimings(path)
+
+
+def test_the_key_that_is_wrong_is_named(tmp_path: Path) -> None:
+    io.write_json(tmp_path / "stages.json", {"stages": [{"name": "train", "bytes": "many"}]})
+    with pytest.raises(SpamoError, match=r"holds no stages: stages\.0\.bytes: .* integer"):
+        StageTimings(tmp_path / "stages.json")
 
 
 def test_sizes_of_files_and_folders(tmp_path: Path) -> None:

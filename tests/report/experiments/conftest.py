@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from spamo_cache import io
+from spamo_cache.runs.contributions import DOCUMENT, CoalitionWorth, Contributions
+from spamo_cache.runs.documents import write_document
 
 Build = Callable[..., Path]
 
@@ -76,7 +78,7 @@ def build_lab(build_run: Build) -> Callable[..., Path]:
         }  # fmt: skip
         folder = full.parent / "experiments"
         io.write_json(folder / "results.json", document)
-        io.write_json(folder / "shapley.json", SHAPLEY)
+        write_document(folder / DOCUMENT, SHAPLEY)
         return folder
 
     return build
@@ -94,13 +96,12 @@ def add() -> Callable[..., None]:
     return add
 
 
-SHAPLEY = {
-    "metric": "bleu4", "players": ["SE", "ME", "VT-Align"], "floor": 3.0, "total": 40.0,
-    "values": {"SE": 20.0, "ME": 18.5, "VT-Align": -1.5},
-    "errors": {"SE": 2.0, "ME": 1.0, "VT-Align": 0.5}, "spread": "bootstrap over clips",
-    "seeds": [0],
-    "coalitions": [
-        {"players": ["SE"], "value": 20.0, "error": 1.0, "run": "streams/spatial", "note": None},
-        {"players": [], "value": 3.0, "error": None, "run": None, "note": "the floor"},
+SHAPLEY = Contributions(
+    metric="bleu4", players=["SE", "ME", "VT-Align"], floor=3.0, total=40.0,
+    values={"SE": 20.0, "ME": 18.5, "VT-Align": -1.5},
+    errors={"SE": 2.0, "ME": 1.0, "VT-Align": 0.5}, spread="bootstrap over clips", seeds=[0],
+    coalitions=[
+        CoalitionWorth(players=["SE"], value=20.0, error=1.0, run="streams/spatial", note=None),
+        CoalitionWorth(players=[], value=3.0, error=None, run=None, note="the floor"),
     ],
-}  # fmt: skip
+)  # fmt: skip
