@@ -27,8 +27,14 @@ _MAX_BITS = 64
 class StrictModel(BaseModel):
     """A frozen model that refuses unknown keys, silent type conversions, infinities and NaN."""
 
+    # Built when first used: most commands need few of the models.
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        validate_default=True,
+        defer_build=True,
     )
 
     @model_validator(mode="before")
