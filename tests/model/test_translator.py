@@ -157,7 +157,7 @@ def test_restoring_gives_the_same_model(golden_folder, batch):
     other.eval()
     with torch.no_grad():
         assert torch.equal(
-            model(batch, phase="translate")["loss"], other(batch, stage="translate")["loss"]
+            model(batch, phase="translate")["loss"], other(batch, phase="translate")["loss"]
         )
 
 
