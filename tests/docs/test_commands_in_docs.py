@@ -24,7 +24,7 @@ PAGES = sorted(
     }
 )
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
-COMMAND = re.compile(r"(?:^(?: {4,}|# +)(?:\$ +)?|`)spamo-cache +([a-z][^`]*)", re.MULTILINE)
+COMMAND = re.compile(r"(?:^(?: {4,}|# +)(?:\$ +)?|`)spamo-cache +([a-z][^`\n]*)", re.MULTILINE)
 """At the beginning of a line of code or of a comment, or as a code span; never in prose."""
 OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
 ROOT: Any = typer.main.get_command(app)
