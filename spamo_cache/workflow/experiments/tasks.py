@@ -169,8 +169,10 @@ def _described(error: Exception) -> dict[str, str | None]:
         last = traceback.extract_tb(error.__traceback__)[-1]
         what = traceback.format_exception_only(error)[-1].strip()
         shown = SpamoError(what, where=f"{last.filename}:{last.lineno}")
+    # A kind that only one room knows is, to everybody else, what it is derived from.
+    kinds = [kind.__name__ for kind in type(shown).__mro__]
     return {
-        "class": type(shown).__name__,
+        "class": next(kind for kind in kinds if kind in _CLASSES),
         "what": shown.what,
         "where": shown.where,
         "remedy": shown.remedy,

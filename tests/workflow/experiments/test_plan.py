@@ -9,6 +9,7 @@ import pytest
 from spamo_cache.config import CacheSpec, Experiment, Pipeline, parse
 from spamo_cache.config.loading import _override
 from spamo_cache.workflow.experiments.plan import extractions, plan_experiments, stream_keys
+from tests.support.pipelines import BASE
 
 SPEC = {
     "name": "tiny",
@@ -16,19 +17,6 @@ SPEC = {
         "spatial": {"encoder": "open_clip", "weights": "clip"},
         "motion": {"encoder": "videomae", "weights": "videomae"},
     },
-}
-
-
-BASE = {
-    "name": "toy",
-    "question": "does it train at all?",
-    "corpus": "toy",
-    "spec": "tiny",
-    "text": {"language": "German"},
-    "adapter": {"width": 16},
-    "llm": {"weights": "llm"},
-    "align": {"steps": 20, "batch": 4, "lr": 1e-3},
-    "translate": {"steps": 40, "batch": 4, "lr": 1e-3},
 }
 
 

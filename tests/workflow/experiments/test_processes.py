@@ -13,10 +13,17 @@ import pytest
 
 from spamo_cache import config, devices
 from spamo_cache.config import Pipeline
-from spamo_cache.errors import SpamoError, UsageError
+from spamo_cache.errors import SpamoError, StoreError, UsageError
+from spamo_cache.store.leases import LeaseLostError
 from spamo_cache.workflow.experiments import processes
 from spamo_cache.workflow.experiments.processes import ProcessPool, worker_envs
-from spamo_cache.workflow.experiments.tasks import _TASK, AnalyzeTask, TrainTask
+from spamo_cache.workflow.experiments.tasks import (
+    _TASK,
+    AnalyzeTask,
+    TrainTask,
+    _described,
+    rebuilt,
+)
 
 TASK = AnalyzeTask(folder=Path("nowhere"), device="cpu")
 PIPELINES = [
@@ -180,3 +187,10 @@ def test_tasks_of_a_block_share_a_process_that_survives_errors(
     for pid in pids[2:]:
         with pytest.raises(ProcessLookupError):
             os.kill(int(pid), 0)
+
+
+def test_an_error_that_one_package_derives_arrives_as_what_it_is_derived_from() -> None:
+    lost = LeaseLostError("somebody else has it", where="partition 3", remedy="rerun")
+    arrived = rebuilt(_described(lost))
+    assert type(arrived) is StoreError
+    assert (arrived.what, arrived.where, arrived.remedy) == (lost.what, lost.where, lost.remedy)

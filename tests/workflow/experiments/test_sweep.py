@@ -13,18 +13,7 @@ from spamo_cache.config.loading import _override
 from spamo_cache.errors import ConfigError, UsageError
 from spamo_cache.metrics import spread
 from spamo_cache.workflow.experiments.plan import Load, Planned, swept
-
-BASE: dict[str, Any] = {
-    "name": "toy",
-    "question": "does it train at all?",
-    "corpus": "toy",
-    "spec": "tiny",
-    "text": {"language": "German"},
-    "adapter": {"width": 16},
-    "llm": {"weights": "llm"},
-    "align": {"steps": 20, "batch": 4, "lr": 1e-3},
-    "translate": {"steps": 40, "batch": 4, "lr": 1e-3},
-}
+from tests.support.pipelines import BASE
 
 
 def loader(**changes: Any) -> Load:
