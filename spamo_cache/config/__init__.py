@@ -1,40 +1,41 @@
-"""YAML -> frozen pydantic models. An unknown key is an error that names the nearest known one."""
+"""YAML -> frozen pydantic models. An unknown key is an error that names the nearest known one.
 
-from spamo_cache.config.experiment import Axis, Experiment, Variant
-from spamo_cache.config.loading import (
-    NAME_PATTERN,
-    Name,
-    StrictModel,
-    assignment,
-    load,
-    overrides,
-    parse,
-    read_yaml,
-)
-from spamo_cache.config.paths import expanded, home, named_file, roots, shipped
-from spamo_cache.config.pipeline import (
-    AdapterConfig,
-    AlignConfig,
-    DecodeConfig,
-    EncodersConfig,
-    LLMConfig,
-    Pipeline,
-    ProtocolConfig,
-    StageConfig,
-    TextConfig,
-    TranslateConfig,
-    TuningConfig,
-)
-from spamo_cache.config.spec import (
-    CacheSpec,
-    FramesSpec,
-    MotionStream,
-    RowsSpec,
-    SpatialStream,
-    StoreSpec,
-    StreamSpec,
-    TransformersStream,
-)
+Nothing is imported before it is used: most commands need few of the models.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spamo_cache.config.experiment import Axis, Experiment, Variant
+    from spamo_cache.config.loading import assignment, load, overrides, parse, read_yaml
+    from spamo_cache.config.paths import expanded, home, named_file, roots, shipped
+    from spamo_cache.config.pipeline import (
+        AdapterConfig,
+        AlignConfig,
+        DecodeConfig,
+        EncodersConfig,
+        LLMConfig,
+        Pipeline,
+        ProtocolConfig,
+        StageConfig,
+        TextConfig,
+        TranslateConfig,
+        TuningConfig,
+    )
+    from spamo_cache.config.spec import (
+        CacheSpec,
+        FramesSpec,
+        MotionStream,
+        RowsSpec,
+        SpatialStream,
+        StoreSpec,
+        StreamSpec,
+        TransformersStream,
+    )
+    from spamo_cache.config.strict import NAME_PATTERN, Name, StrictModel
 
 __all__ = [
     "NAME_PATTERN",
@@ -73,3 +74,16 @@ __all__ = [
     "roots",
     "shipped",
 ]
+
+_MODULES = ("paths", "strict", "loading", "spec", "pipeline", "experiment")
+"""Where these names are defined; what takes longer to import comes later."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for module in _MODULES:
+            found = vars(importlib.import_module(f"{__name__}.{module}"))
+            if name in found:
+                globals()[name] = found[name]
+                return found[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

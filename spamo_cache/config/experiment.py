@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from spamo_cache.config.loading import Name, StrictModel
+from spamo_cache.config.strict import Name, StrictModel
 
 
 class Variant(StrictModel):

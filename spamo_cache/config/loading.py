@@ -8,12 +8,13 @@ import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from spamo_cache import bounded
+from spamo_cache.config.strict import StrictModel
 from spamo_cache.errors import ConfigError
 
 # Far beyond any spec or pipeline.
@@ -23,33 +24,6 @@ _MAX_DEPTH = 32
 _MAX_KEY = 200
 _MAX_BITS = 64
 
-
-class StrictModel(BaseModel):
-    """A frozen model that refuses unknown keys, silent type conversions, infinities and NaN."""
-
-    # Built when first used: most commands need few of the models.
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        validate_default=True,
-        defer_build=True,
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _lists_are_tuples(cls, data: Any) -> Any:
-        """YAML and JSON have lists, the models have tuples: the one conversion that is wanted."""
-        if not isinstance(data, Mapping):
-            return data
-        return {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
-
-
-NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
-"""Of whatever becomes part of a file name: corpora, streams, specs, pipelines, variants."""
-
-Name = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
 
 Model = TypeVar("Model", bound=StrictModel)
 

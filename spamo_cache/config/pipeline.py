@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from spamo_cache.config.loading import Name, StrictModel, merged
+from spamo_cache.config.loading import merged
+from spamo_cache.config.strict import Name, StrictModel
 
 
 class TextConfig(StrictModel):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from spamo_cache.config.loading import Name, StrictModel
+from spamo_cache.config.strict import Name, StrictModel
 
 Unit = Literal["frame", "window"]
 Reader = Literal["auto", "pyav", "decord"]

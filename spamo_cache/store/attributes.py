@@ -12,7 +12,6 @@ import platform
 import stat
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -330,6 +329,9 @@ def user() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of what writes the bytes."""
+    # Not needed to read, and takes a while.
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+
     installed = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

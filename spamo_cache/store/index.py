@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, overload
 
 import numpy as np
-from awscrt.checksums import crc32c
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -33,6 +32,7 @@ from spamo_cache.store.layout import (
     Slot,
     canonical,
     column_metadata,
+    crc32c,
     group_metadata,
     sha256,
 )
@@ -281,7 +281,7 @@ class ColumnRecord(StrictModel):
     @property
     def size(self) -> int:
         """Size of the chunk's file; 0 where there is none."""
-        values = int(np.prod(self.shape, dtype=object)) * np.dtype(self.dtype).itemsize
+        values = math.prod(self.shape) * np.dtype(self.dtype).itemsize
         return values + CHECKSUM_BYTES if values else 0
 
 

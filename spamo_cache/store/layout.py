@@ -11,14 +11,19 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spamo_cache.config import NAME_PATTERN, CacheSpec
+from spamo_cache.config import NAME_PATTERN
 from spamo_cache.errors import StoreError, UsageError
 from spamo_cache.store.remote import Location, RemotePath
+
+if TYPE_CHECKING:
+    from spamo_cache.config import CacheSpec
+
+Bytes = NDArray[np.uint8]
 
 FORMAT = 2
 """Version of everything a reader has to understand; higher ones are refused."""
@@ -88,6 +93,14 @@ def canonical(document: object) -> bytes:
 def sha256(data: bytes) -> str:
     """Hexadecimal SHA-256."""
     return hashlib.sha256(data).hexdigest()
+
+
+def crc32c(data: Bytes | bytes, before: int = 0) -> int:
+    """The CRC-32C of ``data``, going on from that of what stood before it."""
+    # Takes as long to import as numpy, and listing stores needs none.
+    from awscrt.checksums import crc32c  # noqa: PLC0415
+
+    return int(crc32c(data, before))
 
 
 def corpus_hash(keys: Iterable[ClipKey]) -> str:

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from spamo_cache.errors import DamagedError, StoreError
 from spamo_cache.store.attributes import Attributes, check_room, load_attributes, load_room
 from spamo_cache.store.index import FAILED, OK, STATES, ClipIndex, State, StringColumn
-from spamo_cache.store.layout import ChunkLayout, ClipKey, Slot
+from spamo_cache.store.layout import Bytes, ChunkLayout, ClipKey, Slot
 from spamo_cache.store.leases import Leases
 from spamo_cache.store.receipts import Receipt, finished, load_receipt, shard_path
 from spamo_cache.store.remote import Location, RemotePath
 from spamo_cache.store.roots import locate
-from spamo_cache.store.shard import Bytes, Destination, Shard, as_bytes, scratch
+from spamo_cache.store.shard import Destination, Shard, as_bytes, scratch
 
 _OPEN_SHARDS = 128
 _REQUESTS = 16

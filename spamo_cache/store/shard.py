@@ -16,12 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from awscrt.checksums import crc32c
 from numpy.typing import NDArray
 
 from spamo_cache import io
 from spamo_cache.errors import DamagedError, StoreError
-from spamo_cache.store.layout import ABSENT_CHUNK, CHECKSUM_BYTES, ChunkLayout, sha256
+from spamo_cache.store.layout import (
+    ABSENT_CHUNK,
+    CHECKSUM_BYTES,
+    Bytes,
+    ChunkLayout,
+    crc32c,
+    sha256,
+)
 from spamo_cache.store.receipts import ShardReceipt
 
 if TYPE_CHECKING:
@@ -33,8 +39,6 @@ _NOW: int = getattr(os, "RWF_NOWAIT", 0)
 _SOON: int = getattr(os, "POSIX_FADV_WILLNEED", 0)
 _advise: Callable[[int, int, int, int], None] = getattr(os, "posix_fadvise", lambda *_: None)
 _MEND = "run `spamo-cache store verify --deep --repair`, then extract again"
-
-Bytes = NDArray[np.uint8]
 
 
 def write_shard(folder: Path, layout: ChunkLayout, rows: NDArray[Any]) -> tuple[Path, ShardReceipt]:
@@ -95,7 +99,7 @@ def clip_checksum(rows: NDArray[Any], layout: ChunkLayout) -> int:
     """
     zeros = np.zeros(layout.chunk_bytes, np.uint8)
     place = Destination(as_bytes(rows), zeros, layout.chunk_bytes)
-    return int(crc32c(place.checksums()))
+    return crc32c(place.checksums())
 
 
 class Destination:
@@ -157,7 +161,7 @@ class Destination:
         sums = self.checksums()
         if sums != self._sums:
             raise DamagedError("features disagree with their checksum", where=where, remedy=_MEND)
-        return int(crc32c(sums))
+        return crc32c(sums)
 
 
 class Shard:

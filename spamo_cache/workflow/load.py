@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spamo_cache import config
-from spamo_cache.config import CacheSpec, Pipeline
 from spamo_cache.workflow import EMBEDDED, resolve
 from spamo_cache.workflow.resolve import Changes
 from spamo_cache.workflow.watcher import QUIET, Watcher
 
 if TYPE_CHECKING:
+    from spamo_cache.config import CacheSpec, Pipeline
     from spamo_cache.datasets.manifest import Manifest
     from spamo_cache.store.inventory import StoreEntry
     from spamo_cache.store.reader import FeatureStore

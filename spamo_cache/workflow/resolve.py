@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from spamo_cache import bounded, config
-from spamo_cache.config import CacheSpec, Pipeline
 from spamo_cache.errors import ConfigError, UsageError
 from spamo_cache.workflow import EMBEDDED
 from spamo_cache.workflow.watcher import QUIET, Watcher
 
 if TYPE_CHECKING:
+    from spamo_cache.config import CacheSpec, Pipeline
     from spamo_cache.datasets.manifest import Manifest
     from spamo_cache.runs.folder import RunFolder
     from spamo_cache.store.remote import Location
@@ -167,7 +167,7 @@ def load_manifest(
 def named_pipeline(name: str | Path, overrides: list[str]) -> tuple[Pipeline, Path]:
     """A pipeline and the file it stands in, by path or by name of a folder in ``pipelines/``."""
     path = config.named_file(str(name), "pipelines", DEFAULT_PIPELINE)
-    return config.load(path, Pipeline, overrides), path
+    return config.load(path, config.Pipeline, overrides), path
 
 
 def named_spec(
@@ -183,7 +183,7 @@ def named_spec(
         path = beside
     else:
         path = config.named_file(str(name), "cache_specs", DEFAULT_SPEC)
-    return config.load(path, CacheSpec, changes), path
+    return config.load(path, config.CacheSpec, changes), path
 
 
 def spec_used(pipeline: Pipeline, base: Path) -> tuple[CacheSpec, Path]:

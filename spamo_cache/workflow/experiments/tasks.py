@@ -15,8 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from spamo_cache import errors
-from spamo_cache.config import Pipeline
-from spamo_cache.config.loading import StrictModel
+from spamo_cache.config import Pipeline, StrictModel
 from spamo_cache.errors import SpamoError
 from spamo_cache.workflow.watcher import Watcher
 

@@ -1,0 +1,37 @@
+"""What all models of files are made of, and the names they give; without YAML, which stores do not
+need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class StrictModel(BaseModel):
+    """A frozen model that refuses unknown keys, silent type conversions, infinities and NaN."""
+
+    # Built when first used: most commands need few of the models.
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        validate_default=True,
+        defer_build=True,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_are_tuples(cls, data: Any) -> Any:
+        """YAML and JSON have lists, the models have tuples: the one conversion that is wanted."""
+        if not isinstance(data, Mapping):
+            return data
+        return {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
+
+
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+"""Of whatever becomes part of a file name: corpora, streams, specs, pipelines, variants."""
+
+Name = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
