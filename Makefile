@@ -16,7 +16,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce experiments check test lint format bench lock clean
+.PHONY: help setup reproduce experiments check test lint format docs bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,7 +38,7 @@ $(STAMP): pyproject.toml requirements.lock
 		$(BIN)/python -m pip install --disable-pip-version-check --quiet) \
 		$(shell grep -E '^(torch|torchvision)==' requirements.lock)
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet \
-		--constraint requirements.lock --editable '.[extract,remote,dev]'
+		--constraint requirements.lock --editable '.[extract,remote,dev,docs]'
 	@touch $@
 
 reproduce: setup ## all stages on the embedded corpus; CORPUS=phoenix14t ROOT=/data/... on a real one
@@ -67,6 +67,10 @@ format: setup ## let ruff sort imports and lay the code out
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+docs: setup ## the documentation as a site in site/; a broken link or anchor is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "open site/index.html"
+
 bench: setup ## every script in benchmarks/, one claim of the README each
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
@@ -74,11 +78,11 @@ lock: ## renew requirements.lock from the newest versions that pyproject.toml al
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --quiet torch torchvision
-	$(VENV)-lock/bin/python -m pip install --quiet --editable '.[extract,remote,dev]'
+	$(VENV)-lock/bin/python -m pip install --quiet --editable '.[extract,remote,dev,docs]'
 	$(VENV)-lock/bin/python -m pip list --format=freeze --exclude-editable \
 		| sed -E -e 's/\+.*//' -e '/^(pip|nvidia-.*|cuda-.*|triton)==/d' > requirements.lock
 	rm -rf $(VENV)-lock
 
 clean: ## remove .venv, caches and build output; corpora, features and runs stay
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,7 +1,7 @@
 """The manifest: one row per clip, the only thing later stages know about a corpus.
 
 People write CSV, TSV or JSON Lines; it is kept as Parquet. A manifest in memory is always valid:
-whatever builds one goes through :func:`spamo_cache.datasets.columns.checked`.
+whatever builds one goes through ``spamo_cache.datasets.columns.checked``.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Clip:
 class Manifest:
     """Clips of one corpus as a table whose columns are checked.
 
-    Build one with :meth:`from_clips` or :meth:`read`. ``notes`` says what a reader could not use
+    Build one with ``from_clips`` or ``read``. ``notes`` says what a reader could not use
     or found odd; ``text`` is the convention that is applied to the raw text at training and
     scoring, None where none is recorded. Both travel with the Parquet file.
     """
@@ -204,11 +204,11 @@ class Manifest:
         return memory.getvalue()
 
     def write(self, path: Path) -> Path:
-        """Write Parquet, whole or not at all; see :meth:`to_bytes`."""
+        """Write Parquet, whole or not at all; see ``to_bytes``."""
         return _atomically(path, self.to_bytes())
 
     def write_csv(self, path: Path) -> Path:
-        """Write CSV that :meth:`read` takes back.
+        """Write CSV that ``read`` takes back.
 
         A crop box is ``x0,y0,x1,y1`` in one cell, further columns of lists are JSON.
         """

@@ -1,7 +1,7 @@
 """What is kept of a run beside its weights: scorecards and translations, by the types of both.
 
-evaluation/<name>.json               a :class:`Scorecard`
-evaluation/<name>.hypotheses.jsonl   a :class:`ScoredClip` per line
+evaluation/<name>.json               a ``Scorecard``
+evaluation/<name>.hypotheses.jsonl   a ``ScoredClip`` per line
 evaluation/<name>.texts/             both sides under each convention, for sacrebleu
 """
 
@@ -47,9 +47,9 @@ class Convention:
     Attributes:
         name: the convention in words.
         lower: references in lower case, and hypotheses too where case is ignored.
-        final_dot: as in :class:`TextConfig`; None: both sides without the punctuation at the end.
+        final_dot: as in ``TextConfig``; None: both sides without the punctuation at the end.
         tokenize: sacrebleu's tokenizer.
-        texts: what the files of its texts are called, see :func:`texts_folder`.
+        texts: what the files of its texts are called, see ``texts_folder``.
         bleu4: in points of 100.
         headline: this is the convention of the run's own scores.
     """
@@ -258,5 +258,5 @@ def read_evaluation(run: Path, name: str) -> Evaluation:
 
 
 def read_evaluations(run: Path) -> list[Evaluation]:
-    """All evaluations of a run, by name; raises as :func:`read_evaluation`."""
+    """All evaluations of a run, by name; raises as ``read_evaluation``."""
     return [read_evaluation(run, path.stem) for path in sorted((run / "evaluation").glob("*.json"))]

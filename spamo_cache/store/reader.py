@@ -222,7 +222,7 @@ class FeatureStore:
             buffer: (at least the sum of rows, width), C-contiguous, of the store's dtype.
 
         Returns:
-            (clips + 1,) offsets: clip i is ``buffer[offsets[i]:offsets[i + 1]]``.
+            Offsets of shape (clips + 1,): clip i is ``buffer[offsets[i]:offsets[i + 1]]``.
 
         Raises:
             StoreError: a clip that is unknown, failed or absent; a buffer that does not fit.

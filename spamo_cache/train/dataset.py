@@ -92,8 +92,8 @@ class PaddedBatch:
 class FeatureDataset(Dataset[dict[str, Tensor]]):
     """Clips of feature stores by number: stream -> (rows, width) tensor in the store's dtype.
 
-    :meth:`loader` gives batches of it, the same ones whatever the number of workers, and can be
-    resumed in mid-epoch::
+    ``loader`` gives batches of it, the same ones whatever the number of workers, and can be
+    resumed in mid-epoch:
 
         data = FeatureDataset({"spatial": store}, split="train")
         loader = data.loader(16, seed=0, num_workers=2)
@@ -106,7 +106,7 @@ class FeatureDataset(Dataset[dict[str, Tensor]]):
     Every checksum is verified on the way.
 
     Args:
-        stores: stream -> store, as :func:`spamo_cache.open_store` opens them. Those in remote
+        stores: stream -> store, as ``spamo_cache.open_store`` opens them. Those in remote
             roots need spawned workers (``multiprocessing_context="spawn"``).
         ids: which clips, in order; by default all that have features in every stream, sorted.
         split: of the manifest that the stores were extracted from; instead of ``ids``.
@@ -167,7 +167,7 @@ class FeatureDataset(Dataset[dict[str, Tensor]]):
     def collate(clips: Any) -> PackedBatch:
         """For ``DataLoader(collate_fn=...)``: batches as they are read, packed.
 
-        Where a model wants padding, call :meth:`PackedBatch.padded` where the batch is used:
+        Where a model wants padding, call ``PackedBatch.padded`` where the batch is used:
         padding is much of what would travel between processes.
         """
         batch: PackedBatch = clips  # DataLoader's types know of lists only
@@ -188,7 +188,7 @@ class FeatureDataset(Dataset[dict[str, Tensor]]):
         rank: int = 0,
         num_replicas: int = 1,
     ) -> BatchSampler:
-        """The batches of every epoch; arguments as of :class:`BatchSampler`."""
+        """The batches of every epoch; arguments as of ``BatchSampler``."""
         return BatchSampler(
             self.ids,
             batch_size,
@@ -214,9 +214,9 @@ class FeatureDataset(Dataset[dict[str, Tensor]]):
         """Make a resumable ``DataLoader`` of these clips.
 
         Args:
-            padded: give :class:`PaddedBatch` in place of :class:`PackedBatch`.
+            padded: give ``PaddedBatch`` in place of ``PackedBatch``.
             options: further ones of ``DataLoader``, as ``num_workers`` and ``pin_memory``. The
-                others are those of :class:`BatchSampler`.
+                others are those of ``BatchSampler``.
         """
         batches = self.sampler(
             batch_size,
@@ -240,10 +240,10 @@ class BatchSampler(Sampler[list[int]]):
     """Which clips make up each batch of an epoch: a pure function of seed and epoch.
 
     Use it as ``DataLoader(batch_sampler=...)``. Every epoch is another permutation; a finished one
-    is followed by the next, and :meth:`set_epoch` begins one of choice.
+    is followed by the next, and ``set_epoch`` begins one of choice.
 
     The state counts batches that were *asked for*, which a DataLoader with workers does ahead of
-    time: :class:`FeatureLoader` and torchdata's ``StatefulDataLoader`` know how many of these
+    time: ``FeatureLoader`` and torchdata's ``StatefulDataLoader`` know how many of these
     have been used.
 
     Args:
@@ -321,7 +321,7 @@ class BatchSampler(Sampler[list[int]]):
         return {"epoch": epoch, "batches": batches, "order": self._order}
 
     def position(self, state: Mapping[str, Any]) -> tuple[int, int]:
-        """Epoch and finished batches of a state; raises as :meth:`load_state_dict`."""
+        """Epoch and finished batches of a state; raises as ``load_state_dict``."""
         epoch, batches = state.get("epoch"), state.get("batches")
         if not (isinstance(epoch, int) and isinstance(batches, int) and min(epoch, batches) >= 0):
             raise UsageError("is no state of batches", where="load_state_dict")
@@ -372,7 +372,7 @@ class FeatureLoader(DataLoader[Any]):
     """A ``DataLoader`` whose state says how many batches were handed out, prefetched or not.
 
     Each iteration is an epoch. One that was left early goes on after the last batch that was
-    handed out; :meth:`set_epoch` begins anew. Batches depend on seed and epoch alone, so a loader
+    handed out; ``set_epoch`` begins anew. Batches depend on seed and epoch alone, so a loader
     with another number of workers goes on with the same ones.
     """
 

@@ -58,7 +58,7 @@ def attribute(
     llm: Path | str | None = None,
     device: str = "auto",
 ) -> dict[str, ClipAttribution]:
-    """Attribute the translations of clips to their frames; see :func:`attribution_docs.attribute`.
+    """Attribute the translations of clips to their frames; see ``attribution_docs.attribute``.
 
     Args:
         run: a run's folder, or what ``train`` returned.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """A corpus, where it is, and how its features are computed; see :func:`reproduce`."""
+    """A corpus, where it is, and how its features are computed; see ``reproduce``."""
 
     corpus: str = EMBEDDED
     root: Path | str | None = None
@@ -144,7 +144,7 @@ def reproduce(
 
 
 def reproduce_source(source: Source, watcher: Watcher = QUIET) -> Reproduction:
-    """As :func:`reproduce`, of a source."""
+    """As ``reproduce``, of a source."""
     from spamo_cache.model.llm import check_llm
     from spamo_cache.model.weights import locate
 

@@ -53,7 +53,7 @@ class Translation:
 
 
 class TrainedRun:
-    """A finished run in memory, to translate many videos by; see :func:`load_run`."""
+    """A finished run in memory, to translate many videos by; see ``load_run``."""
 
     def __init__(self, loaded: Run, spec: str | Path | None, device: str) -> None:
         self._loaded, self._device = loaded, device
@@ -253,7 +253,7 @@ def pieces(
     window: float | None = None,
     overlap: float = 0.0,
 ) -> list[Translation]:
-    """What is to be translated: videos, or windows of them; see :func:`translate`."""
+    """What is to be translated: videos, or windows of them; see ``translate``."""
     listed = [videos] if isinstance(videos, str | Path) else videos
     paths = list(dict.fromkeys(map(Path, listed)))
     for path in paths:
