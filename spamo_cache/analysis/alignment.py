@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spamo_cache import io
 from spamo_cache.analysis import entropy, measures, tokens
 from spamo_cache.compat import cpu_threads
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.evaluate.features import check_stores
 from spamo_cache.model.translator import Translator
+from spamo_cache.runs.analyses import (
+    Alignment,
+    Analysis,
+    Entropies,
+    Measured,
+    analysis_file,
+)
+from spamo_cache.runs.documents import write_document
 from spamo_cache.runs.load import Run, load_run, open_stores
 from spamo_cache.train.data import Examples, examples
 from spamo_cache.train.features import Features, encoders_of
@@ -25,7 +31,6 @@ CLIPS = 4096
 """Of a larger split as many are taken, evenly: all pairs of clips are compared."""
 
 _BATCH = 64
-_RECALL = (1, 5, 10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +60,7 @@ def analyze(
     device: str = "auto",
     roots: Sequence[str] | None = None,
     llm: Path | None = None,
-) -> dict[str, Any]:
+) -> Analysis:
     """Measure how near clips lie to their own sentences; keeps ``<run>/analysis/<split>.json``.
 
     Sign rows and input embeddings are pooled as VT-Align pools them.
@@ -67,14 +72,6 @@ def analyze(
         stores: stream -> features; None finds those the run was trained from.
         roots: to look for them in; None is SPAMO_CACHE's.
         llm: folder of the run's LLM, where that has moved.
-
-    Returns:
-        Measured with the run's weights, those of its best translations: what :func:`summary`
-        says and the visual ``tokens`` (see :func:`spamo_cache.analysis.tokens.compare`).
-        ``before`` holds the same for the weights that training began with, None where they are
-        not known, which ``before_missing`` says; ``entropy`` compares both (see
-        :func:`spamo_cache.analysis.entropy.against`). ``clips`` of ``of`` were measured;
-        ``failed`` clips of the split have no features.
 
     Raises:
         UsageError: no finished run there, or no such split.
@@ -93,49 +90,43 @@ def analyze(
     with cpu_threads(loaded.pipeline.threads):
         after = look(loaded.translator, data, numbers)
         before = None if missing else look(beginning(loaded), data, numbers)
-        found = {
-            "split": split,
-            "of": len(data),
-            "failed": len(data.failed),
-            **_measured(after, clips, loaded.translator),
-            "before": before and _measured(before, clips, loaded.translator),
-            "before_missing": missing,
-            "entropy": _entropy(after, before),
-        }
-    if before:
-        del found["before"]["tokens"]["examples"]
-    folder = run / "analysis"
-    folder.mkdir(exist_ok=True)
-    io.write_json(folder / f"{split}.json", found)
-    return found
+        analysis = Analysis(
+            split=split,
+            of=len(data),
+            failed=len(data.failed),
+            after=_measured(after, clips, loaded.translator, tokens.EXAMPLES),
+            before=_measured(before, clips, loaded.translator, 0) if before else None,
+            before_missing=missing,
+            entropy=_entropy(after, before),
+        )
+    path = analysis_file(run, split)
+    path.parent.mkdir(exist_ok=True)
+    write_document(path, analysis)
+    return analysis
 
 
-def summary(
-    sign_nd: measures.Floats, text_nd: measures.Floats, texts: Sequence[str]
-) -> dict[str, Any]:
-    """The measures for paired unit vectors; row i of both belongs to ``texts[i]``.
-
-    Returns:
-        ``clips`` and distinct ``sentences``; ``recall_at_1``, ``_5`` and ``_10`` of a clip's own
-        sentence with their chance levels; its ``median_rank``; the ``modality_gap``; the mean
-        cosine with the own sentence and with the others; ``cka`` and ``infonce``.
-    """
+def summary(sign_nd: measures.Floats, text_nd: measures.Floats, texts: Sequence[str]) -> Alignment:
+    """The measures for paired unit vectors; row i of both belongs to ``texts[i]``."""
     kept, own_n = measures.distinct(texts)
     text_md = text_nd[kept]
     ranks_n = measures.ranks(sign_nd, text_md, own_n)
     paired, unpaired = measures.cosines(sign_nd, text_md, own_n)
-    return {
-        "clips": len(texts),
-        "sentences": len(kept),
-        **{f"recall_at_{k}": measures.recall(ranks_n, k) for k in _RECALL},
-        **{f"chance_at_{k}": min(1.0, k / len(kept)) for k in _RECALL},
-        "median_rank": float(np.median(ranks_n)),
-        "modality_gap": measures.modality_gap(sign_nd, text_nd),
-        "own_cosine": paired,
-        "other_cosine": unpaired,
-        "cka": measures.cka(sign_nd, text_nd),
-        "infonce": measures.infonce(sign_nd, text_nd),
-    }
+    return Alignment(
+        clips=len(texts),
+        sentences=len(kept),
+        recall_at_1=measures.recall(ranks_n, 1),
+        recall_at_5=measures.recall(ranks_n, 5),
+        recall_at_10=measures.recall(ranks_n, 10),
+        chance_at_1=1 / len(kept),
+        chance_at_5=min(1.0, 5 / len(kept)),
+        chance_at_10=min(1.0, 10 / len(kept)),
+        median_rank=float(np.median(ranks_n)),
+        modality_gap=measures.modality_gap(sign_nd, text_nd),
+        own_cosine=paired,
+        other_cosine=unpaired,
+        cka=measures.cka(sign_nd, text_nd),
+        infonce=measures.infonce(sign_nd, text_nd),
+    )
 
 
 def beginning(loaded: Run) -> Translator:
@@ -189,15 +180,20 @@ def look(translator: Translator, data: Examples, numbers: Sequence[int]) -> Seen
     )
 
 
-def _measured(seen: Seen, clips: Sequence[Clip], translator: Translator) -> dict[str, Any]:
-    read = tokens.compare(seen.visual, clips, translator.tokens)
-    return {
-        **summary(seen.sign_nd, seen.text_nd, seen.texts),
-        "tokens": {"candidates": seen.candidates, **read},
-    }
+def _measured(seen: Seen, clips: Sequence[Clip], translator: Translator, examples: int) -> Measured:
+    return Measured(
+        alignment=summary(seen.sign_nd, seen.text_nd, seen.texts),
+        tokens=tokens.compare(
+            seen.visual,
+            clips,
+            translator.tokens,
+            candidates=seen.candidates,
+            examples=examples,
+        ),
+    )
 
 
-def _entropy(after: Seen, before: Seen | None) -> dict[str, Any] | None:
+def _entropy(after: Seen, before: Seen | None) -> Entropies | None:
     kept, _ = measures.distinct(after.texts)
     return entropy.against(
         after.text_nd[kept], after.sign_nd, None if before is None else before.sign_nd

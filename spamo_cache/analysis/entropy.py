@@ -29,12 +29,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spamo_cache.analysis.measures import Floats, log_sum_exp, peak
+from spamo_cache.runs.analyses import Entropies, Entropy, SignEntropy
 
 DIMENSIONS = 4
 POINTS = 1024
@@ -139,42 +140,55 @@ def excess(n: int, d: int) -> float:
     return float(np.mean(found))
 
 
-def against(
-    text_md: Floats, sign_nd: Floats, before_nd: Floats | None = None
-) -> dict[str, Any] | None:
+def against(text_md: Floats, sign_nd: Floats, before_nd: Floats | None = None) -> Entropies | None:
     """Entropies of distinct sentences, of clips, and of clips before training, in one space.
 
     Returns:
-        ``text``, ``sign``, ``sign_before`` (nats), ``gap`` (``sign`` less ``text``) and
-        ``divergence`` (Kullback-Leibler, of the signs' density from the sentences': cross entropy
-        less entropy), each also with ``_before``; ``error``, ``bias``, ``bandwidth`` and
-        ``points`` of the first three; None where points are too few or lie on a plane. None in
-        all if there are too few sentences.
+        None if there are too few sentences.
     """
     mean = text_md.mean(axis=0, dtype=np.float64)
     _, sizes, directions = np.linalg.svd(text_md - mean, full_matrices=False)
     axes = directions[:DIMENSIONS].T * np.sqrt(len(text_md)) / np.maximum(sizes[:DIMENSIONS], 1e-12)
-    placed = {"text": text_md, "sign": sign_nd, "sign_before": before_nd}
-    points = {name: (x - mean) @ axes for name, x in placed.items() if x is not None}
-    made = {name: density(x) for name, x in points.items()}
-    text = made["text"]
+    text = density((text_md - mean) @ axes)
     if text is None:
         return None
-    found: dict[str, Any] = {
-        "estimator": ESTIMATOR,
-        "unit": "nats",
-        "dimensions": DIMENSIONS,
-        "explained": float((sizes[:DIMENSIONS] ** 2).sum() / (sizes**2).sum()),
-        "text": text.entropy,
+    return Entropies(
+        estimator=ESTIMATOR,
+        dimensions=DIMENSIONS,
+        explained=float((sizes[:DIMENSIONS] ** 2).sum() / (sizes**2).sum()),
+        text=Entropy(**_described(text)),
+        sign=_beside(text, (sign_nd - mean) @ axes),
+        sign_before=None if before_nd is None else _beside(text, (before_nd - mean) @ axes),
+    )
+
+
+def _beside(text: Density, points_nd: NDArray[np.float64]) -> SignEntropy | None:
+    sign = density(points_nd)
+    if sign is None:
+        return None
+    return SignEntropy(
+        **_described(sign),
+        gap=sign.entropy - text.entropy,
+        divergence=text.surprise(points_nd) - sign.entropy,
+    )
+
+
+def _described(one: Density) -> _Described:
+    return {
+        "nats": one.entropy,
+        "error": one.error,
+        "bias": one.bias,
+        "bandwidth": one.bandwidth,
+        "points": one.points,
     }
-    for name, tail in (("sign", ""), ("sign_before", "_before")):
-        one = made.get(name)
-        found[name] = one and one.entropy
-        found[f"gap{tail}"] = one and one.entropy - text.entropy
-        found[f"divergence{tail}"] = one and text.surprise(points[name]) - one.entropy
-    for key in ("error", "bias", "bandwidth", "points"):
-        found[key] = {name: (one := made.get(name)) and getattr(one, key) for name in placed}
-    return found
+
+
+class _Described(TypedDict):
+    nats: float
+    error: float
+    bias: float
+    bandwidth: float
+    points: int
 
 
 def _log_density(squared_mn: Floats, bandwidth: float, d: int) -> NDArray[np.float64]:

@@ -8,10 +8,11 @@ them apart.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+
+from spamo_cache.runs.analyses import MutualInformation
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -74,17 +75,7 @@ def cka(sign_nd: Floats, text_nd: Floats) -> float | None:
     return float(_hsic(sign, text) / np.sqrt(own * other))
 
 
-class InfoNCE(TypedDict):
-    """A lower bound of mutual information in nats, its standard error over the clips, the most it
-    could have been (the log of their number), and the softmax's temperature."""
-
-    nats: float
-    error: float
-    ceiling: float
-    temperature: float
-
-
-def infonce(sign_nd: Floats, text_nd: Floats) -> InfoNCE:
+def infonce(sign_nd: Floats, text_nd: Floats) -> MutualInformation:
     """What is known at least of a clip's sentence from its vector, and the other way round.
 
     log(clips) less VT-Align's loss over all clips at once (van den Oord et al. 2018), the mean of
@@ -93,14 +84,14 @@ def infonce(sign_nd: Floats, text_nd: Floats) -> InfoNCE:
     negatives of each other and keep the bound below the ceiling, as they keep the information.
     """
     similarity_nn = sign_nd.astype(np.float64) @ text_nd.T
-    scale = np.exp(peak(lambda x: _told(similarity_nn, np.exp(x)).mean(), *_SCALES))
-    told_n = _told(similarity_nn, scale)
-    return {
-        "nats": max(0.0, float(told_n.mean())),
-        "error": float(told_n.std() / np.sqrt(len(told_n))),
-        "ceiling": float(np.log(len(told_n))),
-        "temperature": float(1 / scale),
-    }
+    scale = np.exp(peak(lambda x: _advantage(similarity_nn, np.exp(x)).mean(), *_SCALES))
+    nats_n = _advantage(similarity_nn, scale)
+    return MutualInformation(
+        nats=max(0.0, float(nats_n.mean())),
+        error=float(nats_n.std() / np.sqrt(len(nats_n))),
+        ceiling=float(np.log(len(nats_n))),
+        temperature=float(1 / scale),
+    )
 
 
 def peak(value: Callable[[float], float], low: float, high: float, steps: int = 18) -> float:
@@ -133,7 +124,7 @@ _SCALES = (np.log(1e-2), np.log(1e3))
 """Log of the softmax's inverse temperatures that are tried."""
 
 
-def _told(similarity_nn: Floats, scale: float) -> NDArray[np.float64]:
+def _advantage(similarity_nn: Floats, scale: float) -> NDArray[np.float64]:
     """(n,) nats by which each pair's likelihood beats chance, the mean of both directions."""
     logits = scale * similarity_nn
     chosen = log_sum_exp(logits, 0) + log_sum_exp(logits, 1)

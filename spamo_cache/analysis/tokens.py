@@ -19,7 +19,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +30,13 @@ from spamo_cache.datasets.manifest import Clip
 from spamo_cache.model.rows import Padded
 from spamo_cache.model.tokens import Tokens
 from spamo_cache.model.translator import Translator
+from spamo_cache.runs.analyses import (
+    AgainstChance,
+    TokenExample,
+    TokenRow,
+    VisualTokens,
+    WordScores,
+)
 
 Floats = NDArray[np.float32]
 
@@ -41,7 +47,8 @@ HOW = (
     "by being one of them), so a sign said by another word counts as missed; chance: the same "
     "tokens against other clips' words"
 )
-_EXAMPLES = 6
+EXAMPLES = 6
+"""Clips that an analysis keeps row by row."""
 _BLOCK = 4096
 """Embeddings that are looked at together: bounds memory, whatever the vocabulary."""
 
@@ -122,28 +129,35 @@ class Vocabulary:
 # --- against words ------------------------------------------------------------------------------
 
 
-def compare(seen: Sequence[Visual], clips: Sequence[Clip], tokens: Tokens) -> dict[str, Any]:
+def compare(
+    seen: Sequence[Visual],
+    clips: Sequence[Clip],
+    tokens: Tokens,
+    *,
+    candidates: int,
+    examples: int = EXAMPLES,
+) -> VisualTokens:
     """Visual tokens against gloss annotations and against the translation.
 
-    Returns:
-        ``gloss`` and ``text`` (see :meth:`Reference.scores`; None without glosses), ``rows`` in
-        all, and ``examples``: of some clips every row's token with its cosine, and whether it
-        belongs to the glosses and to the translation.
+    Args:
+        candidates: tokens that a row could have looked like.
+        examples: clips that are kept row by row.
     """
     glosses = [gloss_words(clip.gloss or "", clip.language) for clip in clips]
     gloss = Reference(seen, glosses, tokens)
     text = Reference(seen, [text_words(clip.text, tokens) for clip in clips], tokens)
-    spread = np.linspace(0, len(clips) - 1, min(len(clips), _EXAMPLES)).round().astype(int)
-    return {
-        "how": HOW,
-        "permutations": PERMUTATIONS,
-        "rows": sum(len(visual.written) for visual in seen),
-        "gloss": gloss.scores(),
-        "text": text.scores(),
-        "examples": [
+    spread = np.linspace(0, len(clips) - 1, min(len(clips), examples)).round().astype(int)
+    return VisualTokens(
+        candidates=candidates,
+        how=HOW,
+        permutations=PERMUTATIONS,
+        rows=sum(len(visual.written) for visual in seen),
+        gloss=gloss.scores(),
+        text=text.scores(),
+        examples=[
             _example(clips[i], seen[i], gloss.belongs(i), text.belongs(i)) for i in spread.tolist()
         ],
-    }
+    )
 
 
 class Reference:
@@ -161,18 +175,18 @@ class Reference:
         known = set().union(*(self.matches.belonging(word) for word in self.words[clip]))
         return [token in known for token in self.seen[clip]]
 
-    def scores(self) -> dict[str, Any] | None:
+    def scores(self) -> WordScores | None:
         """Coverage and precision with their chance levels; None if no clip has words."""
         chosen = [i for i, words in enumerate(self.words) if words and self.seen[i]]
         if not chosen:
             return None
         coverage, precision = self._crossed(chosen)
-        return {
-            "clips": len(chosen),
-            "words": float(np.mean([len(self.words[i]) for i in chosen])),
-            "coverage": against_chance(coverage),
-            "precision": against_chance(precision),
-        }
+        return WordScores(
+            clips=len(chosen),
+            words=float(np.mean([len(self.words[i]) for i in chosen])),
+            coverage=against_chance(coverage),
+            precision=against_chance(precision),
+        )
 
     def _crossed(self, chosen: Sequence[int]) -> tuple[Floats, Floats]:
         """(n, n) coverage and precision of clip i's tokens against clip j's words."""
@@ -189,40 +203,35 @@ class Reference:
         return hits @ named.T, shown @ belongs.T
 
 
-def against_chance(crossed_nn: Floats) -> dict[str, float]:
-    """The mean of the diagonal, and what it is when clips are permuted.
-
-    Returns:
-        ``value``; ``chance`` and ``spread``, the mean and the standard deviation over the
-        permutations; ``p``, the share of them that reach the value, itself counted among them.
-    """
+def against_chance(crossed_nn: Floats) -> AgainstChance:
+    """The mean of the diagonal, and what it is when clips are permuted."""
     n = len(crossed_nn)
     rng = np.random.default_rng(0)
     drawn = [crossed_nn[np.arange(n), rng.permutation(n)].mean() for _ in range(PERMUTATIONS)]
     value = float(np.diagonal(crossed_nn).mean())
     # Sums of equal numbers in another order differ by rounding.
     reached = int((np.array(drawn) >= value - 1e-6).sum())
-    return {
-        "value": value,
-        "chance": float(np.mean(drawn)),
-        "spread": float(np.std(drawn)),
-        "p": (1 + reached) / (1 + PERMUTATIONS),
-    }
+    return AgainstChance(
+        value=value,
+        chance=float(np.mean(drawn)),
+        spread=float(np.std(drawn)),
+        p=(1 + reached) / (1 + PERMUTATIONS),
+    )
 
 
 def _example(
     clip: Clip, visual: Visual, gloss: Sequence[bool], text: Sequence[bool]
-) -> Mapping[str, Any]:
+) -> TokenExample:
     rows = zip(visual.written, visual.cosines, gloss, text, strict=True)
-    return {
-        "clip": clip.id,
-        "gloss": clip.gloss.split() if clip.gloss else None,
-        "text": clip.text,
-        "rows": [
-            {"token": token, "cosine": round(cosine, 3), "gloss": by_gloss, "text": by_text}
+    return TokenExample(
+        clip=clip.id,
+        gloss=clip.gloss.split() if clip.gloss else None,
+        text=clip.text,
+        rows=[
+            TokenRow(token=token, cosine=round(cosine, 3), gloss=by_gloss, text=by_text)
             for token, cosine, by_gloss, by_text in rows
         ],
-    }
+    )
 
 
 def _shares(lines: Sequence[Sequence[str]]) -> tuple[Floats, dict[str, int]]:

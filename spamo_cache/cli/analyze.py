@@ -14,10 +14,9 @@ import spamo_cache as sc
 from spamo_cache.cli import display, options
 
 if TYPE_CHECKING:
+    from spamo_cache.runs.analyses import AgainstChance, Analysis, Measured, SignEntropy
     from spamo_cache.runs.attributions import ClipAttribution
     from spamo_cache.runs.contributions import Contributions
-
-Found = Mapping[str, Any]
 
 
 def analyze(
@@ -50,84 +49,84 @@ def analyze(
     from spamo_cache.analysis import shapley
     from spamo_cache.runs.results import RESULTS
 
-    found: dict[Path, Any]
+    results: dict[Path, Any]
     show: Callable[[Mapping[Path, Any]], None]
     common: dict[str, Any] = {"split": split, "store": store, "llm": llm, "device": device}
     if clips:
-        found = {run: sc.attribute(run, clips, root=root, **common) for run in runs}
+        results = {run: sc.attribute(run, clips, root=root, **common) for run in runs}
         show = _show_attributions
     elif all((run / RESULTS).is_file() for run in runs):
-        found = {run: shapley.of_experiments(run) for run in runs}
+        results = {run: shapley.of_experiments(run) for run in runs}
         show = _show_shapley
     else:
-        found = {run: sc.analyze(run, **common) for run in runs}
+        results = {run: sc.analyze(run, **common) for run in runs}
         show = _show
     if json:
-        display.as_json({str(run): numbers for run, numbers in found.items()})
+        display.as_json({str(run): result for run, result in results.items()})
     else:
-        show(found)
+        show(results)
 
 
-def _show(found: Mapping[Path, Found]) -> None:
-    _compare(found)
-    for run, numbers in found.items():
-        _examples(run, numbers)
+def _show(analyses: Mapping[Path, Analysis]) -> None:
+    _compare(analyses)
+    for run, analysis in analyses.items():
+        _examples(run, analysis)
 
 
-def _compare(found: Mapping[Path, Found]) -> None:
+def _compare(analyses: Mapping[Path, Analysis]) -> None:
     """All runs side by side, each with the weights it began with and those it ended with."""
     columns: dict[str, Mapping[str, str]] = {}
-    for run, numbers in found.items():
-        before = numbers["before"]
-        columns[f"{run.name}, before"] = _column(before, numbers, "_before") if before else {}
-        columns[f"{run.name}, after"] = _column(numbers, numbers, "")
-    labels = list(_column(next(iter(found.values())), next(iter(found.values())), ""))
-    rows = [(label, *(column.get(label, "") for column in columns.values())) for label in labels]
+    for run, one in analyses.items():
+        entropy = one.entropy
+        before, after = (entropy.sign_before, entropy.sign) if entropy else (None, None)
+        text = entropy.text.nats if entropy else None
+        columns[f"{run.name}, before"] = _column(one.before, before, text) if one.before else {}
+        columns[f"{run.name}, after"] = column = _column(one.after, after, text)
+    rows = [(label, *(values.get(label, "") for values in columns.values())) for label in column]
     display.table(["chance in brackets", *columns], rows)
 
 
-def _column(state: Found, run: Found, tail: str) -> dict[str, str]:
-    """Measures of one state of a run as they are shown; ``tail`` names it in the entropies."""
-    entropy = run["entropy"] or {}
-    told, tokens = state["infonce"], state["tokens"]
+def _column(state: Measured, sign: SignEntropy | None, text: float | None) -> dict[str, str]:
+    """Measures of one state of a run as they are shown."""
+    one, tokens = state.alignment, state.tokens
     column = {
-        f"recall@{k}": _beside(state[f"recall_at_{k}"], state[f"chance_at_{k}"]) for k in (1, 5, 10)
+        "recall@1": _beside(one.recall_at_1, one.chance_at_1),
+        "recall@5": _beside(one.recall_at_5, one.chance_at_5),
+        "recall@10": _beside(one.recall_at_10, one.chance_at_10),
+        "median rank": f"{one.median_rank:g} of {one.sentences}",
+        "modality gap": _number(one.modality_gap),
+        "CKA": _number(one.cka),
+        "InfoNCE bound, nats": f"{one.infonce.nats:.2f} of at most {one.infonce.ceiling:.2f}",
+        "entropy of clips, nats": _number(sign.nats if sign else None),
+        "entropy of sentences, nats": _number(text),
+        "divergence from sentences, nats": _number(sign.divergence if sign else None),
     }
-    column |= {
-        "median rank": f"{state['median_rank']:g} of {state['sentences']}",
-        "modality gap": _number(state["modality_gap"]),
-        "CKA": _number(state["cka"]),
-        "InfoNCE bound, nats": f"{told['nats']:.2f} of at most {told['ceiling']:.2f}",
-        "entropy of clips, nats": _number(entropy.get(f"sign{tail}")),
-        "entropy of sentences, nats": _number(entropy.get("text")),
-        "divergence from sentences, nats": _number(entropy.get(f"divergence{tail}")),
-    }
-    for key, name in (("gloss", "glosses"), ("text", "the sentence")):
-        for measure, label in (("coverage", f"{name} covered"), ("precision", f"tokens of {name}")):
-            score = tokens[key][measure] if tokens[key] else {"value": None, "chance": None}
-            column[label] = _beside(score["value"], score["chance"])
+    for scores, name in ((tokens.gloss, "glosses"), (tokens.text, "the sentence")):
+        column[f"{name} covered"] = _score(scores.coverage if scores else None)
+        column[f"tokens of {name}"] = _score(scores.precision if scores else None)
     return column
 
 
-def _beside(value: float | None, chance: float | None) -> str:
-    return _number(value) + ("" if chance is None else f" ({chance:.2f})")
+def _score(one: AgainstChance | None) -> str:
+    return "-" if one is None else _beside(one.value, one.chance)
+
+
+def _beside(value: float, chance: float) -> str:
+    return f"{value:.2f} ({chance:.2f})"
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _examples(run: Path, numbers: Found) -> None:
+def _examples(run: Path, analysis: Analysis) -> None:
     """What the sign rows of some clips look like; in brackets what the clip is about."""
     display.line("")
     display.title(f"visual tokens of {run.name}, [those of a gloss or the sentence]")
-    for example in numbers["tokens"]["examples"]:
-        rows = [
-            f"[{row['token']}]" if row["gloss"] or row["text"] else row["token"]
-            for row in example["rows"]
-        ]
-        said = " ".join(example["gloss"] or ()) or "no glosses"
-        display.line(f"  {example['clip']}: {said} · {example['text']}")
+    for example in analysis.after.tokens.examples:
+        rows = [f"[{row.token}]" if row.gloss or row.text else row.token for row in example.rows]
+        glosses = " ".join(example.gloss or ()) or "no glosses"
+        display.line(f"  {example.clip}: {glosses} · {example.text}")
         display.line(f"    {' '.join(rows)}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from markupsafe import Markup
 
@@ -13,9 +13,8 @@ from spamo_cache.report.formats import metric_name, number, sentence
 from spamo_cache.report.runs import RunView
 from spamo_cache.report.templating import render
 from spamo_cache.report.translations import language_code
+from spamo_cache.runs.analyses import Analysis, Entropies, Measured, SignEntropy, WordScores
 from spamo_cache.runs.contributions import Contributions
-
-Document = Mapping[str, Any]
 
 
 class Measure(NamedTuple):
@@ -55,39 +54,33 @@ _PANELS = {
         "modality_gap": "modality gap: smaller is nearer",
     },
 }
-_AGAINST = {"gloss": "the glosses", "text": "the translation"}
-_SHARES = {
-    "coverage": "coverage: words that some row names",
-    "precision": "precision: rows that name a word",
-}
 _SHOWN_ROWS = 48
 """Rows of a clip whose visual tokens are shown."""
 
 
 def alignment(run: RunView) -> Markup | None:
     """Measures of alignment as a table and as figures, beside the untrained weights."""
-    after = _measures(run.analysis)
-    before = _measures(run.analysis.get("before") or {}) | _entropy_before(run.analysis)
-    known = [measure for measure in _MEASURES if after.get(measure.key) is not None]
-    if not known:
+    analysis = run.analysis
+    if analysis is None:
         return None
-    columns = {"before": before, "after": after, "by chance": _chances(after)}
-    missing = run.analysis.get("before_missing")
+    after, before = _values(analysis), _values_before(analysis)
+    columns = {"before": before, "after": after, "by chance": _chances(analysis)}
     lead = (
-        f"Where clips of {run.analysis.get('split', 'the split')} and their sentences lie to one "
-        "another in the LLM's embedding space, pooled as VT-Align pools them. Hollow dots: the "
-        "same weights before training; upright strokes: chance."
+        f"Where clips of {analysis.split} and their sentences lie to one another in the LLM's "
+        "embedding space, pooled as VT-Align pools them. Hollow dots: the same weights before "
+        "training; upright strokes: chance."
     )
+    missing = analysis.before_missing
     return render(
         "alignment.html",
         place=run.anchor,
         lead=f"{lead} Nothing is known of before: {missing}." if missing else lead,
-        panels=_panels(before, after),
-        entropy=_entropy_figure(run.analysis.get("entropy") or {}),
-        known=known,
-        # Without the first weights there is nothing before, and an older analysis knows no chance.
+        panels=_panels(analysis),
+        entropy=_entropy_figure(analysis.entropy),
+        known=[measure for measure in _MEASURES if measure.key in after],
+        # Without the first weights there is nothing before.
         columns={name: values for name, values in columns.items() if values},
-        method=_method(run.analysis),
+        method=_method(analysis),
     )
 
 
@@ -100,144 +93,165 @@ class AlignmentTable(NamedTuple):
 
 def compare_alignment(runs: Mapping[str, RunView]) -> AlignmentTable | None:
     """The same measures of several runs; None unless two were analysed."""
-    columns = {name: _measures(run.analysis) for name, run in runs.items() if run.analysis}
+    analyses = {name: run.analysis for name, run in runs.items() if run.analysis}
+    if len(analyses) < 2:
+        return None
+    columns = {name: _values(analysis) for name, analysis in analyses.items()}
     known = [one for one in _MEASURES if any(one.key in values for values in columns.values())]
-    if len(columns) < 2 or not known:
+    chance = _chances(next(iter(analyses.values())))
+    return AlignmentTable(known, columns | {"by chance": chance})
+
+
+def _values(analysis: Analysis) -> dict[str, float]:
+    """What was measured after training, by the keys of :data:`_MEASURES`."""
+    entropy = analysis.entropy
+    return _measures(analysis.after, entropy.sign if entropy else None) | (
+        {"entropy_text": entropy.text.nats} if entropy else {}
+    )
+
+
+def _values_before(analysis: Analysis) -> dict[str, float]:
+    sign = analysis.entropy.sign_before if analysis.entropy else None
+    return _measures(analysis.before, sign) if analysis.before else {}
+
+
+def _measures(state: Measured, sign: SignEntropy | None) -> dict[str, float]:
+    one = state.alignment
+    values = {
+        "recall_at_1": one.recall_at_1,
+        "recall_at_5": one.recall_at_5,
+        "recall_at_10": one.recall_at_10,
+        "median_rank": one.median_rank,
+        "own_cosine": one.own_cosine,
+        "other_cosine": one.other_cosine,
+        "modality_gap": one.modality_gap,
+        "cka": one.cka,
+        "infonce": one.infonce.nats,
+        "entropy": sign.nats if sign else None,
+        "divergence": sign.divergence if sign else None,
+        "clips": one.clips,
+        "sentences": one.sentences,
+    }
+    return {key: float(value) for key, value in values.items() if value is not None}
+
+
+def _chances(analysis: Analysis) -> dict[str, float]:
+    one = analysis.after.alignment
+    return {
+        "recall_at_1": one.chance_at_1,
+        "recall_at_5": one.chance_at_5,
+        "recall_at_10": one.chance_at_10,
+    }
+
+
+def _panels(analysis: Analysis) -> dict[str, Markup]:
+    after, before, chances = _values(analysis), _values_before(analysis), _chances(analysis)
+    return {
+        title: figures.ranges(
+            [
+                Row(name, after[key], before=before.get(key), chance=chances.get(key))
+                for key, name in names.items()
+                if key in after
+            ],
+            title,
+            digits=2,
+            top=1.0,
+        )
+        for title, names in _PANELS.items()
+    }
+
+
+def _entropy_figure(entropy: Entropies | None) -> Markup | None:
+    if entropy is None:
         return None
-    return AlignmentTable(known, columns | {"by chance": _chances(next(iter(columns.values())))})
-
-
-def _measures(document: Document) -> dict[str, float]:
-    """Measures by name, those of nested documents among them."""
-    values = {key: float(v) for key, v in document.items() if isinstance(v, int | float)}
-    if isinstance(document.get("infonce"), Mapping):
-        values["infonce"] = float(document["infonce"]["nats"])
-    names = {"entropy": "sign", "entropy_text": "text", "divergence": "divergence"}
-    return values | _entropies(document, names)
-
-
-def _entropy_before(document: Document) -> dict[str, float]:
-    return _entropies(document, {"entropy": "sign_before", "divergence": "divergence_before"})
-
-
-def _entropies(document: Document, names: Mapping[str, str]) -> dict[str, float]:
-    entropy = document.get("entropy")
-    if not isinstance(entropy, Mapping):
-        return {}
-    return {key: float(entropy[v]) for key, v in names.items() if entropy.get(v) is not None}
-
-
-def _chances(after: Mapping[str, float]) -> dict[str, float]:
-    chances = {key.replace("chance", "recall"): v for key, v in after.items() if "chance" in key}
-    return {key: value for key, value in chances.items() if key in after}
-
-
-def _panels(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Markup]:
-    panels, chances = {}, _chances(after)
-    for title, names in _PANELS.items():
-        rows = [
-            Row(name, after[key], before=before.get(key), chance=chances.get(key))
-            for key, name in names.items()
-            if key in after
-        ]
-        if rows:
-            panels[title] = figures.ranges(rows, title, digits=2, top=1.0)
-    return panels
-
-
-def _entropy_figure(entropy: Document) -> Markup | None:
-    if not entropy:
-        return None
-    errors, rows = entropy.get("error") or {}, []
-    names = {"sign_before": "sign features, before", "sign": "sign features, after"}
-    for key, name in (names | {"text": "sentences"}).items():
-        value, error = entropy.get(key), errors.get(key)
-        if value is not None:
-            bounds = None if error is None else (value - 1.96 * error, value + 1.96 * error)
-            rows.append(Row(name, float(value), bounds))
-    text = ("the sentences' entropy", float(entropy["text"]))
+    clouds = {
+        "sign features, before": entropy.sign_before,
+        "sign features, after": entropy.sign,
+        "sentences": entropy.text,
+    }
+    rows = [
+        Row(name, one.nats, (one.nats - 1.96 * one.error, one.nats + 1.96 * one.error))
+        for name, one in clouds.items()
+        if one is not None
+    ]
+    text = ("the sentences' entropy", entropy.text.nats)
     return figures.ranges(rows, "KDE entropy, nats", beside=text, digits=2)
 
 
-def _method(document: Document) -> str:
+def _method(analysis: Analysis) -> str:
     """How entropy and mutual information were estimated, and how far off the estimates may be."""
-    entropy, bound, words = document.get("entropy") or {}, document.get("infonce"), []
-    if entropy.get("estimator"):
-        words.append(f"Entropy: {entropy['estimator']}.")
-        bandwidth = (entropy.get("bandwidth") or {}).get("sign")
-        bias = (entropy.get("bias") or {}).get("sign")
-        if bandwidth is not None:
-            words.append(f"Bandwidth {number(bandwidth, 3)}.")
-        if bias is not None:
-            words.append(f"On a Gaussian of as many points it is too high by {number(bias, 3)}.")
-    if isinstance(bound, Mapping):
-        words.append(
-            f"InfoNCE: standard error {number(bound.get('error'), 3)}, and never above the "
-            f"logarithm of the clips, {number(bound.get('ceiling'), 2)}."
-        )
+    bound, words = analysis.after.alignment.infonce, []
+    if analysis.entropy is not None:
+        words.append(f"Entropy: {analysis.entropy.estimator}.")
+        if (sign := analysis.entropy.sign) is not None:
+            words.append(f"Bandwidth {number(sign.bandwidth, 3)}.")
+            words.append(
+                f"On a Gaussian of as many points it is too high by {number(sign.bias, 3)}."
+            )
+    words.append(
+        f"InfoNCE: standard error {number(bound.error, 3)}, and never above the "
+        f"logarithm of the clips, {number(bound.ceiling, 2)}."
+    )
     return " ".join(words)
 
 
 def tokens(run: RunView) -> Markup | None:
     """Visual tokens: coverage and precision with their chance levels, then examples."""
-    after = run.analysis.get("tokens")
-    if not after:
+    if run.analysis is None:
         return None
-    before = (run.analysis.get("before") or {}).get("tokens") or {}
-    against = {key: name for key, name in _AGAINST.items() if after.get(key)}
-    drawn = ((name, _token_figure(after, before, key, name)) for key, name in against.items())
+    after = run.analysis.after.tokens
+    before = run.analysis.before.tokens if run.analysis.before else None
+    scores = [
+        (name, reference, earlier)
+        for name, reference, earlier in (
+            ("the glosses", after.gloss, before.gloss if before else None),
+            ("the translation", after.text, before.text if before else None),
+        )
+        if reference is not None
+    ]
     lead = (
         "Every sign row is named by the LLM token nearest to it. Chance is what the same tokens "
-        f"reach when clips are exchanged ({after.get('permutations', '–')} times). "
-        f"{sentence(after.get('how'))}"
+        f"reach when clips are exchanged ({after.permutations} times). {sentence(after.how)}"
     )
     return render(
         "tokens.html",
         place=run.anchor,
         lead=lead,
-        panels={f"Visual tokens against {name}": svg for name, svg in drawn if svg is not None},
+        panels={
+            f"Visual tokens against {name}": _token_figure(now, earlier, name)
+            for name, now, earlier in scores
+        },
         rows=[
-            (f"{words}, {name}", _share_values(after, before, key, share))
-            for key, name in against.items()
-            for share, words in _SHARES.items()
+            (f"{words}, {name}", earlier, now)
+            for name, now_scores, earlier_scores in scores
+            for words, now, earlier in (
+                (
+                    "coverage: words that some row names",
+                    now_scores.coverage,
+                    earlier_scores.coverage if earlier_scores else None,
+                ),
+                (
+                    "precision: rows that name a word",
+                    now_scores.precision,
+                    earlier_scores.precision if earlier_scores else None,
+                ),
+            )
         ],
-        examples=[_token_example(one) for one in after.get("examples") or ()],
+        examples=after.examples,
+        most=_SHOWN_ROWS,
     )
 
 
-def _share_values(after: Document, before: Document, key: str, share: str) -> list[float | None]:
-    """Before, after, by chance, spread of chance, p."""
-    one = after[key].get(share) or {}
-    earlier = ((before.get(key) or {}).get(share) or {}).get("value")
-    return [earlier, *(one.get(name) for name in ("value", "chance", "spread", "p"))]
-
-
-def _token_figure(after: Document, before: Document, key: str, name: str) -> Markup | None:
-    rows = []
-    for share in _SHARES:
-        earlier, value, chance, *_ = _share_values(after, before, key, share)
-        if value is not None:
-            rows.append(Row(share, value, before=earlier, chance=chance))
-    title = f"Visual tokens against {name}"
-    return figures.ranges(rows, title, digits=2, top=1.0) if rows else None
-
-
-def _token_example(document: Document) -> dict[str, Any]:
-    rows = list(document.get("rows") or ())
-    return {
-        "clip": document.get("clip", ""),
-        "gloss": " ".join(map(str, document.get("gloss") or ())),
-        "text": document.get("text", ""),
-        "shown": [
-            {
-                "token": row.get("token", ""),
-                "cosine": row.get("cosine"),
-                "belongs": "a gloss" if row.get("gloss") else "a word" if row.get("text") else "",
-            }
-            for row in rows[:_SHOWN_ROWS]
-        ],
-        "more": max(0, len(rows) - _SHOWN_ROWS),
-    }
+def _token_figure(after: WordScores, before: WordScores | None, name: str) -> Markup:
+    shares = (
+        ("coverage", after.coverage, before.coverage if before else None),
+        ("precision", after.precision, before.precision if before else None),
+    )
+    rows = [
+        Row(share, now.value, before=earlier.value if earlier else None, chance=now.chance)
+        for share, now, earlier in shares
+    ]
+    return figures.ranges(rows, f"Visual tokens against {name}", digits=2, top=1.0)
 
 
 def attributions(run: RunView) -> Markup | None:

@@ -12,10 +12,11 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from spamo_cache import config, io
+from spamo_cache import config
 from spamo_cache.config import Pipeline
 from spamo_cache.errors import StoreError
 from spamo_cache.report.formats import slug
+from spamo_cache.runs.analyses import Analysis, read_analysis
 from spamo_cache.runs.attributions import (
     FOLDER,
     ClipAttribution,
@@ -72,7 +73,8 @@ class RunView:
     """Summary of training; None while it is unfinished."""
     stages: tuple[StageTiming, ...]
     """Those of the reproduction it belongs to, which keeps their times beside its folder."""
-    analysis: Mapping[str, Any]
+    analysis: Analysis | None
+    """Of test, else of dev."""
     attributions: tuple[AttributedClip, ...]
     name: str
     """Its pipeline's; :func:`with_distinct_names` makes it unique on a page of several."""
@@ -137,20 +139,10 @@ def read_run(path: Path, roots: Sequence[str] | None = None) -> RunView:
         about=about,
         done=folder.summary(),
         stages=tuple(read_stages(path.absolute().parent / STAGES)),
-        analysis=read_document(path / "analysis" / "test.json")
-        or read_document(path / "analysis" / "dev.json"),
+        analysis=read_analysis(path, "test") or read_analysis(path, "dev"),
         attributions=_attributions(path),
         name=pipeline.name,
     )
-
-
-def read_document(path: Path) -> dict[str, Any]:
-    """A document that a run wrote; an absent file is an empty one.
-
-    Raises:
-        DamagedError: it is not what was written.
-    """
-    return io.read_json(path) if path.exists() else {}
 
 
 def with_distinct_names(runs: Sequence[RunView]) -> list[RunView]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from spamo_cache.workflow import resolve
 from spamo_cache.workflow.frames import stills
@@ -14,6 +14,7 @@ from spamo_cache.workflow.resolve import RunLike
 if TYPE_CHECKING:
     from spamo_cache.analysis.attribution_docs import Shots
     from spamo_cache.datasets.manifest import Clip
+    from spamo_cache.runs.analyses import Analysis
     from spamo_cache.runs.attributions import ClipAttribution
 
 
@@ -24,7 +25,7 @@ def analyze(
     store: str | Path | None = None,
     llm: Path | str | None = None,
     device: str = "auto",
-) -> dict[str, Any]:
+) -> Analysis:
     """Entropy of sign features, their alignment with the language model, nearest tokens.
 
     Args:

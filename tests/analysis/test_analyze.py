@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from itertools import combinations, product
 from pathlib import Path
 
@@ -9,13 +10,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from spamo_cache import io
 from spamo_cache.analysis import analyze
 from spamo_cache.analysis.alignment import beginning
 from spamo_cache.cli.main import app
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.errors import StoreError, UsageError
+from spamo_cache.runs.analyses import Analysis, read_analysis
 from spamo_cache.runs.load import load_run
 from spamo_cache.train import MemoryFeatures, train
 from spamo_cache.train.loop import Trainer
@@ -82,7 +83,7 @@ def trained(out: Path, steps: int, **changes) -> tuple[Manifest, MemoryFeatures]
 
 
 @pytest.fixture(scope="module")
-def aligned(tmp_path_factory) -> tuple[Path, dict]:
+def aligned(tmp_path_factory) -> tuple[Path, Analysis]:
     """A run whose alignment is as good as it can be, and what is found of it."""
     run = tmp_path_factory.mktemp("aligned") / "run"
     manifest, features = trained(run, 80)
@@ -91,52 +92,53 @@ def aligned(tmp_path_factory) -> tuple[Path, dict]:
 
 def test_alignment_is_at_chance_before_and_near_perfect_after_it_was_learnt(aligned) -> None:
     run, found = aligned
-    assert io.read_json(run / "analysis/test.json") == found
-    assert (found["clips"], found["of"], found["sentences"]) == (90, 90, 45)
-    assert (found["split"], found["failed"], found["chance_at_1"]) == ("test", 0, 1 / 45)
-    before = found["before"]
-    assert before["recall_at_1"] <= 0.15
-    assert found["recall_at_1"] >= 0.9
-    assert found["own_cosine"] > found["other_cosine"] + 0.3
-    assert found["median_rank"] == 1.0
-    assert found["modality_gap"] < 0.5 * before["modality_gap"]
-    assert found["cka"] > before["cka"] + 0.1
-    assert before["infonce"]["nats"] < 1 < found["infonce"]["nats"] < np.log(90)
+    assert read_analysis(run, "test") == found
+    assert (found.split, found.of, found.failed) == ("test", 90, 0)
+    before, after = found.before.alignment, found.after.alignment
+    assert (after.clips, after.sentences, after.chance_at_1) == (90, 45, 1 / 45)
+    assert before.recall_at_1 <= 0.15
+    assert after.recall_at_1 >= 0.9
+    assert after.own_cosine > after.other_cosine + 0.3
+    assert after.median_rank == 1.0
+    assert after.modality_gap < 0.5 * before.modality_gap
+    assert after.cka > before.cka + 0.1
+    assert before.infonce.nats < 1 < after.infonce.nats < np.log(90)
 
 
 def test_entropy_and_divergence_come_nearer_to_the_sentences(aligned) -> None:
-    entropy = aligned[1]["entropy"]
-    assert abs(entropy["gap"]) < abs(entropy["gap_before"])
-    assert entropy["divergence"] < entropy["divergence_before"]
-    assert entropy["points"] == {"text": 45, "sign": 90, "sign_before": 90}
+    entropy = aligned[1].entropy
+    assert abs(entropy.sign.gap) < abs(entropy.sign_before.gap)
+    assert entropy.sign.divergence < entropy.sign_before.divergence
+    points = entropy.text.points, entropy.sign.points, entropy.sign_before.points
+    assert points == (45, 90, 90)
     said = ("Gaussian kernel", "leave-one-out", "4 principal", "not comparable")
-    assert all(words in entropy["estimator"] for words in said)
+    assert all(words in entropy.estimator for words in said)
 
 
 def test_rows_look_like_the_words_they_stand_for(aligned) -> None:
-    found, before = aligned[1]["tokens"], aligned[1]["before"]["tokens"]
-    for reference in ("gloss", "text"):
-        coverage, precision = found[reference]["coverage"], found[reference]["precision"]
-        assert coverage["value"] >= 0.8
-        assert precision["value"] >= 0.8
-        assert coverage["p"] == precision["p"] == 0.001
+    after, before = aligned[1].after.tokens, aligned[1].before.tokens
+    for scores, earlier in ((after.gloss, before.gloss), (after.text, before.text)):
+        coverage, precision = scores.coverage, scores.precision
+        assert coverage.value >= 0.8
+        assert precision.value >= 0.8
+        assert coverage.p == precision.p == 0.001
         # Two of ten words.
-        assert coverage["chance"] == pytest.approx(0.2, abs=0.05)
-        assert before[reference]["coverage"]["p"] > 0.01
-    assert "examples" not in before
-    example = found["examples"][0]
-    assert example["clip"] == "test-regen-sonne-0"
-    assert example["gloss"] == ["REGEN", "SONNE"]
-    assert {"regen", "sonne"} <= {row["token"] for row in example["rows"]}
+        assert coverage.chance == pytest.approx(0.2, abs=0.05)
+        assert earlier.coverage.p > 0.01
+    assert not before.examples
+    example = after.examples[0]
+    assert example.clip == "test-regen-sonne-0"
+    assert example.gloss == ["REGEN", "SONNE"]
+    assert {"regen", "sonne"} <= {row.token for row in example.rows}
 
 
 def test_a_run_of_shuffled_features_is_at_chance(tmp_path: Path) -> None:
     manifest, features = trained(tmp_path / "run", 80, shuffle_features=True)
     found = analyze(tmp_path / "run", manifest=manifest, stores={"spatial": features})
-    assert found["recall_at_5"] < 3 * found["chance_at_5"]
-    assert found["infonce"]["nats"] < 0.2
-    coverage = found["tokens"]["gloss"]["coverage"]
-    assert abs(coverage["value"] - coverage["chance"]) < 4 * coverage["spread"] + 0.02
+    alignment, coverage = found.after.alignment, found.after.tokens.gloss.coverage
+    assert alignment.recall_at_5 < 3 * alignment.chance_at_5
+    assert alignment.infonce.nats < 0.2
+    assert abs(coverage.value - coverage.chance) < 4 * coverage.spread + 0.02
 
 
 def test_before_is_where_the_trainer_begins(tmp_path: Path, monkeypatch) -> None:
@@ -168,9 +170,9 @@ def test_a_decoder_only_model_is_looked_at_too(tmp_path: Path, steps: int) -> No
     manifest, features = trained(tmp_path / "run", 3, **known)
     found = analyze(tmp_path / "run", "dev", manifest=manifest, stores={"spatial": features})
     # Of 22, 24 and 26 rows.
-    assert found["tokens"]["rows"] == 15 * (10 + 11 + 12)
-    assert found["tokens"]["candidates"] > 50
-    assert 0 <= found["tokens"]["text"]["precision"]["value"] <= 1
+    assert found.after.tokens.rows == 15 * (10 + 11 + 12)
+    assert found.after.tokens.candidates > 50
+    assert 0 <= found.after.tokens.text.precision.value <= 1
     assert (tmp_path / "run/analysis/dev.json").exists()
 
 
@@ -178,27 +180,34 @@ def test_a_large_split_is_sampled_and_failed_clips_are_told(tmp_path: Path, monk
     manifest, features = trained(tmp_path / "run", 1)
     monkeypatch.setattr("spamo_cache.analysis.alignment.CLIPS", 30)
     found = analyze(tmp_path / "run", manifest=manifest, stores={"spatial": features})
-    assert (found["clips"], found["of"], found["before"]["clips"]) == (30, 90, 30)
-    assert found["infonce"]["ceiling"] == pytest.approx(np.log(30))
+    before, after = found.before.alignment, found.after.alignment
+    assert (after.clips, found.of, before.clips) == (30, 90, 30)
+    assert after.infonce.ceiling == pytest.approx(np.log(30))
 
 
 def test_runs_are_shown_side_by_side(aligned, monkeypatch) -> None:
     found = aligned[1]
-    imported = found | {"before": None, "before_missing": "imported", "entropy": None}
-    imported["tokens"] = found["tokens"] | {"gloss": None, "examples": []}
+    tokens = replace(found.after.tokens, gloss=None, examples=[])
+    imported = replace(
+        found,
+        after=replace(found.after, tokens=tokens),
+        before=None,
+        before_missing="imported",
+        entropy=None,
+    )
     known = {"one": found, "two": imported}
     monkeypatch.setattr("spamo_cache.analysis.analyze", lambda run, *_, **__: known[run.name])
     shown = CliRunner().invoke(app, ["analyze", "runs/one", "two"])
     assert shown.exit_code == 0
     lines = {line.split("│")[1].strip(): line for line in shown.stdout.splitlines() if "│" in line}
-    recall = f"{found['before']['recall_at_1']:.2f} (0.02)", f"{found['recall_at_1']:.2f} (0.02)"
+    recall = [f"{one.alignment.recall_at_1:.2f} (0.02)" for one in (found.before, found.after)]
     cells = [cell.strip() for cell in lines["recall@1"].split("│")[2:6]]
     assert cells == [*recall, "", recall[1]]
     assert lines["entropy of clips, nats"].split("│")[5].strip() == "-"
     assert lines["glosses covered"].split("│")[5].strip() == "-"
     assert "test-regen-sonne-0: REGEN SONNE · regen sonne" in shown.stdout
     as_json = CliRunner().invoke(app, ["analyze", "runs/one", "two", "--json"]).stdout
-    assert json.loads(as_json) == {"runs/one": found, "two": imported}
+    assert json.loads(as_json) == {"runs/one": asdict(found), "two": asdict(imported)}
 
 
 def test_other_features_and_no_run_are_refused(tmp_path: Path) -> None:

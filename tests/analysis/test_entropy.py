@@ -83,13 +83,13 @@ def test_signs_are_placed_among_the_sentences() -> None:
     text, same, tight = (rng.normal(size=(300, 12)) * spread for _ in range(3))
     found = against(text, same, tight * 0.1 + 20)
     assert found is not None
-    assert found["gap"] == pytest.approx(0, abs=0.3)
-    assert found["divergence"] == pytest.approx(0, abs=0.3)
+    assert found.sign.gap == pytest.approx(0, abs=0.3)
+    assert found.sign.divergence == pytest.approx(0, abs=0.3)
     # A tenth as wide in each of the four directions, and far away.
-    assert found["gap_before"] == pytest.approx(4 * np.log(0.1), abs=0.4)
-    assert found["divergence_before"] > 50
+    assert found.sign_before.gap == pytest.approx(4 * np.log(0.1), abs=0.4)
+    assert found.sign_before.divergence > 50
     kept = (spread[:4] ** 2).sum() / (spread**2).sum()
-    assert found["explained"] == pytest.approx(kept, abs=0.05)
+    assert found.explained == pytest.approx(kept, abs=0.05)
     # Whitened by itself, the text is a unit Gaussian.
     assert found["text"] == pytest.approx(2 * np.log(2 * np.pi * np.e), abs=0.3)
     assert found["points"] == {"text": 300, "sign": 300, "sign_before": 300}
@@ -100,6 +100,6 @@ def test_what_cannot_be_estimated_is_none() -> None:
     text = rng.normal(size=(40, 12))
     found = against(text, np.ones((40, 12)))
     assert found is not None
-    assert found["sign"] is found["gap"] is found["divergence"] is None
+    assert found["sign"] is found.sign.gap is found["divergence"] is None
     assert found["sign_before"] is found["error"]["sign_before"] is None
     assert against(text[:5], text) is None

@@ -49,10 +49,10 @@ def test_random_vectors_are_at_chance() -> None:
     sign /= np.linalg.norm(sign, axis=1, keepdims=True)
     text /= np.linalg.norm(text, axis=1, keepdims=True)
     found = summary(sign, text, [str(n) for n in range(400)])
-    assert found["chance_at_1"] == 1 / 400
-    assert found["recall_at_5"] < 0.05
-    assert 150 < found["median_rank"] < 250
-    assert abs(found["own_cosine"]) < 0.02
+    assert found.chance_at_1 == 1 / 400
+    assert found.recall_at_5 < 0.05
+    assert 150 < found.median_rank < 250
+    assert abs(found.own_cosine) < 0.02
 
 
 def test_equal_sentences_count_as_one() -> None:
@@ -60,13 +60,13 @@ def test_equal_sentences_count_as_one() -> None:
     text = EYE[[0, 0, 1]]
     assert measures.distinct(["a", "a", "b"])[0] == [0, 2]
     found = summary(sign, text, ["a", "a", "b"])
-    assert found["recall_at_1"] == 1.0
-    assert (found["clips"], found["sentences"], found["chance_at_1"]) == (3, 2, 0.5)
-    assert found["chance_at_5"] == 1.0
+    assert found.recall_at_1 == 1.0
+    assert (found.clips, found.sentences, found.chance_at_1) == (3, 2, 0.5)
+    assert found.chance_at_5 == 1.0
 
 
 def test_a_single_sentence_has_no_others() -> None:
-    assert summary(EYE[:2], EYE[:2], ["a", "a"])["other_cosine"] is None
+    assert summary(EYE[:2], EYE[:2], ["a", "a"]).other_cosine is None
 
 
 def gaussians(n: int, width: int, count: int = 2) -> list[np.ndarray]:
@@ -103,15 +103,15 @@ def test_cka_of_few_clips_or_one_point_is_none() -> None:
 
 def test_infonce_of_a_perfect_alignment_is_its_ceiling() -> None:
     found = measures.infonce(np.eye(32), np.eye(32))
-    assert found["ceiling"] == pytest.approx(np.log(32))
-    assert found["nats"] == pytest.approx(np.log(32), abs=1e-6)
-    assert measures.infonce(np.eye(32), np.roll(np.eye(32), 1, 0))["nats"] == 0.0
+    assert found.ceiling == pytest.approx(np.log(32))
+    assert found.nats == pytest.approx(np.log(32), abs=1e-6)
+    assert measures.infonce(np.eye(32), np.roll(np.eye(32), 1, 0)).nats == 0.0
 
 
 def test_infonce_of_equal_sentences_is_their_entropy() -> None:
     # Eight sentences, each of sixteen clips: log 8 is all there is to know.
     vectors = np.tile(np.eye(8), (16, 1))
-    assert measures.infonce(vectors, vectors)["nats"] == pytest.approx(np.log(8), abs=1e-6)
+    assert measures.infonce(vectors, vectors).nats == pytest.approx(np.log(8), abs=1e-6)
 
 
 @pytest.mark.parametrize("right", [0.9, 0.5])
@@ -123,10 +123,10 @@ def test_infonce_of_a_noisy_channel_is_its_information(right: float) -> None:
     shown = np.where(rng.random(1500) < right, said, wrong)
     found = measures.infonce(np.eye(10)[shown], np.eye(10)[said])
     true = np.log(10) + right * np.log(right) + (1 - right) * np.log((1 - right) / 9)
-    assert found["nats"] == pytest.approx(true, abs=4 * found["error"])
-    assert found["error"] < 0.04
+    assert found.nats == pytest.approx(true, abs=4 * found.error)
+    assert found.error < 0.04
     # The best critic tells right from wrong by their odds.
-    assert 1 / found["temperature"] == pytest.approx(np.log(9 * right / (1 - right)), rel=0.15)
+    assert 1 / found.temperature == pytest.approx(np.log(9 * right / (1 - right)), rel=0.15)
 
 
 def test_infonce_is_what_vt_aligns_loss_leaves_of_the_ceiling() -> None:
@@ -136,10 +136,10 @@ def test_infonce_is_what_vt_aligns_loss_leaves_of_the_ceiling() -> None:
     text = F.normalize(text + (torch.arange(50) % 5 == 0)[:, None] * sign[0], dim=-1)
     found = measures.infonce(sign.numpy(), text.numpy())
     align = VTAlign(8)
-    align.log_scale.data.fill_(-np.log(found["temperature"]))
+    align.log_scale.data.fill_(-np.log(found.temperature))
     rows = (Padded(vectors[:, None], torch.ones(50)) for vectors in (sign, text))
-    assert found["nats"] == pytest.approx(np.log(50) - align(*rows).item(), abs=1e-4)
-    assert 0.5 < found["nats"] < np.log(50)
+    assert found.nats == pytest.approx(np.log(50) - align(*rows).item(), abs=1e-4)
+    assert 0.5 < found.nats < np.log(50)
 
 
 def test_the_peak_of_a_parabola() -> None:

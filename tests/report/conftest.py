@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from hashlib import sha256
 from html.parser import HTMLParser
 from io import BytesIO
@@ -15,10 +16,24 @@ import torch
 from PIL import Image
 from sacrebleu import sentence_chrf
 
-from spamo_cache import io
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.report import write_report
+from spamo_cache.runs.analyses import (
+    AgainstChance,
+    Alignment,
+    Analysis,
+    Entropies,
+    Entropy,
+    Measured,
+    MutualInformation,
+    SignEntropy,
+    TokenExample,
+    TokenRow,
+    VisualTokens,
+    WordScores,
+    analysis_file,
+)
 from spamo_cache.runs.attributions import (
     ClipAttribution,
     LogLikelihoods,
@@ -196,44 +211,52 @@ def conventions(strength: float) -> list[Convention]:
     ]  # fmt: skip
 
 
-def measures(strength: float) -> dict[str, Any]:
-    recall = {f"recall_at_{k}": strength * share for k, share in ((1, 0.6), (5, 0.8), (10, 0.95))}
-    chance = {f"chance_at_{k}": k / 40 for k in (1, 5, 10)}
-    share = {"value": strength * 0.7, "chance": 0.12, "spread": 0.02, "p": 0.001}
-    counted = {"clips": 6, "words": 4.5, "coverage": share, "precision": share}
-    return recall | chance | {
-        "sentences": 40, "median_rank": 3 / strength, "modality_gap": 1 - strength,
-        "own_cosine": strength * 0.8, "other_cosine": 0.1, "cka": strength * 0.6,
-        "infonce": {"nats": 3 * strength, "error": 0.1, "ceiling": 3.7, "temperature": 0.1},
-        "tokens": {
-            "how": "nearest by cosine", "candidates": 900, "rows": 400, "permutations": 999,
-            "gloss": counted, "text": counted, "examples": EXAMPLES,
-        },
-    }  # fmt: skip
+def measured(strength: float) -> Measured:
+    share = AgainstChance(value=strength * 0.7, chance=0.12, spread=0.02, p=0.001)
+    scores = WordScores(clips=6, words=4.5, coverage=share, precision=share)
+    bound = MutualInformation(nats=3 * strength, error=0.1, ceiling=3.7, temperature=0.1)
+    return Measured(
+        alignment=Alignment(
+            clips=6, sentences=40, median_rank=3 / strength, modality_gap=1 - strength,
+            recall_at_1=strength * 0.6, recall_at_5=strength * 0.8, recall_at_10=strength * 0.95,
+            chance_at_1=1 / 40, chance_at_5=5 / 40, chance_at_10=10 / 40,
+            own_cosine=strength * 0.8, other_cosine=0.1, cka=strength * 0.6, infonce=bound,
+        ),
+        tokens=VisualTokens(
+            how="nearest by cosine", candidates=900, rows=400, permutations=999, gloss=scores,
+            text=scores, examples=[EXAMPLE],
+        ),
+    )  # fmt: skip
 
 
-EXAMPLES = [
-    {
-        "clip": "clip:0-0", "gloss": ["MONTAG", "REGEN"], "text": "am montag <b>regen</b>",
-        "rows": [
-            {"token": "montag", "cosine": 0.71, "gloss": True, "text": True},
-            {"token": "<i>", "cosine": 0.2, "gloss": False, "text": False},
-        ],
-    }
-]  # fmt: skip
+EXAMPLE = TokenExample(
+    clip="clip:0-0",
+    gloss=["MONTAG", "REGEN"],
+    text="am montag <b>regen</b>",
+    rows=[
+        TokenRow(token="montag", cosine=0.71, gloss=True, text=True),  # noqa: S106
+        TokenRow(token="<i>", cosine=0.2, gloss=False, text=False),  # noqa: S106
+    ],
+)
+
+
+def measures(strength: float = 0.9) -> Analysis:
+    known = {"error": 0.02, "bias": 0.02, "bandwidth": 0.02, "points": 6}
+    return Analysis(
+        split="test", of=6, failed=0,
+        after=measured(strength), before=measured(0.1), before_missing=None,
+        entropy=Entropies(
+            estimator="leave-one-out Gaussian kernels", dimensions=4, explained=0.9,
+            text=Entropy(nats=5.1, **known),
+            sign=SignEntropy(nats=4.7, gap=-0.4, divergence=0.3, **known),
+            sign_before=SignEntropy(nats=2.0, gap=-3.1, divergence=4.0, **known),
+        ),
+    )  # fmt: skip
 
 
 def analysis(run: Path) -> None:
-    errors = {"sign": 0.02, "sign_before": 0.05, "text": 0.02}
-    entropy = {
-        "estimator": "leave-one-out Gaussian kernels", "unit": "nats", "dimensions": 4,
-        "text": 5.1, "sign": 4.7, "sign_before": 2.0, "gap": -0.4, "divergence": 0.3,
-        "divergence_before": 4.0, "error": errors, "bias": errors, "bandwidth": errors,
-    }  # fmt: skip
-    found = {"split": "test", "clips": 6, "of": 6, "entropy": entropy, **measures(0.9)}
     (run / "analysis/attribution").mkdir(parents=True)
-    whole = found | {"before": measures(0.1), "before_missing": None}
-    io.write_json(run / "analysis/test.json", whole)
+    write_document(analysis_file(run, "test"), measures())
     length = 30
     bump = [math.exp(-((m - 10) ** 2) / 20) - 0.1 for m in range(length)]
     shots = [jpeg(n) for n in range(6)]
@@ -299,6 +322,17 @@ class Page(HTMLParser):
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture
+def analyse() -> Callable[..., None]:
+    """Leaves an analysis of test in a run's folder, its fields changed as named."""
+
+    def write(run: Path, strength: float = 0.9, **changes: Any) -> None:
+        analysis_file(run, "test").parent.mkdir(exist_ok=True)
+        write_document(analysis_file(run, "test"), replace(measures(strength), **changes))
+
+    return write
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from spamo_cache.errors import SpamoError
 from spamo_cache.report.figures.filmstrip import BINS, binned
 from spamo_cache.report.receipt import receipt
 from spamo_cache.report.runs import read_run
+from spamo_cache.runs.analyses import analysis_file, read_analysis
 from spamo_cache.runs.attributions import FOLDER, read_attribution
 from spamo_cache.runs.records import card_file, read_card, read_lines
 
@@ -33,13 +34,11 @@ def test_alignment_stands_before_and_after_beside_chance(build_run: Build, page:
     assert "leave-one-out Gaussian kernels" in found.text
 
 
-def test_an_imported_run_says_why_nothing_is_known_of_before(build_run: Build, page: Show) -> None:
-    run = build_run(analysed=True)
-    file = run / "analysis/test.json"
-    known = io.read_json(file)
-    known |= {"before": None, "before_missing": "its first weights are not known"}
-    known["entropy"] |= {"sign_before": None, "divergence_before": None}
-    io.write_json(file, known)
+def test_an_imported_run_says_why_nothing_is_known_of_before(
+    build_run: Build, page: Show, analyse: Callable[..., None]
+) -> None:
+    run = build_run()
+    analyse(run, before=None, before_missing="its first weights are not known", entropy=None)
     told = page(run).text
     assert "Nothing is known of before: its first weights are not known." in told
     assert "own sentence is the nearest 0.540 0.025" in told
@@ -72,6 +71,16 @@ def test_bins_divide_a_curve_without_losing_any() -> None:
     assert len(binned(curve)) == BINS
     assert sum(binned(curve)) == sum(curve)
     assert binned([1.0, 2.0]) == [1.0, 2.0]
+
+
+def test_an_analysis_of_another_shape_is_one_clear_error(build_run: Build) -> None:
+    run = build_run(analysed=True)
+    file = analysis_file(run, "test")
+    known = io.read_json(file)
+    known["after"]["alignment"]["cka"] = "much"
+    io.write_json(file, known)
+    with pytest.raises(SpamoError, match=r"is no analysis: after\.alignment\.cka: "):
+        read_run(run)
 
 
 @pytest.mark.parametrize(
@@ -129,11 +138,15 @@ def test_what_was_really_measured_is_what_is_shown(tiny: Any, page: Show, tmp_pa
     run = tmp_path / "run"
     shutil.copytree(tiny.run, run)
     found = page(run, roots=tiny.roots)
-    measured, card = io.read_json(run / "analysis/test.json"), read_card(card_file(run, "test"))
-    recalls = [measured["before"]["recall_at_1"], measured["recall_at_1"], measured["chance_at_1"]]
+    measured, card = read_analysis(run, "test"), read_card(card_file(run, "test"))
+    assert measured is not None
+    assert measured.before is not None
+    assert measured.after.tokens.text is not None
+    after = measured.after.alignment
+    recalls = [measured.before.alignment.recall_at_1, after.recall_at_1, after.chance_at_1]
     assert f"is the nearest {' '.join(f'{one:.3f}' for one in recalls)}" in found.text
-    tokens = measured["tokens"]["text"]["coverage"]
-    assert f"{tokens['value']:.3f} {tokens['chance']:.3f} {tokens['spread']:.3f}" in found.text
+    tokens = measured.after.tokens.text.coverage
+    assert f"{tokens.value:.3f} {tokens.chance:.3f} {tokens.spread:.3f}" in found.text
     (document,) = map(read_attribution, (run / FOLDER).glob("*.json"))
     shares = ", ".join(
         f"{name} {100 * stream.share:.0f} %" for name, stream in document.streams.items()

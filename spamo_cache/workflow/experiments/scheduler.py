@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Protocol
 
 from spamo_cache.errors import SpamoError
+from spamo_cache.runs.analyses import analysis_file
+from spamo_cache.runs.attributions import FOLDER
 from spamo_cache.workflow.experiments.index import RunLocation, key_of
 from spamo_cache.workflow.experiments.plan import TEST, Planned
 from spamo_cache.workflow.experiments.processes import Call, ProcessPool
@@ -161,8 +163,7 @@ class Scheduler:
         return faults
 
     async def _analyze(self, folder: Path, root: Path) -> None:
-        analysis = folder / "analysis"
-        if (analysis / "test.json").exists() and (analysis / "attribution").exists():
+        if analysis_file(folder, "test").exists() and (folder / FOLDER).exists():
             return
         attribute = AttributeTask(
             folder=folder, clips=(str(ATTRIBUTED),), root=root, device=self._device

@@ -154,17 +154,15 @@ def test_the_rouge_that_a_card_quotes_is_shown_and_named(build_lab: Build, page:
 
 
 def test_alignment_is_compared_where_several_variants_were_looked_into(
-    build_lab: Build, page: Show
+    build_lab: Build, page: Show, analyse: Callable[..., None]
 ) -> None:
     folder = build_lab()
     assert "Where clips and their sentences lie" not in page(folder).text
-    looked = folder.parent / "spatial/analysis/test.json"
-    looked.parent.mkdir()
-    io.write_json(looked, {"recall_at_1": 0.25, "chance_at_1": 0.025})
+    analyse(folder.parent / "spatial", 0.5)
     told = page(folder).text
     assert told.count("Where clips and their sentences lie after training") == 1
     assert "measure spatial both by chance recall@1" in told
-    assert "own sentence is the nearest 0.250 0.540 0.025" in told
+    assert "own sentence is the nearest 0.300 0.540 0.025" in told
 
 
 def test_runs_stand_once_and_links_lead_to_them(build_lab: Build, page: Show) -> None:
