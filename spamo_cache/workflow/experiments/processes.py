@@ -11,7 +11,7 @@ from asyncio import StreamReader, StreamWriter
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from spamo_cache import devices
 from spamo_cache.errors import SpamoError
@@ -64,28 +64,40 @@ Call = Callable[[Task, Warn], Awaitable[None]]
 class ProcessPool:
     """Runs tasks in child processes, one at a time in each of ``envs``.
 
-    No child outlives this process, however it ends: see ``tasks.child_main``.
+    A process serves one block after another: importing torch takes longer than many an evaluation.
+    No child outlives the pool's own block, nor this process, however it ends: see
+    ``tasks.child_main``.
     """
 
     def __init__(self, envs: Sequence[Mapping[str, str]]) -> None:
-        self._free: asyncio.Queue[Mapping[str, str]] = asyncio.Queue()
-        for env in envs:
-            self._free.put_nowait(env)
+        self._children = [_Child(os.environ | env) for env in envs]
+        self._free: asyncio.Queue[_Child] = asyncio.Queue()
+        for child in self._children:
+            self._free.put_nowait(child)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            await asyncio.gather(*(child.finish() for child in self._children))
+        finally:
+            await asyncio.gather(*(child.kill() for child in self._children))
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[Call]:
-        """Hold the next free environment for the block, first come, first served.
+        """Hold the next free process for the block, first come, first served.
 
-        Tasks of a block share a process, unless one of them kills it.
+        A block that raises gives its process up: nobody knows what it holds.
         """
-        env = await self._free.get()
-        child = _Child(os.environ | env)
+        child = await self._free.get()
         try:
             yield child.run
-            await child.finish()
-        finally:
+        except BaseException:
             await child.kill()
-            self._free.put_nowait(env)
+            raise
+        finally:
+            self._free.put_nowait(child)
 
 
 class _Child:
@@ -127,6 +139,7 @@ class _Child:
                 self._process.kill()
             await self._process.wait()
             await self._tail
+            self._process = None
 
 
 async def _answer(process: Process, task: Task, warn: Warn) -> Mapping[str, Any] | None:

@@ -192,23 +192,19 @@ async def _work(
     results: Results,
     envs: Sequence[Mapping[str, str]],
 ) -> None:
-    scheduler = Scheduler(
-        RunIndex(context, features),
-        ProcessPool(envs),
-        context.device,
-        context.watcher,
-        context.store,
-    )
     for trial in plan.trials:
         if trial.run is None:
             results.add(trial, None, error=trial.error)
-    outcomes = await scheduler.train(plan.runs, lambda outcome: _note(plan, results, outcome))
-    looked_at: dict[tuple[str, str], Path] = {}
-    for trial in plan.trials:
-        folder = outcomes[trial.run].folder if trial.run is not None else None
-        if folder is not None and (trial.experiment, trial.variant) in ANALYSED:
-            looked_at.setdefault((trial.experiment, trial.variant), folder)
-    await scheduler.analyze(looked_at.values(), context.corpus_root)
+    async with ProcessPool(envs) as pool:
+        index = RunIndex(context, features)
+        scheduler = Scheduler(index, pool, context.device, context.watcher, context.store)
+        outcomes = await scheduler.train(plan.runs, lambda outcome: _note(plan, results, outcome))
+        looked_at: dict[tuple[str, str], Path] = {}
+        for trial in plan.trials:
+            folder = outcomes[trial.run].folder if trial.run is not None else None
+            if folder is not None and (trial.experiment, trial.variant) in ANALYSED:
+                looked_at.setdefault((trial.experiment, trial.variant), folder)
+        await scheduler.analyze(looked_at.values(), context.corpus_root)
 
 
 def _note(plan: Plan, results: Results, outcome: RunOutcome) -> str:

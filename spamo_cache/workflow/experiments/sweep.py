@@ -102,9 +102,20 @@ def train_sweep(
         outcomes = _together(runs, path.parent, sources, device, watcher)
     else:
         index = SweepIndex(runs, path.parent, sources, watcher)
-        pool = ProcessPool(worker_envs(jobs, loaded.threads, device))
-        outcomes = asyncio.run(Scheduler(index, pool, device, watcher).train(runs, _in_words))
+        envs = worker_envs(jobs, loaded.threads, device)
+        outcomes = asyncio.run(_train(runs, index, envs, device, watcher))
     return _summary(variants, outcomes)
+
+
+async def _train(
+    runs: Mapping[str, Planned],
+    index: SweepIndex,
+    envs: Sequence[Mapping[str, str]],
+    device: str,
+    watcher: Watcher,
+) -> dict[str, RunOutcome]:
+    async with ProcessPool(envs) as pool:
+        return await Scheduler(index, pool, device, watcher).train(runs, _in_words)
 
 
 class SweepIndex:

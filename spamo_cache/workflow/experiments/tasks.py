@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -135,8 +136,17 @@ def child_main() -> None:
             last: dict[str, Any] = {"error": _described(error)}
         else:
             last = {"done": True}
+        _let_go()
         idle.set()
         send(last)
+
+
+def _let_go() -> None:
+    """What a task held of a GPU is others' until the next one."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _receive(inbox: SimpleQueue[bytes | None], idle: threading.Event) -> None:

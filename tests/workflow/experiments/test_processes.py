@@ -40,7 +40,7 @@ def run(code: str | None, monkeypatch: pytest.MonkeyPatch, **env: str) -> list[s
     warnings: list[str] = []
 
     async def work() -> None:
-        async with ProcessPool([env]).slot() as call:
+        async with ProcessPool([env]) as pool, pool.slot() as call:
             await call(TASK, warnings.append)
 
     asyncio.run(work())
@@ -117,6 +117,23 @@ def test_whatever_ends_a_child_is_an_error(
     assert ("--jobs" in (caught.value.remedy or "")) is ("signal 9" in what)
 
 
+def test_blocks_share_a_process_until_one_of_them_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "watcher.warning(str(os.getpid())); 1 / (task.folder.name != 'fatal')"
+    monkeypatch.setattr(processes, "_CHILD", child(code))
+    pids: list[str] = []
+
+    async def work() -> None:
+        async with ProcessPool([{}]) as pool:
+            for name in ("one", "two", "fatal", "three"):
+                with suppress(SpamoError):
+                    async with pool.slot() as call:
+                        await call(AnalyzeTask(folder=Path(name), device="cpu"), pids.append)
+
+    asyncio.run(work())
+    assert pids[0] == pids[1] == pids[2] != pids[3]
+    assert not any(Path("/proc", pid).exists() for pid in pids)
+
+
 PARENT = """
 import asyncio, signal, sys
 from pathlib import Path
@@ -127,12 +144,12 @@ processes._CHILD = sys.argv[1]
 signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests ignore Ctrl-C
 
 async def work():
-    pool = processes.ProcessPool([{}, {}])
-    async def one():
+    async def one(pool):
         async with pool.slot() as call:
             say = lambda text: print(text, flush=True)
             await call(AnalyzeTask(folder=Path("any"), device="cpu"), say)
-    await asyncio.gather(one(), one())
+    async with processes.ProcessPool([{}, {}]) as pool:
+        await asyncio.gather(one(pool), one(pool))
 
 asyncio.run(work())
 """
@@ -180,7 +197,7 @@ def test_tasks_of_a_block_share_a_process_that_survives_errors(
     pids: list[str] = []
 
     async def work() -> None:
-        async with ProcessPool([{}]).slot() as call:
+        async with ProcessPool([{}]) as pool, pool.slot() as call:
             for device, number in (("strerror", 0), ("close", 99), ("_exit", 0), ("strerror", 0)):
                 with suppress(SpamoError):
                     await call(AnalyzeTask(folder=Path(str(number)), device=device), pids.append)
