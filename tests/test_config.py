@@ -166,16 +166,44 @@ def test_a_file_may_change_a_base_beside_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("base", "words"),
     [
-        ("none.yaml", "no such file"),
-        ("../default.yaml", "is not the name of a file beside this one"),
-        ("/etc/passwd", "is not the name of a file beside this one"),
-        ("3", "is not the name of a file beside this one"),
-        ("document.yaml", "question: Field required"),
+        ("none.yaml", "'none.yaml' is no file"),
+        ("pipelines/none/default.yaml", "is no file"),
+        ("/etc/passwd", "no pipelines entry named '/etc/passwd'"),
+        ("phoenix14", "nearest is 'phoenix14t'"),
+        ("3", "base: 3 is no name of a file"),
+        ("''", "is no name of a file"),
+        ("document.yaml", "leads back to where it began: .*document.yaml -> .*document.yaml"),
+        ("sub/../document.yaml", "leads back to where it began"),
+        ("round.yaml", "document.yaml -> .*round.yaml -> .*document.yaml"),
     ],
 )
 def test_a_base_that_cannot_be_one(tmp_path: Path, base: str, words: str) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "round.yaml").write_text("base: document.yaml\n")
     with pytest.raises(ConfigError, match=words):
         config.load(write(tmp_path, f"base: {base}\nname: other\n"), Pipeline)
+
+
+def test_a_base_may_lie_anywhere_and_have_one_of_its_own(tmp_path: Path) -> None:
+    lab, mine = tmp_path / "lab", tmp_path / "mine" / "runs"
+    (lab / "llm").mkdir(parents=True)
+    mine.mkdir(parents=True)
+    (lab / "lab.yaml").write_text("base: phoenix14t\nllm: {weights: llm}\nspec: s.yaml\n")
+    (lab / "s.yaml").write_text("")
+    (mine.parent / "mine.yaml").write_text("base: ../lab/lab.yaml\nname: mine\n")
+    (mine / "seed.yaml").write_text("base: ../mine.yaml\nseed: 3\n")
+    pipeline = config.load(mine / "seed.yaml", Pipeline)
+    assert (pipeline.name, pipeline.seed, pipeline.corpus) == ("mine", 3, "phoenix14t")
+    # What lies beside a base is found from the file that stands on it.
+    assert (mine / pipeline.llm.weights).resolve() == lab / "llm"
+    assert (mine / pipeline.spec).resolve() == lab / "s.yaml"
+    shipped = config.load(write(tmp_path, "base: signed-weather\nseed: 1\n"), Pipeline)
+    assert Path(shipped.llm.weights) == config.shipped("pipelines") / "signed-weather" / "llm"
+    assert shipped.spec == "signed-weather"
+    named = config.load(write(tmp_path, "base: pipelines/csl-daily/default.yaml\n"), Pipeline)
+    assert named.llm.weights == "bigscience/mt0-xl@main"
+    spec = config.load(write(tmp_path, "base: signed-weather\n"), CacheSpec)
+    assert (tmp_path / spec.streams["motion"].weights / "config.json").is_file()
 
 
 # --- overrides -----------------------------------------------------------------------------------

@@ -12,7 +12,12 @@ from spamo_cache.workflow import EMBEDDED
 
 Dataset = Annotated[
     str | None,
-    typer.Option("--dataset", "-d", metavar="D", help=f"Corpus by name [default: {EMBEDDED}]"),
+    typer.Option(
+        "--dataset",
+        "-d",
+        metavar="D",
+        help=f"Corpus by name; with --manifest, the name you give it [default: {EMBEDDED}]",
+    ),
 ]
 Root = Annotated[
     Path | None, typer.Option("--root", metavar="DIR", help="Folder that holds the raw corpus.")

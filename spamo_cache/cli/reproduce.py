@@ -25,8 +25,14 @@ SHOWN = 10
 
 
 def reproduce(
-    corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="Corpus by name.")] = EMBEDDED,
+    corpus: Annotated[
+        str | None,
+        typer.Argument(metavar="CORPUS", help=f"Corpus by name [default: {EMBEDDED}]"),
+    ] = None,
     *,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", "-d", metavar="D", help="The same as CORPUS.")
+    ] = None,
     root: options.Root = None,
     manifest: options.ManifestFile = None,
     size: options.Size = None,
@@ -77,12 +83,15 @@ def reproduce(
         spamo-cache reproduce signed-weather
     """
     from spamo_cache.workflow import resolve
-    from spamo_cache.workflow.reproduce import Source, reproduce_source
+    from spamo_cache.workflow.reproduce import Source, corpus_of, reproduce_source
 
+    if corpus and dataset:
+        raise UsageError("the corpus is named twice", remedy="leave --dataset out")
+    name = corpus_of(corpus or dataset, manifest, pipeline, overrides or ())
     if manifest is None:
-        resolve.check_corpus(corpus)
+        resolve.check_corpus(name)
     source = Source(
-        corpus=corpus,
+        corpus=name,
         root=root,
         manifest=manifest,
         size=size,

@@ -14,6 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from spamo_cache import bounded
+from spamo_cache.config.paths import expanded, named_file, shipped_or_given
 from spamo_cache.config.strict import StrictModel
 from spamo_cache.errors import ConfigError
 
@@ -23,6 +24,8 @@ _MAX_VALUES = 10_000
 _MAX_DEPTH = 32
 _MAX_KEY = 200
 _MAX_BITS = 64
+_PATHS = {"spec", "weights"}
+"""Keys whose values may be paths from the folder of their file."""
 
 
 Model = TypeVar("Model", bound=StrictModel)
@@ -31,15 +34,14 @@ Model = TypeVar("Model", bound=StrictModel)
 def load(path: Path, model: type[Model], overrides: Sequence[str] = ()) -> Model:
     """Read a YAML file into ``model``, with ``a.b=c`` overrides (values are YAML too).
 
-    A file may begin with ``base: other.yaml``, a file beside it whose keys it takes over and
-    changes; a base has none of its own.
+    A file may begin with ``base:``, the path of another file, relative to this one, or the name of
+    one that comes with the project; it takes over that file's keys and changes them.
 
     Raises:
-        ConfigError: missing or broken file, unknown key, wrong type, malformed override.
+        ConfigError: missing or broken file, unknown key, wrong type, malformed override, bases that
+            lead round in a circle.
     """
-    document = read_yaml(path)
-    if (base := document.pop("base", None)) is not None:
-        document = merged(read_yaml(_beside(path, base)), document)
+    document = _with_base(path, model, ())
     for override in overrides:
         _override(document, override)
     return parse(document, model, where=path)
@@ -50,10 +52,68 @@ def overrides(changes: Mapping[str, Any]) -> list[str]:
     return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in changes.items()]
 
 
-def _beside(path: Path, base: object) -> Path:
-    if not isinstance(base, str) or Path(base).name != base:
-        raise ConfigError(f"base: {base!r} is not the name of a file beside this one", where=path)
-    return path.with_name(base)
+def _with_base(path: Path, model: type[StrictModel], above: Sequence[Path]) -> dict[str, Any]:
+    """The keys of a file over those of its base, if it has one.
+
+    Args:
+        above: the files that stand on this one, the first of them first.
+    """
+    document = read_yaml(path)
+    base = document.pop("base", None)
+    if base is None:
+        return document
+    chain = [*above, path]
+    file, folder = _base_of(path, base, model)
+    if file.resolve() in {one.resolve() for one in chain}:
+        raise ConfigError(
+            f"`base:` leads back to where it began: {' -> '.join(map(str, [*chain, file]))}",
+            where=path,
+            remedy="a file cannot stand on itself: name another base, or leave it out",
+        )
+    below = _with_base(file, model, chain)
+    if folder != Path():
+        below = _moved(below, file.parent, folder)
+    return merged(below, document)
+
+
+def _base_of(path: Path, base: object, model: type[StrictModel]) -> tuple[Path, Path]:
+    """The file that a file's ``base`` names, and its folder as seen from that file's."""
+    remedy = "name a file by its path from this one, or one that comes with the project"
+    if not isinstance(base, str) or not base.strip():
+        raise ConfigError(f"base: {base!r} is no name of a file", where=path, remedy=remedy)
+    given = expanded(base)
+    beside = path.parent / given
+    is_path = given.suffix in {".yaml", ".yml"}
+    if is_path and beside.is_file():
+        return beside, given.parent
+    if model.shipped_in is None or is_path:
+        file = shipped_or_given(given, model.shipped_in[0]) if model.shipped_in else given
+        if file == given:
+            raise ConfigError(f"base: {base!r} is no file", where=path, remedy=remedy)
+        return file, file.parent
+    try:
+        file = named_file(base, *model.shipped_in)
+    except ConfigError as error:
+        raise ConfigError(f"base: {error.what}", where=path, remedy=error.remedy) from None
+    return file, file.parent
+
+
+def _moved(document: Mapping[str, Any], place: Path, folder: Path) -> dict[str, Any]:
+    """A base's keys as they read from a file in another folder: what is beside it is still found.
+
+    Args:
+        place: where the base lies.
+        folder: the same as seen from the other file.
+    """
+
+    def moved(key: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return _moved(value, place, folder)
+        if key in _PATHS and isinstance(value, str) and value and (place / value).exists():
+            return str(folder / value)
+        return value
+
+    return {key: moved(key, value) for key, value in document.items()}
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

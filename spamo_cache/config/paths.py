@@ -27,7 +27,7 @@ def named_file(name: str, folder: str, default: str) -> Path:
     """
     given = Path(name)
     if given.suffix in {".yaml", ".yml"}:
-        return given if given.exists() else _shipped_or_given(given, folder)
+        return given if given.exists() else shipped_or_given(given, folder)
     base = shipped(folder)
     for candidate in (base / f"{name}.yaml", base / name / default):
         if candidate.is_file() and candidate.resolve().is_relative_to(base.resolve()):
@@ -40,7 +40,8 @@ def named_file(name: str, folder: str, default: str) -> Path:
     )
 
 
-def _shipped_or_given(given: Path, folder: str) -> Path:
+def shipped_or_given(given: Path, folder: str) -> Path:
+    """The shipped file that a path names as the checkout has it, else the path as it is."""
     # `pipelines/csl-daily/default.yaml` means the shipped file outside a checkout too.
     if given.parts and given.parts[0] == folder and ".." not in given.parts:
         inside = shipped(folder).joinpath(*given.parts[1:])

@@ -231,6 +231,8 @@ Values = Annotated[tuple[Any, ...], Field(strict=False, min_length=1)]
 class Pipeline(StrictModel):
     """One run on one corpus: its data, its model, how it is trained, decoded and scored."""
 
+    shipped_in = "pipelines", "default.yaml"
+
     name: Name
     question: Annotated[str, Field(min_length=1)]
     """What this run is to find out."""

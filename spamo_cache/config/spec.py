@@ -142,6 +142,8 @@ class StoreSpec(StrictModel):
 class CacheSpec(StrictModel):
     """Exactly how streams are computed; ``cache_specs/README.md`` has every field and unit."""
 
+    shipped_in = "cache_specs", "spec.yaml"
+
     name: Name
     streams: Mapping[Name, StreamSpec] = Field(min_length=1)
     frames: FramesSpec = FramesSpec()

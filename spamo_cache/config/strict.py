@@ -4,13 +4,16 @@ need."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class StrictModel(BaseModel):
     """A frozen model that refuses unknown keys, silent type conversions, infinities and NaN."""
+
+    shipped_in: ClassVar[tuple[str, str] | None] = None
+    """Folder of the project whose files ``base:`` may name, and what a folder in it stands for."""
 
     # Built when first used: most commands need few of the models.
     model_config = ConfigDict(

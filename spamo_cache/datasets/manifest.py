@@ -165,10 +165,11 @@ class Manifest:
 
         Args:
             path: file ending in .csv, .tsv, .jsonl, .ndjson or .parquet.
-            corpus: name of the corpus; else the one kept in the Parquet file, else the file's.
+            corpus: name of the corpus; None is the one that a Parquet file keeps.
 
         Raises:
             CorpusError: unreadable file, missing column, or faulty rows (the first are named).
+            UsageError: nothing says which corpus this is.
         """
         reader = _READERS.get(path.suffix.lower())
         if reader is None:
@@ -184,13 +185,21 @@ class Manifest:
             notes = (*json.loads(metadata.get(_NOTES_KEY, b"[]")), *remarks)
             convention = metadata.get(_TEXT_KEY)
             text = None if convention is None else TextConfig.model_validate_json(convention)
+            own = metadata.get(_CORPUS_KEY, b"").decode()
         except FileNotFoundError:
             raise CorpusError("no such manifest", where=path, remedy="check the path") from None
         except (OSError, ValueError, pa.ArrowException) as error:
             reason = " ".join(str(error).split())
             raise CorpusError(f"the manifest cannot be read: {reason}", where=path) from None
-        name = corpus or metadata.get(_CORPUS_KEY, path.stem.encode()).decode()
-        return cls(name, columns.checked(raw, where=path), notes, text)
+        table = columns.checked(raw, where=path)
+        name = corpus or own
+        if not name:
+            raise UsageError(
+                "the table does not say which corpus it describes",
+                where=path,
+                remedy="name the corpus by --dataset NAME (dataset= or corpus= in Python)",
+            )
+        return cls(name, table, notes, text)
 
     def to_bytes(self) -> bytes:
         """As Parquet, name, notes and convention in its metadata; of equal manifests the same."""

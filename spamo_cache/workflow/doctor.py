@@ -64,9 +64,12 @@ def _corpus(
 
     if manifest is not None:
         known, where = None, resolve.folder(root or manifest.parent)
-        load = partial(Manifest.read, manifest, corpus=dataset)
         if not manifest.exists():
-            load()  # a slip of the user's is an error, not a finding
+            Manifest.read(manifest)  # a slip of the user's is an error, not a finding
+
+        def load() -> Manifest:
+            return resolve.load_manifest(dataset, manifest, where)[0]
+
     else:
         name = dataset or EMBEDDED
         known = registry.corpus(name)

@@ -48,7 +48,8 @@ def extract(
     starts processes of its own and so needs ``if __name__ == "__main__":``.
 
     Args:
-        dataset: corpus by name; with a manifest, the name of its corpus. None is the embedded one.
+        dataset: corpus by name; with a manifest, the name of its corpus, which a CSV file lacks.
+            None is the embedded one, or the one that the manifest says.
         root: folder of the raw corpus; of a manifest's sources, by default the folder it lies in.
         manifest: table of the clips, as a file or read already, in place of a known corpus.
         size: clips of the embedded corpus to draw.
@@ -101,6 +102,7 @@ def extract(
         dataset, manifest, root, size=size, limit=limit, watcher=watcher
     )
     loaded, path = resolve.named_spec(spec or resolve.spec_of(table.corpus), changes=changes)
+    stores.tell_changes(table, watcher)
     if not dry_run:
         stores.check_room(table)
     with watcher.task(table.corpus, "frames") as advance:
@@ -122,7 +124,8 @@ def extract(
             **request,
         )
     if not dry_run:
-        _remember(table, summary)
+        file = str(Path(manifest).absolute()) if isinstance(manifest, str | Path) else ""
+        _remember(table, summary, file, str(base.absolute()))
     return summary
 
 
@@ -145,9 +148,9 @@ def _check(
         check_names(splits, signed_weather.SPLITS, "split")
 
 
-def _remember(manifest: Manifest, summary: Summary) -> None:
+def _remember(manifest: Manifest, summary: Summary, table: str, root: str) -> None:
     try:
-        stores.remember(manifest, summary.stores.values())
+        stores.remember(manifest, summary.stores.values(), table=table, root=root)
     except OSError as error:
         raise StoreError(
             "the features are complete, but the note of them that `train` reads cannot be "

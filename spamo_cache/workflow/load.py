@@ -30,8 +30,9 @@ def load_corpus(
     """The manifest of a corpus: one row per clip.
 
     Args:
-        dataset: corpus by name; with a manifest, the name of its corpus. None is the embedded one,
-            which is drawn first if it is not there yet.
+        dataset: corpus by name; with a manifest, the name of its corpus, which a CSV file lacks.
+            None is the embedded one, which is drawn first if it is not there yet, or the one that
+            the manifest says.
         root: folder of the raw corpus.
         manifest: table of the clips (CSV, TSV, JSON Lines, Parquet), in place of a known corpus.
         size: clips of the embedded corpus to draw.

@@ -5,11 +5,14 @@ Calls what the single commands call: doing the stages by hand gives the same num
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from spamo_cache import config
+from spamo_cache.errors import UsageError
 from spamo_cache.workflow import EMBEDDED, resolve
 from spamo_cache.workflow.evaluate import evaluate
 from spamo_cache.workflow.extract import extract
@@ -24,12 +27,14 @@ if TYPE_CHECKING:
     from spamo_cache.datasets.manifest import Manifest
     from spamo_cache.runs.records import Scorecard
 
+_MANIFEST = "manifest.parquet"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """A corpus, where it is, and how its features are computed; see ``reproduce``."""
 
-    corpus: str = EMBEDDED
+    corpus: str
     root: Path | str | None = None
     manifest: Path | str | None = None
     size: int | None = None
@@ -54,8 +59,26 @@ class Source:
         return str(self.pipeline or self.corpus)
 
     def load_pipeline(self) -> tuple[Pipeline, Path]:
-        """The pipeline and its file."""
-        return resolve.named_pipeline(self.base, resolve.changes(self.set))
+        """The pipeline and its file.
+
+        Raises:
+            UsageError: none comes with the corpus, or it is for another one.
+        """
+        table = "FILE" if self.manifest is None else self.manifest
+        write = shlex.join(["spamo-cache", "init", self.corpus, "--manifest", str(table)])
+        if self.pipeline is None and not (config.shipped("pipelines") / self.corpus).is_dir():
+            raise UsageError(
+                f"no pipeline comes with corpus {self.corpus!r}",
+                remedy=f"write one by `{write}`, and name it by --pipeline {self.corpus}.yaml",
+            )
+        pipeline, path = resolve.named_pipeline(self.base, resolve.changes(self.set))
+        if pipeline.corpus != self.corpus:
+            raise UsageError(
+                f"the pipeline is for corpus {pipeline.corpus!r}, not {self.corpus!r}",
+                where=path,
+                remedy=f"change that by --set corpus={self.corpus}, or write one by `{write}`",
+            )
+        return pipeline, path
 
     def load_manifest(self, watcher: Watcher) -> tuple[Manifest, Path]:
         """The clips, and the folder of the raw corpus."""
@@ -88,8 +111,39 @@ class Reproduction:
     stages: StageTimings
 
 
+def corpus_of(
+    corpus: str | None,
+    manifest: Path | str | None,
+    pipeline: str | Path | None,
+    changes: Changes = (),
+) -> str:
+    """The corpus that is meant: as it is named, else as the table or the pipeline says.
+
+    Args:
+        changes: to the pipeline.
+
+    Raises:
+        UsageError: a table of no name, and no pipeline that has one.
+        CorpusError: the table cannot be read.
+    """
+    from spamo_cache.datasets.manifest import Manifest
+
+    if corpus is not None:
+        return corpus
+    listed = resolve.changes(changes)
+    named = None if pipeline is None else resolve.named_pipeline(pipeline, listed)[0].corpus
+    if manifest is None:
+        return named or EMBEDDED
+    try:
+        return Manifest.read(Path(manifest)).corpus
+    except UsageError:
+        if named is None:
+            raise
+        return named
+
+
 def reproduce(
-    corpus: str = EMBEDDED,
+    corpus: str | None = None,
     *,
     root: Path | str | None = None,
     manifest: Path | str | None = None,
@@ -109,7 +163,8 @@ def reproduce(
     Finished work is reused; rerun it after an interruption, and it resumes.
 
     Args:
-        corpus: corpus by name.
+        corpus: corpus by name; of a manifest, the name that you give it. None is what the manifest
+            or the pipeline says, else the embedded one.
         root: folder of the raw corpus; of a manifest's sources, by default the folder it lies in.
         manifest: table of the clips, in place of a known corpus.
         size: clips of the embedded corpus to draw.
@@ -127,7 +182,7 @@ def reproduce(
         SpamoError: what stops a stage, as that stage raises it. Failed clips stop none.
     """
     source = Source(
-        corpus=corpus,
+        corpus=corpus_of(corpus, manifest, pipeline, set),
         root=root,
         manifest=manifest,
         size=size,
@@ -174,6 +229,7 @@ def reproduce_source(source: Source, watcher: Watcher = QUIET) -> Reproduction:
         trained = train(
             source.base,
             set=source.set,
+            manifest=out / _MANIFEST,
             features={name: str(path) for name, path in extracted.stores.items()},
             store=source.store,
             output=out / pipeline.name,
@@ -202,7 +258,7 @@ def prepare(source: Source, stages: StageTimings, watcher: Watcher) -> tuple[Man
         # Only what this project draws: walking through a real one takes longer than reading it.
         stage.bytes = size_of(root) if source.corpus == EMBEDDED else 0
     with stages.stage("manifest") as stage:
-        stage.bytes = size_of(table.write(source.out / "manifest.parquet"))
+        stage.bytes = size_of(table.write(source.out / _MANIFEST))
     return table, root
 
 

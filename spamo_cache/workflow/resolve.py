@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from spamo_cache.datasets.manifest import Manifest
     from spamo_cache.runs.folder import RunFolder
     from spamo_cache.store.remote import Location
-
-DEFAULT_SPEC = "spec.yaml"
-DEFAULT_PIPELINE = "default.yaml"
 
 
 class HasPath(Protocol):
@@ -143,8 +141,11 @@ def load_manifest(
 ) -> tuple[Manifest, Path]:
     """The manifest and the folder its sources lie in, from a table or from a known corpus.
 
+    Args:
+        dataset: corpus by name; with a table, the name of its corpus, None where it says its own.
+
     Raises:
-        UsageError: unknown corpus, missing folder.
+        UsageError: unknown corpus, missing folder, a table of no name or of a name that is taken.
         CorpusError: no such corpus in the folder, faulty table.
     """
     from spamo_cache.datasets import registry
@@ -153,10 +154,13 @@ def load_manifest(
     if isinstance(manifest, Manifest):
         if root is None:
             raise UsageError("a manifest that is read already needs the folder of its sources")
-        table, base = manifest, folder(root)
+        base = folder(root)
+        table = manifest if dataset is None else replace(manifest, corpus=dataset)
+        _check_name(table.corpus, base)
     elif manifest is not None:
         file = Path(manifest)
         table, base = Manifest.read(file, corpus=dataset), folder(root or file.parent)
+        _check_name(table.corpus, base, file)
     else:
         name = dataset or EMBEDDED
         base = corpus_root(name, root, size, watcher)
@@ -164,9 +168,23 @@ def load_manifest(
     return (table if limit is None else table.limit(limit)), base
 
 
+def _check_name(corpus: str, root: Path, table: Path | None = None) -> None:
+    """Keep other clips from being filed as the embedded corpus."""
+    if corpus != EMBEDDED:
+        return
+    from spamo_cache.datasets import signed_weather
+
+    if not signed_weather.is_drawn(root):
+        raise UsageError(
+            f"{EMBEDDED} is the corpus that comes with spamo-cache, and these clips are not its",
+            where=table or root,
+            remedy="give your corpus another name by --dataset NAME",
+        )
+
+
 def named_pipeline(name: str | Path, overrides: list[str]) -> tuple[Pipeline, Path]:
     """A pipeline and the file it stands in, by path or by name of a folder in ``pipelines/``."""
-    path = config.named_file(str(name), "pipelines", DEFAULT_PIPELINE)
+    path = config.named_file(str(name), *config.Pipeline.shipped_in)
     return config.load(path, config.Pipeline, overrides), path
 
 
@@ -182,7 +200,7 @@ def named_spec(
     if beside is not None and beside.is_file():
         path = beside
     else:
-        path = config.named_file(str(name), "cache_specs", DEFAULT_SPEC)
+        path = config.named_file(str(name), *config.CacheSpec.shipped_in)
     return config.load(path, config.CacheSpec, changes), path
 
 

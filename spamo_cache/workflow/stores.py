@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from spamo_cache import config
 from spamo_cache.config import Pipeline
 from spamo_cache.errors import DamagedError, UsageError
-from spamo_cache.workflow import resolve
+from spamo_cache.workflow import EMBEDDED, resolve
 from spamo_cache.workflow.watcher import QUIET, Watcher
 
 if TYPE_CHECKING:
@@ -27,8 +27,15 @@ _REMEMBERED = 64
 _AGAIN = "run `spamo-cache extract` again: it computes nothing twice, and notes it anew"
 
 
-def remember(manifest: Manifest, stores: Iterable[Location]) -> None:
-    """Note what was extracted last of a corpus, so that ``train`` needs to be told nothing."""
+def remember(
+    manifest: Manifest, stores: Iterable[Location], *, table: str = "", root: str = ""
+) -> None:
+    """Note what was extracted last of a corpus, so that ``train`` needs to be told nothing.
+
+    Args:
+        table: file that the manifest was read from; empty where it was none.
+        root: folder of the raw corpus.
+    """
     from spamo_cache import io
     from spamo_cache.store.leases import Leases
 
@@ -39,13 +46,45 @@ def remember(manifest: Manifest, stores: Iterable[Location]) -> None:
     listed = list(dict.fromkeys(map(_place, [*stores, *before])))
     folder, data = _folder(manifest.corpus), manifest.to_bytes()
     text = io.to_json(
-        {"stores": listed[:_REMEMBERED], "manifest_sha256": hashlib.sha256(data).hexdigest()},
+        {
+            "stores": listed[:_REMEMBERED],
+            "manifest_sha256": hashlib.sha256(data).hexdigest(),
+            "table": table,
+            "root": root,
+        },
         indent=1,
     )
     folder.mkdir(parents=True, exist_ok=True)
     Leases(folder / "claims").sweep()
     io.write_atomic(folder / _MANIFEST, data)
     io.write_atomic(folder / _STORES, text.encode())
+
+
+def tell_changes(manifest: Manifest, watcher: Watcher) -> None:
+    """Say how a manifest differs from the one that was extracted last under its name."""
+    try:
+        note = _Note.of(manifest.corpus)
+        before = note.manifest() if note.stores else manifest
+    except (DamagedError, OSError):
+        return  # whose remedy is this extraction
+    if before.table.equals(manifest.table):
+        return
+    old, new = ({clip.id: clip for clip in one.clips()} for one in (before, manifest))
+    both = old.keys() & new.keys()
+    if not both:
+        watcher.warning(
+            f"corpus {manifest.corpus}: none of these {len(new):,} clips is among the {len(old):,} "
+            "that were extracted under this name before; if this is another corpus, give it "
+            "another name by --dataset NAME"
+        )
+        return
+    counts = {
+        "new": len(new) - len(both),
+        "gone": len(old) - len(both),
+        "changed": sum(old[clip] != new[clip] for clip in both),
+    }
+    if told := ", ".join(f"{count:,} {word}" for word, count in counts.items() if count):
+        watcher.notice(f"corpus {manifest.corpus}, since it was last extracted: clips {told}")
 
 
 def check_room(manifest: Manifest) -> None:
@@ -94,33 +133,34 @@ def pipeline_stores(
         UsageError: nothing extracted and no manifest, no such stream, or no root holds it.
         StoreError: a store that cannot be opened or copied.
     """
-    from spamo_cache.datasets.manifest import Manifest
     from spamo_cache.store.reader import FeatureStore
     from spamo_cache.store.roots import locate
 
     note = _Note.of(pipeline.corpus)
     known = note.there()
     if manifest is not None:
-        table = Manifest.read(Path(manifest), corpus=pipeline.corpus)
+        table = _table(Path(manifest), pipeline)
     elif known:
         table = note.manifest()
     else:
         raise UsageError(
             f"no features of corpus {pipeline.corpus!r} yet",
-            remedy=f"run `spamo-cache extract --dataset {pipeline.corpus}` first, or name the "
+            remedy=f"run `{_extraction(pipeline, base, note)}` first, or name the "
             "clips by --manifest where others have extracted them",
         )
     roots = [*resolve.store_roots(store), *dict.fromkeys(str(p.parent.parent) for p in known)]
     named = _named(resolve.assignments(features), pipeline.streams)
     if corpus_sha256 is None and known:
         corpus_sha256 = FeatureStore.open(known[0]).attributes["corpus_sha256"]
-    look = partial(_found, base=base, manifest=table, known=known, roots=roots)
+    look = partial(_found, base=base, manifest=table, note=note, roots=roots)
     opened = {}
     for stream in pipeline.streams:
         if stream in named:
             found = FeatureStore.open(locate(named[stream], roots))
         else:
             found = look(pipeline, stream, corpus_sha256)
+            if manifest is not None:
+                _check_clips(found, table, Path(manifest))
         opened[stream] = _near(found, table, roots, watcher)
     return table, opened
 
@@ -153,7 +193,7 @@ def _found(
     *,
     base: Path,
     manifest: Manifest,
-    known: Sequence[Location],
+    note: _Note,
     roots: Sequence[str],
 ) -> FeatureStore:
     from spamo_cache.store.inventory import find
@@ -165,7 +205,7 @@ def _found(
     weights = spec.streams[stream].weights
     found = find(roots, pipeline.corpus, stream, spec=wanted, keys_sha256=keys, weights=weights)
     # Of equal ones the local one, that of the last extraction.
-    rank = {_place(path): number for number, path in enumerate(known)}
+    rank = {_place(path): number for number, path in enumerate(note.there())}
     found.sort(key=lambda path: (not isinstance(path, Path), rank.get(_place(path), len(rank))))
     clips = manifest.table["id"].to_pylist()
     opened = [FeatureStore.open(path) for path in found]
@@ -176,14 +216,81 @@ def _found(
     raise UsageError(
         f"no store holds stream {stream!r} of these clips of {pipeline.corpus}",
         where=", ".join(dict.fromkeys(roots)),
-        remedy=f"run `{_extraction(pipeline, stream)}`",
+        remedy=f"run `{_extraction(pipeline, base, note, stream)}`",
     )
 
 
-def _extraction(pipeline: Pipeline, stream: str) -> str:
-    changes = [f"--set {shlex.quote(text)}" for text in config.overrides(pipeline.spec_set)]
-    words = ["spamo-cache extract --dataset", pipeline.corpus, "--spec", pipeline.spec]
-    return " ".join([*words, "--streams", stream, *changes])
+def _extraction(pipeline: Pipeline, base: Path, note: _Note, stream: str | None = None) -> str:
+    """The command that extracts what a pipeline reads; of all its streams where none is named."""
+    from spamo_cache.datasets import registry
+
+    corpus, spec = pipeline.corpus, pipeline.spec
+    words = ["spamo-cache", "extract", "--dataset", corpus]
+    if corpus not in registry.CORPORA or note.table:
+        words += ["--manifest", note.table or "FILE"]
+        words += (
+            ["--root", note.root] if note.root not in {"", str(Path(note.table).parent)} else []
+        )
+    elif corpus != EMBEDDED:
+        words += ["--root", note.root or "DIR"]
+    if stream is not None or spec != resolve.spec_of(corpus):
+        words += ["--spec", str(base / spec) if (base / spec).is_file() else spec]
+    words += [] if stream is None else ["--streams", stream]
+    for change in config.overrides(pipeline.spec_set):
+        words += ["--set", change]
+    return shlex.join(words)
+
+
+def _init(file: Path | str) -> str:
+    return shlex.join(["spamo-cache", "init", "NAME", "--manifest", str(file)])
+
+
+def _table(file: Path, pipeline: Pipeline) -> Manifest:
+    """The clips of a table, which are the pipeline's corpus's.
+
+    Raises:
+        UsageError: the table says that it describes another corpus; or it says nothing, and the
+            pipeline is the embedded corpus's.
+    """
+    from spamo_cache.datasets.manifest import Manifest
+
+    try:
+        table = Manifest.read(file)
+    except UsageError:  # it does not say which corpus it describes
+        if pipeline.corpus == EMBEDDED:
+            raise UsageError(
+                f"the pipeline is that of {EMBEDDED}, which this table does not describe",
+                where=file,
+                remedy=f"write a pipeline for your corpus by `{_init(file)}`, and train that",
+            ) from None
+        return Manifest.read(file, corpus=pipeline.corpus)
+    if table.corpus != pipeline.corpus:
+        raise UsageError(
+            f"is the manifest of corpus {table.corpus!r}, and the pipeline is for "
+            f"{pipeline.corpus!r}",
+            where=file,
+            remedy=f"take a pipeline whose `corpus:` is {table.corpus}, or change it by "
+            f"--set corpus={table.corpus}",
+        )
+    return table
+
+
+def _check_clips(store: FeatureStore, manifest: Manifest, file: Path) -> None:
+    """Raise UsageError unless a store's clips are the manifest's: two may be called alike."""
+    keys = {key.id: key for key in store.clip_keys()}
+    for clip in manifest.clips():
+        key = keys.get(clip.id)
+        if key is not None and (key.source, key.start, key.end, key.crop) != (
+            clip.source, clip.start, clip.end, clip.crop
+        ):  # fmt: skip
+            raise UsageError(
+                f"clip {clip.id!r} is another one than in the store of stream {store.stream!r}: "
+                f"{clip.source}, not {key.source}",
+                where=file,
+                remedy=f"extract these clips; if they are another corpus than {manifest.corpus}, "
+                "under a name of their own (extract --dataset NAME, `corpus: NAME` in the "
+                "pipeline)",
+            )
 
 
 def _same_weights(stream: str, weights: str, stores: Sequence[FeatureStore]) -> None:
@@ -218,6 +325,8 @@ class _Note:
     folder: Path
     stores: Sequence[str]
     manifest_sha256: str
+    table: str = ""
+    root: str = ""
 
     @classmethod
     def of(cls, corpus: str) -> _Note:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from spamo_cache.datasets.manifest import Manifest
+
 BAD = [
     # what is wrong, arguments, exit code, what the error names
     ("unknown command", "extrac", 2, "extrac"),
@@ -26,29 +28,59 @@ BAD = [
     ("missing folder", "manifest --dataset csl-daily --root none", 2, "none"),
     ("empty folder", "manifest --dataset phoenix14t --root empty", 1, "empty"),
     ("a file for a folder", "manifest --dataset phoenix14t --root spec.yaml", 2, "spec.yaml"),
-    ("unknown suffix", "manifest --manifest manifest.csv -o m.doc", 2, "m.doc"),
-    ("unwritable", "manifest --manifest manifest.csv -o spec.yaml/m.parquet", 1, "spec.yaml"),
-    ("broken table", "manifest --manifest pipeline.yaml", 1, "pipeline.yaml"),
-    ("missing column", "manifest --manifest short.csv", 1, "text"),
+    ("unknown suffix", "manifest -d x --manifest manifest.csv -o m.doc", 2, "m.doc"),
+    ("unwritable", "manifest -d x --manifest manifest.csv -o spec.yaml/m.parquet", 1, "spec.yaml"),
+    ("broken table", "manifest -d x --manifest pipeline.yaml", 1, "pipeline.yaml"),
+    ("no name", "manifest --manifest manifest.csv", 2, "--dataset NAME"),
+    ("no name", "doctor --manifest manifest.csv", 2, "--dataset NAME"),
+    ("a name that is taken", "doctor -d signed-weather --manifest manifest.csv", 2, "--dataset"),
+    ("missing column", "manifest -d x --manifest short.csv", 1, "text"),
     ("size of a real corpus", "manifest --dataset how2sign --root empty --size 30", 2, "--size"),
     # extract
     ("unknown corpus", "extract --dataset csl", 2, "nearest is 'csl-daily'"),
     ("missing manifest", "extract --manifest none.csv", 1, "none.csv"),
+    ("no name", "extract --manifest manifest.csv --spec spec.yaml", 2, "--dataset NAME"),
+    ("a name that is taken", "extract -d signed-weather --manifest manifest.csv", 2, "--dataset"),
     ("empty folder", "extract --dataset csl-daily --root empty", 1, "empty"),
-    ("missing spec", "extract --manifest manifest.csv --spec none.yaml", 2, "none.yaml"),
-    ("unknown spec", "extract --manifest manifest.csv --spec spmao", 2, "'spamo'"),
-    ("unknown key", "extract --manifest manifest.csv --spec key.yaml", 2, "nearest is 'scales'"),
-    ("wrong type", "extract --manifest manifest.csv --spec type.yaml", 2, "streams.motion.stride"),
-    ("missing weights", "extract --manifest manifest.csv --spec lost.yaml", 2, "lost-weights"),
+    ("missing spec", "extract -d x --manifest manifest.csv --spec none.yaml", 2, "none.yaml"),
+    ("unknown spec", "extract -d x --manifest manifest.csv --spec spmao", 2, "'spamo'"),
+    (
+        "unknown key",
+        "extract -d x --manifest manifest.csv --spec key.yaml",
+        2,
+        "nearest is 'scales'",
+    ),
+    (
+        "wrong type",
+        "extract -d x --manifest manifest.csv --spec type.yaml",
+        2,
+        "streams.motion.stride",
+    ),
+    ("missing weights", "extract -d x --manifest manifest.csv --spec lost.yaml", 2, "lost-weights"),
     (
         "unknown stream",
-        "extract --manifest manifest.csv --spec spec.yaml --streams sound",
+        "extract -d x --manifest manifest.csv --spec spec.yaml --streams sound",
         2,
         "sound",
     ),
-    ("empty list", "extract --manifest manifest.csv --spec spec.yaml --streams a,,b", 2, "a,,b"),
-    ("unknown split", "extract --manifest manifest.csv --spec spec.yaml --split tset", 2, "tset"),
-    ("unknown device", "extract --manifest manifest.csv --spec spec.yaml --device tpu", 2, "tpu"),
+    (
+        "empty list",
+        "extract -d x --manifest manifest.csv --spec spec.yaml --streams a,,b",
+        2,
+        "a,,b",
+    ),
+    (
+        "unknown split",
+        "extract -d x --manifest manifest.csv --spec spec.yaml --split tset",
+        2,
+        "tset",
+    ),
+    (
+        "unknown device",
+        "extract -d x --manifest manifest.csv --spec spec.yaml --device tpu",
+        2,
+        "tpu",
+    ),
     ("unknown device", "train pipeline.yaml --device gpu", 2, "use auto, cpu, cuda or cuda:N"),
     ("unknown device", "evaluate empty --device gpu", 2, "use auto, cpu, cuda or cuda:N"),
     ("unknown device", "translate empty frames/test-0 --device gpu", 2, "use auto, cpu, cuda"),
@@ -58,11 +90,16 @@ BAD = [
     ("unknown executor", "extract --executor ray", 2, "ray"),
     (
         "unwritable store",
-        "extract --manifest manifest.csv --spec spec.yaml --executor serial --store spec.yaml",
+        "extract -d x --manifest manifest.csv --spec spec.yaml --executor serial --store spec.yaml",
         1,
         "spec.yaml",
     ),
-    ("remote store", "extract --manifest manifest.csv --spec spec.yaml --store s3://b/x", 2, "s3:"),
+    (
+        "remote store",
+        "extract -d x --manifest manifest.csv --spec spec.yaml --store s3://b/x",
+        2,
+        "s3:",
+    ),
     # store
     ("missing store", "store info phoenix14t/spatial", 2, "phoenix14t/spatial"),
     ("missing store", "store verify none.zarr", 2, "none.zarr"),
@@ -84,6 +121,8 @@ BAD = [
     ("malformed override", "train pipeline.yaml --set align.lr", 2, "align.lr"),
     ("unknown stream", "train pipeline.yaml --manifest manifest.csv --features a=b", 2, "a=b"),
     ("no features", "train pipeline.yaml --manifest manifest.csv", 2, "spamo-cache extract"),
+    ("no pipeline", "train --manifest manifest.csv", 2, "spamo-cache init NAME --manifest"),
+    ("another corpus", "train pipeline.yaml --manifest other.parquet", 2, "--set corpus=other"),
     ("nothing extracted", "train pipeline.yaml", 2, "spamo-cache extract"),
     # evaluate, translate, analyze, report
     ("missing run", "evaluate none", 2, "none"),
@@ -101,6 +140,15 @@ BAD = [
     ("no root", "reproduce phoenix14t", 2, "--root"),
     ("empty folder", "reproduce phoenix14t --root empty", 1, "empty"),
     ("missing pipeline", "reproduce phoenix14t --root empty --pipeline none.yaml", 2, "none.yaml"),
+    ("no name", "reproduce --manifest manifest.csv", 2, "--dataset NAME"),
+    ("named twice", "reproduce frames -d frames", 2, "--dataset"),
+    ("no pipeline", "reproduce frames --manifest manifest.csv", 2, "spamo-cache init frames"),
+    (
+        "another corpus's",
+        "reproduce x --manifest manifest.csv --pipeline pipeline.yaml",
+        2,
+        "not 'x'",
+    ),
     ("unwritable run", "reproduce phoenix14t --root empty -o spec.yaml/run", 1, "spec.yaml"),
 ]
 
@@ -117,6 +165,7 @@ def messy(lab: Path) -> None:
     (lab / "lost.yaml").write_text(lost, encoding="utf-8")
     for name in ("back\\slash.mp4", "new\nline.mp4"):
         (lab / name).write_bytes(b"")
+    Manifest.read(lab / "manifest.csv", "other").write(lab / "other.parquet")
     (lab / "short.csv").write_text("id,split\na,test\n", encoding="utf-8")
 
 

@@ -21,7 +21,9 @@ def say(lab):
 
 
 def warned(call, options=""):
-    found = json.loads(call(f"doctor --manifest said.csv --sample 0 --json {options}").stdout)
+    found = json.loads(
+        call(f"doctor -d said --manifest said.csv --sample 0 --json {options}").stdout
+    )
     return [
         (one["what"], one["where"])
         for one in found["findings"]

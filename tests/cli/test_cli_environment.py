@@ -90,7 +90,7 @@ def test_a_stdout_that_is_closed_is_done_without() -> None:
 def test_what_an_encoding_lacks_is_escaped(encoding: str, tmp_path: Path) -> None:
     path = tmp_path / "你.csv"
     path.write_bytes(b"")
-    ran = run("manifest", "--manifest", str(path), PYTHONIOENCODING=encoding)
+    ran = run("manifest", "-d", "x", "--manifest", str(path), PYTHONIOENCODING=encoding)
     one_error(ran, 1, "\\u4f60.csv")
 
 

@@ -194,9 +194,9 @@ def test_manifest_writes_what_it_reads(lab: Path, call: Call) -> None:
 
 def test_doctor_looks_at_a_corpus_and_at_the_machine(lab: Path, call: Call) -> None:
     assert "python" in call("doctor").stdout
-    assert not document(call("doctor --manifest manifest.csv --json"))["failed"]
+    assert not document(call("doctor -d frames --manifest manifest.csv --json"))["failed"]
     shutil.rmtree(lab / "frames" / "test-0")
-    result = call("doctor --manifest manifest.csv", code=1)
+    result = call("doctor -d frames --manifest manifest.csv", code=1)
     assert "missing" in result.stdout
 
 

@@ -92,8 +92,8 @@ def test_stage_one_passes_on_nothing_that_steers_a_terminal(
     assert SHOWN in run(EXTRACT, 1).stderr
     store = shlex.quote(json.loads(run("store ls --json", 0).stdout)[0]["path"])
     for line, code in [
-        ("doctor --manifest manifest.csv", 1),
-        ("manifest --manifest manifest.csv", 0),
+        ("doctor -d frames --manifest manifest.csv", 1),
+        ("manifest -d frames --manifest manifest.csv", 0),
         ("store ls", 0),
         (f"store info {store}", 0),
         (f"store info {store} --clip {shlex.quote('0' + EVIL)} --row 0", 0),

@@ -195,4 +195,4 @@ def test_the_same_from_a_real_shell(drawn: Mapping[str, Path], lab: Path) -> Non
     )
     summary = json.loads(extract.splitlines()[-1])
     follows(json.loads(doctor), json.loads(manifest), summary, PHOENIX)
-    assert len(Manifest.read(lab / "m.csv")) == 5
+    assert len(Manifest.read(lab / "m.csv", "copy")) == 5

@@ -68,7 +68,17 @@ def start(launch: Launch, site: Path, tmp_path: Path) -> Iterator[Start]:
     running = []
 
     def begin(store: Path, *options: str, **environment: str) -> Child:
-        words = ["--manifest", "manifest.csv", "--spec", "spec.yaml", "--json", "--store", store]
+        words = [
+            "-d",
+            "manifest",
+            "--manifest",
+            "manifest.csv",
+            "--spec",
+            "spec.yaml",
+            "--json",
+            "--store",
+            store,
+        ]
         given = {"SPAMO_HOME": str(tmp_path / "home"), **environment}
         process = launch("spamo_cache", "extract", *words, *options, cwd=site, **given)
         running.append(process)

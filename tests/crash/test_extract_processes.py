@@ -39,7 +39,7 @@ Receipts = Callable[[Path], dict[str, tuple[bytes, int]]]
 def serially(site: Path, store: Path) -> Summary:
     """Extract, or go on, in this process: cheaper than a new one."""
     spec = config.load(site / "spec.yaml", CacheSpec)
-    manifest = Manifest.read(site / "manifest.csv")
+    manifest = Manifest.read(site / "manifest.csv", "manifest")
     return extract(manifest, site, spec, site, store_root=store, executor="serial", device="cpu")
 
 
@@ -160,7 +160,8 @@ def test_a_full_disk_is_one_clear_error(site: Path, tmp_path: Path) -> None:
     """A disk of its own in a namespace of its own, which grows once it was full."""
     store = tmp_path / "store"
     store.mkdir()
-    command = f"{sys.executable} -m spamo_cache extract --manifest manifest.csv --spec spec.yaml"
+    named = "-d manifest --manifest manifest.csv --spec spec.yaml"
+    command = f"{sys.executable} -m spamo_cache extract {named}"
     script = f"""
         mount -t tmpfs -o size=380k none {store} || exit 77
         {command} --store {store} --executor serial > /dev/null

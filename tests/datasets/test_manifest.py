@@ -38,7 +38,7 @@ def csv(path: Path, *rows: str, header: str = HEADER) -> Path:
 
 def refused(path: Path) -> str:
     with pytest.raises(CorpusError) as caught:
-        Manifest.read(path)
+        Manifest.read(path, "lab")
     return str(caught.value)
 
 
@@ -69,7 +69,7 @@ def test_json_lines_and_tsv_are_read(tmp_path: Path) -> None:
     }  # fmt: skip
     lines = tmp_path / "m.jsonl"
     lines.write_text(json.dumps(row) + "\n" + json.dumps({**row, "id": "b"}) + "\n")
-    found = Manifest.read(lines)
+    found = Manifest.read(lines, "m")
     assert found.corpus == "m"
     assert [c.id for c in found.clips()] == ["a:1", "b"]
     assert found.clips()[0].crop == (0.0, 0.0, 0.5, 1.0)
@@ -79,7 +79,7 @@ def test_json_lines_and_tsv_are_read(tmp_path: Path) -> None:
     header = "\t".join(["id", "split", "source", "start", "end", "crop", "text", "language"])
     cells = "\t".join(["007", "train", "a.mp4", "1", "2.5", "0 0 0.5 1", "a, b", "English"])
     table.write_text(f"\ufeff{header}\n{cells}\n", encoding="utf-8")
-    only = Manifest.read(table).clips()[0]
+    only = Manifest.read(table, "m").clips()[0]
     assert (only.id, only.text, only.crop) == ("007", "a, b", (0.0, 0.0, 0.5, 1.0))
 
 
@@ -88,7 +88,7 @@ def test_json_lines_and_tsv_are_read(tmp_path: Path) -> None:
 )
 def test_a_crop_box_may_be_written_in_many_ways(tmp_path: Path, written: str) -> None:
     path = csv(tmp_path / "m.csv", f'a,train,a.mp4,t,de,"{written}"', header=f"{HEADER},crop")
-    assert Manifest.read(path).clips()[0].crop == (0.1, 0.0, 0.9, 1.0)
+    assert Manifest.read(path, "m").clips()[0].crop == (0.1, 0.0, 0.9, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -260,6 +260,6 @@ def test_two_hundred_thousand_rows_load_in_seconds(tmp_path: Path) -> None:
             f'c:{n},train,v/{n}.mp4,Satz {n},German,{n}.5,{n + 3},"0,0,1,1"\n' for n in range(count)
         )
     begin = time.process_time()
-    manifest = Manifest.read(path)
+    manifest = Manifest.read(path, "m")
     assert len(manifest) == count
     assert time.process_time() - begin < 5

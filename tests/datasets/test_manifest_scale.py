@@ -22,7 +22,7 @@ import json, sys, time
 from pathlib import Path
 from spamo_cache.datasets.manifest import Manifest
 begin = time.process_time()
-manifest = Manifest.read(Path(sys.argv[1]))
+manifest = Manifest.read(Path(sys.argv[1]), "large")
 read = time.process_time() - begin
 clips = manifest.clips()
 # Of this process alone: ru_maxrss begins with what its parent had.

@@ -27,7 +27,7 @@ def joined(separator: str, table: list[list[str]], end: str = "\n") -> str:
 def read(tmp_path: Path, content: str | bytes, name: str = "m.csv") -> Manifest:
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return Manifest.read(path)
+    return Manifest.read(path, "lab")
 
 
 def texts(manifest: Manifest) -> list[str]:
@@ -247,7 +247,7 @@ def test_a_row_of_megabytes_is_read_and_written(tmp_path: Path) -> None:
     row = {"id": "a", "split": "train", "source": "v.mp4", "language": "German", "text": "t"}
     found = read(tmp_path, json.dumps(row | {"points": points}), "m.jsonl")
     assert found.clips()[0].extra == {"points": points}
-    back = Manifest.read(found.write_csv(tmp_path / "back.csv"))
+    back = Manifest.read(found.write_csv(tmp_path / "back.csv"), "lab")
     assert json.loads(back.clips()[0].extra["points"]) == points
 
 

@@ -135,7 +135,15 @@ def test_hostile_manifests(lab: Path, kind: str) -> None:
             rows[0] = replaced(chance, rows[0])
             damaged = table(kind, rows)
         (lab / f"bad.{kind}").write_bytes(damaged)
-        run("manifest", "--manifest", f"bad.{kind}", "-o", str(lab / f"{number}.parquet"))
+        run(
+            "manifest",
+            "-d",
+            "bad",
+            "--manifest",
+            f"bad.{kind}",
+            "-o",
+            str(lab / f"{number}.parquet"),
+        )
     assert not (lab / "ran").exists()
     for written in lab.glob("*.parquet"):
         for clip in Manifest.read(written).clips():
@@ -155,7 +163,7 @@ def test_hostile_specs(lab: Path) -> None:
         else:
             damaged = chance.choice(DAMAGES)(chance, SPEC.encode())
         (lab / "bad.yaml").write_bytes(damaged)
-        codes[run("extract", "--manifest", "clips.jsonl", "--root", ".", "--spec", "bad.yaml",
-                  "--dry-run", "--device", "cpu")] += 1  # fmt: skip
+        codes[run("extract", "-d", "clips", "--manifest", "clips.jsonl", "--root", ".",
+                  "--spec", "bad.yaml", "--dry-run", "--device", "cpu")] += 1  # fmt: skip
     assert {path for path in lab.rglob("*") if path.is_file()} == {*before, lab / "bad.yaml"}
     assert codes[0] > 5, "hardly one was sound enough to be used"

@@ -96,6 +96,15 @@ def manifest(root: Path) -> Manifest:
     return recorded
 
 
+def is_drawn(root: Path) -> bool:
+    """Whether :func:`make` has drawn the clips below ``root``, or some of them."""
+    try:
+        card = bounded.read_json(root / _CARD)
+    except (OSError, ValueError):
+        return False
+    return isinstance(card, dict) and card.get("corpus") == NAME
+
+
 def _claim(root: Path, card: dict[str, object]) -> None:
     """A folder holds one corpus: its card is written first and compared ever after."""
     path = root / _CARD
