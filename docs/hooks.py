@@ -22,6 +22,7 @@ PAGES = {
     "changelog.md": "CHANGELOG.md",
 }
 """Page of the site -> the file of the repository that it shows."""
+NOTEBOOK = ("tutorial.md", "docs/tutorial.ipynb")
 COMMANDS = "<!-- the commands -->"
 LINK = re.compile(r"(?<=\]\()([^()\s:#]+)")
 
@@ -30,8 +31,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that lie elsewhere, and the notebook as a page."""
     for uri, source in PAGES.items():
         files.append(File.generated(config, uri, abs_src_path=str(REPOSITORY / source)))
-    notebook = REPOSITORY / "docs" / "tutorial.ipynb"
-    files.append(File.generated(config, "tutorial.md", content=notebook_as_markdown(notebook)))
+    page, notebook = NOTEBOOK
+    files.append(File.generated(config, page, content=notebook_as_markdown(REPOSITORY / notebook)))
     return files
 
 
@@ -44,7 +45,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         target = posixpath.normpath(posixpath.join(posixpath.dirname(source), link[0]))
         if not (REPOSITORY / target).is_file():
             return link[0]  # mkdocs says what is wrong with it
-        uri = {path: uri for uri, path in PAGES.items()}.get(target)
+        uri = {path: uri for uri, path in (*PAGES.items(), NOTEBOOK)}.get(target)
         if uri is None and target.startswith("docs/"):
             uri = target.removeprefix("docs/")
         elif uri is None:

@@ -1,9 +1,12 @@
 """The files in examples/ do what they say, as far as that shows without a Slurm cluster."""
 
+import json
 import os
+import re
 import shlex
 import stat
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -46,3 +49,34 @@ def test_an_array_task_trains_and_tests_its_own_seed(tmp_path: Path) -> None:
         *("--set", "seed=2", "-o", run),
     ]
     assert shlex.split(evaluate) == ["evaluate", run]
+
+
+def test_the_container_is_built_from_what_there_is() -> None:
+    """Read as Docker reads it: known instructions, files that exist, shell that parses."""
+    text = (EXAMPLES / "Dockerfile").read_text(encoding="utf-8")
+    lines = re.sub(r"(?m)^#.*\n|\\\n", "", text).strip().splitlines()
+    steps = [line.split(maxsplit=1) for line in lines if line]
+    assert {step for step, _ in steps} <= {
+        "FROM",
+        "ARG",
+        "WORKDIR",
+        "COPY",
+        "RUN",
+        "ENV",
+        "ENTRYPOINT",
+    }
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for step, rest in steps:
+        match step:
+            case "FROM":
+                version = rest.removeprefix("python:").removesuffix("-slim")
+                assert f"Programming Language :: Python :: {version}" in project["classifiers"]
+            case "COPY":
+                *sources, _ = rest.split()
+                assert all((REPOSITORY / source).exists() for source in sources), rest
+            case "RUN":
+                subprocess.run(["bash", "-n", "-c", rest], check=True)  # noqa: S607
+                (extras,) = re.findall(r"'\.\[([a-z,]+)\]'", rest)
+                assert set(extras.split(",")) <= project["optional-dependencies"].keys()
+            case "ENTRYPOINT":
+                assert set(json.loads(rest)) <= project["scripts"].keys()
