@@ -6,11 +6,13 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, fields, is_dataclass
+from itertools import chain, islice
 from typing import Any, TextIO
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -22,13 +24,14 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 from rich.text import Text
 
 from spamo_cache.errors import printable
 from spamo_cache.workflow.watcher import Advance, Watcher
 
 _WIDTH_OF_A_PIPE = 160
+_BLOCK = 1000
+"""Lines that are written at a time."""
 
 
 def console(*, err: bool = False) -> Console:
@@ -133,6 +136,13 @@ def as_line(document: object) -> None:
     _print(json.dumps(document, ensure_ascii=False, default=str))
 
 
+def as_lines(documents: Iterable[object]) -> None:
+    """Any number of documents on stdout as they come, a line each."""
+    lines = (json.dumps(document, ensure_ascii=False, default=_plain) for document in documents)
+    while block := list(islice(lines, _BLOCK)):
+        _print("\n".join(block))
+
+
 def as_dict(record: Any) -> dict[str, Any]:
     """A dataclass as its fields, not copied deeper: arrays and paths stay what they are."""
     return {field.name: getattr(record, field.name) for field in fields(record)}
@@ -142,6 +152,8 @@ def table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None
 ) -> None:
     """A table on stdout; numbers are set flush right."""
+    from rich.table import Table
+
     _heading(title)
     made = Table()
     listed = list(rows)
@@ -151,6 +163,54 @@ def table(
     for row in listed:
         made.add_row(*(_cell(value) for value in row))
     console().print(made)
+
+
+def columns(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[str] = ()
+) -> None:
+    """Plain columns on stdout, never folded; fit for a terminal, a file and other programs.
+
+    Args:
+        rows: a cell for each head. The last one may be long: what a terminal has no room for goes
+            to a line of its own.
+        right: heads of the columns that are set flush right.
+    """
+    shown = [[printable(cell) for cell in row] for row in (heads, *rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*shown, strict=True)]
+    room = console().width if console().is_terminal else None
+    for row in shown:
+        cells = [
+            _padded(*cell) for cell in zip(row, widths, (h in right for h in heads), strict=True)
+        ]
+        text = "  ".join(cells).rstrip()
+        if room is not None and cell_len(text) > room and row[-1]:
+            text = "  ".join(cells[:-1]).rstrip() + f"\n    {row[-1]}"
+        _print(text)
+
+
+def _padded(text: str, width: int, right: bool) -> str:
+    fill = " " * (width - cell_len(text))
+    return fill + text if right else text + fill
+
+
+def listing(
+    heads: Sequence[str], rows: Iterable[Sequence[object]], *, widths: Sequence[int]
+) -> None:
+    """Any number of rows on stdout as they come: set apart by tabs, on a terminal by spaces.
+
+    Args:
+        widths: of all columns but the last, for terminals.
+    """
+    spaced = console().is_terminal
+    every = chain([heads], rows)
+    while block := list(islice(every, _BLOCK)):
+        cells = [[printable(str(cell)) for cell in row] for row in block]
+        if spaced:
+            cells = [
+                [*(_padded(c, w, False) for c, w in zip(row, widths, strict=False)), row[-1]]
+                for row in cells
+            ]
+        _print("\n".join(("  " if spaced else "\t").join(row) for row in cells))
 
 
 def pairs(document: Mapping[Any, object], *, title: str | None = None) -> None:

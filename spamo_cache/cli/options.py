@@ -51,7 +51,7 @@ Search = Annotated[
 StoreName = Annotated[
     str,
     typer.Argument(
-        metavar="STORE", help="Path, address, or CORPUS/STREAM with or without -FINGERPRINT."
+        metavar="STORE", help="Path, address, CORPUS, or CORPUS/STREAM with -FINGERPRINT or not."
     ),
 ]
 LLM = Annotated[

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,8 +16,9 @@ from spamo_cache.cli.sharing import export, import_, pull, push
 from spamo_cache.errors import UsageError, printable
 
 if TYPE_CHECKING:
-    from spamo_cache.store.inspect import Trace
+    from spamo_cache.store.inspect import ClipInfo, Trace
     from spamo_cache.store.inventory import StoreEntry
+    from spamo_cache.store.reader import FeatureStore
     from spamo_cache.store.remote import Location
     from spamo_cache.store.verify import Report
 
@@ -25,13 +26,20 @@ app = typer.Typer(no_args_is_help=True, help="Look at feature stores, check, sha
 
 
 def ls(
-    roots: Annotated[
-        list[str] | None, typer.Argument(metavar="ROOT...", help="[default: SPAMO_CACHE's]")
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="ROOT|STORE...", help="Roots, corpora or stores [default: SPAMO_CACHE's roots]"
+        ),
     ] = None,
     *,
     json: options.Json = False,
 ) -> None:
     """List the stores of every root, in the order in which they are searched.
+
+    `clips` are those with features, of all there are; what a running extraction has finished
+    counts. `size` is the sum of the sizes of a store's files. The notes say what tells stores of
+    one stream apart, what failed, and who is at work.
 
     SPAMO_CACHE names the roots: SPAMO_CACHE=/scratch/me:/nfs/lab/features:s3://lab/features.
     One is a folder; s3://BUCKET/PREFIX, with server and keys by AWS_ENDPOINT_URL, AWS_REGION,
@@ -40,71 +48,212 @@ def ls(
 
     Example:
 
-        spamo-cache store ls /nfs/lab/features s3://lab/features
+        spamo-cache store ls phoenix14t
     """
-    entries = sc.list_stores(roots)
+    from spamo_cache import config
+
+    entries = sc.list_stores(names)
     if json:
         display.as_json([asdict(entry) for entry in entries])
+    elif not entries:
+        display.say(f"no stores in {', '.join(names or config.roots())}")
     else:
-        columns = ("store", "done", "failed", "size", "age", "by", "root")
-        display.table(columns, [_row(entry) for entry in entries])
+        _list(entries)
     if any(entry.damaged for entry in entries):
         raise typer.Exit(1)
 
 
-def _row(entry: StoreEntry) -> Sequence[object]:
+def _list(entries: Sequence[StoreEntry]) -> None:
+    from spamo_cache.store.inventory import traits
+
+    notes = traits(entries)
+    roots = list(dict.fromkeys(entry.root for entry in entries))
+    for root in roots:
+        within = [k for k, entry in enumerate(entries) if entry.root == root]
+        display.title(f"{root}:")
+        rows = [_row(entries[k], notes[k]) for k in within]
+        display.columns(_HEADS, rows, right=("clips", "size", "age"))
+        display.line(_total([entries[k] for k in within]))
+        display.line()
+    if len(roots) > 1:
+        display.line(f"in {len(roots)} roots: {_total(entries)}")
+
+
+_HEADS = ("store", "clips", "size", "age", "by", "notes")
+
+
+def _row(entry: StoreEntry, note: str) -> Sequence[str]:
+    from spamo_cache.store.roots import name_of
+
     if entry.damaged:
-        return (str(entry.path), "", "", "", "", f"damaged: {entry.damaged}", entry.root)
-    done, total = entry.clips["ok"] + entry.clips["failed"], sum(entry.clips.values())
-    size = "?" if entry.bytes is None else human.size(entry.bytes)
-    age = human.age(entry.created)
-    name = f"{entry.corpus}/{entry.path.stem}"
+        return (name_of(entry.path), "", _size(entry.bytes), "", "", f"damaged: {entry.damaged}")
+    done, total = entry.states["ok"], sum(entry.states.values())
+    notes = [
+        note,
+        f"{entry.states['failed']:,} failed" if entry.states["failed"] else "",
+        f"being written by {_writers(entry.at_work)}" if entry.at_work else "",
+    ]
     return (
-        name,
+        name_of(entry.path),
         f"{done:,} of {total:,}",
-        entry.clips["failed"],
-        size,
-        age,
-        entry.owner,
-        entry.root,
+        _size(entry.bytes),
+        human.age(entry.created),
+        entry.created_by,
+        "; ".join(filter(None, notes)),
     )
+
+
+def _writers(at_work: Mapping[str, str]) -> str:
+    return ", ".join(sorted({holder.partition(" since ")[0] for holder in at_work.values()}))
+
+
+def _size(count: int | None) -> str:
+    return "?" if count is None else human.size(count)
+
+
+def _total(entries: Sequence[StoreEntry]) -> str:
+    told = [entry.bytes for entry in entries if entry.bytes is not None]
+    size = human.size(sum(told)) + (
+        " and what web servers hold" if len(told) < len(entries) else ""
+    )
+    return f"{len(entries):,} {'store' if len(entries) == 1 else 'stores'}, {size}"
 
 
 def info(
     name: options.StoreName,
     *,
+    clips: Annotated[
+        bool,
+        typer.Option("--clips", help="List the clips: id, split, rows, state, reason."),
+    ] = False,
     clip: Annotated[
-        str | None, typer.Option("--clip", metavar="ID", help="Trace a row of this clip instead.")
+        str | None, typer.Option("--clip", metavar="ID", help="Show this clip instead.")
     ] = None,
     row: Annotated[
-        int | None, typer.Option("--row", metavar="N", help="The row, counted from 0.")
+        int | None,
+        typer.Option(
+            "--row", metavar="N", help="With --clip, trace one of its rows, counted from 0."
+        ),
     ] = None,
     root: options.Root = None,
     json: options.Json = False,
 ) -> None:
     """Show all that is known of one store: how it was computed, by whom, what failed.
 
-    Or of one row: which frames of which source it stands for; with --root, which image files, or
-    when in the video they are shown.
+    Or its clips, a line each, set apart by tabs where they go to a file (with --json, a JSON object
+    a line). Or one clip. Or one row: which frames of which source it stands for; with --root, which
+    image files, or when in the video they are shown.
 
     Example:
 
         spamo-cache store info phoenix14t/motion --clip ID --row 3 --root /data/PHOENIX-2014-T
     """
-    from spamo_cache.store.inspect import info
+    from spamo_cache.store import inspect
+    from spamo_cache.store.reader import FeatureStore
     from spamo_cache.workflow import resolve
 
+    if row is not None and clip is None:
+        raise UsageError("--row is a row of a clip", remedy="name the clip by --clip ID")
+    if root is not None and row is None:
+        raise UsageError("--root is for a row's frames", remedy="name it by --clip ID and --row N")
+    if clips and clip is not None:
+        raise UsageError("--clips lists all clips, --clip shows one", remedy="give one of them")
     store = resolve.located(name)
-    if clip is not None and row is not None:
-        _show_row(store, clip, row, root, json=json)
-        return
-    if any(given is not None for given in (clip, row, root)):
-        raise UsageError("a row is named by --clip ID and --row N together")
-    known = info(store)
-    if json:
-        display.as_json(known)
+    if clips:
+        _list_clips(FeatureStore.open(store), json=json)
+    elif clip is None:
+        known = inspect.info(store)
+        if json:
+            display.as_json(known)
+        else:
+            _show_store(known)
+    elif row is None:
+        found = inspect.clip_info(FeatureStore.open(store), clip)
+        if json:
+            display.as_json(asdict(found))
+        else:
+            display.pairs(_clip_pairs(found))
     else:
-        display.pairs(known)
+        _show_row(store, clip, row, root, json=json)
+
+
+def _list_clips(store: FeatureStore, *, json: bool) -> None:
+    from spamo_cache.store.inspect import ClipLine, clip_lines
+
+    listed = clip_lines(store)
+    if json:
+        display.as_lines(clip._asdict() for clip in listed)
+        return
+    longest = max(map(len, ("split", *store.splits)))
+    widths = (store.ids.raw.itemsize, longest, len("1,000,000"), len("absent"))
+    display.listing(ClipLine._fields, listed, widths=widths)
+
+
+def _show_store(known: Mapping[str, Any]) -> None:
+    from spamo_cache.store.inventory import in_words
+
+    states = known["states"]
+    rows = sum(split["rows"] for split in known["splits"].values())
+    display.title(f"{known['corpus']}/{known['stream']}-{known['fingerprint'][:12]}")
+    made = f"{known['created']} by {known['created_by']}"
+    about = {
+        "path": known["path"],
+        "size": f"{_size(known['bytes'])}, the sum of its files",
+        "clips": ", ".join(f"{count:,} {state}" for state, count in states.items()),
+        "features": f"{rows:,} rows of {known['width']:,} {known['dtype']}",
+        "partitions": f"{known['partitions_done']:,} finished",
+        "created": f"{made}, {human.age(known['created'])} ago",
+        "made with": ", ".join(f"{name} {of}" for name, of in sorted(known["versions"].items())),
+        "fingerprint": known["fingerprint"],
+        "weights": f"{known['weights']} (sha256 {known['weights_sha256'][:12]})",
+        "clip list": f"sha256 {known['corpus_sha256'][:12]}",
+        "manifest": known["manifest_sha256"] and f"sha256 {known['manifest_sha256'][:12]}",
+        "terms of use": known["terms"],
+    }
+    display.pairs({name: value for name, value in about.items() if value})
+    display.title("computed as")
+    display.pairs({name: in_words(value) for name, value in known["spec"].items()})
+    heads = ("split", "ok", "failed", "absent", "rows")
+    counts = [
+        (split, *(f"{numbers[head]:,}" for head in heads[1:]))
+        for split, numbers in known["splits"].items()
+    ]
+    display.columns(heads, counts, right=heads[1:])
+    _section("computed by", known["made_by"])
+    _section("being written", [f"partition {n}: {by}" for n, by in known["at_work"].items()])
+    failed = [f"{clip}: {why}" for clip, why in known["failures"].items()]
+    more = len(failed) - _SHOWN
+    _section("failed", failed[:_SHOWN] + [f"... and {more:,} more, see --clips"] * (more > 0))
+
+
+_SHOWN = 20
+
+
+def _section(title: str, lines: Sequence[str]) -> None:
+    if lines:
+        display.title(title)
+    for text in lines:
+        display.line(f"  {text}")
+
+
+def _clip_pairs(clip: ClipInfo) -> dict[str, object]:
+    frames = "not recorded"
+    if clip.frames:
+        last = clip.first + clip.frames - 1
+        frames = f"{clip.frames:,}: {clip.first:,} to {last:,} of the source, counted from 0"
+    pairs: dict[str, object] = {
+        "clip": clip.clip,
+        "split": clip.split,
+        "state": clip.state,
+        "reason": clip.reason,
+        "rows": clip.rows,
+        "source": f"{clip.source} ({human.size(clip.size)})",
+        "range": _range(clip),
+        "crop": clip.crop and ", ".join(map(str, clip.crop)),
+        "frames": frames,
+        "partition": clip.partition,
+    }
+    return {name: value for name, value in pairs.items() if value is not None}
 
 
 def _show_row(store: Location, clip: str, row: int, root: Path | None, *, json: bool) -> None:
@@ -141,7 +290,7 @@ def _row_pairs(row: Trace) -> dict[str, object]:
     return pairs
 
 
-def _range(row: Trace) -> str:
+def _range(row: Trace | ClipInfo) -> str:
     if row.start is None and row.end is None:
         return "all of it"
     start = "its beginning" if row.start is None else f"{row.start} s"

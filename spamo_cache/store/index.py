@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import compress
 from pathlib import Path
 from typing import Annotated, Any, Literal, overload
@@ -445,6 +446,17 @@ class ClipIndex:
         """What :func:`shard.clip_checksum` says of a partition's clips, in order of ids."""
         checksums: list[int] = self.checksum[self.partition == partition].tolist()
         return checksums
+
+    def with_newer(self, receipts: Collection[Receipt]) -> tuple[NDArray[Any], Mapping[int, str]]:
+        """States and reasons (by position) with those of receipts that the index does not list."""
+        if receipts:
+            with suppress(DamagedError):  # they are of a plan that was made since
+                found = with_receipts(self.columns, receipts)
+                state = np.where(found["state"] == ABSENT, self.state, found["state"])
+                texts = StringColumn(found["reason"])
+                reasons = dict(zip(found["failed"].tolist(), texts, strict=True))
+                return state, {**self.reasons, **reasons}
+        return self.state, self.reasons
 
     def counts(self) -> dict[State, int]:
         """Number of clips by state."""

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spamo_cache.errors import DamagedError, UsageError
-from spamo_cache.store.attributes import Attributes
-from spamo_cache.store.index import ClipIndex, State
+from spamo_cache.store.index import OK, STATES, ClipIndex, State
+from spamo_cache.store.inventory import entry_of, size_of
 from spamo_cache.store.layout import ClipKey, first_start
-from spamo_cache.store.leases import Leases
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.receipts import finished
-from spamo_cache.store.remote import Location, RemotePath
+from spamo_cache.store.remote import Location
 
 _NEAR = 5000
 """Neighbours in the order of ids among which a misspelt one is looked for."""
@@ -34,21 +34,65 @@ _CHANGES = {
 
 
 def info(path: Location) -> dict[str, Any]:
-    """All that is known of a store: its attributes, counts, sizes, who is at work on it."""
+    """All that is known of a store: its attributes, what :class:`StoreEntry` has, and more.
+
+    Returns:
+        ``splits``: split -> clips by state, and rows that they have; ``partitions_done``;
+        ``made_by``: who computed how many of them, on what; ``failures``: clip -> reason.
+    """
     store = FeatureStore.open(path)
-    about = Attributes.model_validate(store.attributes)
-    receipts = list(finished(path, about, ClipIndex.open(path, about).finished_partitions()))
+    entry = asdict(entry_of(store, str(path.parent.parent), size_of(path)))
+    del entry["damaged"]
+    receipts = list(finished(path, store.about, store.index.finished_partitions()))
+    state, reasons = store.progress()
     return {
         **store.attributes,
+        **entry,
         "path": str(path),
-        "states": store.counts(),
-        "splits": {split: len(store.select(split=split)) for split in store.splits},
-        "bytes": sum(receipt.shard.size for receipt in receipts if receipt.shard),
+        "splits": _splits(store.index, state),
         "partitions_done": len(receipts),
         "made_by": _made(receipt.provenance for receipt in receipts),
-        "failures": {clip: store.reason(clip) for clip in store.select(state="failed")},
-        "at_work": {name: str(holder) for name, holder in _live(path).items()},
+        "failures": {store.ids[position]: reasons[position] for position in sorted(reasons)},
     }
+
+
+def _splits(index: ClipIndex, state: NDArray[Any]) -> dict[str, dict[str, int]]:
+    """Split -> clips by state, and the rows of those that have features."""
+    found = {}
+    for code, split in enumerate(index.splits):
+        inside = index.split == code
+        counts = np.bincount(state[inside], minlength=len(STATES)).tolist()
+        rows = int(index.rows[inside & (state == OK)].sum())
+        found[split] = {**dict(zip(STATES, counts, strict=True)), "rows": rows}
+    return found
+
+
+class ClipLine(NamedTuple):
+    """What is listed of one clip.
+
+    Attributes:
+        rows: of features, planned or there; of a failed clip those it would have had.
+        reason: why it failed, else empty.
+    """
+
+    id: str
+    split: str
+    rows: int
+    state: State
+    reason: str
+
+
+def clip_lines(store: FeatureStore) -> Iterator[ClipLine]:
+    """Every clip of a store in order of ids, by the way: a million take no memory to speak of."""
+    index, (state, reasons) = store.index, store.progress()
+    for position, clip in enumerate(index.ids):
+        yield ClipLine(
+            clip,
+            index.splits[index.split[position]],
+            int(index.rows[position]),
+            STATES[state[position]],
+            reasons.get(position, ""),
+        )
 
 
 def _made(provenances: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -60,15 +104,73 @@ def _made(provenances: Iterable[Mapping[str, Any]]) -> list[str]:
         counts[who] = counts.get(who, 0) + 1
         last[who] = max(last.get(who, ""), str(made.get("published", "")))
     return [
-        f"{' on '.join(who)}: {counts[who]} partitions, the last at {last[who]}"
+        f"{' on '.join(who)}: {counts[who]:,} partition{'s' * (counts[who] > 1)}, the last at "
+        f"{last[who]}"
         for who in sorted(counts)
     ]
 
 
-def _live(path: Location) -> Mapping[str, Any]:
-    if isinstance(path, RemotePath):
-        return {}
-    return Leases.beside(path).live()
+@dataclass(frozen=True, slots=True)
+class ClipInfo:
+    """All that is known of one clip.
+
+    Attributes:
+        rows: see :class:`ClipLine`.
+        frames: of the clip; 0 where the store does not know.
+        first: number of the first of them within the source, from 0.
+        source: POSIX path relative to the corpus root.
+        size: bytes of the source when it was extracted.
+        start, end: its range in seconds; None is the source's own beginning or end.
+        crop: x0, y0, x1, y1 as shares of 0..1.
+        partition: whose shard and receipt hold it.
+    """
+
+    clip: str
+    split: str
+    state: State
+    reason: str | None
+    rows: int
+    frames: int
+    first: int
+    source: str
+    size: int
+    start: float | None
+    end: float | None
+    crop: tuple[float, float, float, float] | None
+    partition: int
+
+
+def clip_info(store: FeatureStore, clip: str) -> ClipInfo:
+    """What a store knows of one clip.
+
+    Raises:
+        UsageError: it has no such clip.
+    """
+    _check_clip(store, clip)
+    slot, key = store.slot(clip), store.clip_key(clip)
+    state, reasons = store.progress()
+    position = int(store.ids.positions([clip])[0])
+    return ClipInfo(
+        clip,
+        slot.split,
+        STATES[state[position]],
+        reasons.get(position),
+        slot.rows,
+        slot.frames,
+        slot.first,
+        key.source,
+        key.size,
+        key.start,
+        key.end,
+        key.crop,
+        slot.partition,
+    )
+
+
+def _check_clip(store: FeatureStore, clip: str) -> None:
+    if clip not in store:
+        hint = f"nearest is {_nearest(store, clip)!r}"
+        raise UsageError(f"no clip {clip!r} in this store", where=store.path, remedy=hint)
 
 
 # --- one row --------------------------------------------------------------------------------------
@@ -112,9 +214,7 @@ def trace(store: FeatureStore, clip: str, row: int) -> Trace:
         StoreError: a clip without features.
         DamagedError: a plan that cannot be.
     """
-    if clip not in store:
-        hint = f"nearest is {_nearest(store, clip)!r}"
-        raise UsageError(f"no clip {clip!r} in this store", where=store.path, remedy=hint)
+    _check_clip(store, clip)
     rows = int(store.lengths([clip])[0])
     if not 0 <= row < rows:
         what = f"clip {clip!r} has no row {row}"

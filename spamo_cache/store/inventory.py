@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import logging
 import stat
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from spamo_cache import config, io
 from spamo_cache.errors import DamagedError, StoreError, UsageError
-from spamo_cache.store.index import State
+from spamo_cache.store.index import STATES, State
 from spamo_cache.store.layout import FINGERPRINT_CHARACTERS, canonical, checked_name, work_path
 from spamo_cache.store.leases import Leases, sweep_corpus
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.remote import Location, RemotePath, location
-from spamo_cache.store.roots import stores_in
+from spamo_cache.store.roots import search, stores_in
 
 _LOG = logging.getLogger(__name__)
 
@@ -28,67 +31,156 @@ class StoreEntry:
     Attributes:
         root: the root it lies in.
         path: the store; of a root that cannot be listed, the root itself.
-        clips: number of clips by state.
-        bytes: bytes of all its files; None where a server does not list them.
+        states: number of clips by state, those included that a running extraction has finished.
+        bytes: sum of the sizes of all its files; None where a server does not list them.
         created: UTC, ISO 8601.
-        owner: who created it.
-        damaged: why it cannot be opened; the fields before are empty then.
+        created_by: who created it.
+        at_work: partition -> who computes it now, and since when.
+        spec: how its features are computed, see :func:`layout.stream_spec`.
+        weights: their name as the cache spec gave it.
+        weights_sha256, corpus_sha256, semantics: the other parts of its fingerprint.
+        damaged: why it cannot be opened; the fields after ``bytes`` are empty then.
     """
 
     root: str
     path: Location
-    corpus: str
-    stream: str
-    fingerprint: str
-    clips: Mapping[State, int]
-    bytes: int | None
-    created: str
-    owner: str
+    corpus: str = ""
+    stream: str = ""
+    fingerprint: str = ""
+    states: Mapping[State, int] = field(default_factory=dict)
+    bytes: int | None = None
+    created: str = ""
+    created_by: str = ""
+    at_work: Mapping[str, str] = field(default_factory=dict)
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    weights: str = ""
+    weights_sha256: str = ""
+    corpus_sha256: str = ""
+    semantics: int = 0
     damaged: str | None = None
 
 
-def list_stores(roots: Iterable[str] | None = None) -> list[StoreEntry]:
-    """Every store of some roots, in their order; missing folders hold none.
+def list_stores(names: Iterable[str] | None = None) -> list[StoreEntry]:
+    """The stores that some names mean, in their order.
 
     What cannot be opened or listed is an entry that says why, never an error.
 
     Args:
-        roots: folders and addresses; None is :func:`config.roots`, which ``SPAMO_CACHE`` sets.
+        names: as for :func:`roots.search`, the folder or address of a whole root included; None is
+            every root of :func:`config.roots`, of which missing folders hold nothing.
+
+    Raises:
+        UsageError: no store of this name, or no such folder.
     """
-    searched = config.roots() if roots is None else roots
-    return [entry for root in searched for entry in _listed(root)]
+    roots = config.roots()
+    if names is None:
+        return [entry for root in roots for entry in _entries(root, partial(_all_of, root))]
+    return [entry for name in names for entry in _entries(name, partial(search, name, roots))]
 
 
-def _listed(root: str) -> list[StoreEntry]:
+def _all_of(root: str) -> list[tuple[str, Location]]:
+    return [(root, path) for path in stores_in(root)]
+
+
+def _entries(place: str, find: Callable[[], list[tuple[str, Location]]]) -> Iterator[StoreEntry]:
     try:
-        return [_entry(root, path) for path in stores_in(root)]
+        found = find()
     except StoreError as error:
-        return [StoreEntry(root, location(root), "", "", "", {}, None, "", "", damaged=error.what)]
+        yield StoreEntry(place, location(place), damaged=error.what)
+        return
+    for root, path in found:
+        size: int | None = None
+        try:
+            size = size_of(path)
+            yield entry_of(FeatureStore.open(path), root, size)
+        except StoreError as error:
+            corpus, stream = path.parent.name, path.stem.rpartition("-")[0]
+            yield StoreEntry(root, path, corpus, stream, bytes=size, damaged=error.what)
 
 
-def _entry(root: str, path: Location) -> StoreEntry:
-    size: int | None = None
-    try:
-        size = _size(path)
-        store = FeatureStore.open(path)
-    except StoreError as error:
-        corpus, stream = path.parent.name, path.stem.rpartition("-")[0]
-        return StoreEntry(root, path, corpus, stream, "", {}, size, "", "", damaged=error.what)
-    about = store.attributes
+def entry_of(store: FeatureStore, root: str, size: int | None) -> StoreEntry:
+    """What a list tells of an open store."""
+    about, (state, _) = store.about, store.progress()
+    counts = np.bincount(state, minlength=len(STATES)).tolist()
     return StoreEntry(
         root,
-        path,
-        store.corpus,
-        store.stream,
-        store.fingerprint,
-        store.counts(),
+        store.path,
+        about.corpus,
+        about.stream,
+        about.fingerprint,
+        dict(zip(STATES, counts, strict=True)),
         size,
-        about["created"],
-        about["created_by"],
+        about.created,
+        about.created_by,
+        at_work(store.path),
+        dict(about.spec),
+        about.weights,
+        about.weights_sha256,
+        about.corpus_sha256,
+        about.semantics,
     )
 
 
-def _size(path: Location) -> int | None:
+_ALWAYS = ("stride", "phase")
+
+
+def traits(entries: Sequence[StoreEntry]) -> list[str]:
+    """What tells each of these stores from the others of its corpus and stream, in words.
+
+    Stride and phase are told in any case.
+    """
+    known = [({} if entry.damaged else _traits(entry), entry) for entry in entries]
+    told = []
+    for own, entry in known:
+        others = [
+            other
+            for other, one in known
+            if other and (one.corpus, one.stream) == (entry.corpus, entry.stream)
+        ]
+        apart = [
+            name
+            for name, value in own.items()
+            if name in _ALWAYS or any(other.get(name) != value for other in others)
+        ]
+        if "weights" in apart:
+            # Other names say it better.
+            apart = [name for name in apart if name != _WEIGHTS_SHA256]
+        told.append(", ".join(f"{name} {own[name]}" for name in apart))
+    return told
+
+
+_WEIGHTS_SHA256 = "weights sha256"
+
+
+def _traits(entry: StoreEntry) -> dict[str, str]:
+    values = {
+        **dict.fromkeys(_ALWAYS),
+        **entry.spec,
+        "weights": entry.weights,
+        _WEIGHTS_SHA256: entry.weights_sha256[:8],
+        "semantics": entry.semantics,
+        "clip list": entry.corpus_sha256[:8],
+    }
+    return {name: in_words(value) for name, value in values.items() if value is not None}
+
+
+def in_words(value: object) -> str:
+    """A value of a spec as people write it."""
+    if isinstance(value, list | tuple):
+        return "+".join(map(in_words, value))
+    if isinstance(value, Mapping):
+        return "+".join(f"{name}={in_words(entry)}" for name, entry in value.items())
+    return str(value)
+
+
+def at_work(store: Location) -> dict[str, str]:
+    """Partition -> who computes it now, ``user on host since time``; of remote stores nobody."""
+    live = Leases.beside(store).live() if isinstance(store, Path) else {}
+    return {name: str(holder) for name, holder in live.items()}
+
+
+def size_of(path: Location) -> int | None:
+    """Sum of the sizes of a store's files; None where a server does not list them."""
     if not isinstance(path, Path):
         return sum(path.files().values()) if path.writable else None
     with io.reading(path):

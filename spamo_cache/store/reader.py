@@ -17,7 +17,7 @@ from spamo_cache.store.attributes import Attributes, check_room, load_attributes
 from spamo_cache.store.index import FAILED, OK, STATES, ClipIndex, State, StringColumn
 from spamo_cache.store.layout import Bytes, ChunkLayout, ClipKey, Slot
 from spamo_cache.store.leases import Leases
-from spamo_cache.store.receipts import Receipt, finished, load_receipt, shard_path
+from spamo_cache.store.receipts import Receipt, finished, fresh, load_receipt, shard_path
 from spamo_cache.store.remote import Location, RemotePath
 from spamo_cache.store.roots import locate
 from spamo_cache.store.shard import Destination, Shard, as_bytes, scratch
@@ -39,6 +39,7 @@ class FeatureStore:
         attributes: the same as plain values.
         width: values of a row.
         dtype: of the values.
+        index: the clips, their places and states.
     """
 
     def __init__(self, path: Location) -> None:
@@ -49,8 +50,8 @@ class FeatureStore:
         self.width = self.layout.width
         self.dtype: np.dtype[Any] = np.dtype(self.layout.dtype)
         room = load_room(path, self.about)
-        self._index = ClipIndex.open(path, self.about)
-        check_room(path, self.about, room, self._index.partitions)
+        self.index = ClipIndex.open(path, self.about)
+        check_room(path, self.about, room, self.index.partitions)
         self._shards = shards_of(path, self.about)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -62,8 +63,8 @@ class FeatureStore:
 
         Args:
             store: ``CORPUS/STREAM`` with or without ``-FINGERPRINT``, as ``spamo-cache store ls``
-                shows it; a ``.zarr`` folder; or an address in a remote root (``s3://``,
-                ``https://``).
+                shows it, or just ``CORPUS`` if it has one store; a ``.zarr`` folder; or an address
+                in a remote root (``s3://``, ``https://``).
             roots: where to look for a name; None is what ``SPAMO_CACHE`` lists, else the features
                 below ``SPAMO_HOME``.
 
@@ -90,39 +91,49 @@ class FeatureStore:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        return self._index.splits
+        return self.index.splits
 
     @property
     def ids(self) -> StringColumn:
-        return self._index.ids
+        return self.index.ids
 
     def __len__(self) -> int:
-        return len(self._index.ids)
+        return len(self.index.ids)
 
     def __contains__(self, clip: object) -> bool:
         return isinstance(clip, str) and int(self.ids.positions([clip])[0]) >= 0
 
     def counts(self) -> dict[State, int]:
         """Number of clips by state: ok, failed, absent."""
-        return self._index.counts()
+        return self.index.counts()
+
+    def progress(self) -> tuple[NDArray[np.uint8], Mapping[int, str]]:
+        """How far writers are now, beyond what was finished when the index was written.
+
+        Returns:
+            (clips,) the state of each clip in order of ids, a place in :data:`index.STATES`; and
+            place of a failed clip -> its reason.
+        """
+        newer = fresh(self.path, self.about, self.index.finished_partitions())
+        return self.index.with_newer(list(newer))
 
     def select(self, *, split: str | None = None, state: State | None = None) -> list[str]:
         """Ids of the clips of a split, in a state, or both; sorted."""
         kept = np.ones(len(self), bool)
         if split is not None:
             code = self.splits.index(split) if split in self.splits else -1
-            kept &= self._index.split == code
+            kept &= self.index.split == code
         if state is not None:
-            kept &= self._index.state == STATES.index(state)
+            kept &= self.index.state == STATES.index(state)
         return [self.ids[position] for position in np.flatnonzero(kept).tolist()]
 
     def slots(self) -> list[Slot]:
         """The place of each clip, in order of ids."""
-        return self._index.slots()
+        return self.index.slots()
 
     def slot(self, clip: str) -> Slot:
         """The place of one clip."""
-        return self._index.places(self._positions([clip]))[0]
+        return self.index.places(self._positions([clip]))[0]
 
     def clip_keys(self) -> list[ClipKey]:
         """What identified each clip's source, in order of ids."""
@@ -139,7 +150,7 @@ class FeatureStore:
 
     def checksums(self) -> dict[str, str]:
         """SHA-256 of each clip's features, as receipts have them; nothing is read."""
-        receipts = finished(self.path, self.about, self._index.finished_partitions())
+        receipts = finished(self.path, self.about, self.index.finished_partitions())
         return {clip: entry.sha256 for done in receipts for clip, entry in done.clips.items()}
 
     def table(self) -> dict[str, list[Any] | NDArray[Any]]:
@@ -178,15 +189,15 @@ class FeatureStore:
         Raises:
             StoreError: an unknown clip (as for the other methods that take one).
         """
-        return STATES[int(self._index.state[self._position(clip)])]
+        return STATES[int(self.index.state[self._position(clip)])]
 
     def reason(self, clip: str) -> str | None:
         """Why a failed clip has no features."""
-        return self._index.reasons.get(self._position(clip))
+        return self.index.reasons.get(self._position(clip))
 
     def rows(self, clip: str) -> int:
         """Rows of a clip, planned or there."""
-        return int(self._index.rows[self._position(clip)])
+        return int(self.index.rows[self._position(clip)])
 
     def lengths(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """(clips,) rows of clips that have features.
@@ -194,7 +205,7 @@ class FeatureStore:
         Raises:
             StoreError: a clip that is unknown, failed or absent.
         """
-        return self._index.rows[self._available(ids)].astype(np.int64)
+        return self.index.rows[self._available(ids)].astype(np.int64)
 
     def _position(self, clip: str) -> int:
         return int(self._positions([clip])[0])
@@ -209,7 +220,7 @@ class FeatureStore:
             DamagedError: bytes that disagree with a checksum or receipt.
         """
         positions = self._available(ids)
-        shapes = [(int(rows), self.width) for rows in self._index.rows[positions]]
+        shapes = [(int(rows), self.width) for rows in self.index.rows[positions]]
         features: list[NDArray[Any]] = [np.empty(shape, self.dtype) for shape in shapes]
         self._fetch(positions, [as_bytes(rows) for rows in features])
         return features
@@ -230,7 +241,7 @@ class FeatureStore:
         """
         positions = self._available(ids)
         offsets = np.zeros(len(positions) + 1, np.int64)
-        np.cumsum(self._index.rows[positions], out=offsets[1:])
+        np.cumsum(self.index.rows[positions], out=offsets[1:])
         fits = buffer.ndim == 2 and buffer.shape[1] == self.width and len(buffer) >= offsets[-1]
         if not (fits and buffer.dtype == self.dtype and buffer.flags.c_contiguous):
             raise StoreError(
@@ -263,8 +274,8 @@ class FeatureStore:
         return array.map_blocks(_block, names, store=self, chunks=sizes, meta=empty)
 
     def _fetch(self, positions: NDArray[np.int64], outs: list[Bytes]) -> None:
-        partition, row = np.divmod(self._index.row[positions], self.layout.shard_rows)
-        numbers = (partition, row // self.layout.chunk_rows, self._index.checksum[positions])
+        partition, row = np.divmod(self.index.row[positions], self.layout.shard_rows)
+        numbers = (partition, row // self.layout.chunk_rows, self.index.checksum[positions])
         columns = [column.tolist() for column in numbers]
         self._shards.fetch([Wanted(*clip) for clip in zip(*columns, outs, strict=True)])
 
@@ -277,14 +288,14 @@ class FeatureStore:
 
     def _available(self, ids: Sequence[str]) -> NDArray[np.int64]:
         positions = self._positions(ids)
-        wrong = np.flatnonzero(self._index.state[positions] != OK)
+        wrong = np.flatnonzero(self.index.state[positions] != OK)
         if len(wrong):
             raise self._unavailable(ids[int(wrong[0])], int(positions[wrong[0]]))
         return positions
 
     def _unavailable(self, clip: str, position: int) -> StoreError:
-        if self._index.state[position] == FAILED:
-            reason = self._index.reasons[position]
+        if self.index.state[position] == FAILED:
+            reason = self.index.reasons[position]
             return StoreError(f"clip {clip!r} has no features: {reason}", where=self.path)
         return StoreError(
             f"clip {clip!r} was not extracted yet", where=self.path, remedy="run extract again"

@@ -212,6 +212,18 @@ def _take(path: Path, desk: Path) -> None:
             raise
 
 
+def fresh(store: Location, attributes: Attributes, listed: Collection[int]) -> Iterator[Receipt]:
+    """What writers have finished since the index was written; of remote stores nothing is known.
+
+    Args:
+        listed: partitions that the index says are finished.
+    """
+    if isinstance(store, Path):
+        here = Receipts(store, attributes)
+        found = map(here.valid, sorted(set(here.partitions()).difference(listed)))
+        yield from (receipt for receipt in found if receipt is not None)
+
+
 def finished(
     store: Location,
     attributes: Attributes,

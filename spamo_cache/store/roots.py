@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from spamo_cache import config, io
@@ -12,6 +13,7 @@ from spamo_cache.errors import UsageError
 from spamo_cache.store.remote import Location, RemotePath, location
 
 _CORPUS = re.compile(NAME_PATTERN)
+_LIST = "`spamo-cache store ls` shows them all"
 _STORE = re.compile(rf"(?P<stream>{NAME_PATTERN})-[0-9a-f]{{12}}\.zarr")
 
 
@@ -49,11 +51,10 @@ def _folders(place: Location) -> list[str]:
 
 
 def locate(name: str | Location, roots: Sequence[str] | None = None) -> Location:
-    """Where the store lies that a name, a path or an address means.
+    """The one store that a name, a path or an address means, see :func:`search`.
 
     Args:
-        name: ``CORPUS/STREAM`` with or without ``-FINGERPRINT`` (its beginning will do), a folder,
-            or an address.
+        name: as for :func:`search`; a ``Path`` or a ``RemotePath`` is taken as it is.
         roots: searched for names, remote ones only if no local one has it; None is
             :func:`config.roots`, which ``SPAMO_CACHE`` sets.
 
@@ -61,33 +62,86 @@ def locate(name: str | Location, roots: Sequence[str] | None = None) -> Location
         UsageError: no store of this name, or several.
         StoreError: a remote root cannot be asked.
     """
-    if not isinstance(name, str) or _is_place(name):
+    if not isinstance(name, str):
         return location(name)
     searched = config.roots() if roots is None else roots
-    wanted = name.removesuffix(".zarr")
-    local = [root for root in searched if "://" not in root]
     remote = [root for root in searched if "://" in root]
-    paths = _named(wanted, local) or _named(wanted, remote)
-    if len({path.name for path in paths}) == 1:
-        return paths[0]
-    if not paths:
-        raise UsageError(f"no store {name!r}", remedy="`spamo-cache store ls` shows them all")
-    shown = ", ".join(f"{path.parent.name}/{path.stem}" for path in paths)
-    raise UsageError(f"{name!r} may be several stores", remedy=f"one of: {shown}")
+    try:
+        found = search(name, [root for root in searched if "://" not in root])
+    except UsageError as error:
+        try:
+            found = [] if _is_place(name) else search(name, remote)
+        except UsageError:
+            found = []
+        if not found:
+            raise error from None
+    named = {name_of(path): path for _, path in reversed(found)}
+    if len(named) == 1:
+        return next(iter(named.values()))
+    if not named:
+        raise UsageError("no store lies here", where=name, remedy=_LIST)
+    raise UsageError(
+        f"{name!r} may be several stores", remedy=f"name one of: {', '.join(sorted(named))}"
+    )
+
+
+def search(name: str, roots: Sequence[str]) -> list[tuple[str, Location]]:
+    """Roots and stores that a name, a path or an address means, in the order of roots.
+
+    Args:
+        name: ``CORPUS``; ``CORPUS/STREAM`` with or without ``-FINGERPRINT`` (its beginning will
+            do); or the folder or address of a store, of a root, or of a corpus in a root.
+        roots: searched for names.
+
+    Raises:
+        UsageError: no store of this name, no such folder, or an address that no root can have.
+        StoreError: a remote root cannot be asked.
+    """
+    if _is_place(name):
+        return _stores_at(location(name))
+    corpus, _, wanted = name.rstrip("/").removesuffix(".zarr").partition("/")
+    found = [
+        (root, path)
+        for root in roots
+        for path in stores_in(root, corpus)
+        if wanted in {"", path.stem.rpartition("-")[0]}
+        or ("-" in wanted and path.stem.startswith(wanted))
+    ]
+    if not found and name and Path(name).is_dir():
+        return _stores_at(location(name))
+    if not found:
+        raise UsageError(f"no store {name!r}", remedy=f"{_nearest(name, roots)}{_LIST}")
+    return found
+
+
+def name_of(store: Location) -> str:
+    """``CORPUS/STREAM-FINGERPRINT``."""
+    return f"{store.parent.name}/{store.stem}"
 
 
 def _is_place(name: str) -> bool:
     """Whether a text is a path or an address, not a store's name."""
-    if name.endswith(".zarr"):
-        return name.startswith(("/", ".", "~")) or "://" in name or Path(name).is_dir()
-    return "://" in name
+    if (
+        "://" in name
+        or name.startswith(("/", "~"))
+        or name.split("/", maxsplit=1)[0] in {".", ".."}
+    ):
+        return True
+    return name.rstrip("/").endswith(".zarr") and Path(name).is_dir()
 
 
-def _named(wanted: str, searched: Iterable[str]) -> list[Location]:
-    corpus, _, name = wanted.partition("/")
-    return [
-        path
-        for root in searched
-        for path in stores_in(root, corpus)
-        if name == path.stem.rpartition("-")[0] or ("-" in name and path.stem.startswith(name))
-    ]
+def _stores_at(place: Location) -> list[tuple[str, Location]]:
+    if place.suffix == ".zarr":
+        return [(str(place.parent.parent), place)]
+    if isinstance(place, Path) and not place.is_dir():
+        raise UsageError("no such folder", where=place, remedy=_LIST)
+    found = [(str(place), path) for path in stores_in(place)]
+    return found or [(str(place.parent), path) for path in stores_in(place.parent, place.name)]
+
+
+def _nearest(name: str, roots: Sequence[str]) -> str:
+    local = (root for root in roots if "://" not in root)
+    full = {name_of(path) for root in local for path in stores_in(root)}
+    known = full | {name.rpartition("-")[0] for name in full} | {n.partition("/")[0] for n in full}
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"nearest is {near[0]!r}; " if near else ""

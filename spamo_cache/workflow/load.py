@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spamo_cache import config
 from spamo_cache.workflow import EMBEDDED, resolve
 from spamo_cache.workflow.resolve import Changes
 from spamo_cache.workflow.watcher import QUIET, Watcher
@@ -80,7 +79,7 @@ def open_store(name: str | Path, *, store: str | Path | None = None) -> FeatureS
 
     Args:
         name: path, address, or ``CORPUS/STREAM`` with or without ``-FINGERPRINT``, which is looked
-            for in the roots.
+            for in the roots; ``CORPUS`` will do for a corpus with a single store.
         store: root to look into before those of ``SPAMO_CACHE``.
 
     Raises:
@@ -92,12 +91,16 @@ def open_store(name: str | Path, *, store: str | Path | None = None) -> FeatureS
     return FeatureStore.open(resolve.located(str(name), resolve.store_roots(store)))
 
 
-def list_stores(roots: Sequence[str | Path] | None = None) -> list[StoreEntry]:
+def list_stores(names: Sequence[str | Path] | None = None) -> list[StoreEntry]:
     """The stores of every root, in the order in which roots are searched.
 
     Args:
-        roots: folders or addresses; None is those of ``SPAMO_CACHE``.
+        names: only these: roots by folder or address, corpora, or stores as :func:`open_store`
+            takes them; None is all of ``SPAMO_CACHE``'s roots.
+
+    Raises:
+        UsageError: a name that no root has, or no such folder.
     """
     from spamo_cache.store import inventory
 
-    return inventory.list_stores(config.roots() if roots is None else [str(root) for root in roots])
+    return inventory.list_stores(None if names is None else [str(name) for name in names])

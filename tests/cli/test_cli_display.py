@@ -13,6 +13,25 @@ def test_a_table_prints_text_as_it_is(capsys: pytest.CaptureFixture[str]) -> Non
     assert "ä" * 90 in printed
 
 
+def test_columns_are_plain_and_never_folded(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [("weather/motion", "9", "stride 4, phase 2"), ("天気/motion", "10", "")]
+    display.columns(("store", "clips", "notes"), rows, right=("clips",))
+    assert capsys.readouterr().out.splitlines() == [
+        "store           clips  notes",
+        "weather/motion      9  stride 4, phase 2",
+        "天気/motion        10",
+    ]
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "30")
+    display.columns(("store", "clips", "notes"), rows, right=("clips",))
+    assert capsys.readouterr().out.splitlines()[1:3] == [
+        "weather/motion      9",
+        "    stride 4, phase 2",
+    ]
+
+
 def test_progress_is_quiet_where_stderr_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with display.progress("working", "clips") as advance:
         advance(1, 2)

@@ -71,6 +71,57 @@ def test_rm_asks(features, call):
     assert call("store ls --json").stdout.strip() == "[]"
 
 
+def test_every_command_takes_the_same_names(features, call, tmp_path):
+    call(IMPORT)
+    (path,) = (tmp_path / "own").glob("*/*.zarr")
+    names = ["phoenix14t", "phoenix14t/spatial", f"phoenix14t/{path.stem}", path, f"{path}/", "own"]
+    for name in names:
+        for command in ("ls", "info", "verify"):
+            assert path.stem in call(f"store {command} {name}").stdout, (command, name)
+        assert Path(json.loads(call(f"store ls {name} --json").stdout)[0]["path"]).samefile(path)
+    for command in ("ls", "info", "verify", "rm --yes"):
+        told = call(f"store {command} phoenix14t/spatail", code=2).stderr
+        assert "nearest is 'phoenix14t/spatial'" in told
+    call("store rm phoenix14t --yes")
+    assert not path.exists()
+
+
+def test_a_list_and_what_is_known_of_a_store_agree(features, call):
+    call(IMPORT)
+    listed = call("store ls").stdout.splitlines()
+    assert [line.split()[0] for line in listed[:2]] == [listed[0], "store"]
+    assert "1 store, " in listed[3]
+    shown = call("store info phoenix14t").stdout
+    assert listed[3].removeprefix("1 store, ") in shown
+    assert "{" not in shown
+    assert "4 ok, 0 failed" in shown
+    (entry,) = json.loads(call("store ls --json").stdout)
+    known = json.loads(call("store info phoenix14t --json").stdout)
+    assert entry.pop("damaged") is None
+    assert {name: known[name] for name in entry} == entry
+
+
+def test_clips_are_listed_a_line_each(features, call):
+    (features / "test" / "c_s2wrapping.npy").write_bytes(b"nothing")
+    call(IMPORT, code=1)
+    heads, *lines = call("store info phoenix14t --clips").stdout.splitlines()
+    assert heads.split("\t") == ["id", "split", "rows", "state", "reason"]
+    cells = [line.split("\t") for line in lines]
+    assert cells[0] == ["a", "train", "20", "ok", ""]
+    assert cells[2][0] == "c"
+    assert cells[2][3] == "failed"
+    assert cells[2][4].startswith("cannot be read")
+    documents = call("store info phoenix14t --clips --json").stdout.splitlines()
+    assert [json.loads(line)["id"] for line in documents] == [cell[0] for cell in cells]
+    one = call("store info phoenix14t --clip c").stdout
+    assert "cannot be read" in one
+    assert json.loads(call("store info phoenix14t --clip a --json").stdout)["rows"] == 20
+    assert "name the clip by --clip" in call("store info phoenix14t --row 1", code=2).stderr
+    refused = call("store info phoenix14t --clip a --root .", code=2)
+    assert "by --clip ID and --row N" in refused.stderr
+    assert "no clip 'A'" in call("store info phoenix14t --clip A", code=2).stderr
+
+
 def test_import_lists_what_it_cannot_use(features, call, tmp_path):
     (features / "test" / "c_s2wrapping.npy").write_bytes(b"nothing")
     rows = "".join(f"{c},{s},x,wort,German\n" for s in CLIPS for c in [*CLIPS[s], f"{s} more"])

@@ -211,7 +211,7 @@ def test_one_hostile_store_does_not_end_a_list(changes, why, make, tmp_path):
     entries = {entry.path: entry for entry in list_stores([str(tmp_path)])}
     assert why in (entries[bad].damaged or "")
     assert entries[good].damaged is None
-    assert entries[good].clips["ok"] == 6
+    assert entries[good].states["ok"] == 6
     with pytest.raises(StoreError, match=why):
         info(bad)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,13 @@ import pytest
 
 import spamo_cache as sc
 from spamo_cache.errors import StoreError, UsageError
-from spamo_cache.store.inventory import list_stores
+from spamo_cache.store.index import STATES
+from spamo_cache.store.inspect import clip_lines, info
+from spamo_cache.store.inventory import list_stores, traits
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.writer import StoreWriter
+
+from .conftest import Material
 
 
 @pytest.fixture
@@ -31,8 +37,9 @@ def test_a_store_is_opened_by_every_name_that_the_commands_take(
 ) -> None:
     stem = sealed.path.stem
     names = ["weather/spatial", f"weather/{stem}", f"weather/{stem}.zarr", f"weather/{stem[:-4]}"]
+    names += ["weather", "./weather", str(root), f"{sealed.path}/", f"./weather/{stem}.zarr"]
     monkeypatch.chdir(root)
-    for name in (*names, sealed.path, str(sealed.path), f"./weather/{stem}.zarr"):
+    for name in (*names, sealed.path, str(sealed.path)):
         assert FeatureStore.open(name).fingerprint == sealed.fingerprint, name
         assert sc.open_store(name).path.name == sealed.path.name, name
     monkeypatch.delenv("SPAMO_CACHE")
@@ -52,6 +59,50 @@ def test_stores_are_listed_as_the_roots_of_the_environment_have_them(sealed: Sto
     (entry,) = list_stores()
     assert (entry.path, entry.fingerprint) == (sealed.path, sealed.fingerprint)
     assert list_stores([]) == []
+    for name in ("weather", "weather/spatial", str(sealed.path), str(sealed.path.parents[1])):
+        assert sc.list_stores([name]) == [entry], name
+    with pytest.raises(UsageError, match="no such folder"):
+        sc.list_stores([f"{sealed.path.parents[1]}/elsewhere"])
+
+
+def test_what_a_running_extraction_has_finished_is_listed(
+    material: Material, tmp_path: Path
+) -> None:
+    """Its index is written at the end; receipts tell how far it is."""
+    writer = material.open(tmp_path)
+    writer.commit_index()
+    first, second, *_ = material.partitions
+    material.publish(writer, first)
+    with writer.lease(second):
+        (entry,) = list_stores([str(tmp_path)])
+        known = info(writer.path)
+    inside = [slot.id for slot in material.slots if slot.partition == first]
+    failed = [clip for clip in inside if clip in material.failures]
+    assert entry.states["ok"] + entry.states["failed"] == len(inside)
+    assert entry.states["failed"] == len(failed)
+    assert list(entry.at_work) == [str(second)]
+    assert known["states"] == entry.states
+    assert known["failures"].keys() == set(failed)
+    assert {split: sum(n[s] for s in STATES) for split, n in known["splits"].items()} == {
+        split: len(store.select(split=split))
+        for store in [FeatureStore.open(writer.path)]
+        for split in store.splits
+    }
+    lines = {line.id: line for line in clip_lines(FeatureStore.open(writer.path))}
+    assert {clip for clip, line in lines.items() if line.state != "absent"} == set(inside)
+    assert [lines[clip].reason for clip in failed] == ["decoder gave up"] * len(failed)
+
+
+def test_what_tells_stores_apart_is_told(make: Callable[..., Material], tmp_path: Path) -> None:
+    same, other = make(), make()
+    other.identity = replace(other.identity, spec={**other.identity.spec, "phase": 2, "stride": 4})
+    first, second = same.write(tmp_path), other.write(tmp_path)
+    entries = list_stores([str(first.path), str(second.path)])
+    assert traits(entries) == ["stride 8", "stride 4, phase 2"]
+    # A copy elsewhere is the same store; other weights of the same name are not.
+    assert traits([entries[0], entries[0]]) == ["stride 8"] * 2
+    changed = replace(entries[0], weights_sha256="cd" * 32)
+    assert traits([entries[0], changed])[1] == "stride 8, weights sha256 cdcdcdcd"
 
 
 def test_a_table_has_one_row_for_each_clip(sealed: StoreWriter) -> None:
