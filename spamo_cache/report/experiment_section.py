@@ -87,7 +87,7 @@ def _rows(experiment: Experiment, scored: Sequence[Variant]) -> _Figure:
     score = base.mean("bleu4")
     beside = None if score is None else (base.name, score)
     note = _spread_note(experiment, "Bands") + (f" Dashed: “{base.name}”." if beside else "")
-    return _Figure(figures.ranges(rows, "BLEU-4 on test", beside=beside), note)
+    return _Figure(figures.ranges(rows, "BLEU-4 on test", beside=beside, broad=True), note)
 
 
 def _spread_note(experiment: Experiment, mark: str) -> str:

@@ -111,7 +111,7 @@ def _sections(run: RunView, frames: Frames | None) -> dict[str, Markup]:
     sections = {
         "Scores": scores(run),
         "Learning curves": learning([run], run.anchor),
-        "Translations": translations(run),
+        "Translations": translations(run, frames),
         "Confusions": confusions(run, frames),
         "Attribution over time": attributions(run),
         "Alignment": alignment(run),

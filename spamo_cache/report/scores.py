@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from markupsafe import Markup
 
@@ -23,10 +24,11 @@ _NOTES = {
     "rouge_l_coco": "MSCOCO's: recall weighs 1.2 times as much",
     "bleurt": "a learned metric",
 }
-_LOSSES = (
-    ("Aligning: VT-Align loss", (("align", "align"), ("loss", "align"))),
-    ("Translating: cross-entropy, nats a token", (("lm", "translate"), ("loss", "translate"))),
-)
+_Sources = Sequence[tuple[str, str]]
+"""(key of the metrics, stage): the first that was logged counts."""
+_ALIGN: _Sources = (("align", "align"), ("loss", "align"))
+_LM: _Sources = (("lm", "translate"), ("loss", "translate"))
+_BLEU: _Sources = (("dev_bleu", "translate"),)
 
 
 @dataclass(frozen=True)
@@ -166,25 +168,46 @@ def _histogram(shown: Evaluation) -> Markup:
     return figures.histogram([line.chrf for line in shown.lines], title="chrF of single clips")
 
 
+class Curves(NamedTuple):
+    """A figure of the learning curves, and what has to be known to read it."""
+
+    drawing: Markup
+    note: str = ""
+
+
 def learning(runs: Sequence[RunView], place: str) -> Markup:
     """Align loss, translation loss and BLEU on the split of choice, a line for each run."""
     split = " and ".join(dict.fromkeys(run.chosen_on for run in runs))
-    drawn = {title: _curves(runs, title, sources) for title, sources in _LOSSES}
-    # Its key is the same, whichever split weights are chosen on.
-    title = f"Translating: BLEU-4 on {split}"
-    drawn[title] = _curves(runs, title, [("dev_bleu", "translate")], best=True)
+    # Keys of the metrics are the same, whichever split weights are chosen on.
+    drawn = {
+        "Aligning: VT-Align loss": _curves(runs, "VT-Align loss", _ALIGN),
+        "Translating: cross-entropy, nats a token": _losses(runs, split),
+        f"Translating: BLEU-4 on {split}": _curves(runs, f"BLEU-4 on {split}", _BLEU, best=True),
+    }
     return render(
         "learning.html", place=place, split=split, drawn=drawn, names=[run.name for run in runs]
     )
 
 
 def _curves(
-    runs: Sequence[RunView], title: str, sources: Sequence[tuple[str, str]], *, best: bool = False
-) -> Markup:
+    runs: Sequence[RunView], title: str, sources: _Sources, *, best: bool = False
+) -> Curves:
     series = [Series(run.name, _curve(run, sources), colour(i)) for i, run in enumerate(runs)]
-    return figures.curves(series, title=title, best=best)
+    return Curves(figures.curves(series, title=title, best=best))
 
 
-def _curve(run: RunView, sources: Sequence[tuple[str, str]]) -> Sequence[Point]:
+def _losses(runs: Sequence[RunView], split: str) -> Curves:
+    """The loss of training batches and, where it was logged, that of the split of choice."""
+    series = [Series(run.name, _curve(run, _LM), colour(i)) for i, run in enumerate(runs)]
+    chosen = [
+        Series(f"{run.name} on {run.chosen_on}", points, colour(i), dashed=True)
+        for i, run in enumerate(runs)
+        if (points := run.curve("dev_loss", "translate"))
+    ]
+    drawing = figures.curves([*series, *chosen], title="Cross-entropy, nats a token")
+    return Curves(drawing, f"Solid: training batches. Dashed: all of {split}." if chosen else "")
+
+
+def _curve(run: RunView, sources: _Sources) -> Sequence[Point]:
     """The first of some metrics that was logged."""
     return next((points for key, stage in sources if (points := run.curve(key, stage))), [])

@@ -22,6 +22,8 @@ LONGEST = 400
 CONFUSIONS = 15
 EXAMPLES = 6
 """Confusions with a clip to look at."""
+SHOTS = 4
+"""Frames beside a translation."""
 
 Edit = tuple[str, list[str], list[str]]
 """(kind, words meant, words said)"""
@@ -44,7 +46,7 @@ def language_code(run: RunView) -> str | None:
     return _LANGUAGE_CODES.get(run.pipeline.text.language)
 
 
-def translations(run: RunView) -> Markup | None:
+def translations(run: RunView, frames: Frames | None = None) -> Markup | None:
     """Hypotheses beside references, spread evenly from the best chrF to the worst."""
     shown = run.headline
     if shown is None or not shown.lines:
@@ -52,6 +54,7 @@ def translations(run: RunView) -> Markup | None:
     # Ties stay in the order of the split.
     ranked = sorted(shown.lines, key=lambda line: -line.chrf)
     picked = spread(len(ranked), SHOWN)
+    pictures = {} if frames is None else frames(run.path, [ranked[i].id for i in picked])
     rest = [line for i, line in enumerate(ranked) if i not in set(picked)]
     lead = (
         f"{len(picked)} of {len(ranked):,} clips of {shown.name}, taken at even distances from the "
@@ -61,8 +64,13 @@ def translations(run: RunView) -> Markup | None:
     return render(
         "translations.html",
         place=run.anchor,
+        name=run.name,
         lead=lead,
         language=language_code(run),
+        pictures={
+            clip: [shots[place] for place in spread(len(shots), SHOTS)]
+            for clip, shots in pictures.items()
+        },
         picked=[ranked[i] for i in picked],
         rest=rest[: MOST - SHOWN],
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import stat
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -104,19 +104,41 @@ def decode(
         VideoError: it cannot be decoded, or has other frames than when it was probed; frames
             handed on before count for nothing then.
     """
-    if probed.reason is not None:
-        raise VideoError(probed.reason)
     path = locate(root, clip.source)
     hashed = hashlib.sha256()
-    if probed.span is None:
-        frames = images.frames(images.listing(path), hashed)
-    else:
-        frames = video_file.frames(path, probed.span, reader)
-    with closing(frames):
-        count = in_runs(frames if clip.crop is None else cropped(frames, clip.crop), take)
+    with closing(each_frame(root, clip, probed, reader=reader, hashed=hashed)) as found:
+        count = in_runs(found, take)
     if count != probed.frames:
         raise VideoError(f"lists {probed.frames} frames, gives {count}", where=path)
     return hashed.hexdigest() if probed.span is None else video_file.sha256(path)
+
+
+def each_frame(
+    root: Path,
+    clip: ClipLike,
+    probed: Probe,
+    *,
+    reader: Reader = "auto",
+    hashed: images.Hash | None = None,
+) -> Generator[Frame]:
+    """The frames of a probed clip, cropped; each is valid until the next one is asked for.
+
+    Args:
+        reader: what decodes video files.
+        hashed: takes the bytes of images as they are read; not those of video files.
+
+    Raises:
+        VideoError: it cannot be decoded.
+    """
+    if probed.reason is not None:
+        raise VideoError(probed.reason)
+    path = locate(root, clip.source)
+    if probed.span is None:
+        whole = images.frames(images.listing(path), hashed or hashlib.sha256())
+    else:
+        whole = video_file.frames(path, probed.span, reader)
+    with closing(whole):
+        yield from whole if clip.crop is None else cropped(whole, clip.crop)
 
 
 def read(root: Path, clip: ClipLike, probed: Probe) -> tuple[NDArray[np.uint8], str]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spamo_cache import devices
 from spamo_cache.config import Pipeline
-from spamo_cache.errors import StoreError, UsageError, VideoError
+from spamo_cache.errors import SpamoError, StoreError, UsageError, VideoError
 from spamo_cache.workflow import EMBEDDED, resolve
 from spamo_cache.workflow.watcher import QUIET, Watcher
 
@@ -79,17 +81,20 @@ def stills(root: Path, clips: Iterable[Clip], count: int) -> dict[str, list[tupl
     Needs the libraries of the extra ``extract``; without them there are no frames.
     """
     try:
-        from spamo_cache.video import read_clip
+        from spamo_cache.video import each_frame, probe
     except ModuleNotFoundError:
         return {}
     found = {}
     for clip in clips:
+        probed = probe(root, clip)
+        places = sorted({(2 * i + 1) * probed.frames // (2 * count) for i in range(count)})
         try:
-            frames = read_clip(root, clip)
-        except VideoError:
+            with closing(each_frame(root, clip, probed)) as shown:
+                whole = enumerate(islice(shown, places[-1] + 1))
+                shots = [(n, _jpeg(frame)) for n, frame in whole if n in places]
+        except SpamoError:
             continue
-        places = sorted({(2 * i + 1) * len(frames) // (2 * count) for i in range(count)})
-        found[clip.id] = [(place, _jpeg(frames[place])) for place in places]
+        found[clip.id] = shots
     return found
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from spamo_cache.errors import SpamoError
 from spamo_cache.workflow import resolve
 from spamo_cache.workflow.frames import stills
 from spamo_cache.workflow.resolve import RunLike
+
+if TYPE_CHECKING:
+    from spamo_cache.datasets.manifest import Clip
 
 FRAMES = 8
 """Frames shown of a clip."""
@@ -43,23 +47,48 @@ def report(
     return write_report(
         [resolve.run_path(run) for run in listed],
         Path(output),
-        frames=partial(_frames, raw),
+        frames=_Frames(raw),
         roots=resolve.store_roots(store),
     )
 
 
-def _frames(root: Path | None, run: Path, ids: Sequence[str]) -> Mapping[str, Sequence[bytes]]:
-    """Frames of a run's clips; none where the raw corpus is not at hand."""
-    from spamo_cache.datasets.manifest import Manifest
-    from spamo_cache.runs.folder import RunFolder
+class _Frames:
+    """Frames of runs' clips, each read once; none where the raw corpus is not at hand."""
 
-    manifest = RunFolder(run).sentences()
-    raw = resolve.at_hand(manifest.corpus, root)
-    if raw is None:
-        return {}
-    wanted = [clip for clip in manifest.clips() if clip.id in set(ids)]
-    own = raw / "manifest.parquet"
-    # A corpus that brings its manifest may have another clip of the same name.
-    known = Manifest.read(own).clips() if own.is_file() else wanted
-    shown = stills(raw, [clip for clip in wanted if clip in known], FRAMES)
-    return {clip: [jpeg for _, jpeg in shots] for clip, shots in shown.items()}
+    def __init__(self, root: Path | None) -> None:
+        self._root = root
+        self._known: dict[tuple[Path, str], list[bytes]] = {}
+
+    def __call__(self, run: Path, ids: Sequence[str]) -> Mapping[str, Sequence[bytes]]:
+        missing = {clip for clip in ids if (run, clip) not in self._known}
+        found = self._read(run, missing) if missing else {}
+        self._known |= {(run, clip): found.get(clip, []) for clip in missing}
+        return {clip: self._known[run, clip] for clip in ids}
+
+    def _read(self, run: Path, ids: Collection[str]) -> Mapping[str, list[bytes]]:
+        from spamo_cache.runs.folder import RunFolder
+
+        manifest = RunFolder(run).sentences()
+        raw = resolve.at_hand(manifest.corpus, self._root)
+        if raw is None:
+            return {}
+        wanted = [clip for clip in manifest.clips() if clip.id in ids]
+        known = _clips_of(raw)
+        # A corpus that brings its manifest may have another clip of the same name.
+        same = wanted if known is None else [clip for clip in wanted if clip in known]
+        shown = stills(raw, same, FRAMES)
+        return {clip: [jpeg for _, jpeg in shots] for clip, shots in shown.items()}
+
+
+def _clips_of(corpus: Path) -> Collection[Clip] | None:
+    """The clips of the manifest that a corpus's folder may hold; None where it holds none."""
+    from spamo_cache.datasets.manifest import Manifest
+
+    own = corpus / "manifest.parquet"
+    if not own.is_file():
+        return None
+    try:
+        return Manifest.read(own).clips()
+    except SpamoError:
+        # It is nothing of the run's, but nothing to go by either.
+        return ()

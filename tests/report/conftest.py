@@ -97,7 +97,8 @@ def metrics(strength: float) -> list[dict[str, Any]]:
         lines.append({"stage": "translate", "step": step, "loss": loss, "lm": loss, "align": 0.3})
         if step % 100 == 0:
             bleu = strength * (1 - math.exp(-step / 150))
-            lines.append({"stage": "translate", "step": step, "dev_bleu": bleu, "best_bleu": bleu})
+            dev = {"dev_loss": loss + 0.3, "dev_bleu": bleu, "best_bleu": bleu}
+            lines.append({"stage": "translate", "step": step, **dev})
     return lines
 
 

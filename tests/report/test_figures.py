@@ -20,6 +20,12 @@ def parsed(figure: str) -> ET.Element:
     return ET.fromstring(figure)  # noqa: S314
 
 
+def sizes(figure: str) -> list[ET.Element]:
+    """A figure as a phone shows it, and as a wide screen does."""
+    slim, broad = parsed(f"<div>{figure}</div>")
+    return [slim, broad]
+
+
 @settings(deadline=None)
 @given(finite, finite)
 def test_ticks_enclose_the_values_in_round_steps(a: float, b: float) -> None:
@@ -116,24 +122,24 @@ def test_error_bars_span_their_bounds_on_a_logarithmic_axis() -> None:
         Measured(str(x), x, 10.0 * n, (10 * n - 2, 10 * n + 2)) for n, x in enumerate((2, 4, 8), 1)
     ]
     figure = figures.against([group], title="BLEU-4", axis="stride", log=True)
-    tree = parsed(figure)
-    dots = [(float(str(d.get("cx"))), float(str(d.get("cy")))) for d in tree.iter("circle")]
-    # 2, 4 and 8 are equally far apart.
-    assert dots[1][0] - dots[0][0] == pytest.approx(dots[2][0] - dots[1][0], abs=0.2)
-    uprights = [
-        re.search(r"M([\d.]+),([\d.]+)V([\d.]+)", str(p.get("d"))) for p in tree.iter("path")
-    ]
-    for (x, y), upright in zip(dots, uprights, strict=True):
-        assert upright is not None
-        at, lower, upper = map(float, upright.groups())
-        assert at == x
-        assert upper < y < lower
+    for tree in sizes(figure):
+        dots = [(float(str(d.get("cx"))), float(str(d.get("cy")))) for d in tree.iter("circle")]
+        # 2, 4 and 8 are equally far apart.
+        assert dots[1][0] - dots[0][0] == pytest.approx(dots[2][0] - dots[1][0], abs=0.2)
+        uprights = [
+            re.search(r"M([\d.]+),([\d.]+)V([\d.]+)", str(p.get("d"))) for p in tree.iter("path")
+        ]
+        for (x, y), upright in zip(dots, uprights, strict=True):
+            assert upright is not None
+            at, lower, upper = map(float, upright.groups())
+            assert at == x
+            assert upper < y < lower
     assert "BLEU-4 against stride (logarithmic). 2 at 2: 10.0, 8.0 to 12.0; 4 at 4: 20.0" in figure
 
 
 def test_points_of_two_groups_at_one_place_do_not_hide_each_other() -> None:
     groups = [[Measured(name, x, 10.0, (8, 12)) for x in (2, 4)] for name in ("a", "b")]
-    tree = parsed(figures.against(groups, title="t", axis="x", log=False))
+    tree, _ = sizes(figures.against(groups, title="t", axis="x", log=False))
     places = [float(str(dot.get("cx"))) for dot in tree.iter("circle")]
     assert places[2] - places[0] == places[3] - places[1] > 6
     assert max(places) < float(str(tree.get("viewBox")).split()[2])
@@ -142,15 +148,16 @@ def test_points_of_two_groups_at_one_place_do_not_hide_each_other() -> None:
 def test_a_fit_is_drawn_and_shares_read_as_fractions() -> None:
     group = [Measured("a", x, 40 * x) for x in (0.125, 0.5, 1.0)]
     figure = figures.against([group], title="t", axis="share", log=True, fit=lambda x: 40 * x)
-    labels = [text.text for text in parsed(figure).iter("text")]
+    slim, _ = sizes(figure)
+    labels = [text.text for text in slim.iter("text")]
     assert {"1/8", "1/2", "1"} <= set(labels)
-    (line,) = parsed(figure).iter("polyline")
+    (line,) = slim.iter("polyline")
     assert line.get("class") == "line fit"
     ends = [
         pair.split(",")[1]
         for pair in (str(line.get("points")).split()[0], str(line.get("points")).split()[-1])
     ]
-    dots = [dot.get("cy") for dot in parsed(figure).iter("circle")]
+    dots = [dot.get("cy") for dot in slim.iter("circle")]
     assert ends == [dots[0], dots[-1]]
 
 
@@ -167,9 +174,47 @@ def test_rows_show_before_chance_seeds_and_what_all_are_held_against() -> None:
 
 def test_contributions_point_to_their_side_of_nothing() -> None:
     figure = figures.balance([("SE", 20.0, 2.0), ("VT-Align", -5.0, None)], "Shapley")
-    plus, minus = (r for r in parsed(figure).iter("rect"))
-    assert float(str(minus.get("x"))) < float(str(plus.get("x")))
-    assert float(str(plus.get("width"))) == pytest.approx(
-        4 * float(str(minus.get("width"))), abs=0.3
-    )
+    for tree in sizes(figure):
+        plus, minus = tree.iter("rect")
+        assert float(str(minus.get("x"))) < float(str(plus.get("x")))
+        assert float(str(plus.get("width"))) == pytest.approx(
+            4 * float(str(minus.get("width"))), abs=0.3
+        )
     assert "SE +20.0 plus or minus 2.0; VT-Align −5.0." in figure
+
+
+def boxes(tree: ET.Element) -> list[tuple[float, float, float, float]]:
+    """About where the words of a figure stand."""
+    found = []
+    for text in tree.iter("text"):
+        x, y, wide = float(str(text.get("x"))), float(str(text.get("y"))), 7 * len(text.text or "")
+        left = {"start": x, "middle": x - wide / 2, "end": x - wide}[str(text.get("text-anchor"))]
+        found.append((left, y - 10, left + wide, y))
+    return found
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.tuples(st.floats(0.001, 100), st.floats(0, 60)), min_size=2, max_size=14),
+    st.booleans(),
+)
+def test_no_label_of_a_curve_covers_another(points: list[tuple[float, float]], log: bool) -> None:
+    group = [Measured(str(n), x, y, (y - 1, y + 1)) for n, (x, y) in enumerate(points)]
+    drawn = figures.against([group, group[::2]], title="t", axis="share", log=log)
+    for tree in sizes(drawn):
+        found = boxes(tree)
+        pairs = [(a, b) for n, a in enumerate(found) for b in found[n + 1 :]]
+        hits = [
+            (a, b) for a, b in pairs
+            if a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+        ]  # fmt: skip
+        assert not hits
+
+
+def test_a_long_name_is_cut_before_its_value() -> None:
+    slim, broad = sizes(figures.ranges([Row("n" * 200, 40)], "BLEU-4", broad=True))
+    for tree, most in ((slim, 45), (broad, 45)):
+        name, value = (text for text in tree.iter("text") if text.get("class") in ("name", "value"))
+        assert str(name.text).endswith("…")
+        assert len(str(name.text)) < most
+        assert value.text == "40.0"

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from spamo_cache.datasets.manifest import Clip, Manifest
+from spamo_cache.report.translations import SHOTS
 from spamo_cache.workflow.frames import HEIGHT, stills
 from spamo_cache.workflow.report import FRAMES, report
 
@@ -55,7 +56,8 @@ def test_the_page_shows_them_if_it_is_told_where_they_lie(
     report(run, out)
     assert "<img" not in out.read_text()
     report(run, out, root=corpus)
-    assert out.read_text().count("<img") == FRAMES
+    # The clip's confusion, and its translation.
+    assert out.read_text().count("<img") == FRAMES + SHOTS
 
 
 def test_another_clip_of_the_same_name_is_not_shown(
@@ -64,7 +66,10 @@ def test_another_clip_of_the_same_name_is_not_shown(
     meant = clip("clip:1-0", "frames")
     run = build_run(corpus="my-lab", manifest=Manifest.from_clips("my-lab", [meant]))
     other = dataclasses.replace(meant, text="am freitag schnee")
-    for there, seen in ((other, 0), (meant, FRAMES)):
+    for there, seen in ((other, 0), (meant, FRAMES + SHOTS)):
         Manifest.from_clips("my-lab", [there]).write(corpus / "manifest.parquet")
         report(run, tmp_path / "r.html", root=corpus)
         assert (tmp_path / "r.html").read_text().count("<img") == seen
+    (corpus / "manifest.parquet").write_bytes(b"no manifest")
+    report(run, tmp_path / "r.html", root=corpus)
+    assert "<img" not in (tmp_path / "r.html").read_text()

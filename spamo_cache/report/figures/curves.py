@@ -9,16 +9,21 @@ from math import ceil
 from markupsafe import Markup
 
 from spamo_cache.report.figures.svg import (
+    BROAD,
     HEIGHT,
     LEFT,
     RIGHT,
     WIDTH,
+    Box,
     Scale,
+    Spot,
     beside,
+    figure_class,
     grid,
     heights,
     join,
     label,
+    labels,
     short,
     svg,
     tag,
@@ -29,7 +34,6 @@ from spamo_cache.report.formats import number
 Point = tuple[float, float]
 MAX_POINTS = 240
 """Points drawn of a curve; more cannot be distinguished."""
-_MAX_PLACES = 8
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Series:
     name: str
     points: Sequence[Point]
     colour: int = 1
+    dashed: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ def curves(series: Sequence[Series], *, title: str, best: bool = False) -> Marku
         title: what the values are; the first words of the spoken description.
         best: mark the highest point of every line, as for dev BLEU.
     """
-    shown = [Series(s.name, thinned(s.points), s.colour) for s in series if s.points]
+    shown = [replace(one, points=thinned(one.points)) for one in series if one.points]
     if not shown:
         return tag("p", "Nothing was logged.", class_="empty")
     everything = [point for one in shown for point in one.points]
@@ -81,9 +86,9 @@ def curves(series: Sequence[Series], *, title: str, best: bool = False) -> Marku
         grid(y),
         join(*_step_labels(x, max(steps))),
         label("step", LEFT - 7, HEIGHT - 8, "end"),
-        join(*(_curve(one, x, y) for one in shown)),
-        # Values of many lines would cover one another; the table has them.
-        join(*(_mark(one, x, y, best=best, worded=len(shown) <= 3) for one in shown)),
+        *(_curve(one, x, y) for one in shown),
+        *(_mark(one, x, y, best) for one in shown),
+        *labels(_mark_label(one, x, y, best) for one in shown),
     )
 
 
@@ -97,27 +102,49 @@ def against(
 ) -> Markup:
     """Scores with error bars along an axis, a colour for each group, and a fit's dashed line.
 
-    Groups stand a little beside each other, so that no bar hides another.
+    Groups stand a little beside each other, so that no bar hides another. Drawn for a phone and
+    for a wide screen.
     """
+    return join(*(_against(groups, title, axis, log=log, fit=fit, size=size) for size in _SIZES))
+
+
+_SIZES = ((WIDTH, HEIGHT), (BROAD, 320))
+
+
+def _against(
+    groups: Sequence[Sequence[Measured]],
+    title: str,
+    axis: str,
+    *,
+    log: bool,
+    fit: Callable[[float], float] | None,
+    size: tuple[int, int],
+) -> Markup:
+    width, height = size
     everything = [one for group in groups for one in group]
     places = sorted({one.at for one in everything})
     log = log and places[0] > 0
     edge = 12
-    x = Scale(places[0], places[-1], LEFT + edge, WIDTH - RIGHT - edge, log)
-    y = heights([v for one in everything for v in (one.value, *(one.bounds or ()))])
+    x = Scale(places[0], places[-1], LEFT + edge, width - RIGHT - edge, log)
+    y = heights([v for one in everything for v in (one.value, *(one.bounds or ()))], height)
     spoken = "; ".join(_spoken_at(one) for one in everything)
     drawn = (
         _group(sorted(group, key=lambda one: one.at), _moved(x, n), y, n + 1, joined=fit is None)
         for n, group in enumerate(groups)
     )
+    bars = [_bar_box(one, _moved(x, n), y) for n, group in enumerate(groups) for one in group]
+    values = [_value(one, _moved(x, n), y) for n, group in enumerate(groups) for one in group]
     return svg(
         f"{title} against {axis}{' (logarithmic)' if log else ''}. {spoken}.",
-        grid(y),
-        join(*_place_labels(x, places)),
-        label(axis, (LEFT + WIDTH - RIGHT) / 2, HEIGHT + 12, "middle", "axis-name"),
+        grid(y, width),
+        *_place_labels(x, places, height - 8),
+        label(axis, (LEFT + width - RIGHT) / 2, height + 12, "middle", "axis-name"),
         _fitted(fit, x, y) if fit is not None else Markup(""),
         *drawn,
-        height=HEIGHT + 18,
+        *labels(values, [*bars, (0, 0, LEFT - 4, height)]),
+        width=width,
+        height=height + 18,
+        class_=figure_class(width),
     )
 
 
@@ -140,18 +167,24 @@ def _group(group: Sequence[Measured], x: Scale, y: Scale, colour: int, *, joined
         for one in group
     )
     line = _curve(Series("", [(one.at, one.value) for one in group], colour), x, y)
-    few = group if len(group) <= _MAX_PLACES and colour == 1 else ()
-    values = (
-        label(
-            number(one.value, 1),
-            x(one.at),
-            max(10.0, y(max(one.value, *(one.bounds or (one.value,)))) - 8),
-            "middle",
-            "value",
-        )
-        for one in few
-    )
-    return join(line if joined else None, *bars, *dots, *values)
+    return join(line if joined else None, *bars, *dots)
+
+
+def _bar_box(one: Measured, x: Scale, y: Scale) -> Box:
+    low, high = one.bounds or (one.value, one.value)
+    return x(one.at) - 5, y(max(high, one.value)) - 5, x(one.at) + 5, y(min(low, one.value)) + 5
+
+
+def _value(one: Measured, x: Scale, y: Scale) -> tuple[str, list[Spot]]:
+    """A value, and where it may be written: above its bar, else below."""
+    left, above, right, below = _bar_box(one, x, y)
+    at = x(one.at)
+    places = [(at, above - 4, "middle"), (at, below + 12, "middle")]
+    beside_it = [(right + 3, y(one.value) + 4, "start"), (left - 3, y(one.value) + 4, "end")]
+    room = y.stop, y.start  # no label on the numbers of the axis
+    return number(one.value, 1), [
+        spot for spot in (*places, *beside_it) if room[0] - 6 <= spot[1] <= room[1]
+    ]
 
 
 def _error_bar(one: Measured, x: Scale, y: Scale, colour: int) -> Markup | None:
@@ -171,14 +204,13 @@ def _fitted(fit: Callable[[float], float], x: Scale, y: Scale) -> Markup:
     return tag("polyline", points=points, class_="line fit")
 
 
-def _place_labels(x: Scale, places: Sequence[float]) -> list[Markup]:
-    """The places measured, as far as they do not crowd."""
-    labels, last = [], -100.0
-    for place in places:
-        if x(place) - last >= 24:
-            last = x(place)
-            labels.append(label(_fraction(place), last, HEIGHT - 8, "middle"))
-    return labels
+def _place_labels(x: Scale, places: Sequence[float], y: float) -> list[Markup]:
+    """The places measured, as far as there is room: the ends before those between."""
+    ends_first = dict.fromkeys([places[-1], places[0], *places])
+    # A little wider than they are drawn: two numbers side by side would be read as one.
+    return labels(
+        ((_fraction(place), [(x(place), y, "middle")]) for place in ends_first), kind="tick"
+    )
 
 
 def _fraction(value: float) -> str:
@@ -197,14 +229,13 @@ def _curve(series: Series, x: Scale, y: Scale) -> Markup:
     if len(series.points) == 1:
         return Markup("")
     path = " ".join(f"{x(step)},{y(value)}" for step, value in series.points)
-    return tag("polyline", points=path, class_=f"line c{series.colour}")
+    kind = f"line c{series.colour}{' dashed' if series.dashed else ''}"
+    return tag("polyline", points=path, class_=kind)
 
 
-def _mark(series: Series, x: Scale, y: Scale, *, best: bool, worded: bool) -> Markup:
+def _mark(series: Series, x: Scale, y: Scale, best: bool) -> Markup:
     step, value = _marked_point(series, best)
-    place, anchor = beside(x(step)) if best else (x(step) - 6, "end")
-    words = number(value, 1 if abs(value) >= 10 else 2)
-    dot = tag(
+    return tag(
         "circle",
         tag("title", f"{series.name}: {number(value)} at step {step:,.0f}"),
         cx=x(step),
@@ -212,7 +243,14 @@ def _mark(series: Series, x: Scale, y: Scale, *, best: bool, worded: bool) -> Ma
         r=4,
         class_=f"dot c{series.colour}",
     )
-    return join(dot, label(words, place, y(value) - 8, anchor, "value") if worded else None)
+
+
+def _mark_label(series: Series, x: Scale, y: Scale, best: bool) -> tuple[str, list[Spot]]:
+    """The marked value: above its point, else below."""
+    step, value = _marked_point(series, best)
+    place, anchor = beside(x(step)) if best else (x(step) - 6, "end")
+    words = number(value, 1 if abs(value) >= 10 else 2)
+    return words, [(place, y(value) - 8, anchor), (place, y(value) + 18, anchor)]
 
 
 def _marked_point(series: Series, best: bool) -> Point:

@@ -9,14 +9,19 @@ from markupsafe import Markup
 
 from spamo_cache.report.figures.svg import (
     BOTTOM,
+    BROAD,
     HEIGHT,
     TOP,
     WIDTH,
     Scale,
     beside,
+    clipped,
+    figure_class,
+    join,
     label,
     svg,
     tag,
+    text_width,
     ticks,
     uprights,
 )
@@ -24,6 +29,8 @@ from spamo_cache.report.formats import number, signed
 
 Bounds = tuple[float, float] | None
 _STEP = 40
+_NAMES, _VALUES = 300, 74
+"""Room at the sides of a broad figure: for names at most, and for values."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ def ranges(
     beside: tuple[str, float] | None = None,
     digits: int = 1,
     top: float | None = None,
+    broad: bool = False,
 ) -> Markup:
     """Values under their names, on a common scale.
 
@@ -72,30 +80,84 @@ def ranges(
     Args:
         beside: name and value of what all are compared with: a dashed line.
         top: end of the scale where values have one, such as 1 for shares.
+        broad: draw them for a wide screen as well, names and values at the sides.
     """
     values = [v for row in rows for v in _all(row)]
     places = ticks(min(0.0, *values), max(*values, top or 0.0, 1e-9))
-    height = _STEP * len(rows) + 30
-    x = Scale(places[0], places[-1], 14, WIDTH - 14)
-    parts = [uprights(x, height - 22, places)]
-    if beside is not None:
-        at = x(beside[1])
-        parts.append(tag("line", x1=at, x2=at, y1=2, y2=height - 22, class_="median"))
-    for index, row in enumerate(rows):
-        parts += _row(row, x, _STEP * index + 14, digits)
     spoken = "; ".join(_spoken(row, digits) for row in rows)
     against = f" Dashed line: {beside[0]}." if beside else ""
-    return svg(f"{title}. {spoken}.{against}", *parts, height=height)
+    drawn = []
+    names = [row.name for row in rows]
+    for table in (_Slim(names, places), *((_Broad(names, places),) if broad else ())):
+        x, bottom = table.x, table.bottom
+        parts = [uprights(x, bottom, places)]
+        if beside is not None:
+            at = x(beside[1])
+            parts.append(tag("line", x1=at, x2=at, y1=2, y2=bottom, class_="median"))
+        for index, row in enumerate(rows):
+            parts += table.row(index, number(row.value, digits))
+            parts += _row(row, x, table.middle(index), digits)
+        drawn.append(table.svg(f"{title}. {spoken}.{against}", parts))
+    return join(*drawn)
 
 
-def _row(row: Row, x: Scale, top: float, digits: int) -> list[Markup]:
-    middle = top + 15
-    parts = [
-        label(row.name, 8, top, "start", "name"),
-        label(number(row.value, digits), WIDTH - 8, top, "end", "value"),
-        tag("line", x1=8, x2=WIDTH - 8, y1=middle, y2=middle, class_="stem"),
-        *_whisker(x, row.bounds, middle),
-    ]
+class _Slim:
+    """Rows for a phone: name and value, below them what is drawn."""
+
+    width, step = WIDTH, _STEP
+
+    def __init__(self, names: Sequence[str], places: Sequence[float]) -> None:
+        self.names = names
+        self.bottom = self.step * len(names) + 8
+        self.x = Scale(places[0], places[-1], 14, WIDTH - 14)
+
+    def middle(self, index: int) -> float:
+        """The height at which a row is drawn."""
+        return self.step * index + 29
+
+    def row(self, index: int, value: str) -> list[Markup]:
+        """Name, value and the line that a row is drawn on."""
+        y = self.step * index + 14
+        name = clipped(self.names[index], WIDTH - 28 - text_width(value))
+        return [
+            label(name, 8, y, "start", "name"),
+            label(value, WIDTH - 8, y, "end", "value"),
+            self._stem(index, 8, WIDTH - 8),
+        ]
+
+    def _stem(self, index: int, start: float, stop: float) -> Markup:
+        y = self.middle(index)
+        return tag("line", x1=start, x2=stop, y1=y, y2=y, class_="stem")
+
+    def svg(self, spoken: str, parts: Sequence[Markup]) -> Markup:
+        kind, height = figure_class(self.width), self.bottom + 22
+        return svg(spoken, *parts, width=self.width, height=height, class_=kind)
+
+
+class _Broad(_Slim):
+    """Rows for a wide screen: name, what is drawn and value side by side."""
+
+    width, step = BROAD, 30
+
+    def __init__(self, names: Sequence[str], places: Sequence[float]) -> None:
+        super().__init__(names, places)
+        self.left = min(_NAMES, max(map(text_width, names)))
+        self.x = Scale(places[0], places[-1], self.left + 18, BROAD - _VALUES)
+
+    def middle(self, index: int) -> float:
+        return self.step * index + 19
+
+    def row(self, index: int, value: str) -> list[Markup]:
+        y = self.middle(index) + 4
+        return [
+            label(clipped(self.names[index], _NAMES), self.left, y, "end", "name"),
+            label(value, BROAD - 8, y, "end", "value"),
+            self._stem(index, self.left + 12, BROAD - _VALUES + 6),
+        ]
+
+
+def _row(row: Row, x: Scale, middle: float, digits: int) -> list[Markup]:
+    parts = _whisker(x, row.bounds, middle)
     if row.chance is not None:
         at = x(row.chance)
         parts.append(tag("line", x1=at, x2=at, y1=middle - 8, y2=middle + 8, class_="chance"))
@@ -118,25 +180,26 @@ def balance(rows: Sequence[tuple[str, float, float | None]], title: str) -> Mark
     """Contributions with their signs and errors, as bars to both sides of 0."""
     reach = [v for _, value, error in rows for v in (value - (error or 0), value + (error or 0))]
     places = ticks(min(0.0, *reach), max(0.0, *reach, 1e-9))
-    height = _STEP * len(rows) + 30
-    x = Scale(places[0], places[-1], 14, WIDTH - 14)
-    parts = [uprights(x, height - 22, places)]
-    for index, (name, value, error) in enumerate(rows):
-        top = _STEP * index + 14
-        start, wide = min(x(0), x(value)), round(abs(x(value) - x(0)), 1)
-        kind = "bar c1" if value >= 0 else "bar c2"
-        parts.append(label(name, 8, top, "start", "name"))
-        parts.append(label(signed(value), WIDTH - 8, top, "end", "value"))
-        parts.append(tag("rect", x=start, y=top + 8, width=wide, height=13, rx=2, class_=kind))
-        if error:
-            low, high = x(value - error), x(value + error)
-            y = top + 14.5
-            parts.append(tag("line", x1=low, x2=high, y1=y, y2=y, class_="error"))
     spoken = "; ".join(
         f"{name} {signed(value)}" + (f" plus or minus {number(error, 1)}" if error else "")
         for name, value, error in rows
     )
-    return svg(f"{title}. {spoken}.", *parts, height=height)
+    drawn = []
+    names = [name for name, _, _ in rows]
+    for table in (_Slim(names, places), _Broad(names, places)):
+        x = table.x
+        parts = [uprights(x, table.bottom, places)]
+        for index, (_, value, error) in enumerate(rows):
+            start, wide = min(x(0), x(value)), round(abs(x(value) - x(0)), 1)
+            kind = "bar c1" if value >= 0 else "bar c2"
+            y = table.middle(index)
+            parts += table.row(index, signed(value))
+            parts.append(tag("rect", x=start, y=y - 6.5, width=wide, height=13, rx=2, class_=kind))
+            if error:
+                low, high = x(value - error), x(value + error)
+                parts.append(tag("line", x1=low, x2=high, y1=y, y2=y, class_="error"))
+        drawn.append(table.svg(f"{title}. {spoken}.", parts))
+    return join(*drawn)
 
 
 def histogram(values: Sequence[float], *, title: str, bins: int = 20) -> Markup:

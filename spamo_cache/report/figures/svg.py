@@ -1,16 +1,21 @@
 """What all figures share: SVG elements, their size, scales, ticks, labels.
 
-Every figure is about as wide as a phone and carries its message in words (``aria-label``).
+Every figure is about as wide as a phone and carries its message in words (``aria-label``). Those of
+experiments are drawn a second time for wide screens, and the style sheet shows the one that fits.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
+from unicodedata import east_asian_width
 
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 340, 210
+BROAD = 960
+"""Width of a figure that fills the page of a wide screen."""
 LEFT, RIGHT, TOP, BOTTOM = 40, 14, 14, 28
 
 
@@ -81,24 +86,79 @@ def label(words: str, x: float, y: float, anchor: str = "start", kind: str = "ti
     return tag("text", words, x=x, y=y, text_anchor=anchor, class_=kind)
 
 
+def figure_class(width: float) -> str:
+    """Which of the two sizes a drawing is, where there are both: the style sheet shows one."""
+    return "figure broad" if width == BROAD else "figure slim"
+
+
+def text_width(words: str, size: float = 12.5) -> float:
+    """About how wide words are drawn in a font of ``size``, whatever font a reader has."""
+    return size * sum(1.0 if east_asian_width(letter) in "WF" else 0.62 for letter in words)
+
+
+def clipped(words: str, room: float, size: float = 12.5) -> str:
+    """Words cut to a width, with an ellipsis where something is left out."""
+    if text_width(words, size) <= room:
+        return words
+    while words and text_width(f"{words}…", size) > room:
+        words = words[:-1]
+    return f"{words.rstrip()}…"
+
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
+Spot = tuple[float, float, str]
+"""Where a label may stand: x, y of its baseline, anchor."""
+
+
+def labels(
+    wanted: Iterable[tuple[str, Sequence[Spot]]], taken: Iterable[Box] = (), kind: str = "value"
+) -> list[Markup]:
+    """Labels, none over another: each at the first of its spots that is free, or nowhere.
+
+    Args:
+        wanted: words and where they may stand, the most important first.
+        taken: what else they must not cover.
+    """
+    drawn, occupied = [], list(taken)
+    for words, spots in wanted:
+        for x, y, anchor in spots:
+            box = _box(words, x, y, anchor)
+            if not any(_overlap(box, other) for other in occupied):
+                occupied.append(box)
+                drawn.append(label(words, x, y, anchor, kind))
+                break
+    return drawn
+
+
+def _box(words: str, x: float, y: float, anchor: str) -> Box:
+    wide = text_width(words)
+    left = {"start": x, "middle": x - wide / 2, "end": x - wide}[anchor]
+    return left, y - 11, left + wide, y + 3
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
 def beside(at: float) -> tuple[float, str]:
     """Where a label stands beside a vertical line without leaving the figure."""
     return (at + 6, "start") if at < WIDTH * 0.7 else (at - 6, "end")
 
 
-def heights(values: list[float]) -> Scale:
+def heights(values: list[float], height: float = HEIGHT) -> Scale:
     """The scale of a curve's values: from 0 on, so that heights can be compared by eye."""
     places = ticks(min(0.0, *values), max(values))
-    return Scale(places[0], places[-1], HEIGHT - BOTTOM, TOP)
+    return Scale(places[0], places[-1], height - BOTTOM, TOP)
 
 
-def grid(y: Scale) -> Markup:
+def grid(y: Scale, width: float = WIDTH) -> Markup:
     """Lines across at round values."""
-    return join(*(_line(y(value), short(value)) for value in ticks(y.low, y.high)))
+    return join(*(_line(y(value), short(value), width) for value in ticks(y.low, y.high)))
 
 
-def _line(y: float, words: str) -> Markup:
-    line = tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, class_="grid")
+def _line(y: float, words: str, width: float) -> Markup:
+    line = tag("line", x1=LEFT, x2=width - RIGHT, y1=y, y2=y, class_="grid")
     return join(line, label(words, LEFT - 7, y + 4, "end"))
 
 

@@ -6,6 +6,7 @@ it questions; the answers are read from the harness's own document.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -134,28 +135,33 @@ def test_a_page_that_breaks_its_policy_would_be_noticed(browser: Browser, lab_pa
     assert any("Content Security Policy" in line for line in browser.console(lab_page))
 
 
-def test_every_figure_is_seen(browser: Browser, lab_page: Path) -> None:
+@pytest.mark.parametrize("width", [390, 1200])
+def test_every_figure_is_seen(browser: Browser, lab_page: Path, width: int) -> None:
     found = browser.ask(
         lab_page,
         """
         for (const folded of page.querySelectorAll("details")) folded.open = true;
         const box = (e) => e.getBoundingClientRect();
-        const figures = [...page.querySelectorAll("svg")];
+        // Of two sizes the style sheet shows one.
+        const figures = [...page.querySelectorAll("svg")].filter((e) => e.checkVisibility());
         const small = figures.filter((e) => box(e).width < 200 || box(e).height < 40);
-        const dots = [...page.querySelectorAll("svg circle, svg rect.bar")];
+        const dots = figures.flatMap((e) => [...e.querySelectorAll("circle, rect.bar")]);
+        const narrow = [...page.querySelectorAll(".wide svg")].filter((e) => e.checkVisibility() &&
+          box(e).width < box(e.closest("main")).width * 0.75);
         const none = dots.filter((e) => box(e).width === 0 || e.getBBox().width === 0);
         const colours = new Set(dots.map((e) => getComputedStyle(e).fill));
         const outside = figures.flatMap((svg) => [...svg.querySelectorAll("text")].filter((t) =>
           box(t).left < box(svg).left - 2 || box(t).right > box(svg).right + 2)
           .map((t) => t.textContent));
         return [figures.length, small.length, dots.length, none.length,
-                [...colours].includes("rgb(0, 0, 0)"), outside];
+                [...colours].includes("rgb(0, 0, 0)"), outside, narrow.length];
         """,
+        width=width,
     )
-    figures, small, dots, none, unstyled, outside = found
+    figures, small, dots, none, unstyled, outside, narrow = found
     assert figures > 20
     assert dots > 50
-    assert (small, none, unstyled, outside) == (0, 0, False, [])
+    assert (small, none, unstyled, outside, narrow) == (0, 0, False, [], 0)
 
 
 def test_tables_are_sorted_by_value_with_absent_ones_last(browser: Browser, lab_page: Path) -> None:
@@ -214,15 +220,87 @@ def test_a_link_unfolds_the_run_it_leads_to(browser: Browser, lab_page: Path) ->
     assert found == [False, True]
 
 
+@pytest.mark.parametrize("width", [390, 1200])
 @pytest.mark.parametrize("kind", ["lab_page", "hostile_page"])
-def test_a_phone_shows_it_without_scrolling_sideways(
-    browser: Browser, request: pytest.FixtureRequest, kind: str
+def test_nothing_is_wider_than_the_page(
+    browser: Browser, request: pytest.FixtureRequest, kind: str, width: int
 ) -> None:
     page = request.getfixturevalue(kind)
-    scroll, client, wide = browser.ask(page, OVERFLOW, width=390)
+    scroll, client, wide = browser.ask(page, OVERFLOW, width=width)
     assert wide == []
-    assert client <= 390
+    assert client <= width
     assert scroll == client
+
+
+def test_a_phone_cuts_no_table_and_breaks_no_number(browser: Browser, lab_page: Path) -> None:
+    found = browser.ask(
+        lab_page,
+        """
+        for (const folded of page.querySelectorAll("details")) folded.open = true;
+        const cut = [...page.querySelectorAll(".scroll")].filter((e) =>
+          e.querySelector("table") && e.scrollWidth > e.clientWidth + 1);
+        const lines = (e) => {
+          const range = page.createRange();
+          range.selectNodeContents(e.firstChild);
+          return range.getClientRects().length;
+        };
+        const broken = [...page.querySelectorAll("td data, .cards dd:not(.note)")]
+          .filter((e) => lines(e) > 1);
+        const cell = page.querySelector("table.variants td:nth-child(4)");
+        const name = page.defaultView.getComputedStyle(cell, "::before").content;
+        return [cut.map((e) => e.ariaLabel), broken.map((e) => e.textContent), name];
+        """,
+        width=390,
+    )
+    assert found == [[], [], '"chrF"']
+
+
+def saved(browser: Browser, page: Path, label: str) -> list[list[str]]:
+    """The rows of the CSV file that a button gives."""
+    name, content = browser.ask(
+        page,
+        """
+        const window = page.defaultView, files = [];
+        window.Blob = class { constructor(parts) { files.push(parts.join("")); } };
+        window.URL.createObjectURL = () => "blob:";
+        let name;
+        window.HTMLAnchorElement.prototype.click = function () { name = this.download; };
+        page.querySelector(`button[data-save="LABEL"]`).click();
+        return [name, files[0]];
+        """.replace("LABEL", label),
+    )
+    assert name.endswith(".csv")
+    assert content[0] == "\ufeff"
+    return list(csv.reader(content[1:].splitlines(keepends=True)))
+
+
+def test_tables_are_saved_as_csv_with_whole_numbers(browser: Browser, lab_page: Path) -> None:
+    head, *rows = saved(browser, lab_page, "Experiment streams")
+    assert head[:5] == ["variant", "BLEU-4", "BLEU-4 ±", "Δ BLEU-4", "chrF"]
+    assert rows[1][1:4] == ["22", "2.2", "-18"]
+    assert rows[0][1:4] == ["", "", ""]  # it failed
+    head, *rows = saved(browser, lab_page, "Experiments")
+    assert (head[2:4], rows[0][2:4]) == (["held against", "held against, of"], ["40", "both"])
+    assert saved(browser, lab_page, "Settings against the paper")[0][0] == "setting"
+
+
+def test_a_saved_table_runs_nothing_in_a_spreadsheet(
+    browser: Browser, build_run: Build, tmp_path: Path
+) -> None:
+    run = build_run()
+    texts = ["=cmd|'/c calc'!A1", "+1", "-x", "@SUM(A1)", 'a "b", c\nd', " =1", "\uff1d1", "词 词"]
+    lines = [ScoredClip(id=t, hypothesis=t[::-1], reference=t, chrf=7.25) for t in texts]
+    lines.append(ScoredClip(id="gone", hypothesis="", reference="a", failed="no video"))
+    keep_card(run, read_card(run / "evaluation/test.json"), lines)
+    page = write_report([run], tmp_path / "r.html")
+    _, *rows = saved(browser, page, "Translations of default")
+    assert {row[0] for row in rows} == {
+        *("'" + text.strip() for text in (*texts[:4], texts[6])), "' =1", texts[4], "词 词", "gone",
+    }  # fmt: skip
+    assert {row[1] for row in rows} == {"7.25", "0"}
+    (gone,) = [row for row in rows if row[0] == "gone"]
+    assert gone[2:] == ["a", "", "no video", "no"]
+    assert not any(re.match(r"\s*[=+\-@]", cell) for row in rows for cell in row)
 
 
 def test_paper_cuts_nothing_off(browser: Browser, lab_page: Path) -> None:
