@@ -1,4 +1,4 @@
-"""A split through beam search."""
+"""What a split scores in training: its sentences by beam search, their loss, and retrieval."""
 
 from __future__ import annotations
 
@@ -36,6 +36,33 @@ def decode(
     finally:
         translator.train(training)
     return hypotheses
+
+
+@torch.inference_mode()
+def cross_entropy(
+    translator: Translator, data: Examples, *, batch: int, smoothing: float
+) -> tuple[float, int]:
+    """The translation loss of a split, weights as they are.
+
+    Args:
+        batch: clips computed at a time.
+        smoothing: of the labels, as in training: else the two could not be compared.
+
+    Returns:
+        Nats, summed over the tokens of all sentences, and the number of tokens.
+    """
+    training = translator.training
+    translator.eval()
+    nats, tokens = 0.0, 0
+    try:
+        for numbers in data.sorted_batches(batch):
+            examples = data.batch(numbers).to(translator.device)
+            loss = translator(examples, phase="translate", alpha=0.0, smoothing=smoothing)["lm"]
+            count = sum(len(data.tokens[number]) for number in numbers)
+            nats, tokens = nats + loss.item() * count, tokens + count
+    finally:
+        translator.train(training)
+    return nats, tokens
 
 
 @torch.inference_mode()

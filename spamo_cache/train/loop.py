@@ -26,8 +26,15 @@ from spamo_cache.model.translator import Batch, TrainPhase, Translator
 from spamo_cache.runs.folder import RunFolder
 from spamo_cache.runs.tensors import write_tensors
 from spamo_cache.train import optim
-from spamo_cache.train.data import MEMORY, Schedule, examples, selection_split, stream_batches
-from spamo_cache.train.decoding import decode, recall_at_1
+from spamo_cache.train.data import (
+    MEMORY,
+    Examples,
+    Schedule,
+    examples,
+    selection_split,
+    stream_batches,
+)
+from spamo_cache.train.decoding import cross_entropy, decode, recall_at_1
 from spamo_cache.train.distributed import gather_texts, seed, sync_batchnorm
 from spamo_cache.train.features import Features, encoders_of
 from spamo_cache.train.microbatch import Microbatch, MicrobatchSplitter
@@ -258,13 +265,31 @@ class Trainer:
             self._keep()
         else:
             state.stale += 1
-        self._log("translate", config, {"dev_bleu": bleu, "best_bleu": state.best_bleu})
+        figures = {"dev_loss": self._dev_loss(config), "dev_bleu": bleu}
+        self._log("translate", config, figures | {"best_bleu": state.best_bleu})
 
     def _decode_dev(self) -> list[str]:
-        own = replace(
-            self.dev, turn=(self.accelerator.process_index, self.accelerator.num_processes)
+        return gather_texts(
+            self.accelerator, decode(self.translator, self._own_dev(), self.pipeline.decode)
         )
-        return gather_texts(self.accelerator, decode(self.translator, own, self.pipeline.decode))
+
+    def _dev_loss(self, config: StageConfig) -> float:
+        """The translation loss of dev: nats a token, labels smoothed as in training."""
+        size = config.batch // (config.grad_accum_steps * self.accelerator.num_processes)
+        nats, tokens = cross_entropy(
+            self.translator,
+            self._own_dev(),
+            batch=max(1, size),
+            smoothing=self.pipeline.translate.label_smoothing,
+        )
+        sums = torch.tensor([nats, tokens], device=self.accelerator.device)
+        total: Tensor = self.accelerator.reduce(sums)
+        return (total[0] / total[1]).item()
+
+    def _own_dev(self) -> Examples:
+        """Of dev the batches that are this process's to compute."""
+        turn = self.accelerator.process_index, self.accelerator.num_processes
+        return replace(self.dev, turn=turn)
 
     def _end_align(self) -> None:
         config = self.pipeline.align

@@ -17,7 +17,9 @@ def test_writes_curves_and_what_was_trained(finished):
     run, summary = finished
     logged = lines(run)
     assert [line["step"] for line in logged if "lm" in line] == [10, 20, 30, 40]
-    assert [line["step"] for line in logged if "dev_bleu" in line] == [15, 30, 40]
+    scored = [line for line in logged if "dev_bleu" in line]
+    assert [line["step"] for line in scored] == [15, 30, 40]
+    assert scored[-1]["dev_loss"] < scored[0]["dev_loss"]
     assert summary.best_bleu == max(line["dev_bleu"] for line in logged if "dev_bleu" in line)
     tensors = load_file(run / "model.safetensors")
     assert {name.split(".")[0] for name in tensors} == {"adapter", "align", "llm"}
