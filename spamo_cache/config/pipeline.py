@@ -216,11 +216,11 @@ _IMPLIED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 """Switches of the protocol that are values of other keys."""
 
 
-def _dotted(groups: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+def dotted(groups: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     """The values in a mapping of mappings, each with its dotted key."""
     for name, value in groups.items():
         if isinstance(value, Mapping):
-            yield from _dotted(value, f"{above}{name}.")
+            yield from dotted(value, f"{above}{name}.")
         else:
             yield f"{above}{name}", value
 
@@ -264,7 +264,7 @@ class Pipeline(StrictModel):
     """``official``, or switches of :class:`ProtocolConfig`."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the products in training; auto: bfloat16 on a GPU and for an LLM kept in bfloat16."""
-    log: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    log: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
     """Where curves go besides ``metrics.jsonl``."""
     sweep: Mapping[str, Values] = {}
     """Dotted key -> values: a run for each combination, as in ``translate.lr: [1e-4, 3e-4]``."""
@@ -293,7 +293,7 @@ class Pipeline(StrictModel):
     @classmethod
     def _changes_have_dotted_keys(cls, changes: Any) -> Any:
         # --set spec_set.frames.resize=pil makes groups of its keys.
-        return dict(_dotted(changes)) if isinstance(changes, Mapping) else changes
+        return dict(dotted(changes)) if isinstance(changes, Mapping) else changes
 
     @model_validator(mode="after")
     def _pairs_of_the_batch_are_of_some_language(self) -> Pipeline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import resource
 import shutil
 import sys
@@ -17,6 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from spamo_cache.config import Pipeline
+from spamo_cache.config.pipeline import dotted
 from spamo_cache.errors import ConfigError
 from spamo_cache.runs.folder import RunFolder, identity
 
@@ -113,6 +115,8 @@ def curves(pipeline: Pipeline, folder: RunFolder) -> list[Curves]:
         made.append(TensorBoard(folder))
     if "wandb" in pipeline.log:
         made.append(WeightsAndBiases(pipeline, folder))
+    if "mlflow" in pipeline.log:
+        made.append(MLflow(pipeline, folder))
     return made
 
 
@@ -144,10 +148,7 @@ class WeightsAndBiases:
             project="spamo-cache",
             name=pipeline.name,
             group=pipeline.corpus,
-            # The same experiment in another folder is another run.
-            id=identity({"run": folder.read_about().identity, "at": str(folder.path.resolve())})[
-                :16
-            ],
+            id=_id_elsewhere(folder),
             resume="allow",
             dir=str(folder.path),
             config=pipeline.model_dump(mode="json"),
@@ -161,6 +162,36 @@ class WeightsAndBiases:
 
     def close(self) -> None:
         self._run.finish()
+
+
+class MLflow:
+    """An MLflow run named like the pipeline, in experiment ``spamo-cache`` unless
+    ``MLFLOW_EXPERIMENT_NAME`` says otherwise; a resumed one is continued."""
+
+    def __init__(self, pipeline: Pipeline, folder: RunFolder) -> None:
+        self._mlflow = _imported("mlflow", "mlflow")
+        self._mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", "spamo-cache"))
+        tags = {"spamo-cache.run": _id_elsewhere(folder), "corpus": pipeline.corpus}
+        begun = self._mlflow.search_runs(
+            filter_string=f"tags.`spamo-cache.run` = '{tags['spamo-cache.run']}'",
+            output_format="list",
+        )
+        self._mlflow.start_run(
+            run_id=begun[0].info.run_id if begun else None, run_name=pipeline.name, tags=tags
+        )
+        self._mlflow.log_params(dict(dotted(pipeline.model_dump(mode="json"))))
+
+    def add(self, line: Line) -> None:
+        self._mlflow.log_metrics(_figures(line), step=line["step"])
+
+    def close(self) -> None:
+        self._mlflow.end_run()
+
+
+def _id_elsewhere(folder: RunFolder) -> str:
+    """By which a service knows a run; the same experiment in another folder is another run."""
+    place = str(folder.path.resolve())
+    return identity({"run": folder.read_about().identity, "at": place})[:16]
 
 
 def _figures(line: Line) -> dict[str, float]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from spamo_cache.errors import ConfigError
 from spamo_cache.runs.folder import RunFolder
 from spamo_cache.train.loop import Trainer
+from spamo_cache.train.monitoring import MLflow
 
 SMALL = {"steps": 20, "batch": 4, "lr": 1e-3}
 
@@ -95,3 +96,53 @@ def test_a_missing_wandb_is_named(toy, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match="pip install wandb"):
         toy.run(tmp_path / "run", toy.pipeline(align=SMALL, translate=SMALL, log=["wandb"]))
+
+
+class StubMLflow(ModuleType):
+    """As much of MLflow as is called, which keeps what it is told."""
+
+    def __init__(self):
+        super().__init__("mlflow")
+        self.begun, self.logged, self.parameters = [], [], {}
+
+    def set_experiment(self, name):
+        self.experiment = name
+
+    def search_runs(self, *, filter_string, **_):
+        asked = filter_string.rpartition("= ")[2].strip("'")
+        same = [run for run in self.begun if run["tags"]["spamo-cache.run"] == asked]
+        return [SimpleNamespace(info=SimpleNamespace(run_id=f"id of {asked}")) for _ in same]
+
+    def start_run(self, **asked):
+        self.begun.append(asked)
+
+    def log_params(self, values):
+        self.parameters |= values
+
+    def log_metrics(self, values, *, step):
+        self.logged.append((step, values))
+
+    def end_run(self):
+        self.ended = True
+
+
+def test_mlflow_gets_the_lines_and_goes_on_with_its_run(toy, tmp_path, monkeypatch):
+    stub = StubMLflow()
+    monkeypatch.setitem(sys.modules, "mlflow", stub)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    none = {**SMALL, "steps": 0}
+    config = toy.pipeline(align={**SMALL, "steps": 2}, translate=none, log=["mlflow"])
+    toy.run(tmp_path / "run", config)
+    (run,) = stub.begun
+    assert (stub.experiment, run["run_name"], run["run_id"]) == ("spamo-cache", "toy", None)
+    assert stub.parameters["align.lr"] == 1e-3
+    assert stub.ended
+    assert stub.logged == [
+        (
+            line["step"],
+            {f"align/{name}": line[name] for name in line if name not in ("stage", "step")},
+        )
+        for line in lines(tmp_path / "run")
+    ]
+    MLflow(config, RunFolder(tmp_path / "run"))
+    assert stub.begun[1]["run_id"] == f"id of {run['tags']['spamo-cache.run']}"
