@@ -24,6 +24,7 @@ PAGES = {
 """Page of the site -> the file of the repository that it shows."""
 NOTEBOOK = ("tutorial.md", "docs/tutorial.ipynb")
 COMMANDS = "<!-- the commands -->"
+ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):(?=<code>)")
 LINK = re.compile(r"(?<=\]\()([^()\s:#]+)")
 
 
@@ -56,6 +57,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return posixpath.relpath(uri, posixpath.dirname(here) or ".")
 
     return LINK.sub(within_the_site, markdown).replace(COMMANDS, commands_as_markdown())
+
+
+def on_page_content(html: str, **_: object) -> str:
+    """Show ``:func:`name``` of a docstring as the name: Markdown does not know such roles."""
+    return ROLE.sub("", html)
 
 
 def commands_as_markdown() -> str:
