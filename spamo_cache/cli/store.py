@@ -13,7 +13,7 @@ import spamo_cache as sc
 from spamo_cache import human
 from spamo_cache.cli import display, options
 from spamo_cache.cli.sharing import export, import_, pull, push
-from spamo_cache.errors import UsageError, printable
+from spamo_cache.errors import StoreError, UsageError, printable
 
 if TYPE_CHECKING:
     from spamo_cache.store.inspect import ClipInfo, Trace
@@ -220,13 +220,18 @@ def _show_store(known: Mapping[str, Any]) -> None:
     ]
     display.columns(heads, counts, right=heads[1:])
     _section("computed by", known["made_by"])
-    _section("being written", [f"partition {n}: {by}" for n, by in known["at_work"].items()])
+    work = known["at_work"].items()
+    _section("being written", [f"{_lease(name)}: {holder}" for name, holder in work])
     failed = [f"{clip}: {why}" for clip, why in known["failures"].items()]
     more = len(failed) - _SHOWN
     _section("failed", failed[:_SHOWN] + [f"... and {more:,} more, see --clips"] * (more > 0))
 
 
 _SHOWN = 20
+
+
+def _lease(name: str) -> str:
+    return f"partition {name}" if name.isdecimal() else name.partition("-")[0]
 
 
 def _section(title: str, lines: Sequence[str]) -> None:
@@ -394,6 +399,51 @@ def rm(
     display.line(f"removed {path}")
 
 
+def prune(
+    root: Annotated[
+        str | None,
+        typer.Argument(metavar="ROOT", help="[default: first of SPAMO_CACHE]"),
+    ] = None,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove the superseded and unfinished stores of a root, after showing which and how large.
+
+    Superseded is a store of whose every clip a newer one, computed alike, has features. Unfinished
+    is one with a split that was begun and not ended. Stores that somebody is at work on are left,
+    and so are those that a run below runs/ was trained from.
+
+    Example:
+
+        spamo-cache store prune /scratch/me
+    """
+    from spamo_cache.store import inventory
+    from spamo_cache.store.roots import name_of
+    from spamo_cache.workflow.stores import spare_stores
+
+    found = spare_stores(root)
+    for spare in found:
+        if spare.kept:
+            display.say(f"left: {name_of(spare.entry.path)} ({spare.why}): {spare.kept}")
+    going = [spare for spare in found if not spare.kept]
+    if not going:
+        display.line("nothing to remove")
+        return
+    rows = [(name_of(spare.entry.path), _size(spare.entry.bytes), spare.why) for spare in going]
+    display.columns(("store", "size", "why"), rows, right=("size",))
+    if not yes:
+        typer.confirm(f"remove {_total([spare.entry for spare in going])}?", abort=True)
+    removed = []
+    for entry in (spare.entry for spare in going):
+        try:
+            inventory.remove(entry.path)
+        except StoreError as error:
+            display.say(f"left: {name_of(entry.path)}: {error.what}")
+        else:
+            removed.append(entry)
+    display.line(f"removed {_total(removed)}")
+
+
 def _local(name: str) -> Path:
     from spamo_cache.workflow import resolve
 
@@ -407,5 +457,5 @@ def _local(name: str) -> Path:
     return found
 
 
-for _command in (ls, info, verify, diff, push, pull, import_, export, rm):
+for _command in (ls, info, verify, diff, push, pull, import_, export, rm, prune):
     app.command(_command.__name__.rstrip("_"))(_command)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -283,7 +283,10 @@ def _open_writers(
 def _indexed(writers: Mapping[str, StoreWriter]) -> Iterator[None]:
     """Bring the indexes up to date with what was finished, however the block is left."""
     try:
-        yield
+        with ExitStack() as present:
+            for writer in writers.values():
+                present.enter_context(writer.presence())
+            yield
     except BaseException:
         # What went wrong first is what the user has to know: a full disk refuses the index too.
         for writer in writers.values():

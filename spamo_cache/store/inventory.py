@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ import numpy as np
 
 from spamo_cache import config, io
 from spamo_cache.errors import DamagedError, StoreError, UsageError
-from spamo_cache.store.index import STATES, State
+from spamo_cache.store.index import ABSENT, OK, STATES, State
 from spamo_cache.store.layout import FINGERPRINT_CHARACTERS, canonical, checked_name, work_path
 from spamo_cache.store.leases import Leases, sweep_corpus
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.remote import Location, RemotePath, location
-from spamo_cache.store.roots import search, stores_in
+from spamo_cache.store.roots import name_of, search, stores_in
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,7 +35,8 @@ class StoreEntry:
         bytes: sum of the sizes of all its files; None where a server does not list them.
         created: UTC, ISO 8601.
         created_by: who created it.
-        at_work: partition -> who computes it now, and since when.
+        at_work: partition, or ``extraction-...`` for the command as a whole -> who computes it now,
+            and since when.
         spec: how its features are computed, see :func:`layout.stream_spec`.
         weights: their name as the cache spec gave it.
         weights_sha256, corpus_sha256, semantics: the other parts of its fingerprint.
@@ -174,7 +175,7 @@ def in_words(value: object) -> str:
 
 
 def at_work(store: Location) -> dict[str, str]:
-    """Partition -> who computes it now, ``user on host since time``; of remote stores nobody."""
+    """Lease -> who holds it now, ``user on host since time``; of remote stores nobody."""
     live = Leases.beside(store).live() if isinstance(store, Path) else {}
     return {name: str(holder) for name, holder in live.items()}
 
@@ -343,6 +344,96 @@ def remove(path: Location) -> None:
         # is cut off.
         path.rename(io.temporary(work))
         io.remove(work)
+
+
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """A store that nobody needs any more, or that would be one if nobody were at work on it.
+
+    Attributes:
+        why: it is superseded, by which store, or unfinished, and how far it is.
+        kept: why it stays all the same; None where it can go.
+    """
+
+    entry: StoreEntry
+    why: str
+    kept: str | None = None
+
+
+def spare_stores(root: str, used: Mapping[str, str]) -> list[Spare]:
+    """Stores of a local root that are superseded or unfinished, those to be kept included.
+
+    A store is superseded where another one of the same root, stream and computation has features of
+    every clip that it has features of; the sources may differ in size where that one is newer. It
+    is unfinished where a split was begun and not ended, or nothing was done at all.
+
+    Args:
+        used: fingerprint -> what needs the store, which stays then.
+
+    Raises:
+        UsageError: a remote root, or no such folder.
+    """
+    if isinstance(location(root), RemotePath):
+        raise UsageError("stores of remote roots are not removed from here", where=root)
+    stores = []
+    for path in stores_in(root):
+        try:
+            stores.append(FeatureStore.open(path))
+        except StoreError as error:
+            _LOG.warning("passed over a store: %s", error)
+    # Those that hold most come first: each is compared with those that stay.
+    stores.sort(key=lambda store: (store.counts()["ok"], store.about.created), reverse=True)
+    stay: list[FeatureStore] = []
+    found = []
+    for store in stores:
+        why = _unfinished(store) or _superseded(store, stay)
+        if why is None:
+            stay.append(store)
+            continue
+        entry = entry_of(store, root, size_of(store.path))
+        kept = used.get(store.fingerprint)
+        if entry.at_work:
+            kept = f"{next(iter(entry.at_work.values()))} is at work on it"
+        found.append(Spare(entry, why, kept))
+    return found
+
+
+def _unfinished(store: FeatureStore) -> str | None:
+    state, _ = store.progress()
+    done = state != ABSENT
+    of_splits = [done[store.index.split == code] for code in range(len(store.splits))]
+    # Splits that nobody asked for are no reason.
+    if done.any() and all(part.all() or not part.any() for part in of_splits):
+        return None
+    return f"unfinished: {np.count_nonzero(done):,} of {len(done):,} clips"
+
+
+def _superseded(store: FeatureStore, others: Iterable[FeatureStore]) -> str | None:
+    for other in others:
+        if _computed_as(other) == _computed_as(store) and _covers(other, store):
+            return f"superseded by {name_of(other.path)}"
+    return None
+
+
+def _computed_as(store: FeatureStore) -> tuple[object, ...]:
+    about = store.about
+    return about.corpus, about.stream, canonical(dict(about.spec)), about.weights_sha256
+
+
+def _covers(other: FeatureStore, store: FeatureStore) -> bool:
+    if other.about.semantics < store.about.semantics:
+        return False
+    clips = store.select(state="ok")
+    places = other.ids.positions(clips)
+    if (places < 0).any() or (other.index.state[places] != OK).any():
+        return False
+    keys, theirs = ({key.id: key for key in each.clip_keys()} for each in (store, other))
+    newer = other.about.created > store.about.created
+    # Of a replaced file the newer features count; other files, ranges and crops are other clips.
+    return all(
+        keys[clip] == (replace(theirs[clip], size=keys[clip].size) if newer else theirs[clip])
+        for clip in clips
+    )
 
 
 def sweep(searched: Iterable[str]) -> None:

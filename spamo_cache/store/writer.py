@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import cached_property
@@ -258,6 +259,13 @@ class StoreWriter:
         publishes under that lease comes to nothing.
         """
         return self.leases.hold(str(partition))
+
+    def presence(self) -> AbstractContextManager[bool]:
+        """Held while somebody works on the store, for those who tidy up: workers may be waited for.
+
+        Any number of processes may be present.
+        """
+        return self.leases.hold(f"extraction-{secrets.token_hex(8)}")
 
     def publish(
         self,

@@ -41,6 +41,11 @@ def run_path(run: RunLike) -> Path:
     return Path(run) if isinstance(run, str | Path) else run.path
 
 
+def runs_here() -> list[Path]:
+    """Folders of the runs below ``runs/``, where ``train`` puts them."""
+    return sorted(found.parent for found in Path("runs").glob("**/run.json"))
+
+
 def changes(given: Changes) -> list[str]:
     """Changes as ``key=value``."""
     return config.overrides(given) if isinstance(given, Mapping) else list(given)

@@ -1,10 +1,14 @@
-"""Which stores a pipeline reads: those of the last extraction, unless the user names others."""
+"""Which stores a pipeline reads: those of the last extraction, unless the user names others.
+
+And which ones nobody needs any more.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,12 +17,13 @@ from typing import TYPE_CHECKING
 
 from spamo_cache import config
 from spamo_cache.config import Pipeline
-from spamo_cache.errors import DamagedError, UsageError
+from spamo_cache.errors import DamagedError, SpamoError, UsageError
 from spamo_cache.workflow import EMBEDDED, resolve
 from spamo_cache.workflow.watcher import QUIET, Watcher
 
 if TYPE_CHECKING:
     from spamo_cache.datasets.manifest import Manifest
+    from spamo_cache.store.inventory import Spare
     from spamo_cache.store.reader import FeatureStore
     from spamo_cache.store.remote import Location
 
@@ -316,6 +321,26 @@ def _named(given: Sequence[str], streams: Sequence[str]) -> Mapping[str, str]:
             )
         named[stream] = store
     return named
+
+
+def spare_stores(root: str | None = None) -> list[Spare]:
+    """Superseded and unfinished stores of a root; those that runs below ``runs/`` need are kept.
+
+    Args:
+        root: None is the one that features are written to.
+
+    Raises:
+        UsageError: a root that is not on a local disk.
+    """
+    from spamo_cache.runs.folder import RunFolder
+    from spamo_cache.store import inventory
+
+    used = {}
+    for run in resolve.runs_here():
+        with suppress(SpamoError):
+            fingerprints = RunFolder(run).read_about().fingerprints
+            used.update(dict.fromkeys(fingerprints.values(), f"{run} was trained from it"))
+    return inventory.spare_stores(str(resolve.store_root(root)), used)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from spamo_cache.cli.main import app
+from spamo_cache.store.writer import StoreWriter
+from tests.conftest import Tiny
 
 Call = Callable[..., Result]
 CLIPS = {"train": ["a", "b", "überall 手語"], "test": ["c"]}
@@ -83,6 +85,27 @@ def test_every_command_takes_the_same_names(features, call, tmp_path):
         told = call(f"store {command} phoenix14t/spatail", code=2).stderr
         assert "nearest is 'phoenix14t/spatial'" in told
     call("store rm phoenix14t --yes")
+    assert not path.exists()
+
+
+def test_prune_shows_and_asks(tiny: Tiny, call: Call, tmp_path, monkeypatch):
+    shutil.copytree(tiny.folder / "features", tmp_path / "own")
+    monkeypatch.setenv("SPAMO_CACHE", str(tmp_path / "own"))
+    monkeypatch.chdir(tmp_path)
+    assert "nothing to remove" in call("store prune").stdout
+    path = tmp_path / "own" / tiny.stores["motion"].relative_to(tiny.folder / "features")
+    writer = StoreWriter.at(path)
+    writer.forget(writer.finished())
+    asked = CliRunner().invoke(app, ["store", "prune"], input="n\n")
+    assert asked.exit_code == 1
+    assert "unfinished: 0 of 10 clips" in asked.stdout
+    with writer.presence():
+        assert "is at work on it" in call("store prune --yes").stderr
+    monkeypatch.chdir(tiny.folder)
+    assert "runs/tiny was trained from it" in call("store prune --yes").stderr
+    assert path.exists()
+    monkeypatch.chdir(tmp_path)
+    assert "removed 1 store, " in call("store prune --yes").stdout
     assert not path.exists()
 
 

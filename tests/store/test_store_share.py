@@ -17,7 +17,7 @@ from spamo_cache.store.attributes import load_attributes
 from spamo_cache.store.copy import copy
 from spamo_cache.store.index import ClipIndex
 from spamo_cache.store.inspect import diff, info
-from spamo_cache.store.inventory import list_stores, remove
+from spamo_cache.store.inventory import list_stores, remove, spare_stores
 from spamo_cache.store.layout import StreamIdentity, canonical, sha256
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.receipts import receipt_path, shard_path
@@ -383,6 +383,60 @@ def test_several_stores_of_a_name_are_told(make, tmp_path):
         make(clips).write(tmp_path / "root")
     with pytest.raises(UsageError, match="may be several"):
         locate("weather/spatial", [str(tmp_path / "root")])
+
+
+def _spare(root, used=None):
+    return {spare.entry.path: (spare.why, spare.kept) for spare in spare_stores(root, used or {})}
+
+
+def test_superseded_and_unfinished_stores_are_spare(make, tmp_path, monkeypatch):
+    small, grown, other = make(20, failed=0), make(24, failed=0), make(24, failed=0)
+    other.identity = StreamIdentity({"encoder": "random", "stride": 4}, "ab" * 32, 1)
+    keys = {key.id: key for key in grown.keys}
+    small.keys = [keys[key.id] for key in small.keys]  # the corpus has grown by four clips
+    with monkeypatch.context() as patch:
+        patch.setattr("spamo_cache.store.attributes.now", lambda: "2020-01-01T00:00:00+00:00")
+        old = small.write(tmp_path)
+    new, begun, root = grown.write(tmp_path), other.open(tmp_path), str(tmp_path)
+    other.publish(begun, other.partitions[0])
+    done = len(begun.slots(other.partitions[0]))
+    assert _spare(root) == {
+        old.path: (f"superseded by weather/{new.path.stem}", None),
+        begun.path: (f"unfinished: {done} of 24 clips", None),
+    }
+    used = _spare(root, {old.fingerprint: "runs/a was trained from it"})
+    assert used[old.path][1] == "runs/a was trained from it"
+    with begun.presence():
+        assert "is at work on it" in _spare(root)[begun.path][1]
+        with pytest.raises(StoreError, match="is being written"):
+            remove(begun.path)
+    for partition in other.partitions:
+        if begun.slots(partition)[0].split == "test":
+            other.publish(begun, partition)
+    begun.commit_index()
+    assert begun.path not in _spare(root)  # nobody asked for the other split
+    with pytest.raises(UsageError, match="remote roots"):
+        spare_stores("https://lab.example/features", {})
+
+
+def test_stores_with_something_of_their_own_are_not_spare(make, tmp_path, monkeypatch):
+    """Of another crop; of other weights; the only one with features of a clip."""
+    one, cropped, other, fewer = (make(failed=failed) for failed in (0, 0, 0, 1))
+    cropped.keys[5] = replace(cropped.keys[5], crop=(0.0, 0.0, 0.5, 0.5))
+    other.identity = replace(other.identity, weights_sha256="cd" * 32)
+    fewer.keys[5] = replace(fewer.keys[5], size=5)
+    for day, material in enumerate((one, cropped, other, fewer), start=1):
+        created = f"2020-01-0{day}T00:00:00+00:00"
+        monkeypatch.setattr("spamo_cache.store.attributes.now", lambda created=created: created)
+        material.write(tmp_path)
+    assert _spare(str(tmp_path)) == {}
+    again = make(failed=0)
+    again.keys[5] = replace(again.keys[5], size=6)  # the video was replaced
+    newest = again.write(tmp_path)
+    assert {why for why, _ in _spare(str(tmp_path)).values()} == {
+        f"superseded by weather/{newest.path.stem}"
+    }
+    assert len(_spare(str(tmp_path))) == 1
 
 
 def test_diff_says_why_in_words(make, tmp_path):
