@@ -27,7 +27,7 @@ def doctor(
         typer.Option(
             "--pipeline",
             metavar="PIPELINE",
-            help="Whose LLM the sentences are for [default: the corpus's own, or signed-weather]",
+            help="Whose LLM they are for [default: the corpus's own, or what init takes]",
         ),
     ] = None,
     json: options.Json = False,

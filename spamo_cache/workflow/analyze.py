@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spamo_cache.workflow import resolve
+from spamo_cache.workflow import resolve, stores
 from spamo_cache.workflow.frames import stills
 from spamo_cache.workflow.resolve import RunLike
 
@@ -79,7 +79,7 @@ def attribute(
 
     path = resolve.run_path(run)
     manifest = RunFolder(path).sentences()
-    raw = resolve.at_hand(manifest.corpus, root)
+    raw = stores.at_hand(manifest.corpus, root)
     known = {clip.id for clip in manifest.clips()}
     ids = [
         clip

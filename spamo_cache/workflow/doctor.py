@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from spamo_cache import config
 from spamo_cache.errors import CorpusError, UsageError, WeightsError
 from spamo_cache.workflow import EMBEDDED, resolve
+from spamo_cache.workflow.init import base_for, main_language
 from spamo_cache.workflow.watcher import QUIET, Watcher
 
 if TYPE_CHECKING:
@@ -80,29 +81,25 @@ def _corpus(
         checked = lint(where, once, corpus=known, sample=sample, progress=advance)
     with suppress(CorpusError):  # a finding by now
         table = once()
-        lost = _lost(table, pipeline or _usual(table.corpus))
+        lost = _lost(table, pipeline or _usual(table))
         return diagnosis([*checked.findings, *lost], checked.facts)
     return checked
 
 
-def _usual(corpus: str) -> str | None:
-    """The pipeline that comes with a corpus; of a corpus of one's own what ``train`` would take."""
-    from spamo_cache.datasets import registry
-
-    if corpus not in registry.CORPORA:
-        return EMBEDDED
-    return corpus if (config.shipped("pipelines") / corpus).is_dir() else None
+def _usual(manifest: Manifest) -> str:
+    """The pipeline that comes with a corpus, or that ``init`` would take as the base of another."""
+    if (config.shipped("pipelines") / manifest.corpus).is_dir():
+        return manifest.corpus
+    return base_for(main_language(manifest))
 
 
-def _lost(manifest: Manifest, name: str | None) -> Iterator[Finding]:
+def _lost(manifest: Manifest, name: str) -> Iterator[Finding]:
     """What the tokenizer of a pipeline's LLM loses of the sentences, where the LLM is at hand."""
     from spamo_cache.doctor.findings import Finding
     from spamo_cache.model.text import normalise
     from spamo_cache.model.tokens import Tokens, coverage, cut_words, unknown_words
     from spamo_cache.model.weights import at_hand
 
-    if name is None:
-        return
     pipeline, path = resolve.named_pipeline(name, [])
     llm = at_hand(pipeline.llm.weights, path.parent)
     if llm is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spamo_cache.errors import SpamoError
-from spamo_cache.workflow import resolve
+from spamo_cache.workflow import resolve, stores
 from spamo_cache.workflow.frames import stills
 from spamo_cache.workflow.resolve import RunLike
 
@@ -69,7 +69,7 @@ class _Frames:
         from spamo_cache.runs.folder import RunFolder
 
         manifest = RunFolder(run).sentences()
-        raw = resolve.at_hand(manifest.corpus, self._root)
+        raw = stores.at_hand(manifest.corpus, self._root)
         if raw is None:
             return {}
         wanted = [clip for clip in manifest.clips() if clip.id in ids]

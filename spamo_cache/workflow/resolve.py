@@ -107,18 +107,6 @@ def is_there(name: str, root: Path | str | None, size: int | None) -> bool:
     return (drawn / "manifest.parquet").is_file()
 
 
-def at_hand(corpus: str, root: Path | str | None) -> Path | None:
-    """The folder of a corpus, None where it is not known; the embedded one, if it is drawn already.
-
-    Raises:
-        UsageError: no such folder.
-    """
-    if root is not None:
-        return folder(root)
-    there = corpus == EMBEDDED and is_there(corpus, None, None)
-    return corpus_root(corpus, None) if there else None
-
-
 def _drawn_root(default: Path | None, size: int | None) -> Path:
     base = default or config.home() / "corpora" / EMBEDDED
     return base if size is None else base.with_name(f"{EMBEDDED}-{size}")

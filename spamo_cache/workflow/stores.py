@@ -65,6 +65,27 @@ def remember(
     io.write_atomic(folder / _STORES, text.encode())
 
 
+def at_hand(corpus: str, root: Path | str | None) -> Path | None:
+    """The folder of a corpus, None where it is not known.
+
+    Without ``root`` it is the embedded corpus's, if that is drawn already, and of another one where
+    it was extracted from last.
+
+    Raises:
+        UsageError: no such folder.
+    """
+    if root is not None:
+        return resolve.folder(root)
+    if corpus == EMBEDDED:
+        there = resolve.is_there(corpus, None, None)
+        return resolve.corpus_root(corpus, None) if there else None
+    try:
+        noted = _Note.of(corpus).root
+    except DamagedError:
+        return None
+    return Path(noted) if noted and Path(noted).is_dir() else None
+
+
 def tell_changes(manifest: Manifest, watcher: Watcher) -> None:
     """Say how a manifest differs from the one that was extracted last under its name."""
     try:
