@@ -159,7 +159,8 @@ def import_(
 def export(
     name: options.StoreName,
     target: Annotated[
-        Path, typer.Argument(metavar="TARGET", help="New .h5 or .hdf5 file, or a folder for .npy.")
+        Path,
+        typer.Argument(metavar="TARGET", help="New .h5, .hdf5 or .zip file, or a folder for .npy."),
     ],
     *,
     official: Official = False,
@@ -174,7 +175,8 @@ def export(
 ) -> None:
     """Write a store's features as HDF5 or .npy, one array for each clip.
 
-    With --official the folder is what the official code wants as feat_root or mae_feat_root.
+    A .zip holds what a folder would; numpy.load opens it as it is. With --official they are what
+    the official code wants as feat_root or mae_feat_root.
 
     Example:
 

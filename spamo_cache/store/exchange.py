@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
@@ -73,24 +74,80 @@ def export_npy(
         StoreError: a store that cannot be read, a folder that cannot be written.
     """
     features = FeatureStore.open(store)
-    ending = _ending(features) if naming == "official" else ""
-    kept = np.dtype(dtype or ("float32" if naming == "official" else features.dtype))
+    files = _npy_files(features, naming, dtype)
     with io.reading(folder):
         if folder.exists() and any(folder.iterdir()):
             raise UsageError("the folder is not empty", where=folder, remedy="give a new one")
-    listed: dict[str, dict[str, str]] = {}
     with io.writing(folder):
-        for split, clip, rows in _clips(features):
-            name = f"{file_name(split)}/{file_name(clip)}{ending}.npy"
+        for name, data in files:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            # In memory first: numpy does not say why a disk refuses.
-            data = BytesIO()
-            np.save(data, rows.astype(kept, copy=False), allow_pickle=False)
-            (folder / name).write_bytes(data.getvalue())
-            listed[name] = {"id": clip, "split": split}
-        document = {"clips": listed, "store": _provenance(features)}
-        (folder / MARKER).write_bytes(canonical(document))
-    return len(listed)
+            (folder / name).write_bytes(data)
+    return features.counts()["ok"]
+
+
+def export_zip(
+    store: Location, file: Path, *, naming: Naming = "ids", dtype: str | None = None
+) -> int:
+    """Write what :func:`export_npy` writes as one zip file, which ``numpy.load`` opens as it is.
+
+    Returns:
+        Number of clips written; failed and absent ones have no file.
+
+    Raises:
+        UsageError: the file exists, or the release has no such stream.
+        StoreError: a store that cannot be read, a folder that cannot be written.
+    """
+    features = FeatureStore.open(store)
+    files = _npy_files(features, naming, dtype)
+    with _whole(file) as unfinished, zipfile.ZipFile(unfinished, "w") as archive:
+        for name, data in files:
+            # Without a time: equal features give equal bytes.
+            archive.writestr(zipfile.ZipInfo(name), data)
+    return features.counts()["ok"]
+
+
+@contextmanager
+def _whole(file: Path) -> Iterator[Path]:
+    """A name to write to, which becomes ``file`` when the block is done, and goes if it fails."""
+    with io.reading(file):
+        if file.exists():
+            raise UsageError("the file exists", where=file, remedy="give another name")
+    unfinished = file.with_name(f"{file.name}.tmp")
+    with io.writing(file):
+        try:
+            yield unfinished
+            io.sync(unfinished)
+            unfinished.replace(file)
+        except BaseException:
+            io.discard(unfinished)
+            raise
+
+
+def _npy_files(
+    features: FeatureStore, naming: Naming, dtype: str | None
+) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the ``.npy`` files of all clips, then those of the marker.
+
+    Raises:
+        UsageError: the release has no such stream; at once, not with the first file.
+    """
+    ending = _ending(features) if naming == "official" else ""
+    kept = np.dtype(dtype or ("float32" if naming == "official" else features.dtype))
+    return _named_files(features, f"{ending}.npy", kept)
+
+
+def _named_files(
+    features: FeatureStore, ending: str, dtype: np.dtype[Any]
+) -> Iterator[tuple[str, bytes]]:
+    listed: dict[str, dict[str, str]] = {}
+    for split, clip, rows in _clips(features):
+        name = f"{file_name(split)}/{file_name(clip)}{ending}"
+        # In memory first: numpy does not say why a disk refuses.
+        data = BytesIO()
+        np.save(data, rows.astype(dtype, copy=False), allow_pickle=False)
+        listed[name] = {"id": clip, "split": split}
+        yield name, data.getvalue()
+    yield MARKER, canonical({"clips": listed, "store": _provenance(features)})
 
 
 def export_hdf5(store: Location, file: Path) -> int:
@@ -103,20 +160,9 @@ def export_hdf5(store: Location, file: Path) -> int:
         UsageError: the file exists.
         StoreError: a store that cannot be read, a folder that cannot be written.
     """
-    with io.reading(file):
-        if file.exists():
-            raise UsageError("the file exists", where=file, remedy="give another name")
     features = FeatureStore.open(store)
-    unfinished = file.with_name(f"{file.name}.tmp")
-    with io.writing(file):
-        try:
-            count = _fill(unfinished, features)
-            io.sync(unfinished)
-            unfinished.replace(file)
-        except BaseException:
-            io.discard(unfinished)
-            raise
-    return count
+    with _whole(file) as unfinished:
+        return _fill(unfinished, features)
 
 
 def _fill(file: Path, features: FeatureStore) -> int:
@@ -235,6 +281,8 @@ def import_hdf5(file: Path, root: Path, *, corpus: str, stream: str, **options: 
     """
     if not file.is_file():
         raise UsageError("no such file", where=file)
+    if zipfile.is_zipfile(file):
+        raise UsageError("is a zip file", where=file, remedy="unpack it and name the folder")
     try:
         with h5py.File(file, "r") as opened:
             items = arrays_of_hdf5(opened, file.name)

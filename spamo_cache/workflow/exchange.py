@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from spamo_cache.store.exchange import Imported, Naming
     from spamo_cache.store.remote import Location
 
+_HDF5 = (".h5", ".hdf5")
+_WRITTEN = "name a folder, or a .zip, .h5 or .hdf5 file"
+_NOT_WRITTEN = (
+    *(".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".npy", ".npz", ".pt", ".pth"),
+    *(".pkl", ".pickle", ".mat", ".csv", ".tsv", ".json", ".parquet", ".safetensors", ".zarr"),
+)
+"""Endings by which people mean a file, not a folder."""
+
 
 def push(
     name: str,
@@ -124,24 +132,33 @@ def import_features(
 def export_features(
     name: str, target: Path, *, official: bool = False, manifest: Path | None = None
 ) -> tuple[int, int]:
-    """Write a store's features as HDF5 or ``.npy``, one array for each clip.
+    """Write a store's features as HDF5 or ``.npy`` (in a folder or a zip), an array for each clip.
 
     Args:
         name: path, address, or ``CORPUS/STREAM`` with or without ``-FINGERPRINT``.
-        target: new ``.h5`` or ``.hdf5`` file, or a folder.
+        target: new ``.h5``, ``.hdf5`` or ``.zip`` file, or a folder.
         official: name the files as the official release does.
         manifest: with ``official``, write its annotation files of these clips, too.
 
     Returns:
         Clips written, and clips in the annotation files.
     """
-    from spamo_cache.store.exchange import export_hdf5, export_npy
+    from spamo_cache.store.exchange import export_hdf5, export_npy, export_zip
 
     store = resolve.located(name)
     if manifest is not None and not official:
         raise UsageError("--manifest is for --official", remedy="give both, or neither")
-    if target.suffix in {".h5", ".hdf5"}:
+    kind = target.suffix.lower()
+    if kind in _NOT_WRITTEN and not target.is_dir():
+        raise UsageError(f"no {kind} file is written", where=target, remedy=_WRITTEN)
+    if manifest is not None and kind in {*_HDF5, ".zip"}:
+        raise UsageError("annotations are written into a folder", where=target, remedy=_WRITTEN)
+    if kind in _HDF5:
+        if official:
+            raise UsageError("the release reads no HDF5", where=target, remedy=_WRITTEN)
         count = export_hdf5(store, target)
+    elif kind == ".zip":
+        count = export_zip(store, target, naming=_naming(official))
     else:
         count = export_npy(store, target, naming=_naming(official))
     return count, 0 if manifest is None else _annotate(store, target, manifest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -181,6 +182,26 @@ def test_export_is_what_the_official_code_trains_from(features, call, tmp_path):
             given, made = (np.load(tmp_path / f / split / name) for f in ("features", "out"))
             assert made.dtype == given.dtype
             np.testing.assert_array_equal(made, given)
+
+
+def test_a_zip_is_a_zip_and_other_archives_are_refused(features, call, tmp_path):
+    call(IMPORT)
+    assert "4 clips" in call("store export phoenix14t out.zip").stdout
+    with np.load(tmp_path / "out.zip") as opened:
+        np.testing.assert_array_equal(opened["train/überall 手語"], np.full((22, 8), 2))
+        assert len(opened.files) == 5
+    call("store export phoenix14t folder")
+    with zipfile.ZipFile(tmp_path / "out.zip") as archive:
+        archive.extractall(tmp_path / "unpacked")  # ours
+    for file in (tmp_path / "folder").rglob("*.*"):
+        inside = tmp_path / "unpacked" / file.relative_to(tmp_path / "folder")
+        assert inside.read_bytes() == file.read_bytes()
+    assert "file exists" in call("store export phoenix14t out.zip", code=2).stderr
+    assert "no .gz file is written" in call("store export phoenix14t out.tar.gz", code=2).stderr
+    assert "reads no HDF5" in call("store export phoenix14t a.h5 --official", code=2).stderr
+    refused = call("store import out.zip -d phoenix14t --stream spatial", code=2)
+    assert "unpack it" in refused.stderr
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_a_store_is_complete_by_itself(lab: Path, call: Call):
