@@ -34,3 +34,11 @@ def age(moment: str) -> str:
     except (ValueError, TypeError):
         return ""
     return duration(seconds) if seconds < 86_400 else f"{seconds / 86_400:,.0f} days"
+
+
+def rate(per_second: float, unit: str) -> str:
+    """``30.1 frames/s``, ``12.5 steps/min``, ``4.0 runs/h``."""
+    for seconds, name in ((1, "s"), (60, "min")):
+        if per_second * seconds >= 1:
+            return f"{per_second * seconds:,.1f} {unit}/{name}"
+    return f"{3600 * per_second:,.1f} {unit}/h"

@@ -62,6 +62,7 @@ def attribute(
     device: str = "auto",
     roots: Sequence[str] | None = None,
     llm: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, ClipAttribution]:
     """Translate clips and attribute what is said to their rows, and so to their frames.
 
@@ -73,6 +74,7 @@ def attribute(
         stores: stream -> features; None finds those the run was trained from.
         roots: to look for them in; None is SPAMO_CACHE's.
         llm: folder of the run's LLM, where that has moved.
+        progress: called with clips done and clips in all.
 
     Returns:
         Clip -> its attribution, with the frames that ``film`` gave.
@@ -97,6 +99,8 @@ def attribute(
             for clip in clips:
                 document = _document(loaded, data, clip, stores, baseline)
                 found[clip.id] = _keep(run / FOLDER, document, _shots(film, clip, document))
+                if progress is not None:
+                    progress(len(found), len(set(ids)))
     return found
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import spamo_cache as sc
-from spamo_cache.cli import display, options
+from spamo_cache.cli import display, options, watching
 
 if TYPE_CHECKING:
     from spamo_cache.runs.analyses import AgainstChance, Analysis, Measured, SignEntropy
@@ -51,7 +51,13 @@ def analyze(
 
     results: dict[Path, Any]
     show: Callable[[Mapping[Path, Any]], None]
-    common: dict[str, Any] = {"split": split, "store": store, "llm": llm, "device": device}
+    common: dict[str, Any] = {
+        "split": split,
+        "store": store,
+        "llm": llm,
+        "device": device,
+        "watcher": watching.watcher(),
+    }
     if clips:
         results = {run: sc.attribute(run, clips, root=root, **common) for run in runs}
         show = _show_attributions

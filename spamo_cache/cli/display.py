@@ -1,4 +1,4 @@
-"""What commands print: tables for people, JSON for scripts, progress for terminals."""
+"""What commands print: tables for people, JSON for scripts."""
 
 from __future__ import annotations
 
@@ -7,27 +7,16 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from itertools import chain, islice
 from typing import Any, TextIO
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.text import Text
 
 from spamo_cache.errors import printable
-from spamo_cache.workflow.watcher import Advance, Watcher
 
 _WIDTH_OF_A_PIPE = 160
 _BLOCK = 1000
@@ -133,7 +122,7 @@ def _plain(value: Any) -> Any:
 
 def as_line(document: object) -> None:
     """The document on stdout as one line, for scripts that read while work goes on."""
-    _print(json.dumps(document, ensure_ascii=False, default=str))
+    _print(json.dumps(document, ensure_ascii=False, default=_plain))
 
 
 def as_lines(documents: Iterable[object]) -> None:
@@ -248,52 +237,3 @@ def _cell(value: object) -> str:
         return f"{value:,.2f}"
     whole = isinstance(value, int) and not isinstance(value, bool)
     return f"{value:,}" if whole else printable(str(value))
-
-
-@contextmanager
-def progress(label: str, unit: str) -> Iterator[Advance]:
-    """A bar with rate and time left while the block runs; nothing where stderr is no terminal."""
-    shown = console(err=True)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(unit),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns, console=shown, disable=not shown.is_terminal, transient=True
-    ) as running:
-        task = running.add_task(printable(label), total=None)
-
-        def advance(done: int, total: int, now: str | None = None) -> None:
-            running.update(task, completed=done, total=total, description=printable(now or label))
-
-        yield advance
-
-
-class _Rate(ProgressColumn):
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self._unit = unit
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.1f} {self._unit}/s")
-
-
-class Terminal(Watcher):
-    """Shows work to whoever sits at the terminal, on stderr."""
-
-    def notice(self, text: str) -> None:
-        say(text)
-
-    def warning(self, text: str) -> None:
-        say(f"warning: {text}")
-
-    def task(self, label: str, unit: str) -> AbstractContextManager[Advance]:
-        return progress(label, unit)
-
-
-TERMINAL = Terminal()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from spamo_cache.cli import display, options
+from spamo_cache.cli import display, options, watching
 
 
 def doctor(
@@ -51,7 +51,7 @@ def doctor(
         sample=sample,
         everything=everything,
         pipeline=pipeline,
-        watcher=display.TERMINAL,
+        watcher=watching.watcher(),
     )
     if json:
         display.as_json(found.as_dict())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import spamo_cache as sc
-from spamo_cache.cli import display, options, scores
+from spamo_cache.cli import display, options, scores, watching
 from spamo_cache.errors import UsageError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def evaluate(
             llm=llm,
             spec=spec,
             device=device,
-            watcher=display.TERMINAL,
+            watcher=watching.watcher(),
         )
         for folder in wanted
     ][: len(folders)]

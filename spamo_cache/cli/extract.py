@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 import spamo_cache as sc
 from spamo_cache import human
-from spamo_cache.cli import display, options
+from spamo_cache.cli import display, options, watching
 
 if TYPE_CHECKING:
-    from spamo_cache.extract.progress import Progress
     from spamo_cache.extract.summary import StreamSummary, Summary
-
-_LOG_SECONDS = 1.0
-"""Between progress lines of ``--json``."""
-_EVENTS = {"failed", "dashboard", "waiting_for"}
-"""What has lines of its own there."""
 
 
 def extract(
@@ -81,12 +73,7 @@ def extract(
             "--calibrate", help="With --dry-run: benchmark for 20 s to calibrate the estimate."
         ),
     ] = False,
-    json: Annotated[
-        bool,
-        typer.Option(
-            "--json", help="JSON Lines on stdout: progress, failures, and last the summary."
-        ),
-    ] = False,
+    json: options.JsonLines = False,
 ) -> None:
     """Compute the features of every clip, once; what exists already is never computed again.
 
@@ -116,8 +103,7 @@ def extract(
         retry_failed=retry_failed,
         dry_run=dry_run,
         calibrate=calibrate,
-        progress=_Log() if json else None,
-        watcher=display.TERMINAL,
+        watcher=watching.watcher(json=json),
     )
     if json:
         display.as_line({"event": "summary", **asdict(summary)})
@@ -128,40 +114,6 @@ def extract(
         if not dry_run:
             display.say("after fixing the cause, rerun with --retry-failed")
         raise typer.Exit(1)
-
-
-class _Log:
-    """Progress as JSON Lines: failures as they happen, the rest about once a second."""
-
-    def __init__(self) -> None:
-        self._written = self._began = 0.0
-        self._dashboard = ""
-        self._waiting: Sequence[str] = ()
-
-    def __call__(self, now: Progress) -> None:
-        if now.dashboard != self._dashboard:
-            self._dashboard = now.dashboard
-            display.as_line({"event": "dashboard", "address": now.dashboard})
-        if now.waiting_for != self._waiting:
-            self._waiting = now.waiting_for
-            display.as_line({"event": "waiting", "for": list(now.waiting_for)})
-        for clip, reason in now.failed.items():
-            display.as_line({"event": "failure", "clip": clip, "reason": reason})
-        this = time.monotonic()
-        if now.stage == "extract" and not self._began:
-            self._began = this
-        if now.clips == now.clips_total or this - self._written > _LOG_SECONDS:
-            self._written = this
-            display.as_line({"event": "progress", **self._line(now, this)})
-
-    def _line(self, now: Progress, this: float) -> dict[str, Any]:
-        line = {key: value for key, value in display.as_dict(now).items() if key not in _EVENTS}
-        took = this - self._began
-        if now.stage == "extract" and now.frames and took:
-            rate = now.frames / took
-            left = (now.frames_total - now.frames) / rate
-            line |= {"frames_per_second": round(rate, 1), "seconds_left": round(left, 1)}
-        return line
 
 
 def _show(summary: Summary, *, planned: bool) -> None:

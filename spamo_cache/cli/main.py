@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from spamo_cache import __version__
-from spamo_cache.cli import display, store
+from spamo_cache.cli import display, options, store, watching
 from spamo_cache.cli.analyze import analyze
 from spamo_cache.cli.doctor import doctor
 from spamo_cache.cli.evaluate import evaluate
@@ -45,6 +45,7 @@ class Commands(TyperGroup):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """What anybody prints passes by a net."""
+        watching.set_verbosity(0)
         with display.guarded():
             try:
                 return super().main(*args, **extra)
@@ -108,7 +109,7 @@ for _command in (
     *(doctor, manifest, init, extract, train, evaluate),
     *(translate, analyze, report, reproduce),
 ):
-    app.command()(_command)
+    app.command()(options.with_verbosity(_command))
 
 
 def _version(asked: bool) -> None:
@@ -119,12 +120,16 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _options(
+    *,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
     ] = False,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
 ) -> None:
-    pass
+    del version  # its callback has seen to it
+    watching.change_verbosity(verbose=verbose, quiet=quiet)
 
 
 def main() -> None:

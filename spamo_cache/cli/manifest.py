@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import spamo_cache as sc
-from spamo_cache.cli import display, options
+from spamo_cache.cli import display, options, watching
 from spamo_cache.errors import UsageError
 
 
@@ -38,7 +38,7 @@ def manifest(
         spamo-cache manifest --dataset phoenix14t --root /data/PHOENIX-2014-T -o phoenix14t.parquet
     """
     found = sc.load_corpus(
-        dataset, root=root, manifest=manifest, size=size, limit=limit, watcher=display.TERMINAL
+        dataset, root=root, manifest=manifest, size=size, limit=limit, watcher=watching.watcher()
     )
     path = output or Path(f"{found.corpus}.parquet")
     if path.suffix not in {".parquet", ".csv"}:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from spamo_cache import devices
+from spamo_cache.cli import watching
 from spamo_cache.workflow import EMBEDDED
 
 Dataset = Annotated[
@@ -67,6 +71,12 @@ Spec = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+JsonLines = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="JSON Lines on stdout: progress, warnings, failures, and last the summary."
+    ),
+]
 Device = Annotated[
     str,
     typer.Option("--device", callback=devices.check, help="auto, cpu, cuda or cuda:N."),
@@ -92,3 +102,34 @@ Executor = Annotated[
     Literal["dask", "serial"],
     typer.Option("--executor", help="serial extracts in this process, for debugging."),
 ]
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="Tell more: stores, device, each failed clip."),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print errors and the result, nothing else.")
+]
+
+
+def with_verbosity(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with the options -v and -q, which all of them have."""
+    added = {"verbose": Verbose, "quiet": Quiet}
+
+    @functools.wraps(command)
+    def run(*args: Any, verbose: bool = False, quiet: bool = False, **options: Any) -> None:
+        watching.change_verbosity(verbose=verbose, quiet=quiet)
+        command(*args, **options)
+
+    # typer reads options from signature and annotations, which are words until somebody asks.
+    signature = inspect.signature(command, eval_str=True)
+    parameters = dict(signature.parameters) | {
+        name: inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind
+        )
+        for name, kind in added.items()
+    }
+    run.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=list(parameters.values())
+    )
+    run.__annotations__ = {name: one.annotation for name, one in parameters.items()}
+    return run

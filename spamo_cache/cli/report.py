@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import spamo_cache as sc
-from spamo_cache.cli import display, options
+from spamo_cache.cli import display, options, watching
 
 
 def report(
@@ -28,4 +28,4 @@ def report(
 
         spamo-cache report runs/signed-weather/default -o report.html
     """
-    display.line(sc.report(runs, output, root=root, store=store))
+    display.line(sc.report(runs, output, root=root, store=store, watcher=watching.watcher()))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spamo_cache import human
-from spamo_cache.cli import display, options, scores
+from spamo_cache.cli import display, options, scores, watching
 from spamo_cache.errors import UsageError
 from spamo_cache.workflow import EMBEDDED
 
@@ -71,7 +71,7 @@ def reproduce(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="With --all: say what is there and what is not.")
     ] = False,
-    as_json: options.Json = False,
+    json: options.JsonLines = False,
 ) -> None:
     """Run all stages: corpus, manifest, extract, train, evaluate, report.
 
@@ -108,13 +108,13 @@ def reproduce(
         from spamo_cache.workflow.experiments.run import ExperimentRequest
 
         request = ExperimentRequest(only=only, seeds=seeds, jobs=jobs)
-        failed = _experiments(source, request, dry_run=dry_run, as_json=as_json)
+        failed = _experiments(source, request, dry_run=dry_run, json=json)
     elif only or jobs or dry_run or seeds > 1:
         raise UsageError("--only, --seeds, --jobs and --dry-run are for experiments: add --all")
     else:
-        done = reproduce_source(source, display.TERMINAL)
-        if as_json:
-            display.as_json(_document(done))
+        done = reproduce_source(source, watching.watcher(json=json))
+        if json:
+            display.as_line({"event": "summary", **_document(done)})
         else:
             _show(done)
         failed = done.failed
@@ -124,20 +124,20 @@ def reproduce(
 
 
 def _experiments(
-    source: Source, request: ExperimentRequest, *, dry_run: bool, as_json: bool
+    source: Source, request: ExperimentRequest, *, dry_run: bool, json: bool
 ) -> Sequence[tuple[str, str]]:
     """Every experiment, or with ``dry_run`` what they would take; what failed."""
     from spamo_cache.workflow.experiments.run import preview_experiments, reproduce_experiments
 
     if dry_run:
-        preview = preview_experiments(source, request, display.TERMINAL)
+        preview = preview_experiments(source, request, watching.watcher())
         heads = ("features", "clips to compute or copy")
         display.table(heads, list(preview.extractions.items()))
         display.table(("experiment", "variant", "seed", "run", ""), preview.runs)
         return ()
-    done = reproduce_experiments(source, request, display.TERMINAL)
-    if as_json:
-        display.as_json(done.document)
+    done = reproduce_experiments(source, request, watching.watcher(json=json))
+    if json:
+        display.as_line({"event": "summary", **done.document})
     else:
         _show_experiments(done)
     return done.failed

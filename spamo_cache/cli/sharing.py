@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from spamo_cache import human
-from spamo_cache.cli import display, options
+from spamo_cache.cli import display, options, watching
 
 if TYPE_CHECKING:
     from spamo_cache.store.copy import Copied
@@ -62,7 +62,7 @@ def push(
         split=split,
         ids=wanted,
         accept_terms=accept_terms,
-        watcher=display.TERMINAL,
+        watcher=watching.watcher(),
     )
     _show(copied, wanted, json=json)
 
@@ -88,7 +88,7 @@ def pull(
 
     wanted = None if ids is None else resolve.lines(ids)
     copied = exchange.pull(
-        name, root=root, store=store, split=split, ids=wanted, watcher=display.TERMINAL
+        name, root=root, store=store, split=split, ids=wanted, watcher=watching.watcher()
     )
     _show(copied, wanted, json=json)
 

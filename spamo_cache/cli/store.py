@@ -11,7 +11,7 @@ import typer
 
 import spamo_cache as sc
 from spamo_cache import human
-from spamo_cache.cli import display, options
+from spamo_cache.cli import display, options, watching
 from spamo_cache.cli.sharing import export, import_, pull, push
 from spamo_cache.errors import StoreError, UsageError, printable
 
@@ -321,8 +321,9 @@ def verify(
     """
     from spamo_cache.store import verify as checks
 
-    with display.progress("verifying", "partitions") as advance:
-        found = checks.verify(_local(name), deep=deep, progress=advance)
+    path = _local(name)
+    with watching.watcher().task("verify", path.stem, "partitions") as advance:
+        found = checks.verify(path, deep=deep, progress=advance)
     if repair and not found.sound:
         checks.repair(found)
     if json:
@@ -458,4 +459,4 @@ def _local(name: str) -> Path:
 
 
 for _command in (ls, info, verify, diff, push, pull, import_, export, rm, prune):
-    app.command(_command.__name__.rstrip("_"))(_command)
+    app.command(_command.__name__.rstrip("_"))(options.with_verbosity(_command))

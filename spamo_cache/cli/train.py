@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spamo_cache import human
-from spamo_cache.cli import display, options
+from spamo_cache.cli import display, options, watching
 from spamo_cache.workflow import EMBEDDED
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def train(
             help="Of several: runs at a time [default: one per GPU, or as many as cores allow]",
         ),
     ] = None,
-    json: options.Json = False,
+    json: options.JsonLines = False,
 ) -> None:
     """Train a translator from the features that were extracted last; VT-Align, then translation.
 
@@ -104,7 +104,7 @@ def train(
         "store": store,
         "root": root,
         "device": device,
-        "watcher": display.TERMINAL,
+        "watcher": watching.watcher(json=json),
     }
     if import_official is None and (loaded.sweep or seeds is not None):
         _sweep(pipeline, overrides or [], sources, output, seeds=seeds, jobs=jobs, json=json)
@@ -115,7 +115,7 @@ def train(
     if not _leads():
         return
     if json:
-        display.as_json(asdict(summary))
+        display.as_line({"event": "summary", **asdict(summary)})
     else:
         _show(summary)
     for failed in summary.failed.values():
@@ -151,7 +151,7 @@ def _sweep(
     if _leads():
         if json:
             experiments, runs = list(map(asdict, done.spreads)), list(map(asdict, done.runs))
-            display.as_json({"experiments": experiments, "runs": runs})
+            display.as_line({"event": "summary", "experiments": experiments, "runs": runs})
         else:
             _show_sweep(done)
         display.failures(done.failed)

@@ -79,12 +79,12 @@ def run_dask(
     tasks: Iterable[PartitionTask],
     report: Report,
     cluster: Cluster,
-    dashboard: Callable[[str], None] = lambda _: None,
+    found: Callable[[str, str], None] = lambda _, __: None,
 ) -> Iterator[PartitionResult]:
     """Compute the tasks on the cluster, in the order in which they are finished.
 
     Args:
-        dashboard: called with the address of the cluster's dashboard, if it has one.
+        found: called with the address of the scheduler and that of the dashboard, if it has one.
 
     Raises:
         UsageError: no scheduler at the address given.
@@ -92,8 +92,9 @@ def run_dask(
         SpamoError: a partition that killed every worker it was given to, or a scheduler that died.
     """
     with _quiet(), _client(cluster) as client, _explained():
-        if client.cluster is not None and find_spec("bokeh") is not None:
-            dashboard(client.cluster.dashboard_link)
+        # Without bokeh the page of a dashboard says no more than that.
+        has_page = client.cluster is not None and find_spec("bokeh") is not None
+        found(client.scheduler.address, client.cluster.dashboard_link if has_page else "")
         flow = _TaskFlow(client, config, report)
         waiting = iter(tasks)
         more = True

@@ -193,7 +193,7 @@ def extract(
         cluster = executors.Cluster(
             workers=workers or _default_workers(device), scheduler=scheduler, slurm=slurm
         )
-        return executors.run_dask(worker_config, tasks, tracker.advance, cluster, tracker.dashboard)
+        return executors.run_dask(worker_config, tasks, tracker.advance, cluster, tracker.cluster)
 
     with _indexed(writers):
         totals = _finish(work, execute, writers, tracker)

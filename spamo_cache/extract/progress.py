@@ -23,6 +23,8 @@ class Progress:
     failures: int = 0
     failed: Mapping[str, str] = field(default_factory=dict)
     """Clips that failed since the last report, each with its reason."""
+    scheduler: str = ""
+    """Address of the Dask scheduler, where there is one."""
     dashboard: str = ""
     """Address of the Dask dashboard, where there is one."""
     waiting_for: Sequence[str] = ()
@@ -41,7 +43,7 @@ class Tracker:
         self._failed: set[str] = set()
         self._total = 0, 0
         self._waiting: tuple[str, ...] = ()
-        self._dashboard = ""
+        self._scheduler = self._dashboard = ""
 
     def probed(self, clips: int) -> None:
         if self._progress is not None:
@@ -68,10 +70,10 @@ class Tracker:
             self._waiting = ()
             self._emit(news)
 
-    def dashboard(self, address: str) -> None:
-        """Announce where the work can be watched."""
+    def cluster(self, scheduler: str, dashboard: str) -> None:
+        """Announce who deals out the work, and where it can be watched."""
         with self._lock:
-            self._dashboard = address
+            self._scheduler, self._dashboard = scheduler, dashboard
             self._emit({})
 
     def waiting(self, holders: Iterable[str]) -> None:
@@ -91,6 +93,7 @@ class Tracker:
                     frames_total=self._total[1],
                     failures=len(self._failed),
                     failed=news,
+                    scheduler=self._scheduler,
                     dashboard=self._dashboard,
                     waiting_for=self._waiting,
                 )

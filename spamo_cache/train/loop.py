@@ -41,7 +41,8 @@ from spamo_cache.train.microbatch import Microbatch, MicrobatchSplitter
 from spamo_cache.train.monitoring import Curves, Meter, StepTimer, curves
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
-"""Called with the phase, its finished steps, its steps in all, and the latest numbers."""
+"""Called with the phase, its finished steps, its steps in all, and what is new: the numbers of a
+line of metrics, or ``dev_clips`` of ``dev_clips_total`` while dev is decoded."""
 
 LOG_EVERY = 10
 """Steps between two lines of metrics; states to resume from are only saved there."""
@@ -172,6 +173,7 @@ class Trainer:
         trained = [value for value in self.translator.parameters() if value.requires_grad]
         planned, batches = self._planned(phase, config)
         self.timer.begin()
+        self._report(phase, config, {})
         for step, microbatches in planned:
             optim.set_rate(optimiser, self._rate(config, step))
             for number, microbatch in enumerate(microbatches):
@@ -247,6 +249,8 @@ class Trainer:
         if step % LOG_EVERY == 0 or last:
             rate = self._rate(config, step - 1)
             self._log(phase, config, self.meter.take(self.accelerator) | {"lr": rate})
+        else:
+            self._report(phase, config, {})
         every = self.pipeline.translate.eval_every
         if phase == "translate" and (step % every == 0 or last):
             self._select(config)
@@ -269,9 +273,12 @@ class Trainer:
         self._log("translate", config, figures | {"best_bleu": state.best_bleu})
 
     def _decode_dev(self) -> list[str]:
-        return gather_texts(
-            self.accelerator, decode(self.translator, self._own_dev(), self.pipeline.decode)
-        )
+        def progress(done: int, total: int) -> None:
+            figures = {"dev_clips": done, "dev_clips_total": total}
+            self._report("translate", self.pipeline.translate, figures)
+
+        decoded = decode(self.translator, self._own_dev(), self.pipeline.decode, progress=progress)
+        return gather_texts(self.accelerator, decoded)
 
     def _dev_loss(self, config: StageConfig) -> float:
         """The translation loss of dev: nats a token, labels smoothed as in training."""
@@ -312,8 +319,11 @@ class Trainer:
         self.state.metrics_bytes = self.folder.log(line)
         for drawn in self.curves:
             drawn.add(line)
+        self._report(phase, config, fields)
+
+    def _report(self, phase: TrainPhase, config: StageConfig, news: Mapping[str, float]) -> None:
         if self.progress is not None:
-            self.progress(phase, self.state.step, config.steps, fields)
+            self.progress(phase, self.state.step, config.steps, news)
 
     def _keep(self) -> None:
         """Make the present weights those of the run."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from spamo_cache.workflow import resolve, stores
 from spamo_cache.workflow.frames import stills
 from spamo_cache.workflow.resolve import RunLike
+from spamo_cache.workflow.watcher import QUIET, Watcher
 
 if TYPE_CHECKING:
     from spamo_cache.analysis.attribution_docs import Shots
@@ -25,6 +26,7 @@ def analyze(
     store: str | Path | None = None,
     llm: Path | str | None = None,
     device: str = "auto",
+    watcher: Watcher = QUIET,
 ) -> Analysis:
     """Entropy of sign features, their alignment with the language model, nearest tokens.
 
@@ -34,19 +36,22 @@ def analyze(
         store: root to look for the run's features in before those of ``SPAMO_CACHE``.
         llm: folder of the run's LLM, where that has moved.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        watcher: follows the work.
 
     Returns:
         What the run keeps as ``analysis/<split>.json``.
     """
     from spamo_cache import analysis
 
-    return analysis.analyze(
-        resolve.run_path(run),
-        split=split,
-        device=device,
-        roots=resolve.store_roots(store),
-        llm=None if llm is None else Path(llm),
-    )
+    path = resolve.run_path(run)
+    with watcher.task("analyze", f"{path.name} on {split}"):
+        return analysis.analyze(
+            path,
+            split=split,
+            device=device,
+            roots=resolve.store_roots(store),
+            llm=None if llm is None else Path(llm),
+        )
 
 
 def attribute(
@@ -58,6 +63,7 @@ def attribute(
     store: str | Path | None = None,
     llm: Path | str | None = None,
     device: str = "auto",
+    watcher: Watcher = QUIET,
 ) -> dict[str, ClipAttribution]:
     """Attribute the translations of clips to their frames; see ``attribution_docs.attribute``.
 
@@ -70,6 +76,7 @@ def attribute(
         store: root to look for the run's features in before those of ``SPAMO_CACHE``.
         llm: folder of the run's LLM, where that has moved.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        watcher: follows the work.
 
     Returns:
         Clip -> what the run keeps of it below ``analysis/attribution``.
@@ -90,15 +97,17 @@ def attribute(
             else attribution_docs.pick(path, int(name), split)
         )
     ]
-    return attribution_docs.attribute(
-        path,
-        ids,
-        manifest=manifest,
-        film=partial(_film, raw),
-        device=device,
-        roots=resolve.store_roots(store),
-        llm=None if llm is None else Path(llm),
-    )
+    with watcher.task("analyze", path.name, "clips") as advance:
+        return attribution_docs.attribute(
+            path,
+            ids,
+            manifest=manifest,
+            film=partial(_film, raw),
+            device=device,
+            roots=resolve.store_roots(store),
+            llm=None if llm is None else Path(llm),
+            progress=advance,
+        )
 
 
 def _film(root: Path | None, clip: Clip) -> Shots | str:

@@ -77,7 +77,7 @@ def _corpus(
         where = resolve.corpus_root(name, root, watcher=watcher)
         load = partial(known.manifest, where)
     once = cache(load)
-    with watcher.task("decoding a sample", "clips") as advance:
+    with watcher.task("doctor", "a sample", "clips") as advance:
         checked = lint(where, once, corpus=known, sample=sample, progress=advance)
     with suppress(CorpusError):  # a finding by now
         table = once()

@@ -62,7 +62,10 @@ def evaluate(
     folder = resolve.run_path(run)
     changed = dict(config.assignment(text, "--spec-set") for text in resolve.changes(spec_set))
     streams = _streams(folder, split, changed, store=store, root=root, spec=spec, watcher=watcher)
-    with watcher.task(f"translating {split}", "clips") as advance:
+    for name, one in streams.items():
+        watcher.detail(f"{name}: {one.path}")
+    watcher.detail(f"device: {device}")
+    with watcher.task("evaluate", f"{folder.name} on {split}", "clips") as advance:
         return score(
             folder,
             split,

@@ -79,7 +79,7 @@ def _copy(
 ) -> Copied:
     from spamo_cache.store.copy import copy
 
-    with watcher.task(f"copying {store.stem}", "partitions") as advance:
+    with watcher.task("copy", store.stem, "partitions") as advance:
         return copy(
             store,
             root,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,7 +39,6 @@ def extract(
     retry_failed: bool = False,
     dry_run: bool = False,
     calibrate: bool = False,
-    progress: Callable[[Progress], None] | None = None,
     watcher: Watcher = QUIET,
 ) -> Summary:
     """Compute the features of every clip that no store holds yet.
@@ -68,7 +67,6 @@ def extract(
         retry_failed: try failed clips again.
         dry_run: decide everything, write nothing.
         calibrate: in a dry run, benchmark for 20 s to calibrate the estimate.
-        progress: called with the state so far, in place of what ``watcher`` would be told.
         watcher: follows the work.
 
     Returns:
@@ -105,13 +103,8 @@ def extract(
     stores.tell_changes(table, watcher)
     if not dry_run:
         stores.check_room(table)
-    with watcher.task(table.corpus, "frames") as advance:
-        told = progress or _Notices(watcher)
-
-        def report(now: Progress) -> None:
-            told(now)
-            _show(now, advance)
-
+    _tell_request(table, base, path, device, watcher)
+    with watcher.task("extract", table.corpus, "frames") as advance:
         summary = compute(
             table,
             base,
@@ -120,7 +113,7 @@ def extract(
             store_root=resolve.store_root(store),
             splits=splits,
             retry_failed=retry_failed,
-            progress=report,
+            progress=_Teller(watcher, advance),
             **request,
         )
     if not dry_run:
@@ -160,31 +153,55 @@ def _remember(manifest: Manifest, summary: Summary, table: str, root: str) -> No
         ) from error
 
 
-def _show(now: Progress, advance: Advance) -> None:
-    if now.stage == "probe":
-        advance(now.clips, now.clips_total, "looking at clips")
-    elif now.waiting_for:
-        advance(now.frames, now.frames_total, f"waiting for {'; '.join(now.waiting_for)}")
-    else:
-        failed = f", {now.failures} failed" if now.failures else ""
-        done = f"{now.clips:,} of {now.clips_total:,} clips{failed}"
-        advance(now.frames, now.frames_total, done)
+def _tell_request(
+    manifest: Manifest, root: Path, spec: Path, device: str, watcher: Watcher
+) -> None:
+    watcher.detail(f"{len(manifest):,} clips of {manifest.corpus} in {root}")
+    watcher.detail(f"cache spec: {spec}")
+    watcher.detail(f"device: {device}")
 
 
-class _Notices:
-    """Says once where the work can be watched, and whom it waits for."""
+class _Teller:
+    """Tells a watcher how far an extraction is, and once of each failure, address and wait."""
 
-    def __init__(self, watcher: Watcher) -> None:
-        self._watcher = watcher
-        self._dashboard = ""
+    def __init__(self, watcher: Watcher, advance: Advance) -> None:
+        self._watcher, self._advance = watcher, advance
+        self._addresses: dict[str, str] = {}
         self._waiting: Sequence[str] = ()
 
     def __call__(self, now: Progress) -> None:
-        if now.dashboard != self._dashboard:
-            self._dashboard = now.dashboard
-            self._watcher.notice(f"dashboard: {now.dashboard}")
+        for name, address in (("scheduler", now.scheduler), ("dashboard", now.dashboard)):
+            if address != self._addresses.get(name, ""):
+                self._addresses[name] = address
+                event = {"event": name, "address": address}
+                self._watcher.notice(f"Dask {name}: {address}", event)
         if now.waiting_for != self._waiting:
             self._waiting = now.waiting_for
-            if self._waiting:
-                others = "; ".join(self._waiting)
-                self._watcher.notice(f"waiting for {others}, who computes what is left")
+            waiting = {"event": "waiting", "for": list(self._waiting)}
+            others = "; ".join(self._waiting)
+            words = f"waiting for {others}, who computes what is left" if others else "going on"
+            self._watcher.notice(words, waiting)
+        for clip, reason in now.failed.items():
+            event = {"event": "failure", "clip": clip, "reason": reason}
+            self._watcher.detail(f"failed: {clip}: {reason}", event)
+        self._count(now)
+
+    def _count(self, now: Progress) -> None:
+        if now.stage == "probe":
+            self._advance(now.clips, now.clips_total, stage="probe", unit="clips")
+            return
+        said = f"{now.clips:,} of {now.clips_total:,} clips"
+        said += f", {now.failures:,} failed" if now.failures else ""
+        said += f", waiting for {'; '.join(now.waiting_for)}" if now.waiting_for else ""
+        self._advance(
+            now.frames,
+            now.frames_total,
+            stage="extract",
+            unit="frames",
+            said=said,
+            figures={
+                "clips": now.clips,
+                "clips_total": now.clips_total,
+                "failures": now.failures,
+            },
+        )

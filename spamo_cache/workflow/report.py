@@ -10,6 +10,7 @@ from spamo_cache.errors import SpamoError
 from spamo_cache.workflow import resolve, stores
 from spamo_cache.workflow.frames import stills
 from spamo_cache.workflow.resolve import RunLike
+from spamo_cache.workflow.watcher import QUIET, Watcher
 
 if TYPE_CHECKING:
     from spamo_cache.datasets.manifest import Clip
@@ -24,6 +25,7 @@ def report(
     *,
     root: Path | str | None = None,
     store: str | Path | None = None,
+    watcher: Watcher = QUIET,
 ) -> Path:
     """Write one self-contained page: scores, curves, translations, provenance.
 
@@ -32,6 +34,7 @@ def report(
         output: the page to write.
         root: folder of the raw corpus: clips are shown with frames. The embedded one is known.
         store: root to look for feature stores in before those of ``SPAMO_CACHE``.
+        watcher: follows the work.
 
     Returns:
         The path of the page.
@@ -44,12 +47,11 @@ def report(
 
     listed = [runs] if isinstance(runs, str) or not isinstance(runs, Sequence) else runs
     raw = None if root is None else resolve.folder(root)
-    return write_report(
-        [resolve.run_path(run) for run in listed],
-        Path(output),
-        frames=_Frames(raw),
-        roots=resolve.store_roots(store),
-    )
+    folders = [resolve.run_path(run) for run in listed]
+    with watcher.task("report", str(output)):
+        return write_report(
+            folders, Path(output), frames=_Frames(raw), roots=resolve.store_roots(store)
+        )
 
 
 class _Frames:

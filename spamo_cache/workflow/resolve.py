@@ -118,7 +118,7 @@ def _drawn(root: Path, size: int | None, watcher: Watcher) -> Path:
     # A finished corpus is taken as it is, whatever its size.
     if size is None and (root / "manifest.parquet").is_file():
         return root
-    with watcher.task(f"drawing {EMBEDDED}", "clips") as advance:
+    with watcher.task("draw", EMBEDDED, "clips") as advance:
         signed_weather.make(root, size or signed_weather.DEFAULT_SIZE, progress=advance)
     return root
 

@@ -205,7 +205,7 @@ def _near(
     watcher.notice(f"{store.stream}: copying {store.path} ({made}) into {local}")
     # By clip: a store keeps the splits it was begun with, the manifest may have others.
     clips = [clip for clip in manifest.table["id"].to_pylist() if clip in store]
-    with watcher.task(f"copying {store.stream}", "partitions") as advance:
+    with watcher.task("copy", store.path.stem, "partitions") as advance:
         copied = copy(store.path, local, ids=clips, progress=advance)
     if copied.terms:
         watcher.notice(f"terms of use: {copied.terms}")

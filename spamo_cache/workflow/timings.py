@@ -30,10 +30,11 @@ class StageTimings:
 
         stage = self.all.setdefault(name, StageTiming(name))
         stage.reused = False
-        self._watcher.notice(f"{name} ...")
+        self._watcher.notice(f"{name} ...", {"event": "stage", "stage": name})
         started = time.monotonic()
         try:
-            yield stage
+            with self._watcher.task(name):
+                yield stage
         finally:
             # Work that a kill ends is still work: the rest adds its time when it is done.
             if not (stage.reused and stage.seconds):

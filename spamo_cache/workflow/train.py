@@ -11,9 +11,11 @@ from spamo_cache.workflow import EMBEDDED, resolve
 from spamo_cache.workflow.frames import input_streams
 from spamo_cache.workflow.resolve import Assignments, Changes
 from spamo_cache.workflow.stores import pipeline_stores
-from spamo_cache.workflow.watcher import QUIET, Watcher
+from spamo_cache.workflow.watcher import QUIET, Advance, Watcher
 
 if TYPE_CHECKING:
+    from spamo_cache.datasets.manifest import Manifest
+    from spamo_cache.store.reader import FeatureStore
     from spamo_cache.train import RunSummary
 
 
@@ -101,22 +103,58 @@ def train_pipeline(
         return import_checkpoint(
             Path(import_official), pipeline, base=base, manifest=table, stores=streams, out=out
         )
-    with watcher.task(f"training {pipeline.name}", "steps") as advance:
-
-        def step(stage: str, done: int, total: int, numbers: Mapping[str, float]) -> None:
-            shown = ", ".join(f"{name} {value:.3g}" for name, value in numbers.items())
-            advance(done, total, f"{stage}: {shown}" if shown else stage)
-
+    _tell_request(pipeline, table, stores, out=out, device=device, watcher=watcher)
+    with watcher.task("train", pipeline.name, "steps") as advance:
         return train_run(
             pipeline,
             base=base,
             manifest=table,
             stores=streams,
             out=out,
-            progress=step,
+            progress=_Teller(advance),
             notice=watcher.warning,
             device=device,
         )
+
+
+def _tell_request(
+    pipeline: Pipeline,
+    manifest: Manifest,
+    stores: Mapping[str, FeatureStore],
+    *,
+    out: Path,
+    device: str,
+    watcher: Watcher,
+) -> None:
+    from spamo_cache.runs.folder import RunFolder
+
+    if RunFolder(out).state.exists():
+        watcher.notice(f"{out} was begun before: resuming")
+    watcher.detail(f"{len(manifest):,} clips of {manifest.corpus}")
+    for name, store in stores.items():
+        watcher.detail(f"{name}: {store.path}")
+    watcher.detail(f"LLM: {pipeline.llm.weights}")
+    watcher.detail(f"device: {device}")
+
+
+class _Teller:
+    """Tells how far a training is, each time with the latest of every figure."""
+
+    def __init__(self, advance: Advance) -> None:
+        self._advance = advance
+        self._phase = ""
+        self._figures: dict[str, float] = {}
+
+    def __call__(self, phase: str, done: int, total: int, news: Mapping[str, float]) -> None:
+        if phase != self._phase:
+            self._phase, self._figures = phase, {}
+        at_dev = news if "dev_clips" in news else {}
+        self._figures |= {} if at_dev else news
+        words = [f"{name} {value:.3g}" for name, value in self._figures.items()]
+        if at_dev:
+            words.append(f"decoding dev, {at_dev['dev_clips']:,} of {at_dev['dev_clips_total']:,}")
+        figures = {**self._figures, **at_dev}
+        self._advance(done, total, stage=phase, said=", ".join(words), figures=figures)
 
 
 def run_folder(pipeline: Pipeline, output: Path | str | None = None) -> Path:

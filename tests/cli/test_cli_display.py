@@ -32,13 +32,6 @@ def test_columns_are_plain_and_never_folded(
     ]
 
 
-def test_progress_is_quiet_where_stderr_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    with display.progress("working", "clips") as advance:
-        advance(1, 2)
-        advance(2, 2, "almost")
-    assert capsys.readouterr() == ("", "")
-
-
 def test_failures_are_listed_up_to_a_bound(capsys: pytest.CaptureFixture[str]) -> None:
     failed = [(f"clip{k}", "gone" if k % 5 else "broken") for k in range(25)]
     display.failures(failed, rest="see there")

@@ -38,7 +38,8 @@ def test_the_log_tells_progress_failures_and_last_the_summary(lab: Path, call: C
     assert summary["failed"] == [["test-1", failure["reason"]]]
     last = [line for line in log if line["event"] == "progress"][-1]
     assert (last["clips"], last["clips_total"], last["failures"]) == (10, 10, 1)
-    assert last["frames"] == last["frames_total"] == summary["frames"]
+    assert last["done"] == last["total"] == summary["frames"]
+    assert (last["task"], last["of"], last["unit"]) == ("extract", "frames", "frames")
     assert last["seconds_left"] == 0
     assert result.stderr.splitlines()[-1].endswith("rerun with --retry-failed")
 

@@ -22,7 +22,7 @@ REPRODUCE = (
 
 
 def document(result: Result) -> Any:
-    """What a command with --json printed; of ``extract``, which tells its progress, last."""
+    """What a command with --json printed; of one that tells its progress, last."""
     try:
         return json.loads(result.stdout)
     except ValueError:
@@ -170,7 +170,9 @@ def test_reproduce_gives_the_numbers_of_the_commands_and_reuses_everything(
     by_hand = document(call("evaluate runs/frames/tiny --json"))
     # Another home and folder: nothing of what was made by hand is at hand.
     monkeypatch.setenv("SPAMO_HOME", str(trained / "fresh"))
-    first = document(call(REPRODUCE, "--json"))
+    told = call(REPRODUCE, "--json")
+    first = document(told)
+    assert '{"event": "stage", "stage": "train"}' in told.stdout.splitlines()
     assert first["scores"]["metrics"] == by_hand["metrics"]
     assert Path(first["report"]).is_file()
     worked = {stage["name"]: stage["reused"] for stage in first["stages"]}

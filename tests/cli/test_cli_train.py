@@ -22,6 +22,14 @@ Enter = Callable[[Path, pytest.MonkeyPatch], None]
 EXTRACT = "extract --manifest manifest.csv --dataset frames --spec spec.yaml --executor serial"
 
 
+def last(result: Result) -> Any:
+    """The summary, after the events."""
+    *events, summary = map(json.loads, result.stdout.splitlines())
+    assert {event["event"] for event in events} <= {"notice", "progress", "run", "warning"}
+    assert summary["event"] == "summary"
+    return summary
+
+
 @pytest.fixture(scope="module")
 def done(made: Path, call: Call, enter: Enter, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The lab with its features."""
@@ -41,7 +49,7 @@ def extracted(done: Path, enter: Enter, monkeypatch: pytest.MonkeyPatch) -> Path
 
 @pytest.mark.slow
 def test_seeds_are_runs_side_by_side_and_are_reused(extracted: Path, call: Call) -> None:
-    found = json.loads(call("train pipeline.yaml --seeds 2 --json").stdout)
+    found = last(call("train pipeline.yaml --seeds 2 --json"))
     assert [run["path"] for run in found["runs"]] == [f"runs/frames/tiny-{n}" for n in (0, 1)]
     (experiment,) = found["experiments"]
     assert (experiment["name"], experiment["runs"]) == ("tiny", 2)
@@ -49,7 +57,7 @@ def test_seeds_are_runs_side_by_side_and_are_reused(extracted: Path, call: Call)
         (extracted / "runs/frames" / f"tiny-{n}" / "model.safetensors").read_bytes() for n in (0, 1)
     )
     assert first != second
-    again = json.loads(call("train pipeline.yaml --seeds 3 --json").stdout)
+    again = last(call("train pipeline.yaml --seeds 3 --json"))
     assert [run["reused"] for run in again["runs"]] == [True, True, False]
     table = call("train pipeline.yaml --seeds 3").stdout
     assert "deviation" in table
@@ -62,7 +70,7 @@ def test_a_sweep_trains_each_combination(extracted: Path, call: Call) -> None:
     (extracted / "swept.yaml").write_text(
         text + "sweep:\n  translate.lr: [1e-4, 1e-3]\n  streams: [[spatial], [spatial, motion]]\n"
     )
-    found = json.loads(call("train swept.yaml -o sweep --json").stdout)
+    found = last(call("train swept.yaml -o sweep --json"))
     names = [Path(run["path"]).name for run in found["runs"]]
     assert names == [
         "tiny-lr-0.0001-streams-spatial",
@@ -79,7 +87,7 @@ def test_a_run_that_fails_leaves_the_others(extracted: Path, call: Call) -> None
     """Here because another run is in its place."""
     call("train pipeline.yaml --set translate.steps=1 -o failing/tiny-0")
     result = call("train pipeline.yaml --seeds 2 -o failing --json", code=1)
-    assert [run["path"] for run in json.loads(result.stdout)["runs"]] == ["failing/tiny-1"]
+    assert [run["path"] for run in last(result)["runs"]] == ["failing/tiny-1"]
     assert "failed: tiny-0: holds a run of something else" in result.stderr
 
 

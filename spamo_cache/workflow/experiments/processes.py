@@ -11,7 +11,7 @@ from asyncio import StreamReader, StreamWriter
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Self, cast
+from typing import Any, Protocol, Self, cast
 
 from spamo_cache import devices
 from spamo_cache.errors import SpamoError
@@ -57,8 +57,21 @@ def _gpus(device: str) -> list[str]:
 
 
 Warn = Callable[[str], None]
-Call = Callable[[Task, Warn], Awaitable[None]]
-"""Runs a task to its end and hands on its warnings; raises the error that it raised."""
+Tell = Callable[[Mapping[str, Any]], None]
+
+
+class Call(Protocol):
+    """Runs a task to its end; raises the error that it raised.
+
+    Its warnings are handed to ``warn``; to ``tell`` how far it is, in ``words`` and as an
+    ``event``.
+    """
+
+    def __call__(self, task: Task, warn: Warn, tell: Tell = ...) -> Awaitable[None]: ...
+
+
+def _silent(_: Mapping[str, Any]) -> None:
+    pass
 
 
 class ProcessPool:
@@ -107,7 +120,7 @@ class _Child:
         self._env = env
         self._process: Process | None = None
 
-    async def run(self, task: Task, warn: Warn) -> None:
+    async def run(self, task: Task, warn: Warn, tell: Tell = _silent) -> None:
         if self._process is None:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-c", _CHILD),
@@ -119,7 +132,7 @@ class _Child:
             )
             self._tail = asyncio.create_task(_tail(self._process))
         process = self._process
-        answer = await _answer(process, task, warn)
+        answer = await _answer(process, task, warn, tell)
         if answer is None:
             self._process = None
             raise _death(await process.wait(), await self._tail)
@@ -142,17 +155,20 @@ class _Child:
             self._process = None
 
 
-async def _answer(process: Process, task: Task, warn: Warn) -> Mapping[str, Any] | None:
-    """Send the task and hand on warnings; the last answer, None if the process died without one."""
+async def _answer(process: Process, task: Task, warn: Warn, tell: Tell) -> Mapping[str, Any] | None:
+    """Send the task and hand on what is told; the last answer, None if the process died first."""
     stdin, stdout = cast("StreamWriter", process.stdin), cast("StreamReader", process.stdout)
     with suppress(ConnectionError):  # it may have died already
         stdin.write(task.model_dump_json().encode() + b"\n")
         await stdin.drain()
     async for line in stdout:
         answer: Mapping[str, Any] = json.loads(line)
-        if "warning" not in answer:
+        if "warning" in answer:
+            warn(answer["warning"])
+        elif "progress" in answer:
+            tell(answer["progress"])
+        else:
             return answer
-        warn(answer["warning"])
     return None
 
 

@@ -9,21 +9,21 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from spamo_cache.errors import SpamoError
 from spamo_cache.runs.analyses import analysis_file
 from spamo_cache.runs.attributions import FOLDER
 from spamo_cache.workflow.experiments.index import RunLocation, key_of
 from spamo_cache.workflow.experiments.plan import TEST, Planned
-from spamo_cache.workflow.experiments.processes import Call, ProcessPool
+from spamo_cache.workflow.experiments.processes import Call, ProcessPool, Tell
 from spamo_cache.workflow.experiments.tasks import (
     AnalyzeTask,
     AttributeTask,
     EvaluateTask,
     TrainTask,
 )
-from spamo_cache.workflow.watcher import Watcher
+from spamo_cache.workflow.watcher import Advance, Watcher
 
 ATTRIBUTED = 4
 """Clips of an analysed run whose translation is traced to frames."""
@@ -64,6 +64,53 @@ class RunOutcome:
         """The run's folder, if it is trained."""
         return None if self.location is None or self.error else self.location.folder
 
+    @property
+    def failed(self) -> bool:
+        """It is not trained, or not tested in every way."""
+        return bool(self.error or self.faults)
+
+
+class _Tally:
+    """Counts runs that have ended, and tells how far those at work are."""
+
+    def __init__(self, advance: Advance, total: int) -> None:
+        self._advance, self._total = advance, total
+        self._ended = self._there = self._failed = 0
+        self._running: dict[str, Mapping[str, Any]] = {}
+        self._tell()
+
+    def teller(self, name: str) -> Tell:
+        """What a run's process is to call with its progress."""
+
+        def tell(progress: Mapping[str, Any]) -> None:
+            self._running[name] = progress
+            self._tell()
+
+        return tell
+
+    def end(self, outcome: RunOutcome) -> None:
+        """Count a run."""
+        self._running.pop(outcome.run.name, None)
+        self._ended += 1
+        self._there += outcome.reused
+        self._failed += outcome.failed
+        self._tell()
+
+    def _tell(self) -> None:
+        words = [f"{self._there:,} there already"] if self._there else []
+        words += [f"{self._failed:,} failed"] if self._failed else []
+        running = self._running.items()
+        self._advance(
+            self._ended - self._there,
+            self._total - self._there,
+            said="; ".join([*words, *(progress["words"] for _, progress in running)]),
+            figures={
+                "there_already": self._there,
+                "failures": self._failed,
+                "running": {name: progress["event"] for name, progress in running},
+            },
+        )
+
 
 class Scheduler:
     """Does what is left of runs, at most as many at a time as its pool has processes.
@@ -100,17 +147,23 @@ class Scheduler:
         tasks: dict[str, asyncio.Task[RunOutcome]] = {}
         outcomes: dict[str, RunOutcome] = {}
 
-        async def follow(run: Planned, before: Awaitable[RunOutcome] | None) -> RunOutcome:
-            outcome = await self._one(run, None if before is None else await before)
+        async def follow(
+            run: Planned, before: Awaitable[RunOutcome] | None, tally: _Tally
+        ) -> RunOutcome:
+            outcome = await self._one(run, None if before is None else await before, tally)
             outcomes[run.key] = outcome
             text = ended(outcome)
-            self._watcher.notice(f"[{len(outcomes)}/{len(runs)}] {run.name}: {text}")
+            event = {"event": "run", "run": run.name, "result": text, "failed": outcome.failed}
+            self._watcher.notice(f"[{len(outcomes)}/{len(runs)}] {run.name}: {text}", event)
+            tally.end(outcome)
             return outcome
 
-        for key, run in runs.items():
-            before = None if run.init_from is None else tasks[run.init_from.key]
-            tasks[key] = asyncio.create_task(follow(run, before))
-        await asyncio.gather(*tasks.values())
+        with self._watcher.task("train", f"{len(runs)} runs", "runs") as advance:
+            tally = _Tally(advance, len(runs))
+            for key, run in runs.items():
+                before = None if run.init_from is None else tasks[run.init_from.key]
+                tasks[key] = asyncio.create_task(follow(run, before, tally))
+            await asyncio.gather(*tasks.values())
         return outcomes
 
     async def analyze(self, folders: Iterable[Path], root: Path) -> None:
@@ -120,9 +173,11 @@ class Scheduler:
             folders: of the runs.
             root: folder of the raw corpus.
         """
-        await asyncio.gather(*(self._analyze(folder, root) for folder in sorted(set(folders))))
+        listed = sorted(set(folders))
+        with self._watcher.task("analyze", f"{len(listed)} runs"):
+            await asyncio.gather(*(self._analyze(folder, root) for folder in listed))
 
-    async def _one(self, run: Planned, before: RunOutcome | None) -> RunOutcome:
+    async def _one(self, run: Planned, before: RunOutcome | None, tally: _Tally) -> RunOutcome:
         location: RunLocation | None = None
         start = None if before is None else before.folder
         try:
@@ -137,13 +192,15 @@ class Scheduler:
                         task = self._index.train_task(run, start, location.folder, self._device)
                         begun = "resuming" if location.begun else "training"
                         self._watcher.notice(f"{run.name}: {begun}")
-                        await call(task, self._warn(run))
-                    faults = await self._test(run, location, call)
+                        await call(task, self._warn(run), tally.teller(run.name))
+                    faults = await self._test(run, location, call, tally)
         except SpamoError as error:
             return RunOutcome(run, location, error=in_a_line(error))
         return RunOutcome(run, location, reused=reused, faults=faults)
 
-    async def _test(self, run: Planned, location: RunLocation, call: Call) -> dict[str, str]:
+    async def _test(
+        self, run: Planned, location: RunLocation, call: Call, tally: _Tally
+    ) -> dict[str, str]:
         """Score the run in every way that is asked for; why those that failed did."""
         faults = {}
         for test in run.tests:
@@ -157,7 +214,7 @@ class Scheduler:
                     device=self._device,
                 )
                 try:
-                    await call(task, self._warn(run))
+                    await call(task, self._warn(run), tally.teller(run.name))
                 except SpamoError as error:
                     faults[key_of(test)] = in_a_line(error)
         return faults

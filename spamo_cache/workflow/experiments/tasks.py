@@ -7,8 +7,10 @@ import json
 import os
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Annotated, Any, Literal
@@ -18,7 +20,7 @@ from pydantic import Field, TypeAdapter
 from spamo_cache import errors
 from spamo_cache.config import Pipeline, StrictModel
 from spamo_cache.errors import SpamoError
-from spamo_cache.workflow.watcher import Watcher
+from spamo_cache.workflow.watcher import Advance, Watcher, Work
 
 
 class TrainTask(StrictModel):
@@ -83,10 +85,10 @@ class AnalyzeTask(StrictModel):
     folder: Path
     device: str
 
-    def run(self, _: Watcher) -> None:
+    def run(self, watcher: Watcher) -> None:
         from spamo_cache.workflow.analyze import analyze
 
-        analyze(self.folder, device=self.device)
+        analyze(self.folder, device=self.device, watcher=watcher)
 
 
 class AttributeTask(StrictModel):
@@ -98,10 +100,10 @@ class AttributeTask(StrictModel):
     root: Path
     device: str
 
-    def run(self, _: Watcher) -> None:
+    def run(self, watcher: Watcher) -> None:
         from spamo_cache.workflow.analyze import attribute
 
-        attribute(self.folder, self.clips, root=self.root, device=self.device)
+        attribute(self.folder, self.clips, root=self.root, device=self.device, watcher=watcher)
 
 
 Task = TrainTask | EvaluateTask | AnalyzeTask | AttributeTask
@@ -158,17 +160,34 @@ def _receive(inbox: SimpleQueue[bytes | None], idle: threading.Event) -> None:
     inbox.put(None)
 
 
+_PAUSE = 1.0
+"""Seconds between two reports of progress."""
+
+
 class _Sender(Watcher):
-    """Hands warnings to the parent."""
+    """Hands warnings and progress to the parent."""
 
     def __init__(self, send: Callable[[Mapping[str, Any]], None]) -> None:
         self._send = send
+        self._sent = 0.0
 
-    def notice(self, text: str) -> None:
+    def notice(self, text: str, event: Mapping[str, Any] | None = None) -> None:
         pass
 
     def warning(self, text: str) -> None:
         self._send({"warning": text})
+
+    @contextmanager
+    def task(self, task: str, of: str = "", unit: str = "") -> Iterator[Advance]:
+        work = Work(task, of, unit, began=time.monotonic())
+
+        def advance(done: int, total: int, **more: Any) -> None:
+            now = time.monotonic()
+            if work.update(now, done, total, **more) or now - self._sent >= _PAUSE:
+                self._sent = now
+                self._send({"progress": {"words": work.words(now), "event": work.event(now)}})
+
+        yield advance
 
 
 def _described(error: Exception) -> dict[str, str | None]:
