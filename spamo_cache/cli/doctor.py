@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from spamo_cache.cli import display, options, watching
+from spamo_cache.cli import completion, display, options, watching
 
 
 def doctor(
@@ -28,6 +28,7 @@ def doctor(
             "--pipeline",
             metavar="PIPELINE",
             help="Whose LLM they are for [default: the corpus's own, or what init takes]",
+            autocompletion=completion.pipelines,
         ),
     ] = None,
     json: options.Json = False,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import spamo_cache as sc
-from spamo_cache.cli import display, options, scores, watching
+from spamo_cache.cli import completion, display, options, scores, watching
 from spamo_cache.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def evaluate(
             "--against",
             metavar="RUN",
             help="Test whether the difference to RUN is significant.",
+            autocompletion=completion.runs,
         ),
     ] = None,
     spec_set: Annotated[

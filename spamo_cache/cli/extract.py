@@ -10,7 +10,7 @@ import typer
 
 import spamo_cache as sc
 from spamo_cache import human
-from spamo_cache.cli import display, options, watching
+from spamo_cache.cli import completion, display, options, watching
 
 if TYPE_CHECKING:
     from spamo_cache.extract.summary import StreamSummary, Summary
@@ -25,7 +25,11 @@ def extract(
     limit: options.Limit = None,
     spec: Annotated[
         str | None,
-        typer.Option("--spec", help="Cache spec, by name or path [default: the corpus's own]"),
+        typer.Option(
+            "--spec",
+            help="Cache spec, by name or path [default: the corpus's own]",
+            autocompletion=completion.specs,
+        ),
     ] = None,
     streams: Annotated[
         str | None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from spamo_cache.cli import display, options
+from spamo_cache.cli import completion, display, options
 
 
 def init(
@@ -21,12 +21,16 @@ def init(
             "--base",
             metavar="PIPELINE",
             help="Pipeline to stand on, by name or path [default: one that knows the language]",
+            autocompletion=completion.pipelines,
         ),
     ] = None,
     spec: Annotated[
         str | None,
         typer.Option(
-            "--spec", metavar="SPEC", help="Cache spec, by name or path [default: base's]"
+            "--spec",
+            metavar="SPEC",
+            help="Cache spec, by name or path [default: base's]",
+            autocompletion=completion.specs,
         ),
     ] = None,
     output: Annotated[

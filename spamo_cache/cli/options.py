@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from spamo_cache import devices
-from spamo_cache.cli import watching
+from spamo_cache.cli import completion, watching
 from spamo_cache.workflow import EMBEDDED
 
 Dataset = Annotated[
@@ -21,6 +21,7 @@ Dataset = Annotated[
         "-d",
         metavar="D",
         help=f"Corpus by name; with --manifest, the name you give it [default: {EMBEDDED}]",
+        autocompletion=completion.corpora,
     ),
 ]
 Root = Annotated[
@@ -55,7 +56,9 @@ Search = Annotated[
 StoreName = Annotated[
     str,
     typer.Argument(
-        metavar="STORE", help="Path, address, CORPUS, or CORPUS/STREAM with -FINGERPRINT or not."
+        metavar="STORE",
+        help="Path, address, CORPUS, or CORPUS/STREAM with -FINGERPRINT or not.",
+        autocompletion=completion.stores,
     ),
 ]
 LLM = Annotated[
@@ -67,7 +70,10 @@ LLM = Annotated[
 Spec = Annotated[
     str | None,
     typer.Option(
-        "--spec", metavar="SPEC", help="The run's cache spec [default: where it was trained]"
+        "--spec",
+        metavar="SPEC",
+        help="The run's cache spec [default: where it was trained]",
+        autocompletion=completion.specs,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
@@ -83,7 +89,11 @@ Device = Annotated[
 ]
 Pipeline = Annotated[
     str,
-    typer.Argument(metavar="PIPELINE", help="Pipeline file, or a folder of pipelines/ by name."),
+    typer.Argument(
+        metavar="PIPELINE",
+        help="Pipeline file, or a folder of pipelines/ by name.",
+        autocompletion=completion.pipelines,
+    ),
 ]
 Limit = Annotated[
     int | None,
@@ -93,8 +103,14 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in translate.lr=1e-4."),
 ]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
-Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")]
+Run = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="Folder of a run.", autocompletion=completion.runs),
+]
+Runs = Annotated[
+    list[Path],
+    typer.Argument(metavar="RUN...", help="Folders of runs.", autocompletion=completion.runs),
+]
 Workers = Annotated[
     int | None, typer.Option("--workers", metavar="N", min=1, help="Extracting processes.")
 ]

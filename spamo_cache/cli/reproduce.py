@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spamo_cache import human
-from spamo_cache.cli import display, options, scores, watching
+from spamo_cache.cli import completion, display, options, scores, watching
 from spamo_cache.errors import UsageError
 from spamo_cache.workflow import EMBEDDED
 
@@ -27,11 +27,22 @@ SHOWN = 10
 def reproduce(
     corpus: Annotated[
         str | None,
-        typer.Argument(metavar="CORPUS", help=f"Corpus by name [default: {EMBEDDED}]"),
+        typer.Argument(
+            metavar="CORPUS",
+            help=f"Corpus by name [default: {EMBEDDED}]",
+            autocompletion=completion.corpora,
+        ),
     ] = None,
     *,
     dataset: Annotated[
-        str | None, typer.Option("--dataset", "-d", metavar="D", help="The same as CORPUS.")
+        str | None,
+        typer.Option(
+            "--dataset",
+            "-d",
+            metavar="D",
+            help="The same as CORPUS.",
+            autocompletion=completion.corpora,
+        ),
     ] = None,
     root: options.Root = None,
     manifest: options.ManifestFile = None,
@@ -39,7 +50,12 @@ def reproduce(
     limit: options.Limit = None,
     pipeline: Annotated[
         str | None,
-        typer.Option("--pipeline", metavar="FILE", help="Pipeline [default: CORPUS/default.yaml]"),
+        typer.Option(
+            "--pipeline",
+            metavar="FILE",
+            help="Pipeline [default: CORPUS/default.yaml]",
+            autocompletion=completion.pipelines,
+        ),
     ] = None,
     overrides: options.Overrides = None,
     store: options.Store = None,

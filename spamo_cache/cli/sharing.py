@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from spamo_cache import human
-from spamo_cache.cli import display, options, watching
+from spamo_cache.cli import completion, display, options, watching
 
 if TYPE_CHECKING:
     from spamo_cache.store.copy import Copied
@@ -110,7 +110,12 @@ def import_(
         Path, typer.Argument(metavar="SOURCE", help="Folder of .npy/.npz files, or an HDF5 file.")
     ],
     *,
-    corpus: Annotated[str, typer.Option("--dataset", "-d", help="Corpus the clips are of.")],
+    corpus: Annotated[
+        str,
+        typer.Option(
+            "--dataset", "-d", help="Corpus the clips are of.", autocompletion=completion.corpora
+        ),
+    ],
     stream: Annotated[str, typer.Option("--stream", help="Stream the features are.")],
     official: Official = False,
     manifest: Annotated[

@@ -11,7 +11,7 @@ import typer
 
 import spamo_cache as sc
 from spamo_cache import human
-from spamo_cache.cli import display, options, watching
+from spamo_cache.cli import completion, display, options, watching
 from spamo_cache.cli.sharing import export, import_, pull, push
 from spamo_cache.errors import StoreError, UsageError, printable
 
@@ -29,7 +29,9 @@ def ls(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="ROOT|STORE...", help="Roots, corpora or stores [default: SPAMO_CACHE's roots]"
+            metavar="ROOT|STORE...",
+            help="Roots, corpora or stores [default: SPAMO_CACHE's roots]",
+            autocompletion=completion.stores,
         ),
     ] = None,
     *,

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spamo_cache.config.experiment import Axis, Experiment, Variant
     from spamo_cache.config.loading import assignment, load, overrides, parse, read_yaml
-    from spamo_cache.config.paths import expanded, home, named_file, roots, shipped
+    from spamo_cache.config.paths import (
+        NAME_PATTERN,
+        expanded,
+        home,
+        named_file,
+        roots,
+        shipped,
+        shipped_names,
+    )
     from spamo_cache.config.pipeline import (
         AdapterConfig,
         AlignConfig,
@@ -35,7 +43,7 @@ if TYPE_CHECKING:
         StreamSpec,
         TransformersStream,
     )
-    from spamo_cache.config.strict import NAME_PATTERN, Name, StrictModel
+    from spamo_cache.config.strict import Name, StrictModel
 
 __all__ = [
     "NAME_PATTERN",
@@ -73,6 +81,7 @@ __all__ = [
     "read_yaml",
     "roots",
     "shipped",
+    "shipped_names",
 ]
 
 _MODULES = ("paths", "strict", "loading", "spec", "pipeline", "experiment")

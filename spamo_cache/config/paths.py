@@ -9,6 +9,9 @@ from pathlib import Path
 
 from spamo_cache.errors import ConfigError
 
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+"""Of whatever becomes part of a file name: corpora, streams, specs, pipelines, variants."""
+
 
 def shipped(folder: str) -> Path:
     """A data folder of the project (``cache_specs``, ``pipelines``): checkout or wheel."""
@@ -32,12 +35,18 @@ def named_file(name: str, folder: str, default: str) -> Path:
     for candidate in (base / f"{name}.yaml", base / name / default):
         if candidate.is_file() and candidate.resolve().is_relative_to(base.resolve()):
             return candidate
-    known = sorted({path.stem for path in base.glob("*.yaml")} | _folders(base))
+    known = shipped_names(folder)
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
     hint = f"nearest is {nearest[0]!r}; " if nearest else ""
     raise ConfigError(
         f"no {folder} entry named {name!r}", remedy=f"{hint}known: {', '.join(known)}, or a path"
     )
+
+
+def shipped_names(folder: str) -> list[str]:
+    """What :func:`named_file` knows in a shipped folder."""
+    base = shipped(folder)
+    return sorted({path.stem for path in base.glob("*.yaml")} | _folders(base))
 
 
 def shipped_or_given(given: Path, folder: str) -> Path:

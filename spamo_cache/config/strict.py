@@ -8,6 +8,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from spamo_cache.config.paths import NAME_PATTERN
+
 
 class StrictModel(BaseModel):
     """A frozen model that refuses unknown keys, silent type conversions, infinities and NaN."""
@@ -33,8 +35,5 @@ class StrictModel(BaseModel):
             return data
         return {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
 
-
-NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
-"""Of whatever becomes part of a file name: corpora, streams, specs, pipelines, variants."""
 
 Name = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]

@@ -1,0 +1,68 @@
+"""What shells offer at the Tab key: corpora, cache specs, pipelines, stores and runs.
+
+Somebody waits: nothing that takes long is imported, and no server is asked. Where nothing fits,
+shells offer files.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from spamo_cache import config
+from spamo_cache.workflow import EMBEDDED
+
+Complete = Callable[[str], list[str]]
+
+KNOWN_CORPORA = (EMBEDDED, "phoenix14t", "csl-daily", "how2sign", "openasl", "youtube-asl")
+"""The names in :mod:`datasets.registry`, which takes half a second to import."""
+
+
+def _complete(offered: Callable[[], Iterable[str]]) -> Complete:
+    def complete(incomplete: str) -> list[str]:
+        try:
+            return sorted({name for name in offered() if name.startswith(incomplete)})
+        except Exception:  # noqa: BLE001 (a traceback in a prompt helps nobody)
+            return []
+
+    return complete
+
+
+def _stores() -> list[tuple[str, str]]:
+    """``CORPUS/STREAM`` and the same with ``-FINGERPRINT``, of the stores in local roots."""
+    from spamo_cache.store.roots import name_of, stores_in
+
+    local = [root for root in config.roots() if "://" not in root]
+    names = {name_of(path) for root in local for path in stores_in(root)}
+    return [(name.rpartition("-")[0], name) for name in sorted(names)]
+
+
+def _store_names() -> list[str]:
+    found = _stores()
+    count = Counter(short for short, _ in found)
+    return [short if count[short] == 1 else full for short, full in found]
+
+
+def _corpora() -> set[str]:
+    noted = config.home() / "extracted"
+    extracted = {path.name for path in noted.iterdir()} if noted.is_dir() else set()
+    return {*KNOWN_CORPORA, *extracted, *(short.partition("/")[0] for short, _ in _stores())}
+
+
+def _runs() -> list[str]:
+    from spamo_cache.workflow.resolve import runs_here
+
+    return [str(run) for run in runs_here()]
+
+
+def _yaml_and(folder: str) -> list[str]:
+    """Names in a shipped folder, and the YAML files of this one."""
+    return [*config.shipped_names(folder), *map(str, Path().glob("*.yaml"))]
+
+
+corpora = _complete(_corpora)
+stores = _complete(_store_names)
+runs = _complete(_runs)
+specs = _complete(lambda: _yaml_and("cache_specs"))
+pipelines = _complete(lambda: _yaml_and("pipelines"))
