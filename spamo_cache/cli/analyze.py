@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -166,7 +165,7 @@ def _bars(curve: Sequence[float]) -> str:
     """What speaks for the translation, as bars of text; what speaks against it is left out."""
     columns = min(_COLUMNS, len(curve))
     bounds = [place * len(curve) // columns for place in range(columns + 1)]
-    means = [fmean(curve[first:stop]) for first, stop in pairwise(bounds)]
+    means = [sum(curve[first:stop]) / (stop - first) for first, stop in pairwise(bounds)]
     most = max(*means, 1e-9)
     return "".join(_BARS[round(max(0.0, mean) / most * (len(_BARS) - 1))] for mean in means)
 

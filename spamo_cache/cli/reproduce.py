@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -181,6 +180,8 @@ def _scores(variant: Mapping[str, Any], folder: Path) -> tuple[object, ...]:
     bleu = [card.metrics["bleu4"] for card in cards]
     if not bleu:
         return 0, "", "failed" if variant["runs"] else "not run"
+    from statistics import fmean, stdev
+
     return len(bleu), fmean(bleu), stdev(bleu) if len(bleu) > 1 else ""
 
 
