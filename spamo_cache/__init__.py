@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from spamo_cache.workflow.analyze import analyze, attribute
     from spamo_cache.workflow.evaluate import evaluate
     from spamo_cache.workflow.extract import extract
+    from spamo_cache.workflow.inspect import inspect
     from spamo_cache.workflow.load import (
         list_stores,
         load_corpus,
@@ -56,6 +57,7 @@ __all__ = [
     "attribute",
     "evaluate",
     "extract",
+    "inspect",
     "list_stores",
     "load_corpus",
     "load_pipeline",

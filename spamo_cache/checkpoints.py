@@ -49,10 +49,13 @@ def is_hub_id(name: str) -> bool:
     return _HUB_ID.fullmatch(name) is not None and not name.startswith(".")
 
 
-def from_hub(name: str) -> Path:
+def from_hub(name: str, *, configs_only: bool = False) -> Path:
     """Folder of the repository ``org/name[@revision]``, fetched or from the hub's cache.
 
     Pickled weights are fetched only where the repository has no others.
+
+    Args:
+        configs_only: fetch the configurations, a few kilobytes, and no weights.
 
     Raises:
         WeightsError: not of that form, or neither cached nor reachable.
@@ -64,7 +67,7 @@ def from_hub(name: str) -> Path:
             remedy="give a folder with config.json and model.safetensors, or a hub id",
         )
     try:
-        for patterns in (_HUB_FILES, _HUB_PICKLES):
+        for patterns in (["*.json"],) if configs_only else (_HUB_FILES, _HUB_PICKLES):
             folder = Path(
                 snapshot_download(
                     match["name"], revision=match["revision"], allow_patterns=patterns

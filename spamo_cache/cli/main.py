@@ -19,6 +19,7 @@ from spamo_cache.cli.doctor import doctor
 from spamo_cache.cli.evaluate import evaluate
 from spamo_cache.cli.extract import extract
 from spamo_cache.cli.init import init
+from spamo_cache.cli.inspect import inspect
 from spamo_cache.cli.manifest import manifest
 from spamo_cache.cli.report import report
 from spamo_cache.cli.reproduce import reproduce
@@ -31,7 +32,7 @@ INTERRUPTED = 130
 
 
 _ORDER = [
-    *("doctor", "manifest", "init", "extract", "store", "train", "evaluate"),
+    *("doctor", "manifest", "inspect", "init", "extract", "store", "train", "evaluate"),
     *("translate", "analyze", "report", "reproduce"),
 ]
 
@@ -106,7 +107,7 @@ app = typer.Typer(
 
 app.add_typer(store.app, name="store")
 for _command in (
-    *(doctor, manifest, init, extract, train, evaluate),
+    *(doctor, manifest, inspect, init, extract, train, evaluate),
     *(translate, analyze, report, reproduce),
 ):
     app.command()(options.with_verbosity(_command))

@@ -36,6 +36,8 @@ _MALFORMED = (
 )
 """What open_clip raises for a config that describes no tower."""
 
+_USUAL_SIDE = 224
+"""Side of a tower's pictures where its configuration does not say."""
 _ONLY_IN_TRAINING = {"timm_drop", "timm_drop_path", "patch_dropout"}
 _NEVER = {"output_tokens": False, "timm_model_pretrained": False}
 
@@ -87,6 +89,42 @@ def load(stream: SpatialStream, base: Path) -> Tower:
     return _from_tag(stream)
 
 
+def preprocess_of(stream: SpatialStream, base: Path) -> Preprocess:
+    """How frames are prepared for the tower a stream names; reads configurations, no weights.
+
+    Raises:
+        ConfigError: an unknown model or tag.
+        WeightsError: no configuration, or one that cannot be followed exactly.
+    """
+    if "/" not in stream.weights and weights.local(stream.weights, base) is None:
+        model, tag = _tagged(stream)
+        return from_open_clip(tag, size=_side(model))
+    path = weights.locate(stream.weights, base, configs_only=True)
+    folder = weights.folder_of(path)
+    if path.is_file() and stream.model is not None:
+        return from_open_clip(_usual_preprocess(stream.model, path), size=_named_side(stream.model))
+    if (folder / "open_clip_config.json").is_file():
+        given = checkpoints.read_json(folder / "open_clip_config.json")
+        side = _side(given.get("model_cfg", given))
+        return from_open_clip(given.get("preprocess_cfg", {}), size=side)
+    given = checkpoints.architecture(folder)
+    return preprocess.from_folder(folder, size=getattr(given, "vision_config", given).image_size)
+
+
+def _named_side(model: str) -> int:
+    return _side(_model_config(model))
+
+
+def _side(model: Mapping[str, Any]) -> int:
+    """Side of a tower's pictures, pixels."""
+    given = model.get("vision_cfg", {}).get("image_size", _USUAL_SIDE)
+    sides = {given} if isinstance(given, int) else set(given)
+    if len(sides) > 1:
+        raise ConfigError(f"towers for pictures of {given} px are not supported")
+    side: int = sides.pop()
+    return side
+
+
 def _from_path(path: Path, stream: SpatialStream) -> Tower:
     folder = weights.folder_of(path)
     if path.is_file() and stream.model is not None:
@@ -135,7 +173,8 @@ def _from_file(path: Path, name: str, stream: SpatialStream) -> Tower:
     return _tower(_assembled(partial(_from_model_config, model), path, stream), model, preprocess)
 
 
-def _from_tag(stream: SpatialStream) -> Tower:
+def _tagged(stream: SpatialStream) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configuration of a model that open_clip knows, and of its weights."""
     import open_clip
 
     if stream.model is None:
@@ -144,7 +183,7 @@ def _from_tag(stream: SpatialStream) -> Tower:
             remedy="an open_clip tag needs `model:` too; a folder needs the right path",
         )
     model = _model_config(stream.model)
-    tag = open_clip.get_pretrained_cfg(stream.model, stream.weights)
+    tag: dict[str, Any] = open_clip.get_pretrained_cfg(stream.model, stream.weights)
     if not tag:
         known = open_clip.list_pretrained_tags_by_model(stream.model)
         raise ConfigError(
@@ -157,6 +196,11 @@ def _from_tag(stream: SpatialStream) -> Tower:
             f"{stream.weights!r} and model {stream.model!r} disagree about QuickGELU",
             remedy=f"set model: {_other_name(stream.model)}",
         )
+    return model, tag
+
+
+def _from_tag(stream: SpatialStream) -> Tower:
+    model, tag = _tagged(stream)
     # The entry may name a file in the repository, which is a pickle then.
     folder = checkpoints.from_hub("/".join(tag.get("hf_hub", "").split("/")[:2]))
     visual = _assembled(partial(_from_model_config, model), folder, stream)

@@ -191,7 +191,7 @@ def prepare(frames_thwc: NDArray[np.uint8], spec: ResizeSpec, resize: Resize) ->
 def squares(frames_thwc: NDArray[np.uint8], spec: ResizeSpec, resize: Resize) -> NDArray[np.uint8]:
     """As :func:`prepare`: (frames, size, size, 3), a view into something larger or the input."""
     _, height, width, _ = frames_thwc.shape
-    target = _target(height, width, spec)
+    target = resized(height, width, spec)
     if target != (height, width):
         scale = _resize_pil if resize == "pil" else _resize_torch
         frames_thwc = scale(frames_thwc, target, spec.interpolation)
@@ -219,7 +219,8 @@ class Normalise(torch.nn.Module):
         return floats.mul_(self.scale).add_(self.shift)
 
 
-def _target(height: int, width: int, spec: ResizeSpec) -> tuple[int, int]:
+def resized(height: int, width: int, spec: ResizeSpec) -> tuple[int, int]:
+    """Height and width of a frame before the centre crop."""
     short = spec.shortest
     if short is None:
         return spec.size, spec.size

@@ -48,6 +48,35 @@ def build(
     return encoder
 
 
+def outline(stream: StreamSpec, base: Path) -> Encoder:
+    """The encoder of a stream without its network: how it prepares frames and places its rows.
+
+    Reads the configuration beside the weights; the weights themselves need not be there.
+
+    Args:
+        stream: a stream of a cache spec.
+        base: folder of the spec's file.
+
+    Raises:
+        ConfigError: an unknown model or tag.
+        WeightsError: no configuration, or one that cannot be followed exactly.
+    """
+    from spamo_cache.encoders import openclip, preprocess
+
+    encoder = Encoder()
+    with checkpoints.explained(stream.weights):
+        if stream.encoder == "open_clip":
+            encoder.preprocess = openclip.preprocess_of(stream, base)
+        else:
+            path = weights.locate(stream.weights, base, configs_only=True)
+            encoder.preprocess = preprocess.from_folder(weights.folder_of(path))
+    encoder.per, encoder.stride = stream.per, stream.stride
+    encoder.span = getattr(stream, "window", None) or 1
+    encoder.phase = getattr(stream, "phase", 0)
+    encoder.tail = getattr(stream, "tail", "drop")
+    return encoder
+
+
 def resolve_compute(compute: Compute, device: str) -> Compute:
     """The arithmetic ``auto`` means on ``device``."""
     if compute != "auto":

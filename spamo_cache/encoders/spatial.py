@@ -42,7 +42,7 @@ class SpatialEncoder(Encoder):
         self.flops_per_row = flops * crops
         self.normalise = Normalise(tower.preprocess)
         self.enlarge = nn.ParameterList(
-            nn.Parameter(_bicubic(side, scale), requires_grad=False) for scale in self.scales
+            nn.Parameter(bicubic(side, scale), requires_grad=False) for scale in self.scales
         )
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -54,19 +54,29 @@ class SpatialEncoder(Encoder):
         return torch.cat(scaled, dim=-1)
 
     def _crops(self, base: torch.Tensor, index: int) -> torch.Tensor:
-        """(rows, 3, side, side) -> (rows, scale * scale, 3, side, side), row-major."""
-        scale = self.scales[index]
-        if scale == 1:
-            return base[:, None]
-        # Interpolation is linear: along each axis one product with a matrix made once.
-        matrix = self.enlarge[index]
-        large = matrix @ base @ matrix.T
-        rows, channels, side, _ = base.shape
-        grid: torch.Tensor = large.view(rows, channels, scale, side, scale, side)
-        return grid.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+        return crops(base, self.scales[index], self.enlarge[index])
 
 
-def _bicubic(side: int, scale: int) -> torch.Tensor:
+def crops(base: torch.Tensor, scale: int, matrix: torch.Tensor) -> torch.Tensor:
+    """What a scale of S2 shows the tower: the enlarged pictures in ``scale * scale`` pieces.
+
+    Args:
+        base: float (rows, 3, side, side).
+        matrix: of :func:`bicubic`.
+
+    Returns:
+        (rows, scale * scale, 3, side, side), row-major.
+    """
+    if scale == 1:
+        return base[:, None]
+    # Interpolation is linear: along each axis one product with a matrix made once.
+    large = matrix @ base @ matrix.T
+    rows, channels, side, _ = base.shape
+    grid: torch.Tensor = large.view(rows, channels, scale, side, scale, side)
+    return grid.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+
+
+def bicubic(side: int, scale: int) -> torch.Tensor:
     """Matrix (scale * side, side) of torch's bicubic interpolation along one axis."""
     identity = torch.eye(side)[None, None]
     size = (scale * side, side)

@@ -31,13 +31,16 @@ def local(weights: str, base: Path) -> Path | None:
     return None
 
 
-def locate(weights: str, base: Path) -> Path:
+def locate(weights: str, base: Path, *, configs_only: bool = False) -> Path:
     """The file or folder that ``weights`` names: beside the spec, or fetched from the hub.
+
+    Args:
+        configs_only: fetch the configurations without the weights.
 
     Raises:
         WeightsError: neither is there.
     """
-    return local(weights, base) or checkpoints.from_hub(weights)
+    return local(weights, base) or checkpoints.from_hub(weights, configs_only=configs_only)
 
 
 def folder_of(path: Path) -> Path:

@@ -1,0 +1,66 @@
+"""``spamo-cache inspect``: what the encoders see of a clip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import spamo_cache as sc
+from spamo_cache.cli import display, options
+
+
+def inspect(
+    clip: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="CLIP",
+            help="Id of a clip, a video file or a folder of frames [default: the first clip]",
+        ),
+    ] = None,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="FILE", help="Picture to write; .png or .jpg."),
+    ] = Path("sheet.png"),
+    *,
+    dataset: options.Dataset = None,
+    manifest: options.ManifestFile = None,
+    root: options.Root = None,
+    spec: Annotated[
+        str | None,
+        typer.Option(
+            "--spec", metavar="SPEC", help="Cache spec [default: that of the corpus's pipeline]"
+        ),
+    ] = None,
+    overrides: options.Overrides = None,
+    streams: Annotated[
+        str | None, typer.Option("--streams", metavar="A,B", help="Only these streams.")
+    ] = None,
+    rows: Annotated[
+        int, typer.Option("--rows", metavar="N", min=1, help="Rows of each stream to show.")
+    ] = 4,
+) -> None:
+    """Draw what each stream sees of a clip: frames after resize and crop, S2 tiles, windows.
+
+    Frames are prepared as for extraction. Weights are not needed, only the configurations beside
+    them. Rows have the numbers that they have in a store.
+
+    Example:
+
+        spamo-cache inspect test-00017 -o sheet.png
+    """
+    display.line(
+        sc.inspect(
+            clip,
+            output,
+            dataset=dataset,
+            manifest=manifest,
+            root=root,
+            spec=spec,
+            set=overrides or (),
+            streams=streams,
+            rows=rows,
+            watcher=display.TERMINAL,
+        )
+    )

@@ -1,0 +1,347 @@
+"""What the encoders see of a clip, as a sheet of pictures."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spamo_cache import io
+from spamo_cache.errors import SpamoError, UsageError, VideoError
+from spamo_cache.workflow import resolve
+from spamo_cache.workflow.resolve import Changes, Names
+from spamo_cache.workflow.watcher import QUIET, Watcher
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from spamo_cache.config import CacheSpec, StreamSpec
+    from spamo_cache.datasets.manifest import Clip, Manifest
+    from spamo_cache.encoders.encoder import Encoder
+    from spamo_cache.encoders.preprocess import Resize, ResizeSpec
+    from spamo_cache.video import Probe
+    from spamo_cache.workflow.contact_sheet import Block, Box, Picture, Pixels
+
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+_FRAME, _STRIP = 240, 90
+"""Heights of the pictures of single frames, and of those in windows."""
+
+
+def inspect(
+    clip: str | Path | None = None,
+    output: Path | str = Path("sheet.png"),
+    *,
+    dataset: str | None = None,
+    manifest: Path | str | Manifest | None = None,
+    root: Path | str | None = None,
+    spec: str | Path | None = None,
+    set: Changes = (),  # noqa: A002 (the option is called so)
+    streams: Names | None = None,
+    rows: int = 4,
+    watcher: Watcher = QUIET,
+) -> Path:
+    """Draw what every stream sees of a clip: frames after resize and crop, S2 tiles, windows.
+
+    Frames are decoded and prepared by the code that extracts features; no weights are needed.
+
+    Args:
+        clip: id of a clip, or a video file or folder of frames; None is the corpus's first clip.
+        output: the picture to write, ``.png`` or ``.jpg``.
+        dataset: corpus by name; the embedded one by default.
+        manifest: table of the clips, in place of a known corpus.
+        root: folder of the raw corpus.
+        spec: cache spec by name or path; by default that of the corpus's pipeline.
+        set: changes of the spec, as ``{"streams.motion.stride": 4}``.
+        streams: only these.
+        rows: rows of each stream to show, at even distances.
+        watcher: told of the drawing of the embedded corpus.
+
+    Returns:
+        The path of the picture.
+
+    Raises:
+        UsageError: no such clip, corpus, folder or stream; a name that is no picture's.
+        ConfigError: no such spec.
+        WeightsError: the configuration beside a stream's weights is missing.
+        VideoError: the clip cannot be read.
+    """
+    path = Path(output)
+    if path.suffix.lower() not in _FORMATS:
+        raise UsageError(f"cannot write {path.name!r}", remedy="end its name in .png or .jpg")
+    if rows < 1:
+        raise UsageError(f"{rows} rows cannot be shown", remedy="ask for one or more")
+    found = _find(clip, dataset, manifest, root, watcher)
+    name = spec or resolve.spec_of(found.corpus)
+    chosen, file = resolve.named_spec(name, changes=resolve.changes(set))
+    sheet = BytesIO()
+    drawn = _sheet(found, chosen, file.parent, resolve.names(streams), rows)
+    drawn.save(sheet, _FORMATS[path.suffix.lower()], optimize=True, quality=90)
+    try:
+        io.write_atomic(path, sheet.getvalue())
+    except OSError as error:
+        raise SpamoError(
+            f"the sheet cannot be written: {error.strerror or error}",
+            where=path,
+            remedy=io.remedy(error),
+        ) from error
+    return path
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A clip, the folder that its source lies in, and its corpus (empty for a file alone)."""
+
+    clip: Clip
+    root: Path
+    corpus: str
+
+
+def _find(
+    name: str | Path | None,
+    dataset: str | None,
+    manifest: Path | str | Manifest | None,
+    root: Path | str | None,
+    watcher: Watcher,
+) -> _Found:
+    from spamo_cache.datasets.manifest import Clip, Manifest
+
+    if name is not None and dataset is None and manifest is None and Path(name).exists():
+        file = Path(name).resolve()
+        whole = Clip(id=file.name, split="", source=file.name, text="", language="")
+        return _Found(whole, file.parent, "")
+    if manifest is None or isinstance(manifest, Manifest):
+        table, base = resolve.load_manifest(dataset, manifest, root, watcher=watcher)
+    else:
+        # A picture is filed under no corpus: any name will do.
+        table = Manifest.read(Path(manifest), corpus=dataset or Path(manifest).stem)
+        base = resolve.folder(root or Path(manifest).parent)
+    clips = {clip.id: clip for clip in table.clips()}
+    wanted = next(iter(clips)) if name is None else str(name)
+    if wanted not in clips:
+        nearest = difflib.get_close_matches(wanted, clips, n=1, cutoff=0.0)[0]
+        raise UsageError(
+            f"no clip {wanted!r} among {len(clips):,}, and no such file",
+            where=f"corpus {table.corpus}",
+            remedy=f"nearest is {nearest!r}",
+        )
+    return _Found(clips[wanted], base, table.corpus)
+
+
+@dataclass(frozen=True)
+class _View:
+    """A stream, and the rows of it that are shown."""
+
+    name: str
+    stream: StreamSpec
+    outline: Encoder
+    frames: int
+    rows: Sequence[int]
+    """Their numbers."""
+
+    @property
+    def resize(self) -> ResizeSpec:
+        return self.outline.preprocess.resize_spec
+
+    def under(self, row: int) -> range:
+        """The frames that a row is computed from."""
+        start = self.outline.starts(self.frames)[row]
+        return range(start, min(start + self.outline.span, self.frames))
+
+
+def _sheet(
+    found: _Found, spec: CacheSpec, base: Path, names: Sequence[str] | None, count: int
+) -> Image.Image:
+    from spamo_cache.encoders.registry import outline
+    from spamo_cache.extract.planning import check_names
+    from spamo_cache.video import probe
+    from spamo_cache.workflow import contact_sheet
+
+    check_names(names, list(spec.streams), "stream")
+    outlines = {name: outline(spec.streams[name], base) for name in names or spec.streams}
+    probed = probe(found.root, found.clip)
+    if probed.reason is not None:
+        raise VideoError(
+            probed.reason,
+            where=found.root / found.clip.source,
+            remedy="check --root, and the clip's source and times",
+        )
+    views = [
+        _View(
+            name,
+            spec.streams[name],
+            encoder,
+            probed.frames,
+            _spread(encoder.rows(probed.frames), count),
+        )
+        for name, encoder in outlines.items()
+    ]
+    seen = _Seen(found, probed, views, spec.frames.resize)
+    height, width = seen.shape
+    title = f"{found.clip.id} of {found.corpus}" if found.corpus else found.clip.id
+    length = f"{probed.frames} frames of {width}x{height}"
+    note = " · ".join([found.clip.source, length, *seen.times(), f"spec {spec.name}"])
+    return contact_sheet.draw(title, note, [_block(view, seen) for view in views])
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    """At most ``wanted`` of ``count`` numbers, at even distances."""
+    return sorted({(2 * i + 1) * count // (2 * wanted) for i in range(wanted)})
+
+
+class _Seen:
+    """The frames that are shown, whole and prepared, and when they are shown."""
+
+    def __init__(
+        self, found: _Found, probed: Probe, views: Sequence[_View], resize: Resize
+    ) -> None:
+        from spamo_cache.encoders.preprocess import squares
+        from spamo_cache.video import each_frame
+
+        self._first, self._seconds = _times(found, probed)
+        self.whole: dict[int, Pixels] = {}
+        self.prepared: dict[tuple[ResizeSpec, int], Pixels] = {}
+        wanted = {(v.resize, n) for v in views for row in v.rows for n in v.under(row)}
+        whole = {n for v in views if v.outline.span == 1 for row in v.rows for n in v.under(row)}
+        last = max(number for _, number in wanted)
+        with closing(each_frame(found.root, found.clip, probed)) as frames:
+            for number, frame in enumerate(islice(frames, last + 1)):
+                self.shape = frame.shape[:2]
+                if number in whole:
+                    self.whole[number] = frame.copy()
+                for spec in {spec for spec, wanted_number in wanted if wanted_number == number}:
+                    self.prepared[spec, number] = squares(frame[None], spec, resize)[0].copy()
+
+    def times(self) -> list[str]:
+        """When the clip begins and ends; nothing where frames have no times."""
+        if self._seconds is None:
+            return []
+        return [f"{self._seconds[0]:.2f} to {self._seconds[-1]:.2f} s"]
+
+    def label(self, frames: range) -> str:
+        """Numbers and times of frames, and their numbers in the source where these are others."""
+        first, last = frames[0], frames[-1]
+        words = [f"frame {first}" if first == last else f"frames {first} to {last}"]
+        if self._first:
+            at = self._first + first, self._first + last
+            words.append(f"{at[0]} of the source" if first == last else f"{at[0]} to {at[1]} there")
+        if self._seconds is not None:
+            start, end = (f"{self._seconds[n]:.2f}" for n in (first, last))
+            words.append(f"{start} s" if first == last else f"{start} to {end} s")
+        return " · ".join(words)
+
+
+def _times(found: _Found, probed: Probe) -> tuple[int, NDArray[np.float64] | None]:
+    """Number of the clip's first frame in its source, and when its frames are shown."""
+    from spamo_cache.datasets.source_files import locate
+    from spamo_cache.video import timeline_cache
+
+    if probed.span is None:
+        return 0, None
+    path, first = locate(found.root, found.clip.source), probed.span.first
+    seconds = timeline_cache.timeline(path, path.stat()).seconds
+    return first, seconds[first : first + probed.frames]
+
+
+def _block(view: _View, seen: _Seen) -> Block:
+    from spamo_cache.workflow.contact_sheet import Block
+
+    rows = view.outline.rows(view.frames)
+    shown = f"{len(view.rows)} of {rows} rows shown" if rows > len(view.rows) else f"{rows} rows"
+    note = " · ".join([*_described(view), shown])
+    if view.outline.span > 1:
+        return Block(view.name, note, [[_window(view, row, seen)] for row in view.rows])
+    groups = [_frame(view, row, seen) for row in view.rows]
+    beside = 2 if sum(picture.image.width for picture in groups[0]) < _HALF else 1
+    lines = [list(chain(*groups[k : k + beside])) for k in range(0, len(groups), beside)]
+    return Block(view.name, note, lines)
+
+
+_HALF = 740
+"""Width up to which two rows stand side by side."""
+
+
+def _described(view: _View) -> Iterator[str]:
+    """What is done to frames, in the words of the spec."""
+    stream, encoder, resize = view.stream, view.outline, view.resize
+    yield f"{stream.encoder} {getattr(stream, 'model', None) or stream.weights}"
+    every = "every frame" if encoder.stride == 1 else f"every {encoder.stride} frames"
+    if encoder.span == 1:
+        yield f"a row {every}"
+    else:
+        phase = f" from frame {encoder.phase} on" if encoder.phase else ""
+        padded = ", the last one padded" if encoder.tail == "pad" else ""
+        yield f"windows of {encoder.span} frames, one {every}{phase}{padded}"
+    square = f"{resize.size}x{resize.size}"
+    if resize.shortest is None:
+        yield f"squashed to {square} ({resize.interpolation})"
+    else:
+        yield f"short side to {resize.shortest} px ({resize.interpolation}), centre crop {square}"
+
+
+def _frame(view: _View, row: int, seen: _Seen) -> list[Picture]:
+    """A row of single frames: the frame as it is decoded, then each scale of it."""
+    from spamo_cache.workflow.contact_sheet import Picture, outlined, tiled
+
+    (number,) = view.under(row)
+    whole, square = seen.whole[number], seen.prepared[view.resize, number]
+    cut = outlined(whole, _kept(whole.shape[0], whole.shape[1], view.resize), _FRAME)
+    pictures = [Picture(cut, f"row {row}\n{seen.label(range(number, number + 1))}")]
+    for scale in getattr(view.stream, "scales", (1,)):
+        tiles = scale_tiles(square, scale)
+        words = f"scale {scale}" if scale == 1 else f"scale {scale}: {scale * scale} pictures"
+        image = tiled(tiles, scale, _FRAME)
+        pictures.append(Picture(image, f"{words}\nof {view.resize.size}x{view.resize.size} px"))
+    return pictures
+
+
+def _kept(height: int, width: int, spec: ResizeSpec) -> Box:
+    """The part of a frame that the centre crop leaves, in the frame's own pixels."""
+    from spamo_cache.encoders.preprocess import resized
+
+    high, wide = resized(height, width, spec)
+    top, left = (high - spec.size) // 2 * height / high, (wide - spec.size) // 2 * width / wide
+    bottom, right = top + spec.size * height / high, left + spec.size * width / wide
+    return round(left), round(top), round(right), round(bottom)
+
+
+def scale_tiles(square: Pixels, scale: int) -> list[Pixels]:
+    """The pictures that a scale of S2 makes of a prepared frame, row by row.
+
+    Args:
+        square: (size, size, 3) RGB.
+
+    Returns:
+        ``scale * scale`` pictures of the same size; of scale 1 the frame itself.
+    """
+    import torch
+
+    from spamo_cache.encoders.spatial import bicubic, crops
+
+    # Enlarging is linear: what is seen does not depend on the normalisation before it.
+    base = torch.from_numpy(square).permute(2, 0, 1)[None].float()
+    pieces = crops(base, scale, bicubic(square.shape[0], scale))[0]
+    levels = pieces.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    return list(levels.numpy())
+
+
+def _window(view: _View, row: int, seen: _Seen) -> Picture:
+    """The frames of a window, in the order in which the network sees them."""
+    import torch
+
+    from spamo_cache.encoders.encoder import window
+    from spamo_cache.workflow.contact_sheet import Picture, strip
+
+    under, span = view.under(row), view.outline.span
+    prepared = torch.from_numpy(np.stack([seen.prepared[view.resize, n] for n in under]))
+    words = f"row {row} · {seen.label(under)}"
+    if repeated := span - len(under):
+        words += f" · the last one {repeated + 1} times"
+    return Picture(strip(window(prepared, 0, span).numpy(), _STRIP), words)
