@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import spamo_cache as sc
-from spamo_cache.cli import display, options
+from spamo_cache.cli import display, options, watching
 
 
 def inspect(
@@ -61,6 +61,6 @@ def inspect(
             set=overrides or (),
             streams=streams,
             rows=rows,
-            watcher=display.TERMINAL,
+            watcher=watching.watcher(),
         )
     )

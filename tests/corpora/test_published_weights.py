@@ -11,6 +11,8 @@ import huggingface_hub
 import pytest
 from typer.testing import Result
 
+from spamo_cache import load_spec
+from spamo_cache.encoders.registry import build, outline
 from spamo_cache.store.reader import FeatureStore
 from tests.support import hub as published
 
@@ -49,6 +51,13 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
         patch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-L-14-quickgelu", published.CLIP)
         yield cache
+
+
+@pytest.mark.slow
+def test_how_frames_are_prepared_is_known_without_weights(hub: Path) -> None:
+    spec = load_spec("spamo")
+    for stream in spec.streams.values():
+        assert outline(stream, hub).preprocess == build(stream, hub).preprocess
 
 
 @pytest.mark.slow
