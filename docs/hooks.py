@@ -68,11 +68,13 @@ def commands_as_markdown() -> str:
     """What `--help` says of every command, a heading each."""
     group = typer.main.get_group(app)
     context = typer.Context(group, info_name="spamo-cache")
-    return "\n".join(
+    pages = (
         get_docs_for_click(obj=command, ctx=context, indent=1, call_prefix="spamo-cache")
         for name in group.list_commands(context)
         if (command := group.get_command(context, name)) is not None
     )
+    # Subcommands follow at once: no list of them, in which their descriptions are cut.
+    return re.sub(r"\*\*Commands\*\*:\n\n(\* .*\n)+", "", "\n".join(pages))
 
 
 def notebook_as_markdown(path: Path) -> str:

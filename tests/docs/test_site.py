@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import spamo_cache as sc
+from spamo_cache.datasets.registry import CORPORA
 
 REPOSITORY = Path(__file__).parents[2]
 FETCHED = re.compile(
@@ -44,3 +45,17 @@ def test_the_reference_has_every_exported_name() -> None:
     shown = re.findall(r"^::: \S+\.(\w+)\n +options: \{heading: sc\.(\w+)", page, re.MULTILINE)
     assert all(name == heading for name, heading in shown)
     assert {name for name, _ in shown} == set(sc.__all__)
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_the_page_on_corpora_says_what_is_known_of_each(name: str) -> None:
+    page = (REPOSITORY / "docs" / "corpora.md").read_text(encoding="utf-8")
+    known = CORPORA[name]
+    if known.synthetic:
+        return
+    assert f"spamo-cache extract --dataset {name} --root " in page
+    (address,) = re.findall(r"https://\S+", known.terms)
+    assert f"<{address}>" in page
+    assert ", ".join(f"{count:,}" for count in known.expected.values()) in page
+    if known.missing:
+        assert ", ".join(map(str, known.missing.values())).replace(", 14", " and 14") in page
