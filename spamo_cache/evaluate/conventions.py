@@ -67,7 +67,7 @@ def score(
     tokenize: str | None = None,
     bootstrap: int = BOOTSTRAP,
 ) -> TranslationScores:
-    """Score anybody's translations as runs are scored; the texts are taken as they stand.
+    """Score translations from anywhere as runs are scored; the texts are not changed.
 
     BLEU, chrF and TER are those of sacrebleu's command line. BLEURT is left out.
 

@@ -79,7 +79,7 @@ class RunRecord(StrictModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
-    """What training came to; ``done.json`` holds the same.
+    """What training achieved; ``done.json`` holds the same.
 
     Attributes:
         path: the run folder.

@@ -45,7 +45,7 @@ class Run:
 
     @property
     def summary(self) -> RunSummary | None:
-        """What training came to."""
+        """What training achieved."""
         return self.folder.summary()
 
     @cached_property
@@ -78,7 +78,7 @@ class Run:
             name: of the evaluation: ``test``, ``test-shuffled``, ``test@motion.stride=4``.
 
         Raises:
-            UsageError: the run was not evaluated so.
+            UsageError: there is no such evaluation of the run.
         """
         return read_evaluation(self.path, name)
 

@@ -31,7 +31,7 @@ class ScoreWarning:
         kind: a fixed word for scripts.
         words: what it is, with numbers.
         clips: clips concerned; None where it concerns the split as a whole.
-        severity: ``warning`` if the score cannot be compared with one that was made without it.
+        severity: ``warning`` if it makes the score incomparable with others.
     """
 
     kind: str
@@ -228,7 +228,7 @@ def read_lines(run: Path, name: str) -> list[ScoredClip]:
     """The translations that an evaluation has kept.
 
     Raises:
-        UsageError: the run was not evaluated so.
+        UsageError: there is no such evaluation of the run.
         DamagedError: they are not those that its card was made of.
     """
     path, card = lines_file(run, name), card_file(run, name)
@@ -248,7 +248,7 @@ def read_evaluation(run: Path, name: str) -> Evaluation:
     """A scorecard of a run with the lines behind it.
 
     Raises:
-        UsageError: the run was not evaluated so.
+        UsageError: there is no such evaluation of the run.
         SpamoError: what was kept is damaged, or of another version.
     """
     lines = read_lines(run, name)

@@ -45,7 +45,7 @@ def evaluate(
         llm: folder of the run's LLM, where that has moved.
         spec: the run's cache spec, where that has moved.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        watcher: follows the work.
+        watcher: is told of progress and notices.
 
     Returns:
         The scorecard; ``metrics`` are in points of 100. The run keeps it as

@@ -52,7 +52,7 @@ def extract(
         root: folder of the raw corpus; of a manifest's sources, by default the folder it lies in.
         manifest: table of the clips, as a file or read already, in place of a known corpus.
         size: clips of the embedded corpus to draw.
-        limit: at most so many clips of each split.
+        limit: at most this many clips of each split.
         spec: cache spec, by name or path; None is the corpus's own.
         streams: streams of the spec to compute; None is all.
         split: splits to compute; None is all.
@@ -67,7 +67,7 @@ def extract(
         retry_failed: try failed clips again.
         dry_run: decide everything, write nothing.
         calibrate: in a dry run, benchmark for 20 s to calibrate the estimate.
-        watcher: follows the work.
+        watcher: is told of progress and notices.
 
     Returns:
         What became of every clip, and where each stream's store is (``stores``). Failed clips are

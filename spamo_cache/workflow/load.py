@@ -35,8 +35,8 @@ def load_corpus(
         root: folder of the raw corpus.
         manifest: table of the clips (CSV, TSV, JSON Lines, Parquet), in place of a known corpus.
         size: clips of the embedded corpus to draw.
-        limit: at most so many clips of each split.
-        watcher: follows the drawing.
+        limit: at most this many clips of each split.
+        watcher: is told of progress.
 
     Raises:
         UsageError: an unknown corpus, or a missing folder.

@@ -168,7 +168,7 @@ def reproduce(
         root: folder of the raw corpus; of a manifest's sources, by default the folder it lies in.
         manifest: table of the clips, in place of a known corpus.
         size: clips of the embedded corpus to draw.
-        limit: at most so many clips of each split.
+        limit: at most this many clips of each split.
         pipeline: by name or path; None is the corpus's default.
         set: changes to the pipeline, as ``{"translate.lr": 1e-4}``.
         store: root to write features to; None is the first of ``SPAMO_CACHE``.
@@ -176,7 +176,7 @@ def reproduce(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         workers: processes that extract; None is one per GPU, or one with all cores.
         executor: ``serial`` extracts in this process.
-        watcher: follows the work.
+        watcher: is told of progress and notices.
 
     Raises:
         SpamoError: what stops a stage, as that stage raises it. Failed clips stop none.

@@ -45,11 +45,11 @@ def train(
         import_official: checkpoint of the official release to take the weights of, in place of
             training.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        watcher: follows the work.
+        watcher: is told of progress and notices.
 
     Returns:
-        What training came to; ``path`` is the run folder. ``evaluate``, ``report`` and ``load_run``
-        take it as it is.
+        What training achieved; ``path`` is the run folder. ``evaluate``, ``report`` and
+        ``load_run`` take it as it is.
 
     Raises:
         UsageError: features that do not exist yet, a folder that holds something else, a sweep.

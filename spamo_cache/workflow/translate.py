@@ -53,7 +53,7 @@ class Translation:
 
 
 class TrainedRun:
-    """A finished run in memory, to translate many videos by; see ``load_run``."""
+    """A finished run in memory, to translate many videos with; see ``load_run``."""
 
     def __init__(self, loaded: Run, spec: str | Path | None, device: str) -> None:
         self._loaded, self._device = loaded, device
@@ -71,7 +71,7 @@ class TrainedRun:
 
     @property
     def summary(self) -> RunSummary | None:
-        """What training came to."""
+        """What training achieved."""
         return self._loaded.summary
 
     @property
@@ -84,13 +84,13 @@ class TrainedRun:
         return self._loaded.stores
 
     def evaluation(self, name: str = "test") -> Evaluation:
-        """The scorecard, with a line per clip, of an evaluation that was made.
+        """The scorecard of an evaluation that was made, with a line per clip.
 
         Args:
             name: of the evaluation: ``test``, ``test-shuffled``, ``test@motion.stride=4``.
 
         Raises:
-            UsageError: the run was not evaluated so.
+            UsageError: there is no such evaluation of the run.
         """
         return self._loaded.evaluation(name)
 
@@ -188,7 +188,7 @@ def load_run(
     spec: str | Path | None = None,
     device: str = "auto",
 ) -> TrainedRun:
-    """Load a finished run to translate new videos by.
+    """Load a finished run, to translate new videos with it.
 
     Args:
         run: a run's folder, or what ``train`` returned.
@@ -220,7 +220,7 @@ def translate(
     spec: str | Path | None = None,
     device: str = "auto",
 ) -> list[Translation]:
-    """Translate new videos by a run.
+    """Translate new videos with a trained run.
 
     Args:
         run: a run's folder, or what ``train`` returned.
@@ -238,7 +238,7 @@ def translate(
         ``reason`` in place of a ``text``.
 
     Raises:
-        UsageError: no such video or run; windows that cannot be.
+        UsageError: no such video or run; impossible windows.
         WeightsError: the LLM or an encoder is not that of the run.
     """
     ranges = pieces(videos, start=start, end=end, window=window, overlap=overlap)

@@ -77,7 +77,7 @@ def train_sweep(
         root: folder of the raw corpus, for a pipeline that tunes its encoders.
         output: folder of the runs; None is ``runs/CORPUS``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        watcher: follows the work.
+        watcher: is told of progress and notices.
 
     Raises:
         UsageError: features that do not exist yet.
