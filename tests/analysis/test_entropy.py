@@ -91,8 +91,8 @@ def test_signs_are_placed_among_the_sentences() -> None:
     kept = (spread[:4] ** 2).sum() / (spread**2).sum()
     assert found.explained == pytest.approx(kept, abs=0.05)
     # Whitened by itself, the text is a unit Gaussian.
-    assert found["text"] == pytest.approx(2 * np.log(2 * np.pi * np.e), abs=0.3)
-    assert found["points"] == {"text": 300, "sign": 300, "sign_before": 300}
+    assert found.text.nats == pytest.approx(2 * np.log(2 * np.pi * np.e), abs=0.3)
+    assert found.text.points == found.sign.points == found.sign_before.points == 300
 
 
 def test_what_cannot_be_estimated_is_none() -> None:
@@ -100,6 +100,5 @@ def test_what_cannot_be_estimated_is_none() -> None:
     text = rng.normal(size=(40, 12))
     found = against(text, np.ones((40, 12)))
     assert found is not None
-    assert found["sign"] is found.sign.gap is found["divergence"] is None
-    assert found["sign_before"] is found["error"]["sign_before"] is None
+    assert found.sign is found.sign_before is None
     assert against(text[:5], text) is None
