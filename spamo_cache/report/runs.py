@@ -10,7 +10,6 @@ from functools import cached_property
 from itertools import count
 from math import isfinite
 from pathlib import Path
-from typing import Any
 
 from spamo_cache import config
 from spamo_cache.config import Pipeline
@@ -24,7 +23,7 @@ from spamo_cache.runs.attributions import (
     read_attribution,
     read_shot,
 )
-from spamo_cache.runs.folder import RunFolder, RunRecord, RunSummary
+from spamo_cache.runs.folder import MetricsLine, RunFolder, RunRecord, RunSummary
 from spamo_cache.runs.records import Evaluation, read_evaluations
 from spamo_cache.runs.stages import STAGES, StageTiming, read_stages
 from spamo_cache.store.attributes import Attributes
@@ -65,7 +64,7 @@ class RunView:
 
     path: Path
     pipeline: Pipeline
-    metrics: tuple[Mapping[str, Any], ...]
+    metrics: tuple[MetricsLine, ...]
     evaluations: tuple[Evaluation, ...]
     stores: tuple[StoreFacts, ...]
     about: RunRecord
@@ -110,11 +109,9 @@ class RunView:
         """(step, value) of one metric, in the order logged; other stages and gaps left out."""
         points = []
         for line in self.metrics:
-            value, step = line.get(key), line.get("step")
-            if not isinstance(value, int | float) or not isinstance(step, int | float):
-                continue
-            if isfinite(value) and stage in (None, line.get("stage")):
-                points.append((float(step), float(value)))
+            value = line.values.get(key)
+            if value is not None and isfinite(value) and stage in (None, line.stage):
+                points.append((float(line.step), value))
         return points
 
 

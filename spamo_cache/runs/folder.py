@@ -44,6 +44,21 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.
 """What file systems without locks answer: some of clusters, and FUSE."""
 
 
+@dataclass(frozen=True, slots=True)
+class MetricsLine:
+    """A line of ``metrics.jsonl``: what a training came to by a step of a stage.
+
+    Attributes:
+        stage: ``align`` or ``translate``.
+        step: of that stage, from 1.
+        values: name -> figure; losses are means over the steps since the line before.
+    """
+
+    stage: str
+    step: int
+    values: Mapping[str, float]
+
+
 class RunRecord(StrictModel):
     """What ``run.json`` says of a run."""
 
@@ -110,6 +125,7 @@ class RunSummary:
 
 
 _SUMMARY = TypeAdapter(RunSummary)
+_METRICS_LINE = TypeAdapter(MetricsLine)
 
 
 class RunFolder:
@@ -251,7 +267,7 @@ class RunFolder:
         """sha256 of the file of the best weights, as it was written; raises as :meth:`weights`."""
         return self._done()[1][self.model.name]
 
-    def read_metrics(self) -> list[dict[str, Any]]:
+    def read_metrics(self) -> list[MetricsLine]:
         """The lines that were logged; one that a kill cut off is left out.
 
         Raises:
@@ -263,10 +279,11 @@ class RunFolder:
             self._check(self.metrics, self._done()[1])
         return self._lines(self.metrics.read_bytes())
 
-    def log(self, line: Mapping[str, Any]) -> int:
+    def log(self, line: MetricsLine) -> int:
         """Add a line of metrics; the size of the file, in bytes."""
+        document = {"stage": line.stage, "step": line.step, **line.values}
         with self.metrics.open("ab") as file:
-            file.write(io.to_json(line).encode() + b"\n")
+            file.write(io.to_json(document).encode() + b"\n")
             return file.tell()
 
     def cut_metrics(self, size: int) -> None:
@@ -283,10 +300,10 @@ class RunFolder:
             self._lines(kept)
             file.truncate(size)
 
-    def _lines(self, data: bytes) -> list[dict[str, Any]]:
+    def _lines(self, data: bytes) -> list[MetricsLine]:
         whole = data.split(b"\n")[:-1]
         return [
-            io.from_json(line, f"{self.metrics}, line {number}", REMEDY)
+            _metrics_line(line, f"{self.metrics}, line {number}")
             for number, line in enumerate(whole, start=1)
         ]
 
@@ -331,6 +348,19 @@ class RunFolder:
     def load_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, header = read_tensors(self.state)
         return tensors, json.loads(header[_PLACE])
+
+
+def _metrics_line(line: bytes, where: str) -> MetricsLine:
+    document = io.from_json(line, where, REMEDY)
+    known = {key: document.pop(key, None) for key in ("stage", "step")}
+    try:
+        return _METRICS_LINE.validate_python({**known, "values": document})
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        key = ".".join(map(str, fault["loc"]))
+        raise DamagedError(
+            f"is no line of metrics: {key}: {fault['msg']}", where=where, remedy=REMEDY
+        ) from None
 
 
 def identity(parts: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from spamo_cache.errors import SpamoError
 from spamo_cache.metrics.scores import bleu4
 from spamo_cache.model.text import scored
 from spamo_cache.model.translator import Batch, TrainPhase, Translator
-from spamo_cache.runs.folder import RunFolder
+from spamo_cache.runs.folder import MetricsLine, RunFolder
 from spamo_cache.runs.tensors import write_tensors
 from spamo_cache.train import optim
 from spamo_cache.train.data import (
@@ -315,7 +315,7 @@ class Trainer:
             )
         if not self.accelerator.is_main_process:
             return
-        line = {"stage": phase, "step": self.state.step, **fields}
+        line = MetricsLine(phase, self.state.step, fields)
         self.state.metrics_bytes = self.folder.log(line)
         for drawn in self.curves:
             drawn.add(line)

@@ -20,7 +20,7 @@ from torch import Tensor
 from spamo_cache.config import Pipeline
 from spamo_cache.config.pipeline import dotted
 from spamo_cache.errors import ConfigError
-from spamo_cache.runs.folder import RunFolder, identity
+from spamo_cache.runs.folder import MetricsLine, RunFolder, identity
 
 
 class Meter:
@@ -93,14 +93,10 @@ class StepTimer:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
-Line = Mapping[str, Any]
-"""A line of ``metrics.jsonl``: ``stage``, ``step`` and figures."""
-
-
 class Curves(Protocol):
     """Somewhere curves are drawn."""
 
-    def add(self, line: Line) -> None: ...
+    def add(self, line: MetricsLine) -> None: ...
     def close(self) -> None: ...
 
 
@@ -131,9 +127,9 @@ class TensorBoard:
         for line in folder.read_metrics():
             self.add(line)
 
-    def add(self, line: Line) -> None:
+    def add(self, line: MetricsLine) -> None:
         for name, value in _figures(line).items():
-            self._writer.add_scalar(name, value, line["step"])
+            self._writer.add_scalar(name, value, line.step)
 
     def close(self) -> None:
         self._writer.close()
@@ -157,8 +153,8 @@ class WeightsAndBiases:
             # Both stages count from one, which W&B's own steps do not allow.
             self._run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
 
-    def add(self, line: Line) -> None:
-        self._run.log({f"{line['stage']}/step": line["step"]} | _figures(line))
+    def add(self, line: MetricsLine) -> None:
+        self._run.log({f"{line.stage}/step": line.step} | _figures(line))
 
     def close(self) -> None:
         self._run.finish()
@@ -181,8 +177,8 @@ class MLflow:
         )
         self._mlflow.log_params(dict(dotted(pipeline.model_dump(mode="json"))))
 
-    def add(self, line: Line) -> None:
-        self._mlflow.log_metrics(_figures(line), step=line["step"])
+    def add(self, line: MetricsLine) -> None:
+        self._mlflow.log_metrics(_figures(line), step=line.step)
 
     def close(self) -> None:
         self._mlflow.end_run()
@@ -194,9 +190,8 @@ def _id_elsewhere(folder: RunFolder) -> str:
     return identity({"run": folder.read_about().identity, "at": place})[:16]
 
 
-def _figures(line: Line) -> dict[str, float]:
-    names = [name for name in line if name not in {"stage", "step"}]
-    return {f"{line['stage']}/{name}": line[name] for name in names}
+def _figures(line: MetricsLine) -> dict[str, float]:
+    return {f"{line.stage}/{name}": value for name, value in line.values.items()}
 
 
 def _imported(module: str, package: str) -> Any:

@@ -42,7 +42,7 @@ from spamo_cache.runs.attributions import (
     WordAttribution,
 )
 from spamo_cache.runs.documents import write_document
-from spamo_cache.runs.folder import RunFolder, RunSummary, identity
+from spamo_cache.runs.folder import MetricsLine, RunFolder, RunSummary, identity
 from spamo_cache.runs.records import (
     Convention,
     Published,
@@ -86,19 +86,19 @@ def pipeline(**changes: Any) -> dict[str, Any]:
     return Pipeline.model_validate(known | changes).model_dump(mode="json")
 
 
-def metrics(strength: float) -> list[dict[str, Any]]:
-    lines: list[dict[str, Any]] = []
+def metrics(strength: float) -> list[MetricsLine]:
+    lines = []
     for step in range(10, 201, 10):
         loss = 0.2 + 3.4 * math.exp(-step / 40) + 0.05 * math.sin(step)
-        lines.append({"stage": "align", "step": step, "loss": loss, "align": loss, "lr": 1e-3})
-    lines.append({"stage": "align", "step": 200, "dev_recall": 0.95})
+        lines.append(MetricsLine("align", step, {"loss": loss, "align": loss, "lr": 1e-3}))
+    lines.append(MetricsLine("align", 200, {"dev_recall": 0.95}))
     for step in range(10, 401, 10):
         loss = 0.7 + 2.5 * math.exp(-step / 120) + 0.08 * math.cos(step)
-        lines.append({"stage": "translate", "step": step, "loss": loss, "lm": loss, "align": 0.3})
+        lines.append(MetricsLine("translate", step, {"loss": loss, "lm": loss, "align": 0.3}))
         if step % 100 == 0:
             bleu = strength * (1 - math.exp(-step / 150))
             dev = {"dev_loss": loss + 0.3, "dev_bleu": bleu, "best_bleu": bleu}
-            lines.append({"stage": "translate", "step": step, **dev})
+            lines.append(MetricsLine("translate", step, dev))
     return lines
 
 

@@ -21,7 +21,7 @@ from spamo_cache.report.runs import read_run
 from spamo_cache.report.templating import render
 from spamo_cache.report.translations import marked, spread
 from spamo_cache.runs.documents import write_document
-from spamo_cache.runs.folder import RunFolder
+from spamo_cache.runs.folder import MetricsLine, RunFolder
 from spamo_cache.runs.records import ScoredClip
 from spamo_cache.runs.stages import STAGES, StagesDocument, StageTiming
 from spamo_cache.store.inventory import by_fingerprint
@@ -364,7 +364,7 @@ def test_a_line_cut_off_by_a_kill_is_left_out(build_run: Build) -> None:
 def test_numbers_that_are_not_finite_are_left_out_of_curves(build_run: Build) -> None:
     run = build_run(finished=False)
     before = read_run(run).curve("lm", "translate")
-    RunFolder(run).log({"stage": "translate", "step": 410, "lm": math.nan})
+    RunFolder(run).log(MetricsLine("translate", 410, {"lm": math.nan}))
     assert read_run(run).curve("lm", "translate") == before
 
 

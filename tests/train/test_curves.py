@@ -50,9 +50,9 @@ def test_tensorboard_shows_every_line_once_even_after_a_kill(toy, tmp_path, monk
     for tag, points in found.items():
         stage, _, name = tag.partition("/")
         wanted = [
-            (line["step"], pytest.approx(line[name]))
+            (line.step, pytest.approx(line.values[name]))
             for line in lines(tmp_path / "run")
-            if line["stage"] == stage and name in line
+            if line.stage == stage and name in line.values
         ]
         assert points == wanted, tag
     assert {"align/loss", "align/dev_recall", "translate/lm", "translate/dev_bleu"} <= found.keys()
@@ -86,7 +86,10 @@ def test_wandb_gets_the_lines_and_the_config(toy, tmp_path, monkeypatch):
     assert run.finished
     assert ("align/*", "align/step") in run.metrics
     expected = [
-        {f"{line['stage']}/{name}": value for name, value in line.items() if name != "stage"}
+        {
+            f"{line.stage}/{name}": value
+            for name, value in {"step": line.step, **line.values}.items()
+        }
         for line in lines(tmp_path / "run")
     ]
     assert run.logged == expected
@@ -138,10 +141,7 @@ def test_mlflow_gets_the_lines_and_goes_on_with_its_run(toy, tmp_path, monkeypat
     assert stub.parameters["align.lr"] == 1e-3
     assert stub.ended
     assert stub.logged == [
-        (
-            line["step"],
-            {f"align/{name}": line[name] for name in line if name not in ("stage", "step")},
-        )
+        (line.step, {f"align/{name}": value for name, value in line.values.items()})
         for line in lines(tmp_path / "run")
     ]
     MLflow(config, RunFolder(tmp_path / "run"))
