@@ -65,16 +65,12 @@ def digests(summary: Any, digest: Callable[[Path], str]) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 4])
 def test_a_local_cluster_equals_serial(
-    go: Callable[..., Any],
-    reference: dict[str, str],
-    digest: Callable[[Path], str],
-    workers: int,
+    go: Callable[..., Any], reference: dict[str, str], digest: Callable[[Path], str]
 ) -> None:
     """Two workers are those of the existing scheduler, below."""
     seen: list[Progress] = []
-    summary = go("dask", workers=workers, progress=seen.append)
+    summary = go("dask", workers=3, progress=seen.append)
     assert summary.done == 6
     assert digests(summary, digest) == reference
     assert max(step.frames for step in seen if step.stage == "extract") == 101
@@ -93,13 +89,17 @@ def test_threads_do_not_change_a_byte(
         assert digests(summary, digest) == reference
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def scheduler() -> Iterator[tuple[str, Any]]:
-    """A cluster that somebody else has started."""
+    """A cluster that somebody else has started; the last test that uses it kills its workers."""
     from distributed import LocalCluster
 
     with LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None, memory_limit=0, silence_logs=50
+        n_workers=2,
+        threads_per_worker=1,
+        dashboard_address="127.0.0.1:0",
+        memory_limit=0,
+        silence_logs=50,
     ) as cluster:
         yield cluster.scheduler_address, cluster
 
@@ -157,7 +157,7 @@ def test_finished_tasks_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(worker, "run_task", lambda _, task, __: PartitionResult(task.name))
     tasks = (PartitionTask(str(number), number, (), {}) for number in range(200))
-    with LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=1, processes=False, dashboard_address="127.0.0.1:0") as cluster:
         address = cluster.scheduler_address
         known = [
             (int(done.task), len(cluster.scheduler.tasks))

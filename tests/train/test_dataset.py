@@ -177,7 +177,7 @@ def test_batches_that_cannot_be_made_are_refused(data, options):
 
 @pytest.mark.parametrize(
     ("workers", "context"),
-    [(0, None), (3, "fork"), pytest.param(2, "spawn", marks=pytest.mark.slow)],
+    [(0, None), (3, "fork"), pytest.param(1, "spawn", marks=pytest.mark.slow)],
 )
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")

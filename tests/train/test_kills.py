@@ -13,7 +13,8 @@ import pytest
 from spamo_cache import io
 from tests.support import environment, program
 
-KILLS = 20
+RUNS = 10
+"""Each killed twice."""
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +59,16 @@ def results(run: Path) -> dict[str, object]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(KILLS))
+@pytest.mark.parametrize("number", range(RUNS))
 def test_killed_anywhere_the_run_ends_the_same(nursery, whole, tmp_path, number):
     uninterrupted, events = whole
-    # One kill in each twentieth of the run, wherever chance puts it there.
-    first, last = number * events // KILLS + 1, (number + 1) * events // KILLS
-    fatal = random.Random(number).randint(first, last)
-    status, said = nursery(tmp_path / "run", fatal)
-    assert status == -signal.SIGKILL, said
+    chance = random.Random(number)
+    # One kill in each tenth of the run, wherever chance puts it there; whoever goes on from it is
+    # killed as well, within as many events as any resumed run has.
+    first, last = number * events // RUNS + 1, (number + 1) * events // RUNS
+    for fatal in (chance.randint(first, last), chance.randint(1, max(1, events // RUNS // 2))):
+        status, said = nursery(tmp_path / "run", fatal)
+        assert status == -signal.SIGKILL, said
     status, said = nursery(tmp_path / "run")
     assert status == 0, said
     assert results(tmp_path / "run") == results(uninterrupted)
