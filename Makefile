@@ -16,7 +16,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce experiments check test lint format docs bench lock clean
+.PHONY: help setup reproduce experiments check test lint format docs pictures bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ format: setup ## let ruff sort imports and lay the code out
 docs: setup ## the documentation as a site in site/; a broken link or anchor is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "open site/index.html"
+
+pictures: setup ## the pictures of the README, from a run of the bundled corpus; needs Chromium
+	$(BIN)/python docs/pictures.py
 
 bench: setup ## every script in benchmarks/, one claim of the README each
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done

@@ -98,3 +98,14 @@ def test_linters_before_a_commit_are_those_of_make_lint() -> None:
     for tool in re.findall(r"\$\(BIN\)/(.+)", lint.partition("\n\n")[0]):
         words = tool.removesuffix(" --check")
         assert words in entries, tool
+
+
+def test_the_pictures_of_the_readme_are_there_small_and_described() -> None:
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", readme)
+    assert {path for _, path in shown} == {"docs/images/report.png", "docs/images/signer.png"}
+    for words, path in shown:
+        picture = (REPOSITORY / path).read_bytes()
+        assert picture.startswith(b"\x89PNG")
+        assert len(picture) < 300_000
+        assert len(words) > 30  # PyPI shows these in their place
