@@ -140,7 +140,7 @@ def _show(summary: Summary, *, planned: bool) -> None:
         [
             (
                 name,
-                human.size(stream.bytes),
+                "unknown" if stream.bytes is None else human.size(stream.bytes),
                 stream.held,
                 stream.made_by or "you, now",
                 stream.store,
@@ -179,6 +179,8 @@ def _effort(summary: Summary, *, planned: bool) -> dict[str, str]:
 
 
 def _estimate(summary: Summary) -> dict[str, str]:
+    if summary.device_hours is None:
+        return {"estimated": "unknown: the weights are not on this machine"}
     hours = human.duration(3600 * summary.device_hours)
     if summary.calibrated is None:
         return {"estimated": f"{hours} of the device, at a usual rate"}

@@ -12,6 +12,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
+from spamo_cache.config import StreamSpec
 from spamo_cache.encoders.preprocess import Normalise, Preprocess, Resize, prepare
 from spamo_cache.store.layout import first_start
 
@@ -45,6 +46,13 @@ class Encoder(nn.Module):
     normalise: Normalise
     network: nn.Module
     """The part that computes in the requested precision; all else stays in float32."""
+
+    def place_rows(self, stream: StreamSpec) -> None:
+        """Place rows as a stream of a cache spec says."""
+        self.per, self.stride = stream.per, stream.stride
+        self.span = getattr(stream, "window", None) or 1
+        self.phase = getattr(stream, "phase", 0)
+        self.tail = getattr(stream, "tail", "drop")
 
     def rows(self, frames: int) -> int:
         """Rows of a clip of ``frames`` frames; one shorter than a window has one."""

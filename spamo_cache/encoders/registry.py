@@ -70,11 +70,27 @@ def outline(stream: StreamSpec, base: Path) -> Encoder:
         else:
             path = weights.locate(stream.weights, base, configs_only=True)
             encoder.preprocess = preprocess.from_folder(weights.folder_of(path))
-    encoder.per, encoder.stride = stream.per, stream.stride
-    encoder.span = getattr(stream, "window", None) or 1
-    encoder.phase = getattr(stream, "phase", 0)
-    encoder.tail = getattr(stream, "tail", "drop")
+    encoder.place_rows(stream)
     return encoder
+
+
+def without_weights(stream: StreamSpec, base: Path) -> Encoder | None:
+    """What can be said of a stream's encoder without its weights; None where they are there.
+
+    Fetches nothing, unlike :func:`outline`.
+
+    Args:
+        stream: a stream of a cache spec.
+        base: folder of the spec's file.
+
+    Returns:
+        An encoder that places rows and computes nothing. Its width and its cost are 0 where they
+        are not known, its hash is empty where nothing has recorded it.
+    """
+    from spamo_cache.encoders.unloaded import unloaded
+
+    with checkpoints.explained(stream.weights):
+        return unloaded(stream, base, _pin_name(stream))
 
 
 def resolve_compute(compute: Compute, device: str) -> Compute:

@@ -125,18 +125,30 @@ def sha256(state: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
+_PINS_REMEDY = "remove it; the hashes of fetched weights are then recorded again"
+
+
+def pins() -> dict[str, str]:
+    """Name of fetched weights -> their hash, as it was recorded on first use."""
+    path = _pins_file()
+    found: dict[str, str] = io.read_json(path, _PINS_REMEDY) if path.exists() else {}
+    return found
+
+
+def _pins_file() -> Path:
+    return config.home() / "weights.json"
+
+
 def pin(name: str, digest: str) -> None:
     """Record the hash of fetched weights on first use; refuse any other ever after.
 
     Raises:
         WeightsError: ``name`` was recorded with another hash.
     """
-    path = config.home() / "weights.json"
-    remedy = "remove it; the hashes of fetched weights are then recorded again"
-    pins = io.read_json(path, remedy) if path.exists() else {}
-    known = pins.get(name)
+    path, recorded = _pins_file(), pins()
+    known = recorded.get(name)
     if known is None:
-        text = io.to_json(pins | {name: digest}, indent=1) + "\n"
+        text = io.to_json(recorded | {name: digest}, indent=1) + "\n"
         io.write_atomic(path, text.encode())
     elif known != digest:
         raise WeightsError(

@@ -118,7 +118,7 @@ def extract(
         scheduler: address of a running Dask scheduler instead.
         slurm: YAML of a Slurm cluster instead, see :func:`executors.slurm_options`.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        dry_run: decide everything, write nothing.
+        dry_run: decide everything, write nothing; needs no weights.
         calibrate: in a dry run, benchmark for 20 seconds to calibrate the estimate.
         retry_failed: compute failed clips again; the others of their partitions are kept.
         progress: called with the state so far, a few times a second at most per worker.
@@ -150,6 +150,10 @@ def extract(
     worker.load_encoder.cache_clear()
 
     def load(stream: StreamSpec) -> Encoder:
+        if dry_run and not calibrate:
+            outline = registry.without_weights(stream, base)
+            if outline is not None:
+                return outline
         if executor == "serial" or calibrate:
             return worker.load_encoder(stream, base, spec.compute, device)
         # Processes of their own will compute: this one only looks at sizes and hashes.

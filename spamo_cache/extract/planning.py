@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +63,9 @@ class StreamPlan:
     per: str
     """What a row stands for: ``frame`` or ``window``."""
     width: int
+    """Values per row; 0 where a dry run cannot know it without the weights."""
     flops_per_row: int
+    """0 where a dry run cannot know it."""
     identity: StreamIdentity
     weights: str
     store: Location
@@ -125,7 +128,7 @@ def plan_extraction(
     """Probe the corpus, load the encoders, plan the partitions, find the stores.
 
     Args:
-        load: gives a stream's encoder; only its sizes and hash are looked at.
+        load: gives a stream's encoder, or its outline; only its sizes and hash are looked at.
         retry: do not settle for a store in another root if it has failed clips.
 
     Raises:
@@ -191,7 +194,11 @@ def _stream(
     store_root: Path,
     lacks: Sequence[int],
 ) -> StreamPlan:
-    identity = StreamIdentity(stream_spec(spec, name), encoder.weights_sha256, registry.SEMANTICS)
+    named = stream_spec(spec, name)
+    weights_sha256 = encoder.weights_sha256 or _recorded_weights(
+        [store_root, *config.roots()], corpus, name, named, spec.streams[name].weights
+    )
+    identity = StreamIdentity(named, weights_sha256, registry.SEMANTICS)
     layout = RowLayout(
         encoder.rows,
         rows_of(spec.store.chunk_rows, encoder.per),
@@ -228,6 +235,14 @@ def _stream(
             else recorded.continued(counted, layout, name, lacks, requested)
         ),
     )
+
+
+def _recorded_weights(
+    roots: Sequence[str | Path], corpus: str, stream: str, spec: Mapping[str, Any], weights: str
+) -> str:
+    """The hash of weights that are not at hand, as a store made with them has it; else empty."""
+    found = find(roots, corpus, stream, spec=spec, weights=weights)
+    return load_attributes(found[0]).weights_sha256 if found else ""
 
 
 @dataclass(frozen=True, slots=True)

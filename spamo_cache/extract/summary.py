@@ -27,14 +27,16 @@ class StreamSummary:
     """One stream of an extraction."""
 
     store: Location
+    """Where it lies or will lie; its name ends in ``unknown`` in a dry run without the weights."""
     rows: int
     """Rows of the requested splits."""
     per: str
     """What a row stands for: ``frame`` or ``window``."""
     stride: int
     """Frames between two rows."""
-    bytes: int
-    """On disk, padding to whole chunks included."""
+    bytes: int | None
+    """On disk, padding to whole chunks included; None in a dry run where only the weights would
+    tell the width of a row."""
     held: int
     """Clips that the store had before this extraction."""
     elsewhere: bool
@@ -70,8 +72,9 @@ class Summary:
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     """Seconds spent decoding, preparing, encoding and publishing, summed over workers."""
     device: str = "cpu"
-    device_hours: float = 0.0
-    """Estimate for what has to be computed, from the networks' size and the device's rate."""
+    device_hours: float | None = 0.0
+    """Estimate for what has to be computed, from the networks' size and the device's rate; None in
+    a dry run where only the weights would tell that size."""
     calibrated: float | None = None
     """Frames per second as measured; None where a usual rate was taken for the estimate."""
 
@@ -124,10 +127,11 @@ def summarise(
     plan = work.plan
     complete_before, complete_after = _complete(before), _complete(after)
     probes = [plan.probes[k] for k in np.flatnonzero(plan.requested).tolist()]
-    flops = 0.0
+    flops: float | None = 0.0
     for name, stream in plan.streams.items():
-        rows = stream.placement.rows[work.computed(name)]
-        flops += stream.flops_per_row * float(rows.sum())
+        rows = float(stream.placement.rows[work.computed(name)].sum())
+        unknown = flops is None or (rows and not stream.flops_per_row)
+        flops = None if unknown or flops is None else flops + stream.flops_per_row * rows
     rate = rate or usual_rate(device)
     gained = complete_after - complete_before
     copied = len(gained & totals.copied)
@@ -145,7 +149,7 @@ def summarise(
         seconds=seconds,
         stage_seconds=totals.seconds,
         device=device,
-        device_hours=flops / rate.flops / 3600,
+        device_hours=None if flops is None else flops / rate.flops / 3600,
         calibrated=rate.frames,
     )
 
@@ -153,17 +157,23 @@ def summarise(
 def _stream_summary(work: RemainingWork, name: str, before: StoreStatus) -> StreamSummary:
     stream = work.plan.streams[name]
     rows = stream.placement.rows[work.plan.requested]
+    padded = int((-(-rows // stream.chunk_rows) * stream.chunk_rows).sum())
     return StreamSummary(
-        store=stream.store,
+        store=stream.store if stream.identity.weights_sha256 else _unnamed(stream.store, name),
         rows=int(rows.sum()),
         per=stream.per,
         stride=stream.identity.spec["stride"],
-        bytes=int((-(-rows // stream.chunk_rows) * stream.chunk_rows).sum()) * stream.row_bytes,
+        bytes=padded * stream.row_bytes if stream.width else None,
         held=len(before.states),
         elsewhere=stream.elsewhere,
         made_by=before.made_by,
         copied_from=_copied_from(work, name),
     )
+
+
+def _unnamed(store: Location, stream: str) -> Location:
+    """Where a store will lie whose fingerprint only the weights can tell."""
+    return store.parent / f"{stream}-unknown.zarr"
 
 
 def _copied_from(work: RemainingWork, name: str) -> list[CopiedClips]:
