@@ -96,6 +96,7 @@ def preprocess_of(stream: SpatialStream, base: Path) -> Preprocess:
         ConfigError: an unknown model or tag.
         WeightsError: no configuration, or one that cannot be followed exactly.
     """
+    declare_torchvision_ops()
     if "/" not in stream.weights and weights.local(stream.weights, base) is None:
         model, tag = _tagged(stream)
         return from_open_clip(tag, size=_side(model))

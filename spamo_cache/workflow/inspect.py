@@ -15,7 +15,7 @@ import numpy as np
 
 from spamo_cache import io
 from spamo_cache.errors import SpamoError, UsageError, VideoError
-from spamo_cache.workflow import resolve
+from spamo_cache.workflow import resolve, stores
 from spamo_cache.workflow.resolve import Changes, Names
 from spamo_cache.workflow.watcher import QUIET, Watcher
 
@@ -55,7 +55,7 @@ def inspect(
     Args:
         clip: id of a clip, or a video file or folder of frames; None is the corpus's first clip.
         output: the picture to write, ``.png`` or ``.jpg``.
-        dataset: corpus by name; the embedded one by default.
+        dataset: corpus by name, one's own after it was extracted; the embedded one by default.
         manifest: table of the clips, in place of a known corpus.
         root: folder of the raw corpus.
         spec: cache spec by name or path; by default that of the corpus's pipeline.
@@ -117,7 +117,10 @@ def _find(
         file = Path(name).resolve()
         whole = Clip(id=file.name, split="", source=file.name, text="", language="")
         return _Found(whole, file.parent, "")
-    if manifest is None or isinstance(manifest, Manifest):
+    known = None if dataset is None or manifest is not None else _extracted(dataset, root)
+    if known is not None:
+        table, base = known
+    elif manifest is None or isinstance(manifest, Manifest):
         table, base = resolve.load_manifest(dataset, manifest, root, watcher=watcher)
     else:
         # A picture is filed under no corpus: any name will do.
@@ -126,13 +129,22 @@ def _find(
     clips = {clip.id: clip for clip in table.clips()}
     wanted = next(iter(clips)) if name is None else str(name)
     if wanted not in clips:
-        nearest = difflib.get_close_matches(wanted, clips, n=1, cutoff=0.0)[0]
+        nearest = difflib.get_close_matches(wanted, clips, n=1)
         raise UsageError(
             f"no clip {wanted!r} among {len(clips):,}, and no such file",
             where=f"corpus {table.corpus}",
-            remedy=f"nearest is {nearest!r}",
+            remedy=f"nearest is {nearest[0]!r}" if nearest else "name a clip, or a video file",
         )
     return _Found(clips[wanted], base, table.corpus)
+
+
+def _extracted(corpus: str, root: Path | str | None) -> tuple[Manifest, Path] | None:
+    """The manifest and folder of a corpus of one's own, as it was extracted last."""
+    from spamo_cache.datasets.registry import CORPORA
+
+    table = None if corpus in CORPORA else stores.remembered(corpus)
+    base = stores.at_hand(corpus, root)
+    return None if table is None or base is None else (table, base)
 
 
 @dataclass(frozen=True)
@@ -231,7 +243,9 @@ class _Seen:
         words = [f"frame {first}" if first == last else f"frames {first} to {last}"]
         if self._first:
             at = self._first + first, self._first + last
-            words.append(f"{at[0]} of the source" if first == last else f"{at[0]} to {at[1]} there")
+            words.append(
+                f"{at[0]} of the source" if first == last else f"{at[0]} to {at[1]} of the source"
+            )
         if self._seconds is not None:
             start, end = (f"{self._seconds[n]:.2f}" for n in (first, last))
             words.append(f"{start} s" if first == last else f"{start} to {end} s")

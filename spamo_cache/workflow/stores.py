@@ -86,6 +86,16 @@ def at_hand(corpus: str, root: Path | str | None) -> Path | None:
     return Path(noted) if noted and Path(noted).is_dir() else None
 
 
+def remembered(corpus: str) -> Manifest | None:
+    """The clips of a corpus that were extracted last; None where none were.
+
+    Raises:
+        DamagedError: the note of it is not what was written.
+    """
+    note = _Note.of(corpus)
+    return note.manifest() if note.stores else None
+
+
 def tell_changes(manifest: Manifest, watcher: Watcher) -> None:
     """Say how a manifest differs from the one that was extracted last under its name."""
     try:

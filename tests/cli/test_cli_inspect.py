@@ -10,8 +10,10 @@ from PIL import Image
 from typer.testing import Result
 
 from spamo_cache.config import CacheSpec, load
+from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.encoders.registry import build, outline
 from spamo_cache.encoders.spatial import SpatialEncoder
+from spamo_cache.workflow import stores
 from spamo_cache.workflow.inspect import scale_tiles
 
 Call = Callable[..., Result]
@@ -58,6 +60,13 @@ def test_a_sheet_needs_no_weights(lab: Path, call: Call) -> None:
     with Image.open(lab / "s.jpg") as sheet:
         assert sheet.format == "JPEG"
         assert sheet.height < tall
+
+
+def test_a_corpus_that_was_extracted_needs_its_name_alone(lab: Path, call: Call) -> None:
+    manifest = Manifest.read(lab / "manifest.csv", corpus="mine")
+    stores.remember(manifest, [lab / "features"], root=str(lab))
+    call("inspect train-5 --dataset mine --spec spec.yaml --streams spatial --rows 1 -o s.png")
+    assert (lab / "s.png").is_file()
 
 
 @pytest.mark.parametrize(
