@@ -25,7 +25,7 @@ PAGES = {
 NOTEBOOK = ("tutorial.md", "docs/tutorial.ipynb")
 COMMANDS = "<!-- the commands -->"
 ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):(?=<code>)")
-LINK = re.compile(r"(?<=\]\()([^()\s:#]+)")
+LINK = re.compile(r"""(?:(?<=\]\()|(?<=src=")|(?<=href="))[^()\s:#"]+""")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

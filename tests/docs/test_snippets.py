@@ -71,7 +71,7 @@ def test_yaml_is_yaml() -> None:
         assert isinstance(yaml.safe_load(block), dict | list), page.name
 
 
-LINK = re.compile(r"\]\(([^()\s:#]+)(?:#[^()\s]*)?\)")
+LINK = re.compile(r'(?:\]\(|(?:src|href)=")([^()\s:#"]+)(?=[)#"])')
 
 
 @pytest.mark.parametrize("page", MARKDOWN, ids=lambda page: page.name)
