@@ -56,7 +56,11 @@ def test_frames_are_kept_beside_the_curves(lab_of_run: Path, call: Call) -> None
             assert (picture.format, picture.height) == ("JPEG", 96)
 
 
-def test_a_number_stands_for_the_worst_and_the_best(lab_of_run: Path, call: Call) -> None:
+def test_a_number_stands_for_the_worst_and_the_best(
+    lab_of_run: Path, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A home that does not remember where the corpus was extracted from.
+    monkeypatch.setenv("SPAMO_HOME", str(tmp_path / "home"))
     shown = call(f"analyze {RUN} --clip 2").stdout
     assert {json.loads(path.read_text())["clip"] for path in lab_of_run.glob("*.json")} == {
         "test-0",

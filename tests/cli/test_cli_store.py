@@ -53,7 +53,7 @@ def test_a_store_travels_by_way_of_a_server(features, call, s3, tmp_path, monkey
     monkeypatch.setenv("SPAMO_CACHE", f"{tmp_path}/mine:{tmp_path}/own:{s3.root}")
     listed = json.loads(call("store ls --json").stdout)
     assert [entry["root"] for entry in listed] == [f"{tmp_path}/own", s3.root]
-    assert {entry["clips"]["ok"] for entry in listed} == {4}
+    assert {entry["states"]["ok"] for entry in listed} == {4}
     assert "4 of 4" in call("store ls").stdout
     assert "no difference" in call(f"store diff phoenix14t/spatial '{listed[1]['path']}'").stdout
     pulled = call(f"store pull phoenix14t/spatial --from '{s3.root}'")
