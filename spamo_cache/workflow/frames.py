@@ -92,7 +92,7 @@ def stills(root: Path, clips: Iterable[Clip], count: int) -> dict[str, list[tupl
             with closing(each_frame(root, clip, probed)) as shown:
                 whole = enumerate(islice(shown, places[-1] + 1))
                 shots = [(n, _jpeg(frame)) for n, frame in whole if n in places]
-        except SpamoError:
+        except (SpamoError, OSError):
             continue
         found[clip.id] = shots
     return found
