@@ -65,6 +65,10 @@ class ConfigError(UsageError):
     """A cache spec, pipeline or ``--set`` value that cannot be used (exit 2)."""
 
 
+class MissingLibraryError(UsageError):
+    """What was asked for needs a library that is not installed (exit 2)."""
+
+
 class CorpusError(SpamoError):
     """A raw corpus or manifest that cannot be read as what it claims to be."""
 

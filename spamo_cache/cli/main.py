@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from spamo_cache import __version__
+from spamo_cache import __version__, extras
 from spamo_cache.cli import display, options, store, watching
 from spamo_cache.cli.analyze import analyze
 from spamo_cache.cli.doctor import doctor
@@ -88,7 +88,7 @@ def _report(error: BaseException) -> int:
 def _shown(error: BaseException) -> SpamoError | None:
     if isinstance(error, KeyboardInterrupt):
         return SpamoError("interrupted; finished work is kept: rerun the command to resume")
-    return actionable(error)
+    return extras.explained(error) or actionable(error)
 
 
 app = typer.Typer(

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from spamo_cache import io
+from spamo_cache import extras, io
 from spamo_cache.datasets import registry
 from spamo_cache.datasets.corpus import Corpus
 from spamo_cache.datasets.layout import ABSENT, tally
@@ -23,7 +23,6 @@ from spamo_cache.errors import CorpusError
 SAMPLE = 64
 """Clips that are decoded by default."""
 
-_EXTRA = "pip install 'spamo-cache[extract]'"
 _BOM = b"\xef\xbb\xbf"
 _LAST = {"dev": 1, "train": 2}
 _GARBLED = (
@@ -79,7 +78,9 @@ def lint(
     if known is not None:
         findings += _published(known, root, facts["clips"], seen.frames)
     if not media.can_decode():
-        findings.append(Finding("warning", "no clip was decoded", "Python", _EXTRA))
+        findings.append(
+            Finding("warning", "no clip was decoded", "Python", extras.how_to_install("av"))
+        )
     elif sample != 0:
         chosen = _sampled(manifest.keep(seen.present), sample).clips()
         decoded = media.decode_sample(chosen, root, progress=progress)

@@ -6,11 +6,11 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator, Sequence
-from importlib import metadata, util
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from spamo_cache import config, devices, io
+from spamo_cache import config, devices, extras, io
 from spamo_cache.doctor.findings import Diagnosis, Finding, diagnosis
 from spamo_cache.errors import SpamoError
 from spamo_cache.store.roots import stores_in
@@ -65,10 +65,10 @@ def _package_findings(packages: dict[str, str | None]) -> Iterator[Finding]:
     for name in PACKAGES:
         if packages[name] is None:
             yield Finding("error", f"{name} is not installed", "Python", "reinstall spamo-cache")
-    absent = [module for module in STAGE_ONE if util.find_spec(module) is None]
+    absent = [module for module in STAGE_ONE if not extras.is_there(module)]
     if absent:
         lacking = f"stage 1 cannot run here: {', '.join(absent)} not installed"
-        yield Finding("note", lacking, "Python", "pip install 'spamo-cache[extract]'")
+        yield Finding("note", lacking, "Python", extras.how_to_install(absent[0]))
     version = packages["transformers"]
     if version is not None and _release(version) < (5, 18):
         drops = f"transformers {version} may drop the biases of VideoMAE without an error"

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from importlib import util
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
+from spamo_cache import extras
 from spamo_cache.datasets.layout import SHOWN, names_in, tally
 from spamo_cache.datasets.manifest import Clip
 from spamo_cache.datasets.source_files import doubles, is_frame, is_glob, locate
@@ -215,7 +215,7 @@ class DecodedSample:
 
 def can_decode() -> bool:
     """Whether this machine can decode at all: stage 2 is installed without it."""
-    return util.find_spec("av") is not None
+    return extras.is_there("av")
 
 
 def decode_sample(

@@ -15,14 +15,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 from uuid import uuid4
 
-from spamo_cache import config, io
+from spamo_cache import config, extras, io
 from spamo_cache.config import read_yaml
 from spamo_cache.errors import ConfigError, SpamoError, UsageError
 from spamo_cache.extract import worker
@@ -93,7 +92,7 @@ def run_dask(
     """
     with _quiet(), _client(cluster) as client, _explained():
         # Without bokeh the page of a dashboard says no more than that.
-        has_page = client.cluster is not None and find_spec("bokeh") is not None
+        has_page = client.cluster is not None and extras.is_there("bokeh")
         found(client.scheduler.address, client.cluster.dashboard_link if has_page else "")
         flow = _TaskFlow(client, config, report)
         waiting = iter(tasks)

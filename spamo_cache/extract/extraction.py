@@ -9,13 +9,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from spamo_cache import config, devices
+from spamo_cache import config, devices, extras
 from spamo_cache.config import CacheSpec, StreamSpec
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.datasets.registry import CORPORA
 from spamo_cache.encoders import registry
 from spamo_cache.encoders.encoder import Encoder
-from spamo_cache.errors import StoreError, UsageError
+from spamo_cache.errors import MissingLibraryError, StoreError, UsageError
 from spamo_cache.extract import executors, worker
 from spamo_cache.extract.decoding import DecodeConfig
 from spamo_cache.extract.estimate import measured_rate, usual_rate
@@ -78,7 +78,10 @@ def check(
     if slurm is not None:
         executors.slurm_options(slurm)
     if spec.frames.reader == "decord" and not decord_backend.is_installed():
-        raise UsageError("decord is not installed", remedy="install it, or leave --reader out")
+        raise MissingLibraryError(
+            "decord is not installed, or does not load",
+            remedy=f"{extras.how_to_install('decord')}, or leave --reader out",
+        )
     return devices.resolve(device)
 
 

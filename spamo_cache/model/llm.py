@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
@@ -13,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from spamo_cache import checkpoints
+from spamo_cache import checkpoints, extras
 from spamo_cache.compat import quiet
 from spamo_cache.config import DecodeConfig, LLMConfig, TuningConfig
 from spamo_cache.errors import ConfigError, WeightsError
@@ -227,12 +226,12 @@ def _generation(model: Any, tokens: Tokens) -> Any:
 
 
 def _quantised(config: LLMConfig) -> dict[str, Any]:
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ConfigError(
-            f"{config.quantise} weights need bitsandbytes, which is not installed",
-            where="llm.quantise",
-            remedy="pip install bitsandbytes, or set llm.quantise to none",
-        )
+    extras.need(
+        "bitsandbytes",
+        use=f"an LLM in {config.quantise}",
+        where="llm.quantise",
+        instead="set llm.quantise to none",
+    )
     from transformers import BitsAndBytesConfig  # noqa: PLC0415
 
     if config.quantise == "8bit":

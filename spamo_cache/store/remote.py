@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
-from spamo_cache import config, io
+from spamo_cache import config, extras, io
 from spamo_cache.errors import DamagedError, StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -371,18 +371,7 @@ _webs: dict[int, Web] = {}
 
 
 def _obstore() -> Any:
-    """The library, an extra.
-
-    Raises:
-        UsageError: it is not installed.
-    """
-    try:
-        import obstore as library  # noqa: PLC0415 (needed for remote roots only)
-    except ModuleNotFoundError:
-        raise UsageError(
-            "remote roots need obstore", remedy="pip install 'spamo-cache[remote]'"
-        ) from None
-    return library
+    return extras.load("obstore", "a root on S3")
 
 
 def web_server() -> Web:
@@ -396,14 +385,11 @@ def _web() -> ModuleType:
     """The module that reads from web servers.
 
     Raises:
-        UsageError: urllib3, an extra, is not installed.
+        MissingLibraryError: urllib3, an extra, is not installed.
     """
-    try:
-        from spamo_cache.store import web  # noqa: PLC0415 (needed for remote roots only)
-    except ModuleNotFoundError:
-        raise UsageError(
-            "remote roots need urllib3", remedy="pip install 'spamo-cache[remote]'"
-        ) from None
+    extras.need("urllib3", use="reading from a web server")
+    from spamo_cache.store import web  # noqa: PLC0415 (needed for remote roots only)
+
     return web
 
 

@@ -17,9 +17,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from spamo_cache import extras
 from spamo_cache.config import Pipeline
 from spamo_cache.config.pipeline import dotted
-from spamo_cache.errors import ConfigError
 from spamo_cache.runs.folder import MetricsLine, RunFolder, identity
 
 
@@ -93,6 +93,9 @@ class StepTimer:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
+_ASKED: Any = {"use": "drawing curves", "where": "log", "instead": "take it out of log"}
+
+
 class Curves(Protocol):
     """Somewhere curves are drawn."""
 
@@ -104,7 +107,7 @@ def curves(pipeline: Pipeline, folder: RunFolder) -> list[Curves]:
     """Those that the pipeline asks for; call it when ``metrics.jsonl`` is as training goes on.
 
     Raises:
-        ConfigError: one of them is not installed.
+        MissingLibraryError: one of them is not installed.
     """
     made: list[Curves] = []
     if "tensorboard" in pipeline.log:
@@ -121,7 +124,8 @@ class TensorBoard:
     never hold a step twice."""
 
     def __init__(self, folder: RunFolder) -> None:
-        writer = _imported("torch.utils.tensorboard", "tensorboard").SummaryWriter
+        extras.need("tensorboard", **_ASKED)
+        writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
         shutil.rmtree(folder.curves, ignore_errors=True)
         self._writer: Any = writer(str(folder.curves))
         for line in folder.read_metrics():
@@ -139,7 +143,7 @@ class WeightsAndBiases:
     """A W&B run named like the pipeline, in project ``spamo-cache``; a resumed one is continued."""
 
     def __init__(self, pipeline: Pipeline, folder: RunFolder) -> None:
-        wandb = _imported("wandb", "wandb")
+        wandb = extras.load("wandb", **_ASKED)
         self._run: Any = wandb.init(
             project="spamo-cache",
             name=pipeline.name,
@@ -165,7 +169,7 @@ class MLflow:
     ``MLFLOW_EXPERIMENT_NAME`` says otherwise; a resumed one is continued."""
 
     def __init__(self, pipeline: Pipeline, folder: RunFolder) -> None:
-        self._mlflow = _imported("mlflow", "mlflow")
+        self._mlflow = extras.load("mlflow", **_ASKED)
         self._mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", "spamo-cache"))
         tags = {"spamo-cache.run": _id_elsewhere(folder), "corpus": pipeline.corpus}
         begun = self._mlflow.search_runs(
@@ -192,14 +196,3 @@ def _id_elsewhere(folder: RunFolder) -> str:
 
 def _figures(line: MetricsLine) -> dict[str, float]:
     return {f"{line.stage}/{name}": value for name, value in line.values.items()}
-
-
-def _imported(module: str, package: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigError(
-            f"{package} is not installed",
-            where="log",
-            remedy=f"pip install {package}, or take it out of log",
-        ) from error

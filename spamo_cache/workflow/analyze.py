@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spamo_cache import extras
 from spamo_cache.workflow import resolve, stores
 from spamo_cache.workflow.frames import stills
 from spamo_cache.workflow.resolve import RunLike
@@ -115,5 +116,6 @@ def _film(root: Path | None, clip: Clip) -> Shots | str:
 
     if root is None:
         return "the folder of the raw corpus is not known (--root)"
-    frames = stills(root, [clip], SHOTS).get(clip.id)
-    return frames or "its frames cannot be read, or the extra 'extract' is not installed"
+    if not extras.is_there("av"):
+        return f"reading frames needs av, which is not installed ({extras.how_to_install('av')})"
+    return stills(root, [clip], SHOTS).get(clip.id) or "its frames cannot be read"

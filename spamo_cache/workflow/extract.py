@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from spamo_cache import extras
 from spamo_cache.config.spec import Reader
 from spamo_cache.errors import StoreError
 from spamo_cache.workflow import EMBEDDED, resolve, stores
@@ -80,6 +81,7 @@ def extract(
         WeightsError: weights that cannot be used.
         StoreError: a store, or the note of it for ``train``, cannot be written.
     """
+    extras.need(*extras.EXTRAS["extract"], use="extracting features")
     from spamo_cache.extract.extraction import extract as compute
 
     changes = [*resolve.changes(set), *([f"frames.reader={reader}"] if reader else ())]

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spamo_cache import devices
+from spamo_cache import devices, extras
 from spamo_cache.config import Pipeline
 from spamo_cache.errors import SpamoError, StoreError, UsageError, VideoError
 from spamo_cache.workflow import EMBEDDED, resolve
@@ -44,6 +44,7 @@ def input_streams(
     """
     if pipeline.encoders is None:
         return stores
+    extras.need(*extras.EXTRAS["extract"], use="tuning encoders from frames")
     from spamo_cache.encoders.registry import build
     from spamo_cache.encoders.tunable import TunableEncoder
     from spamo_cache.extract.frames import frame_streams
@@ -80,10 +81,10 @@ def stills(root: Path, clips: Iterable[Clip], count: int) -> dict[str, list[tupl
 
     Needs the libraries of the extra ``extract``; without them there are no frames.
     """
-    try:
-        from spamo_cache.video import each_frame, probe
-    except ModuleNotFoundError:
+    if not extras.is_there("av"):
         return {}
+    from spamo_cache.video import each_frame, probe
+
     found = {}
     for clip in clips:
         probed = probe(root, clip)
@@ -120,6 +121,7 @@ def frames_of_row(row: Trace, root: Path | str) -> dict[str, list[Any]]:
         VideoError: the source cannot be read.
         StoreError: it is not what was extracted.
     """
+    extras.need("av", use="finding the frames of a row")
     from spamo_cache.datasets.source_files import locate
     from spamo_cache.store.layout import ClipKey
     from spamo_cache.video import images, probe, timeline_cache

@@ -11,6 +11,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spamo_cache import extras
 from spamo_cache.errors import UsageError, VideoError, WeightsError
 from spamo_cache.workflow import resolve
 from spamo_cache.workflow.resolve import RunLike
@@ -120,6 +121,7 @@ class TrainedRun:
         Raises:
             WeightsError: the spec's encoders are not those of the run's features.
         """
+        extras.need(*extras.EXTRAS["extract"], use="translating a video")
         from spamo_cache.evaluate import translate_features
         from spamo_cache.store.reader import FeatureStore
 

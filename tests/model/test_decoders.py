@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
+import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from spamo_cache import extras
 from spamo_cache.config import DecodeConfig, LLMConfig, Pipeline
-from spamo_cache.errors import ConfigError, WeightsError
+from spamo_cache.errors import MissingLibraryError, WeightsError
 from spamo_cache.model.llm import load_llm
 from spamo_cache.model.rows import Packed, Padded
 from spamo_cache.model.tokens import IGNORED, Tokens, padded_ids
@@ -210,9 +211,9 @@ def test_reads_only_the_embedding_table(folder):
 
 @pytest.mark.parametrize("bits", ["8bit", "4bit"])
 def test_quantisation_needs_bitsandbytes(folder, monkeypatch, bits):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     config = LLMConfig(weights="llm", quantise=bits)
-    with pytest.raises(ConfigError, match="pip install bitsandbytes"):
+    with pytest.raises(MissingLibraryError, match="pip install bitsandbytes"):
         load_llm(folder, config, Tokens(folder), torch.device("cpu"))
 
 
@@ -230,7 +231,7 @@ def test_quantisation_asks_transformers_for_it(folder, monkeypatch, bits, expect
         given.update(options)
         raise ValueError("no GPU here")
 
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setattr(extras, "is_there", lambda _: True)
     monkeypatch.setattr(decoders.transformers.PreTrainedModel, "from_pretrained", read)
     config = LLMConfig(weights="llm", quantise=bits, dtype="bfloat16")
     with pytest.raises(WeightsError, match="no GPU here"):

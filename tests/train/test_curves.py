@@ -7,7 +7,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from spamo_cache.errors import ConfigError
+from spamo_cache.errors import MissingLibraryError
 from spamo_cache.runs.folder import RunFolder
 from spamo_cache.train.loop import Trainer
 from spamo_cache.train.monitoring import MLflow
@@ -97,7 +97,7 @@ def test_wandb_gets_the_lines_and_the_config(toy, tmp_path, monkeypatch):
 
 def test_a_missing_wandb_is_named(toy, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ConfigError, match="pip install wandb"):
+    with pytest.raises(MissingLibraryError, match="pip install wandb"):
         toy.run(tmp_path / "run", toy.pipeline(align=SMALL, translate=SMALL, log=["wandb"]))
 
 

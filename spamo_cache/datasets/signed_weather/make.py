@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from spamo_cache import bounded
+from spamo_cache import bounded, extras
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.datasets.signed_weather.animate import FPS, perform
 from spamo_cache.datasets.signed_weather.grammar import ClipPlan, clips
 from spamo_cache.datasets.signed_weather.lexicon import LEXICON
 from spamo_cache.datasets.signed_weather.signer import SIZE, Signer
-from spamo_cache.errors import CorpusError, SpamoError
+from spamo_cache.errors import CorpusError
 
 NAME = "signed-weather"
 VERSION = 1
@@ -157,12 +157,7 @@ def film(plan: ClipPlan, root: Path) -> None:
 
 def encode(pictures: np.ndarray) -> bytes:
     """(T, H, W, 3) uint8 RGB -> an H.264 mp4, the same bytes for the same pictures."""
-    try:
-        import av  # noqa: PLC0415 - an extra, which stage 2 does without
-    except ModuleNotFoundError:
-        raise SpamoError(
-            "making the corpus needs PyAV", remedy="pip install 'spamo-cache[extract]'"
-        ) from None
+    av = extras.load("av", "drawing the corpus")
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS)

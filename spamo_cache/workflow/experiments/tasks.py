@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from spamo_cache import errors
+from spamo_cache import errors, extras
 from spamo_cache.config import Pipeline, StrictModel
 from spamo_cache.errors import SpamoError
 from spamo_cache.workflow.watcher import Advance, Watcher, Work
@@ -192,7 +192,7 @@ class _Sender(Watcher):
 
 def _described(error: Exception) -> dict[str, str | None]:
     """An error as data; of a bug what it is and where it was raised."""
-    shown = errors.actionable(error)
+    shown = extras.explained(error) or errors.actionable(error)
     if shown is None:
         last = traceback.extract_tb(error.__traceback__)[-1]
         what = traceback.format_exception_only(error)[-1].strip()
