@@ -49,6 +49,7 @@ def test_a_loader_reads_batches_of_clips(lab: Tiny) -> None:
     assert rows == sum(store.lengths(store.ids))
 
 
+@pytest.mark.slow
 def test_a_run_is_trained_scored_read_and_shown(lab: Tiny, tmp_path: Path) -> None:
     run = sc.train(
         lab.folder / "pipeline.yaml",
@@ -70,6 +71,7 @@ def test_a_run_is_trained_scored_read_and_shown(lab: Tiny, tmp_path: Path) -> No
     assert sc.evaluate(loaded, device="cpu") == card
 
 
+@pytest.mark.slow
 def test_a_video_that_cannot_be_read_says_so(lab: Tiny, tmp_path: Path) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
@@ -80,6 +82,7 @@ def test_a_video_that_cannot_be_read_says_so(lab: Tiny, tmp_path: Path) -> None:
     assert one.reason
 
 
+@pytest.mark.slow
 def test_features_are_named_in_every_way(lab: Tiny, tmp_path: Path) -> None:
     """Opened, by path, or as the option has them: the same run."""
     opened = {name: sc.open_store(path) for name, path in lab.stores.items()}
@@ -106,6 +109,7 @@ def test_what_is_read_by_name(lab: Tiny) -> None:
     assert sc.load_spec("spamo", set={"streams.motion.stride": 4}).streams["motion"].stride == 4
 
 
+@pytest.mark.slow
 def test_a_store_from_python_is_found_by_training(
     lab: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +172,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         sc.trian  # noqa: B018
 
 
+@pytest.mark.slow
 def test_functions_keep_their_names_beside_the_packages_that_are_called_like_them() -> None:
     """Importing `spamo_cache.train` must not put the package in the function's place."""
     code = (
@@ -240,6 +245,7 @@ def test_a_type_checker_knows_the_api(tmp_path: Path) -> None:
 PAGE = Path(__file__).parents[1] / "docs" / "python-api.md"
 
 
+@pytest.mark.slow
 def test_the_page_about_it_runs(lab: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every snippet in order, on the tiny corpus in place of PHOENIX14T."""
     monkeypatch.setenv("SPAMO_HOME", str(tmp_path / "home"))

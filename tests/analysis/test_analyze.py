@@ -90,6 +90,7 @@ def aligned(tmp_path_factory) -> tuple[Path, Analysis]:
     return run, analyze(run, manifest=manifest, stores={"spatial": features}, device="cpu")
 
 
+@pytest.mark.slow
 def test_alignment_is_at_chance_before_and_near_perfect_after_it_was_learnt(aligned) -> None:
     run, found = aligned
     assert read_analysis(run, "test") == found
@@ -132,6 +133,7 @@ def test_rows_look_like_the_words_they_stand_for(aligned) -> None:
     assert {"regen", "sonne"} <= {row.token for row in example.rows}
 
 
+@pytest.mark.slow
 def test_a_run_of_shuffled_features_is_at_chance(tmp_path: Path) -> None:
     manifest, features = trained(tmp_path / "run", 80, shuffle_features=True)
     found = analyze(tmp_path / "run", manifest=manifest, stores={"spatial": features})
@@ -141,6 +143,7 @@ def test_a_run_of_shuffled_features_is_at_chance(tmp_path: Path) -> None:
     assert abs(coverage.value - coverage.chance) < 4 * coverage.spread + 0.02
 
 
+@pytest.mark.slow
 def test_before_is_where_the_trainer_begins(tmp_path: Path, monkeypatch) -> None:
     run, begun = tmp_path / "run", {}
     start = Trainer.start
@@ -176,6 +179,7 @@ def test_a_decoder_only_model_is_looked_at_too(tmp_path: Path, steps: int) -> No
     assert (tmp_path / "run/analysis/dev.json").exists()
 
 
+@pytest.mark.slow
 def test_a_large_split_is_sampled_and_failed_clips_are_told(tmp_path: Path, monkeypatch) -> None:
     manifest, features = trained(tmp_path / "run", 1)
     monkeypatch.setattr("spamo_cache.analysis.alignment.CLIPS", 30)
@@ -210,6 +214,7 @@ def test_runs_are_shown_side_by_side(aligned, monkeypatch) -> None:
     assert json.loads(as_json) == {"runs/one": asdict(found), "two": asdict(imported)}
 
 
+@pytest.mark.slow
 def test_other_features_and_no_run_are_refused(tmp_path: Path) -> None:
     run = tmp_path / "run"
     manifest, features = trained(run, 1)

@@ -66,6 +66,7 @@ def translator(folder: Path) -> Translator:
     return made.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["T5", "Llama", "Qwen3", "GPT2"])
 def test_every_llm_is_attributed_completely(family: str, tmp_path: Path) -> None:
     folder = GOLDEN / "llm" if family == "T5" else decoders.make(tmp_path, family)
@@ -147,6 +148,7 @@ def attributed(run: Path, ids: list[str]) -> dict[str, ClipAttribution]:
     return attribution_docs.attribute(run, ids, manifest=manifest, stores=stores, device="cpu")
 
 
+@pytest.mark.slow
 def test_attribution_peaks_at_the_one_row_that_speaks(run: Path) -> None:
     told = corpus()[2]
     found = attributed(run, [f"test/{number}" for number in range(6)])
@@ -157,6 +159,7 @@ def test_attribution_peaks_at_the_one_row_that_speaks(run: Path) -> None:
     assert max(one.nats.error for one in found.values()) < 0.05
 
 
+@pytest.mark.slow
 def test_shuffled_weights_give_another_map(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Adebayo et al. (2018): a map that does not need the weights explains nothing."""
     monkeypatch.setattr("spamo_cache.analysis.attribution.MOST", 32)

@@ -114,6 +114,7 @@ def test_infonce_of_equal_sentences_is_their_entropy() -> None:
     assert measures.infonce(vectors, vectors).nats == pytest.approx(np.log(8), abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("right", [0.9, 0.5])
 def test_infonce_of_a_noisy_channel_is_its_information(right: float) -> None:
     """Of ten sentences a clip points to its own, or else to any of the other nine."""

@@ -32,6 +32,7 @@ def drawn(count: int) -> list[list[str]]:
     return [rng.choice(WORDS, size=3, replace=False).tolist() for _ in range(count)]
 
 
+@pytest.mark.slow
 def test_coverage_and_precision_by_hand(tokens: Tokens) -> None:
     seen = [visual("Montag montag regen die"), visual("frost")]
     found = Reference(seen, [["montag", "regen", "wind"], ["schnee"]], tokens).scores()

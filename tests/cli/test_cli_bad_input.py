@@ -206,6 +206,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
+@pytest.mark.slow
 def test_a_process_exits_with_the_code_of_its_error() -> None:
     ran = run("manifest", "--dataset", "nope")
     assert (ran.returncode, ran.stdout) == (2, "")
@@ -213,6 +214,7 @@ def test_a_process_exits_with_the_code_of_its_error() -> None:
     assert "Traceback" not in ran.stderr
 
 
+@pytest.mark.slow
 def test_the_traceback_can_be_asked_for() -> None:
     ran = run("manifest", "--dataset", "nope", SPAMO_TRACEBACK="1")
     assert ran.returncode == 1

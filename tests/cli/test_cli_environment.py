@@ -54,6 +54,7 @@ def test_a_library_that_looks_for_a_home_does_without() -> None:
     assert run("--version", before=before).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_home_that_is_a_file_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "home").write_bytes(b"")
     one_error(run("manifest", SPAMO_HOME=str(tmp_path / "home")), 1, str(tmp_path / "home"))
@@ -86,6 +87,7 @@ def test_a_stdout_that_is_closed_is_done_without() -> None:
     assert run("--version", before="import sys; sys.stdout = None\n").stderr == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_what_an_encoding_lacks_is_escaped(encoding: str, tmp_path: Path) -> None:
     path = tmp_path / "你.csv"

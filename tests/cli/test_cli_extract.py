@@ -27,6 +27,7 @@ def events(result: Result) -> list[dict[str, Any]]:
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_the_log_tells_progress_failures_and_last_the_summary(lab: Path, call: Call) -> None:
     (lab / "frames" / "test-1" / "0003.png").write_bytes(b"\x89PNG and nothing more")
     result = call(EXTRACT, "--json", code=1)
@@ -132,6 +133,7 @@ def test_a_home_that_cannot_be_written_is_told_before_anything_is_computed(
     assert not (lab / "features").exists()
 
 
+@pytest.mark.slow
 def test_features_without_their_note_are_complete(
     lab: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

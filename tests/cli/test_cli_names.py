@@ -59,6 +59,7 @@ def test_what_has_changed_under_a_name_is_told(lab: Path, call: Call) -> None:
     assert "none of these 10 clips is among the 10 that were extracted under this name" in told
 
 
+@pytest.mark.slow
 def test_a_name_is_the_given_one_or_the_tables_or_the_pipelines(tiny: Tiny, tmp_path: Path) -> None:
     table, pipeline = tiny.folder / "manifest.csv", tiny.folder / "pipeline.yaml"
     stamped = Manifest.read(table, "stamped").write(tmp_path / "m.parquet")

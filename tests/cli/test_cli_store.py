@@ -65,6 +65,7 @@ def test_a_store_travels_by_way_of_a_server(features, call, s3, tmp_path, monkey
         assert "remote root" in call(f"store {command} '{listed[1]['path']}'", code=2).stderr
 
 
+@pytest.mark.slow
 def test_rm_asks(features, call):
     call(IMPORT)
     asked = CliRunner().invoke(app, ["store", "rm", "phoenix14t/spatial"], input="n\n")
@@ -74,6 +75,7 @@ def test_rm_asks(features, call):
     assert call("store ls --json").stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_every_command_takes_the_same_names(features, call, tmp_path):
     call(IMPORT)
     (path,) = (tmp_path / "own").glob("*/*.zarr")
@@ -125,6 +127,7 @@ def test_a_list_and_what_is_known_of_a_store_agree(features, call):
     assert {name: known[name] for name in entry} == entry
 
 
+@pytest.mark.slow
 def test_clips_are_listed_a_line_each(features, call):
     (features / "test" / "c_s2wrapping.npy").write_bytes(b"nothing")
     call(IMPORT, code=1)
@@ -184,6 +187,7 @@ def test_export_is_what_the_official_code_trains_from(features, call, tmp_path):
             np.testing.assert_array_equal(made, given)
 
 
+@pytest.mark.slow
 def test_a_zip_is_a_zip_and_other_archives_are_refused(features, call, tmp_path):
     call(IMPORT)
     assert "4 clips" in call("store export phoenix14t out.zip").stdout
@@ -204,6 +208,7 @@ def test_a_zip_is_a_zip_and_other_archives_are_refused(features, call, tmp_path)
     assert not list(tmp_path.glob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_a_store_is_complete_by_itself(lab: Path, call: Call):
     call(EXTRACT, "--streams motion")
     kept = next((lab.parent / "home").glob("features/frames/*.zarr/manifest.parquet"))

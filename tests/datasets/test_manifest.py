@@ -251,6 +251,7 @@ def test_composed_and_decomposed_ids_stay_two_clips() -> None:
     assert len(manifest) == 2
 
 
+@pytest.mark.slow
 def test_two_hundred_thousand_rows_load_in_seconds(tmp_path: Path) -> None:
     count = 200_000
     path = tmp_path / "m.csv"

@@ -242,6 +242,7 @@ def test_numbers_in_json_lines_stand_for_texts_and_texts_for_times(tmp_path: Pat
     assert found[2].crop == (0.0, 0.0, 0.5, 1.0)
 
 
+@pytest.mark.slow
 def test_a_row_of_megabytes_is_read_and_written(tmp_path: Path) -> None:
     points = [[0.125, 0.25]] * 100_000
     row = {"id": "a", "split": "train", "source": "v.mp4", "language": "German", "text": "t"}

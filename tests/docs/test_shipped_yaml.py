@@ -75,6 +75,7 @@ def test_a_pipeline_loads_and_fits_its_spec_and_corpus(path: Path) -> None:
     assert (path.parent / weights).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+@\w+", weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corpus", SCORED)
 def test_every_experiment_fits_every_corpus(corpus: str) -> None:
     """No unknown key, stream or change of the spec; what to start from is there."""

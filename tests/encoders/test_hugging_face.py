@@ -118,6 +118,7 @@ def official_rows(kind: str, model: Any, pixels: torch.Tensor, output: str) -> t
     return states[:, 0] if output == "cls" else states[:, PREFIX.get(kind, 0) :].mean(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", IMAGES + VIDEOS)
 def test_features_are_the_networks_own(
     tmp_path: Path, hugging_face_folder: Save, kind: str
@@ -171,6 +172,7 @@ def test_half_precision(
     assert torch.nn.functional.cosine_similarity(narrow, wide).min() > 0.999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", IMAGES + VIDEOS)
 def test_layers_are_the_hidden_states_of_transformers(
     tmp_path: Path, hugging_face_folder: Save, pixels: Save, kind: str
@@ -205,6 +207,7 @@ def test_the_vision_half_of_a_two_tower_model(tmp_path: Path, hugging_face_folde
     torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_hash_is_of_contents(tmp_path: Path, hugging_face_folder: Save) -> None:
     """Equal for a sharded copy and for one that another release of transformers wrote."""
     pair = network("dinov2")
@@ -405,6 +408,7 @@ def test_pickled_weights_are_the_same_weights(
     assert registry.build(stream(kind, output="mean"), tmp_path).weights_sha256 == wanted
 
 
+@pytest.mark.slow
 def test_streams_of_all_kinds_in_one_spec(tmp_path: Path, hugging_face_folder: Save) -> None:
     """What a further stream costs: one entry."""
     streams = {

@@ -74,6 +74,7 @@ def close(found: torch.Tensor, wanted: torch.Tensor) -> None:
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quick_gelu", [False, True])
 @pytest.mark.parametrize("kind", PLAIN_KINDS)
 def test_plain_towers(
@@ -105,6 +106,7 @@ def test_plain_towers(
             close(found, wanted[output])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", OTHER_KINDS)
 def test_other_towers_give_their_embedding(
     tmp_path: Path, pixels: Save, open_clip_folder: Save, kind: str
@@ -200,6 +202,7 @@ def test_hugging_face_folders_are_converted(
     close(build(tmp_path, "network", scales=(1,), output="embedding").encode(frames), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["cls-pre-norm", "embedding"])
 def test_all_forms_of_the_same_weights_have_one_hash(
     tmp_path: Path, hugging_face_folder: Save, output: str

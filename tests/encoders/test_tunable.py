@@ -91,6 +91,7 @@ def test_gradients_reach_the_lora_and_nothing_else(stream: str, pixels: Pixels) 
         assert (value.grad is not None and bool(value.grad.any())) == ("lora_" in name), name
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_the_function(stream: str, pixels: Pixels) -> None:
     """The blocks add and activate in place, and are computed twice."""
     tuned = tunable(stream)

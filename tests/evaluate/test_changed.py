@@ -100,6 +100,7 @@ def test_nothing_else_may(check, others, told):
         check({"streams.motion.stride": 4}, **others)
 
 
+@pytest.mark.slow
 def test_a_changed_evaluation_stands_beside_the_plain_one(toy, finished):
     run, _ = finished
     _, plain = toy.corpus()

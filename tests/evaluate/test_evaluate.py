@@ -32,6 +32,7 @@ def table(run, name):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 def test_every_clip_is_accounted_for(run):
     card = evaluate(run[0], "test", stores=run[1], device="cpu")
     assert card.n == 6
@@ -68,6 +69,7 @@ def test_a_card_without_its_table_is_made_anew(run):
     assert table(run[0], "test") == lines
 
 
+@pytest.mark.slow
 def test_texts_that_were_edited_or_lost_are_written_again(run, caplog):
     first = evaluate(run[0], "test", stores=run[1], device="cpu")
     folder = texts_folder(run[0], "test")
@@ -209,6 +211,7 @@ def test_bleurt_where_its_weights_are_at_hand(run, monkeypatch):
     assert low <= card.metrics["bleurt"] <= high
 
 
+@pytest.mark.slow
 def test_other_settings_are_decoded_again(run, monkeypatch):
     evaluate(run[0], "test", stores=run[1], device="cpu")
     decoded = []
@@ -222,6 +225,7 @@ def test_other_settings_are_decoded_again(run, monkeypatch):
     assert decoded == [1]
 
 
+@pytest.mark.slow
 def test_shuffled_stands_beside_the_plain_one(run):
     evaluate(run[0], "test", stores=run[1], device="cpu")
     card = evaluate(run[0], "test", stores=run[1], shuffle=True, device="cpu")
@@ -251,6 +255,7 @@ def test_unknown_split_and_unfinished_run(run, tmp_path):
         evaluate(tmp_path / "run", "test", stores=run[1], device="cpu")
 
 
+@pytest.mark.slow
 def test_translates_a_new_clip_as_the_split(run):
     evaluate(run[0], "test", stores=run[1], device="cpu")
     loaded = load_run(run[0], device="cpu")

@@ -129,6 +129,7 @@ def test_padding_is_pooled_by_alignment_alone(toy):
     assert losses[0]["align"] != losses[1]["align"]
 
 
+@pytest.mark.slow
 def test_sampled_beams_are_drawn_from_the_seed(toy):
     said, seeds = {}, {}
     for sampled in (False, True):
@@ -166,6 +167,7 @@ def test_weights_are_selected_on_test(toy, tmp_path):
     assert curves[0] == curves[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("absent", [False, True], ids=["failed", "absent"])
 def test_missing_clips_are_dropped(toy, tmp_path, absent):
     manifest, stores = toy.corpus(failed=("test/2",))
@@ -192,6 +194,7 @@ def test_clips_never_extracted_are_an_error_otherwise(toy):
         data_of(toy, stores=stores)
 
 
+@pytest.mark.slow
 def test_there_is_no_warm_up(toy, tmp_path):
     config = toy.pipeline(
         protocol={"no_warm_up": True}, translate={"steps": 2, "batch": 4, "lr": 1e-3}

@@ -72,6 +72,7 @@ def test_chance_is_taken_for_a_difference_as_often_as_it_should_be():
     assert excluded.mean() < 0.1
 
 
+@pytest.mark.slow
 def test_clips_are_paired_by_their_ids(tmp_path, finished):
     """Tables of equal clips may list them in other orders."""
     (hypotheses, references), runs = texts(0.2, 1), [tmp_path / name for name in ("one", "other")]

@@ -52,16 +52,19 @@ def test_a_run_without_leaks_has_no_warnings(judged):
     assert (card.n, card.failed) == (6, {})
 
 
+@pytest.mark.slow
 def test_selection_on_test(judged):
     _, found = judged(protocol={"select_on_test": True})
     assert found["selected-on-test"].severity == "warning"
 
 
+@pytest.mark.slow
 def test_selection_on_dev_is_a_note_on_dev(judged):
     _, found = judged("dev")
     assert found["selected-on-dev"].severity == "note"
 
 
+@pytest.mark.slow
 def test_clips_of_training_are_known_by_heart(judged):
     _, found = judged("train", change=distinct)
     assert set(found) == {"trained-on"}
@@ -114,11 +117,13 @@ def test_a_run_that_went_on_from_another_says_so(begun):
     assert "Training began with the weights of" in found["start"].words
 
 
+@pytest.mark.slow
 def test_selection_on_test_is_inherited(begun):
     _, found = begun({"protocol": {"select_on_test": True}})
     assert found["selected-on-test"].severity == "warning"
 
 
+@pytest.mark.slow
 def test_sentences_and_videos_of_an_earlier_training_are_found(toy, begun):
     told = next(distinct(one).text for one in toy.corpus()[0].clips() if one.id == "test/3")
     planted = {"train/0": {"text": told, "source": "test/1.mp4"}}
@@ -149,6 +154,7 @@ def test_weights_whose_run_is_gone_are_not_trusted(toy, begun, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_run_that_never_learnt_to_translate(judged):
     _, found = judged(change=distinct, translate=NOTHING["translate"])
     assert set(found) == {"untaught"}
@@ -179,6 +185,7 @@ def test_sentences_that_the_tokenizer_does_not_know(judged):
     assert "cut-targets" not in found
 
 
+@pytest.mark.slow
 def test_sentences_that_cannot_be_said_in_full(judged):
     _, found = judged("dev", change=distinct, decode={"beams": 1, "max_tokens": 6})
     assert (found["cut-targets"].clips, found["cut-targets"].severity) == (5, "note")
@@ -338,6 +345,7 @@ def test_chinese_under_13a(judged):
     assert card.conventions[0].headline
 
 
+@pytest.mark.slow
 def test_english_rouge_on_german(judged):
     card, found = judged(
         change=lambda clip: replace(clip, text="schöne höhe regen regen"),

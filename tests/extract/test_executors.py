@@ -151,6 +151,7 @@ def test_a_partition_that_kills_every_worker_is_one_clear_error(
     assert "memory" in str(error.value.remedy)
 
 
+@pytest.mark.slow
 def test_finished_tasks_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred thousand partitions must not pile up, neither here nor at the scheduler."""
     from distributed import LocalCluster
@@ -184,6 +185,7 @@ async def reach(address: str, security: Security) -> None:
         comm.abort()
 
 
+@pytest.mark.slow
 def test_nobody_else_can_connect_to_a_local_cluster() -> None:
     """Whoever connects can run code as the user: other users of the host, and other hosts."""
     this = psutil.Process()

@@ -36,6 +36,7 @@ def go(corpus: Path, manifest: Any, spec: CacheSpec, tmp_path: Path) -> Callable
     return run
 
 
+@pytest.mark.slow
 def test_features_are_those_of_each_clip_alone(
     go: Callable[..., Any], corpus: Path, manifest: Any, spec: CacheSpec
 ) -> None:
@@ -53,6 +54,7 @@ def test_features_are_those_of_each_clip_alone(
             np.testing.assert_allclose(found, wanted, atol=4e-3, rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_encoders_are_loaded_once_in_one_process(
     go: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,6 +71,7 @@ def test_encoders_are_loaded_once_in_one_process(
     assert loaded == ["open_clip", "videomae"] * 2
 
 
+@pytest.mark.slow
 def test_a_second_run_computes_nothing(
     go: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +170,7 @@ def test_values_that_are_not_finite_fail_their_clip_in_their_stream(
     assert FeatureStore.open(summary.stores["spatial"]).state("clip-c") == "ok"
 
 
+@pytest.mark.slow
 def test_a_dry_run_writes_nothing_and_tells_the_plan(
     go: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -182,6 +186,7 @@ def test_a_dry_run_writes_nothing_and_tells_the_plan(
     assert go(dry_run=True).device_hours == 0
 
 
+@pytest.mark.slow
 def test_what_another_root_holds_is_not_computed(
     go: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +220,7 @@ def test_features_of_other_frames_are_not_taken_for_those_of_a_clip(
     assert (told.reused, told.copied, told.done) == (5, 0, 1)
 
 
+@pytest.mark.slow
 def test_the_reader_is_named_in_receipts_and_no_part_of_a_fingerprint(
     go: Callable[..., Any], spec: CacheSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -232,6 +238,7 @@ def test_the_reader_is_named_in_receipts_and_no_part_of_a_fingerprint(
     assert readers == ["pyav", "decord"]
 
 
+@pytest.mark.slow
 def test_progress_reaches_the_end(go: Callable[..., Any]) -> None:
     seen: list[Progress] = []
     go(progress=seen.append)
@@ -256,6 +263,7 @@ def test_weights_that_changed_under_the_run_stop_it(
         go()
 
 
+@pytest.mark.slow
 def test_an_interrupt_seals_what_is_finished(
     go: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

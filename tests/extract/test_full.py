@@ -91,6 +91,7 @@ def test_what_the_system_has_no_more_of_is_told_from_other_faults() -> None:
     assert shortage(RuntimeError("shape mismatch")) is None
 
 
+@pytest.mark.slow
 def test_no_more_threads_is_one_error_wherever_it_happens(
     go: Go, monkeypatch: pytest.MonkeyPatch
 ) -> None:

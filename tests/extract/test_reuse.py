@@ -144,6 +144,7 @@ def test_a_part_in_another_root_is_copied(
         assert shards[0] == shards[1]
 
 
+@pytest.mark.slow
 def test_one_stream_may_be_copied_and_the_other_computed(
     go: Go, manifest: Any, read: list[str]
 ) -> None:
@@ -155,6 +156,7 @@ def test_one_stream_may_be_copied_and_the_other_computed(
     assert not after.streams["motion"].copied_from
 
 
+@pytest.mark.slow
 def test_a_damaged_copy_is_computed_instead(go: Go, manifest: Any, read: list[str]) -> None:
     before = go(manifest=without(manifest, "clip-f"))
     shard = shard_path(before.stores["spatial"], 0)
@@ -169,6 +171,7 @@ def test_a_damaged_copy_is_computed_instead(go: Go, manifest: Any, read: list[st
     assert verify(after.stores["spatial"], deep=True).sound
 
 
+@pytest.mark.slow
 def test_other_weights_give_nothing(
     go: Go, manifest: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +241,7 @@ def test_what_failed_for_somebody_else_is_tried_in_a_store_of_ones_own(
     assert not set(ours.stores.values()) & set(theirs.stores.values())
 
 
+@pytest.mark.slow
 def test_a_failure_in_one_stream_leaves_the_other_alone(
     go: Go, monkeypatch: pytest.MonkeyPatch
 ) -> None:

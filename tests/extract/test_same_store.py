@@ -162,6 +162,7 @@ def test_a_video_may_change_before_it_is_its_turn(
     assert_whole(go, clips, again, tmp_path)
 
 
+@pytest.mark.slow
 def test_what_is_finished_stays_whatever_the_disk_says(go: Go, show: Show) -> None:
     show(16)
     first = go(splits=["train"])
@@ -289,6 +290,7 @@ def test_a_partition_with_clips_of_several_splits_by_now_is_computed_whole(
     assert_whole(go, clips, whole, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_store_of_another_root_serves_other_splits(
     go: Go, show: Show, *, clips: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,6 +335,7 @@ def only_to_be_read(folder: Path) -> Iterator[None]:
             path.chmod(mode)
 
 
+@pytest.mark.slow
 def test_a_complete_store_that_may_only_be_read_is_there_already(
     go: Go, show: Show, *, clips: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,6 +126,7 @@ def official_motion(frames: NDArray[np.uint8]) -> torch.Tensor:
     return states[:, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip", CLIPS)
 def test_pil_features_equal_the_official_networks(stream: str, encoder: Encoder, clip: str) -> None:
     frames = frames_of(clip)

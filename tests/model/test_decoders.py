@@ -79,6 +79,7 @@ def sequence(model, single):
     return torch.cat([*parts, model.embeddings(ids)])
 
 
+@pytest.mark.slow
 def test_sentences_end_and_prompts_do_not(folder):
     tokens = Tokens(folder)
     assert [ids[-1] for ids in tokens.encode(TEXTS)] == [tokens.end] * 3

@@ -109,6 +109,7 @@ def test_the_imported_run_has_the_official_numbers(run, batch, golden_expected, 
     assert losses["align"].item() == pytest.approx(expected["align_loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_imported_run_writes_the_official_sentences(
     run, stores, features, golden_folder, golden_expected
 ):
@@ -158,6 +159,7 @@ def scored(monkeypatch, *scores):
     monkeypatch.setattr(loop, "bleu4", lambda *_, **__: next(upcoming))
 
 
+@pytest.mark.slow
 def test_an_imported_run_trains_on(corpus, golden_folder, tmp_path, monkeypatch):
     bring_in(golden_folder, corpus, tmp_path / "run")
     before = load_file(tmp_path / "run" / "model.safetensors")
@@ -174,6 +176,7 @@ def test_an_imported_run_trains_on(corpus, golden_folder, tmp_path, monkeypatch)
     assert about["imported"]["name"] == "official.ckpt"
 
 
+@pytest.mark.slow
 def test_imported_weights_stay_until_they_are_beaten(corpus, golden_folder, tmp_path, monkeypatch):
     bring_in(golden_folder, corpus, tmp_path / "run")
     before = load_file(tmp_path / "run" / "model.safetensors")

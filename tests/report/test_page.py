@@ -32,6 +32,7 @@ Build = Callable[..., Path]
 Show = Callable[..., Any]
 
 
+@pytest.mark.slow
 def test_one_run_has_every_section(build_run: Build, page: Show) -> None:
     found = page(build_run())
     assert found.faults == []

@@ -238,6 +238,7 @@ def test_archives_that_unpack_without_end_are_refused(tmp_path, monkeypatch):
         assert "holds more than" in made.failures["bomb"]
 
 
+@pytest.mark.slow
 def test_flipped_bits_in_numpy_files_are_failures_or_nothing(tmp_path):
     """Headers and archives are read with suspicion; npy has no checksum for its values."""
     folder = tmp_path / "feat"

@@ -124,6 +124,7 @@ def replace_generation(path: Path, document: Any) -> None:
     (path / "clips" / "zarr.json").write_bytes(canonical(pointer))
 
 
+@pytest.mark.slow
 def test_generations_that_are_vouched_for(make, tmp_path):
     path = make(8, failed=1).write(tmp_path).path
     current = next(folder for folder in (path / "clips").iterdir() if folder.is_dir())
@@ -169,6 +170,7 @@ def test_sparse_files_of_a_huge_size_cost_no_memory(make, tmp_path):
         file.write_bytes(whole)
 
 
+@pytest.mark.slow
 def test_links_out_of_the_store_are_refused(sealed, tmp_path):
     """Each file of the store in turn, replaced by a link to itself elsewhere."""
     for file in sorted(path for path in sealed.path.rglob("*") if path.is_file()):

@@ -272,6 +272,7 @@ def test_readers_and_verify_wait_for_a_partition_that_is_being_replaced(
     assert found[1] is True
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_sound_store_is_sound_beside_writers(material, sealed):
     failures, partition = material.failures, failed(material)

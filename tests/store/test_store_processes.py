@@ -36,6 +36,7 @@ def run(*targets: Callable[[], None]) -> None:
     assert [child.exitcode for child in children] == [0] * len(children)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_processes_share_the_work_and_nothing_is_done_twice(make, tmp_path):
     material = make(60)
@@ -64,6 +65,7 @@ def test_processes_share_the_work_and_nothing_is_done_twice(make, tmp_path):
     assert (path / pointer).read_bytes() == (whole.path / pointer).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_without_claims_the_first_wins(material, tmp_path):
     def publish() -> None:

@@ -157,6 +157,7 @@ print(sorted((heavy - {"awscrt"}) & set(sys.modules)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("root")
 def test_listing_and_reading_import_nothing_that_takes_long() -> None:
     """`store ls` of ten stores takes half a second of CPU; zarr alone would take another half."""

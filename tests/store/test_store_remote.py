@@ -195,6 +195,7 @@ assert os.waitpid(child, 0)[1] == 0
 """
 
 
+@pytest.mark.slow
 def test_forked_processes_read_or_say_that_they_cannot(s3):
     remote(s3).create(b"one")
     command = [sys.executable, "-c", FORKED, str(remote(s3))]

@@ -26,6 +26,7 @@ def address(root: str, path: Path) -> str:
     return f"{root}/{path.parent.name}/{path.name}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["http", "s3"])
 def test_one_request_per_clip(written, serve, s3, kind):
     features, writer = written

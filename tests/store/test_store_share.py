@@ -96,6 +96,7 @@ def files_of(path) -> dict[str, bytes]:
     return {name: (path / name).read(size) for name, size in path.files().items()}
 
 
+@pytest.mark.slow
 def test_a_store_goes_to_s3_and_back_byte_for_byte(material, sealed, s3, tmp_path):
     there = copy(sealed.path, s3.root)
     assert str(there.path).startswith(f"{s3.root}/weather/spatial-")
@@ -132,6 +133,7 @@ def test_part_of_a_store_in_s3_grows(sealed, s3, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_terms_must_be_accepted_before_a_store_leaves(make, s3, tmp_path):
     material = make()
     writer = material.open(tmp_path / "root", terms="research only")
@@ -146,6 +148,7 @@ def test_terms_must_be_accepted_before_a_store_leaves(make, s3, tmp_path):
     assert copy(there.path, tmp_path / "c").partitions
 
 
+@pytest.mark.slow
 def test_different_features_in_s3_are_never_overwritten(make, s3, tmp_path):
     ours, other = make(), make()
     there = copy(ours.write(tmp_path / "a").path, s3.root).path
@@ -157,6 +160,7 @@ def test_different_features_in_s3_are_never_overwritten(make, s3, tmp_path):
     assert files_of(there) == before
 
 
+@pytest.mark.slow
 def test_another_plan_under_the_same_name_is_refused(make, s3, tmp_path):
     ours, other = make(), make()
     there = copy(ours.write(tmp_path / "a").path, s3.root).path
@@ -167,6 +171,7 @@ def test_another_plan_under_the_same_name_is_refused(make, s3, tmp_path):
     assert files_of(there) == before
 
 
+@pytest.mark.slow
 def test_what_a_cut_push_left_is_used_or_left_alone(sealed, s3):
     copied = copy(sealed.path, s3.root).path
     whole = files_of(copied)
@@ -182,6 +187,7 @@ def test_what_a_cut_push_left_is_used_or_left_alone(sealed, s3):
     assert files_of(copied) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["id/c.0.0", "zarr.json", "../zarr.json"])
 def test_an_index_that_a_server_has_lost_is_made_again(sealed, s3, lost):
     there = copy(sealed.path, s3.root).path
@@ -195,6 +201,7 @@ def test_an_index_that_a_server_has_lost_is_made_again(sealed, s3, lost):
     assert files_of(there) == whole
 
 
+@pytest.mark.slow
 def test_damaged_shards_do_not_travel(sealed, s3, tmp_path):
     there = copy(sealed.path, s3.root).path
     shard = there / "features/c.0.0"
@@ -207,6 +214,7 @@ def test_damaged_shards_do_not_travel(sealed, s3, tmp_path):
     assert not list((tmp_path / "b").glob("*/*.zarr/features/c.0.0"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 100, 1 << 22])
 def test_a_server_that_sends_other_sizes_is_not_believed(sealed, s3, tmp_path, size):
     there = copy(sealed.path, s3.root).path
@@ -241,6 +249,7 @@ def test_a_store_that_lies_about_itself_is_refused(sealed, s3, tmp_path, key, va
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.slow
 def test_two_pushes_at_once_leave_an_index_of_all(sealed, s3, monkeypatch):
     """While one is about to move the pointer, the other finishes: nothing of it is forgotten."""
     first, swap = copy(sealed.path, s3.root, splits=["test"]), type(location(s3.root)).swap
@@ -297,6 +306,7 @@ def test_list_locate_info_remove(material, sealed, tmp_path):
         remove(sealed.path)
 
 
+@pytest.mark.slow
 def test_remote_stores_are_listed_found_and_told_of(material, sealed, s3, serve, tmp_path):
     there = copy(sealed.path, s3.root).path
     web = serve(tmp_path / "root").root
@@ -323,6 +333,7 @@ def _known(path):
     return {name: value for name, value in info(path).items() if name not in {"path", "root"}}
 
 
+@pytest.mark.slow
 def test_unrelated_names_in_a_root_are_passed_over(sealed, s3, tmp_path):
     there = copy(sealed.path, s3.root).path
     root = location(s3.root)
@@ -340,6 +351,7 @@ def test_unrelated_names_in_a_root_are_passed_over(sealed, s3, tmp_path):
     assert [entry.path for entry in list_stores([s3.root])] == [there]
 
 
+@pytest.mark.slow
 def test_keys_that_are_no_paths_are_one_clear_error(sealed, s3):
     import boto3
 
@@ -351,6 +363,7 @@ def test_keys_that_are_no_paths_are_one_clear_error(sealed, s3):
     assert "invalid path" in str(entry.damaged)
 
 
+@pytest.mark.slow
 def test_a_cut_push_is_listed_as_such_and_never_read(sealed, s3):
     there = copy(sealed.path, s3.root).path
     (there / "zarr.json").delete()

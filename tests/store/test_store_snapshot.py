@@ -92,6 +92,7 @@ def test_a_lost_or_damaged_snapshot_is_told_and_put_back(material, tmp_path, har
     assert verify(path, deep=True).sound
 
 
+@pytest.mark.slow
 def test_features_are_copied_where_the_snapshot_cannot_be(sealed, s3, tmp_path):
     mine = copy(sealed.path, tmp_path / "b").path
     (sealed.path / "manifest.parquet").write_bytes(b"x")
@@ -115,6 +116,7 @@ def test_a_store_with_another_snapshot_keeps_its_own(material, s3, tmp_path, rem
     assert kept(there) == FIRST
 
 
+@pytest.mark.slow
 def test_a_push_that_was_cut_leaves_the_first_snapshot(material, s3, tmp_path):
     """Its store has not appeared; the one that does says what is there."""
     path = material.write(tmp_path).path
@@ -125,6 +127,7 @@ def test_a_push_that_was_cut_leaves_the_first_snapshot(material, s3, tmp_path):
     assert kept(copy(there, tmp_path / "c").path) == FIRST
 
 
+@pytest.mark.slow
 def test_the_snapshot_is_there_before_the_store_is(sealed, s3):
     copy(sealed.path, s3.root)
     name = sealed.path.name

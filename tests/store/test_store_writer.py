@@ -224,6 +224,7 @@ for write in (lambda: StoreWriter.at(path).commit_index(), lambda: remove(path))
 """
 
 
+@pytest.mark.slow
 def test_read_only_roots_are_read_and_not_written(sealed):
     root = sealed.path.parents[1]
     folders = [root, *(folder for folder in root.rglob("*") if folder.is_dir())]

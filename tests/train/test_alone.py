@@ -45,6 +45,7 @@ def test_a_folder_that_is_being_trained_into_is_refused_until_its_process_is_dea
     assert toy.run(out, toy.pipeline(**SMALL)).reused
 
 
+@pytest.mark.slow
 def test_a_claim_that_a_kill_cut_short_is_no_hindrance(toy, tmp_path):
     out = tmp_path / "run"
     out.mkdir()
@@ -81,6 +82,7 @@ def no_locks(monkeypatch):
     monkeypatch.setattr(folder.fcntl, "flock", refuse)
 
 
+@pytest.mark.slow
 def test_a_folder_belongs_to_one_process_where_the_disk_has_no_locks(no_locks, toy, tmp_path):
     out = tmp_path / "run"
     with (

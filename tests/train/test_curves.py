@@ -129,6 +129,7 @@ class StubMLflow(ModuleType):
         self.ended = True
 
 
+@pytest.mark.slow
 def test_mlflow_gets_the_lines_and_goes_on_with_its_run(toy, tmp_path, monkeypatch):
     stub = StubMLflow()
     monkeypatch.setitem(sys.modules, "mlflow", stub)

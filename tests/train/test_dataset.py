@@ -175,6 +175,7 @@ def test_batches_that_cannot_be_made_are_refused(data, options):
         data.loader(**options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("workers", "context"),
     [(0, None), (3, "fork"), pytest.param(1, "spawn", marks=pytest.mark.slow)],
@@ -250,6 +251,7 @@ def test_a_sampler_alone_can_be_resumed_as_torchdata_asks_for_it(data):
     assert list(alone) == expected[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("workers", "context"),
     [(0, None), (2, "fork"), pytest.param(1, "spawn", marks=pytest.mark.slow)],
@@ -271,6 +273,7 @@ def test_workers(stores, workers, context):
         assert_right(list(loader), CLIPS - 2)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_stores_on_a_web_server_are_read_by_workers_of_every_kind(stores, serve, context):

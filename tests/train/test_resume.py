@@ -66,6 +66,7 @@ def test_goes_on_with_other_curves(toy, finished, tmp_path, monkeypatch):
     assert toy.run(tmp_path / "run", toy.pipeline(name="another", question="why?")).reused
 
 
+@pytest.mark.slow
 def test_refuses_to_go_on_with_other_features(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "_end_align", lambda _: (_ for _ in ()).throw(KilledError))
     with pytest.raises(KilledError):

@@ -113,6 +113,7 @@ def alone(toy, every_step, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(alone, pair):
     check_equal(pair / "whole", alone)
     assert (pair / "whole" / "done.json").exists()

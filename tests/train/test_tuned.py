@@ -80,6 +80,7 @@ def results(run):
     return {name: (run / name).read_bytes() for name in RESULTS}
 
 
+@pytest.mark.slow
 def test_the_run_keeps_what_the_encoders_learnt(done):
     tensors = load_file(done[0] / "model.safetensors")
     learnt = {name: value for name, value in tensors.items() if name.startswith("encoders.")}
@@ -103,6 +104,7 @@ def killed(request, monkeypatch):
     return monkeypatch
 
 
+@pytest.mark.slow
 def test_resumed_equals_uninterrupted(toy, done, frames, tmp_path, killed):
     config = toy.pipeline(encoders={"blocks": 1}, **toy.SHORT)
     with pytest.raises(KilledError):
@@ -154,6 +156,7 @@ def again(toy, run, **changes):
     return toy.pipeline(init_from=str(run), **still | changes)
 
 
+@pytest.mark.slow
 def test_begins_with_the_weights_of_another_run(toy, finished, tmp_path):
     toy.run(tmp_path / "run", again(toy, finished[0]))
     before, after = (
@@ -165,6 +168,7 @@ def test_begins_with_the_weights_of_another_run(toy, finished, tmp_path):
             torch.testing.assert_close(after[name], value, atol=1e-9, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_without_any_step_the_weights_stay_what_they_were(toy, finished, tmp_path):
     run = tmp_path / "run"
     none = {"steps": 0, "batch": 4, "lr": 1e-3}
@@ -202,6 +206,7 @@ def test_tuning_begins_with_a_run_of_frozen_encoders(toy, frames, tmp_path):
         toy.run(tmp_path / "back", again(toy, tmp_path / "tuned"), stores=cached)
 
 
+@pytest.mark.slow
 def test_the_identity_holds_the_weights_and_not_where_they_lie(toy, finished, tmp_path):
     shutil.copytree(finished[0], tmp_path / "moved")
     toy.run(tmp_path / "run", again(toy, finished[0]))

@@ -197,6 +197,7 @@ def test_readers_are_silent_about_damage(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_damage_that_the_decoder_hides_but_tells_of_fails_the_clip(
     make: Callable[..., Path],
 ) -> None:

@@ -45,6 +45,7 @@ def test_the_key_that_is_wrong_is_named(tmp_path: Path) -> None:
         StageTimings(tmp_path / "stages.json")
 
 
+@pytest.mark.slow
 def test_sizes_of_files_and_folders(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "x").write_bytes(b"123")

@@ -21,6 +21,7 @@ def change(path: Path, **changes: Any) -> None:
     io.write_json(path, io.read_json(path) | changes)
 
 
+@pytest.mark.slow
 def test_every_experiment_has_its_question_its_paper_and_its_table(
     build_lab: Build, page: Show
 ) -> None:
@@ -36,6 +37,7 @@ def test_every_experiment_has_its_question_its_paper_and_its_table(
     assert "both both it is run default 40.00 ±4.0 –" in found.text
 
 
+@pytest.mark.slow
 def test_what_failed_says_why_and_what_is_missing_is_named(build_lab: Build, page: Show) -> None:
     told = page(build_lab()).text
     assert "motion: stopped: no memory" in told
@@ -43,6 +45,7 @@ def test_what_failed_says_why_and_what_is_missing_is_named(build_lab: Build, pag
     assert "2 of 5" in told
 
 
+@pytest.mark.slow
 def test_seeds_become_a_mean_and_a_standard_deviation(build_lab: Build, page: Show) -> None:
     folder = build_lab()
     half = read_results(folder).experiments[2].variants[1]
@@ -55,6 +58,7 @@ def test_seeds_become_a_mean_and_a_standard_deviation(build_lab: Build, page: Sh
     assert "Means of up to 2 seeds; ± is their standard deviation" in told
 
 
+@pytest.mark.slow
 def test_an_axis_becomes_a_curve_and_a_changed_test_one_of_its_own(
     build_lab: Build, page: Show
 ) -> None:
@@ -71,6 +75,7 @@ def test_an_axis_becomes_a_curve_and_a_changed_test_one_of_its_own(
     assert "1/4: 21.0" in data
 
 
+@pytest.mark.slow
 def test_the_amount_of_data_has_a_fit_and_nothing_else(build_lab: Build, page: Show) -> None:
     found = page(build_lab())
     assert found.text.count("for each doubling; residual standard error") == 1
@@ -83,6 +88,7 @@ def test_variants_are_held_against_the_pipeline_as_it_stands(build_lab: Build) -
     assert [streams.gain(v) for v in streams.variants[:3]] == [None, pytest.approx(-18.0), None]
 
 
+@pytest.mark.slow
 def test_the_overview_names_both_ends_and_calls_none_of_them_the_best(
     build_lab: Build, page: Show
 ) -> None:
@@ -91,6 +97,7 @@ def test_the_overview_names_both_ends_and_calls_none_of_them_the_best(
     assert "stride How far apart? 40.0 stride-8 −12.0 tested-4 −2.0 stride-4 3 of 3" in told
 
 
+@pytest.mark.slow
 def test_a_single_seed_is_told_before_any_number(build_lab: Build, page: Show) -> None:
     folder = build_lab()
     assert "One seed." not in page(folder).text
@@ -99,12 +106,14 @@ def test_a_single_seed_is_told_before_any_number(build_lab: Build, page: Show) -
     assert told.index("One seed. Every run was trained once.") < told.index("Overview BLEU-4")
 
 
+@pytest.mark.slow
 def test_a_figure_says_by_itself_what_its_bands_and_lines_are(build_lab: Build, page: Show) -> None:
     told = page(build_lab()).text
     assert "Bands: 95 % interval over clips of one seed. Dashed: “both”." in told
     assert "Bars: standard deviation over up to 2 seeds. Dashed: y = " in told
 
 
+@pytest.mark.slow
 def test_weights_of_another_run_are_told_and_their_training_is_not_counted_again(
     build_lab: Build, build_run: Build, add: Build, page: Show
 ) -> None:
@@ -122,6 +131,7 @@ def test_weights_of_another_run_are_told_and_their_training_is_not_counted_again
     assert "Nothing was logged" not in found.text
 
 
+@pytest.mark.slow
 def test_variants_that_change_nothing_are_named(
     build_lab: Build, build_run: Build, add: Build, page: Show
 ) -> None:
@@ -135,6 +145,7 @@ def test_variants_that_change_nothing_are_named(
     assert "Equal to" not in page(folder).text
 
 
+@pytest.mark.slow
 def test_scores_of_the_split_that_chose_the_weights_are_not_called_dev(
     build_lab: Build, build_run: Build, add: Build, page: Show
 ) -> None:
@@ -147,6 +158,7 @@ def test_scores_of_the_split_that_chose_the_weights_are_not_called_dev(
     assert "recall@1 95 % test, after VT-Align" in told
 
 
+@pytest.mark.slow
 def test_the_rouge_that_a_card_quotes_is_shown_and_named(build_lab: Build, page: Show) -> None:
     folder = build_lab()
     change(folder.parent / "spatial/evaluation/test.json", headline={"rouge": "rouge_l_official"})
@@ -155,6 +167,7 @@ def test_the_rouge_that_a_card_quotes_is_shown_and_named(build_lab: Build, page:
     assert "56.00 ±5.6 52.00 ±5.2 40.0" in told
 
 
+@pytest.mark.slow
 def test_alignment_is_compared_where_several_variants_were_looked_into(
     build_lab: Build, page: Show, analyse: Callable[..., None]
 ) -> None:
@@ -167,6 +180,7 @@ def test_alignment_is_compared_where_several_variants_were_looked_into(
     assert "own sentence is the nearest 0.300 0.540 0.025" in told
 
 
+@pytest.mark.slow
 def test_runs_stand_once_and_links_lead_to_them(build_lab: Build, page: Show) -> None:
     found = page(build_lab())
     ids = [attributes["id"] for _, attributes in found.elements if "id" in attributes]
@@ -181,6 +195,7 @@ def test_runs_stand_once_and_links_lead_to_them(build_lab: Build, page: Show) ->
     assert "Training clips a sample of 25 %" in found.text
 
 
+@pytest.mark.slow
 def test_shapley_values_and_their_coalitions(build_lab: Build, page: Show) -> None:
     found = page(build_lab())
     told = [svg["aria-label"] for svg in found.all("svg")]

@@ -86,6 +86,7 @@ def test_prints_of_libraries_are_no_answers(monkeypatch: pytest.MonkeyPatch) -> 
     assert run(code, monkeypatch) == ["one", "two"]
 
 
+@pytest.mark.slow
 def test_an_error_comes_back_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """From the real task: class, place and remedy arrive apart from each other."""
     with pytest.raises(UsageError, match="nowhere") as caught:
@@ -155,6 +156,7 @@ asyncio.run(work())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="processes are watched by pidfd")
 @pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_children_end_with_their_parent(ended_by: signal.Signals) -> None:
@@ -188,6 +190,7 @@ def test_a_task_arrives_as_it_was_sent(path: Path) -> None:
     assert _TASK.validate_json(task.model_dump_json()) == task
 
 
+@pytest.mark.slow
 def test_tasks_of_a_block_share_a_process_that_survives_errors(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
