@@ -135,6 +135,8 @@ def _options(
 
 def main() -> None:
     """Entry point of the ``spamo-cache`` script."""
+    # It would read what every installed package offers; nothing here wants any of it.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     with display.guarded():
         try:
             app()

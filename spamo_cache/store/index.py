@@ -43,6 +43,8 @@ from spamo_cache.store.remote import Location, read_file
 MAX_TEXT_BYTES = 1024
 MAX_INDEX_BYTES = 1 << 31
 _NAME_CHARACTERS = 16
+_SMALL_BYTES = 1 << 20
+"""Of a local index that is read sooner than threads are started."""
 
 ABSENT, OK, FAILED = 0, 1, 2
 State = Literal["absent", "ok", "failed"]
@@ -387,8 +389,12 @@ class ClipIndex:
         self.generation = _read_generation(self.folder, self.digest, attributes.clips)
         # Now or never: a writer that moves on to the next generation removes this one's files.
         wanted = [name for name in _SCHEMA if everything or name not in _SOURCE]
-        with ThreadPoolExecutor(len(wanted)) as pool:
-            self.columns: Columns = dict(zip(wanted, pool.map(self._column, wanted), strict=True))
+        small = sum(self.generation.columns[name].size for name in wanted) < _SMALL_BYTES
+        if small and isinstance(path, Path):
+            self.columns: Columns = {name: self._column(name) for name in wanted}
+        else:
+            with ThreadPoolExecutor(len(wanted)) as pool:
+                self.columns = dict(zip(wanted, pool.map(self._column, wanted), strict=True))
         self.ids = StringColumn(self.columns["id"])
         self.partition, self.split = self.columns["partition"], self.columns["split"]
         self.row, self.rows = self.columns["row"], self.columns["rows"]
@@ -465,7 +471,8 @@ class ClipIndex:
 
     def finished_partitions(self) -> set[int]:
         """Partitions of which some clip has features, or has failed."""
-        return set(np.unique(self.partition[self.state != ABSENT]).tolist())
+        # Not by numpy.unique, which imports masked arrays.
+        return set(np.flatnonzero(np.bincount(self.partition[self.state != ABSENT])).tolist())
 
     def has_plan(self, columns: Columns, splits: tuple[str, ...]) -> bool:
         """Whether every clip has the same place as in another plan."""

@@ -147,6 +147,7 @@ except SystemExit as end:
     assert not end.code
 heavy = {"zarr", "h5py", "pyarrow", "torch", "obstore", "urllib3", "awscrt", "yaml"}
 heavy |= {"spamo_cache.config.pipeline", "spamo_cache.config.spec", "spamo_cache.datasets"}
+heavy |= {"numpy.ma", "statistics"}
 print(sorted(heavy & set(sys.modules)))
 from spamo_cache.store.inventory import list_stores
 from spamo_cache.store.reader import FeatureStore
