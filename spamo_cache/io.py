@@ -25,7 +25,7 @@ from threading import Lock
 from typing import Any
 
 from spamo_cache import bounded
-from spamo_cache.errors import DamagedError, SpamoError, StoreError
+from spamo_cache.errors import DamagedError, SpamoError, StoreError, UsageError
 from spamo_cache.process import Process
 
 CHECKSUM = "sha256"
@@ -83,6 +83,27 @@ def write_atomic(path: Path, content: bytes) -> None:
     sweep(path.parent)
     with temporary_folder(path.parent) as work:
         replace(path, content, work)
+
+
+def check_output(path: Path) -> None:
+    """Find out before long work whether a file could be written; nothing is made.
+
+    Raises:
+        UsageError: a folder stands in its place, or its own folder can be neither used nor made.
+    """
+    if path.is_dir():
+        raise UsageError("is a folder, not a file to write", where=path, remedy="name a file")
+    folder = next(one for one in path.absolute().parents if os.path.lexists(one))
+    if not folder.is_dir():
+        raise UsageError(
+            f"cannot be written: {folder} is no folder", where=path, remedy="name another place"
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"cannot be written: no permission to write in {folder}",
+            where=path,
+            remedy="name another place, or ask its owner",
+        )
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import spamo_cache as sc
+from spamo_cache import io
 from spamo_cache.cli import completion, display, options, scores, watching
 from spamo_cache.errors import UsageError
 
@@ -62,9 +63,15 @@ def evaluate(
 
         spamo-cache evaluate runs/phoenix14t/default --against runs/phoenix14t/no-align
     """
+    from spamo_cache.workflow.evaluate import check_run
+
     if against is not None and len(folders) > 1:
         raise UsageError("--against is for one run", remedy="compare them one by one")
     wanted = [*folders, *([] if against is None else [against])]
+    for folder in wanted if len(wanted) > 1 else ():
+        check_run(folder, split)  # a slip in the last is told before the first is decoded
+    if table is not None:
+        io.check_output(table)
     cards = [
         sc.evaluate(
             folder,

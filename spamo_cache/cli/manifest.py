@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 import spamo_cache as sc
+from spamo_cache import io
 from spamo_cache.cli import display, options, watching
 from spamo_cache.errors import UsageError
 
@@ -37,12 +38,12 @@ def manifest(
 
         spamo-cache manifest --dataset phoenix14t --root /data/PHOENIX-2014-T -o phoenix14t.parquet
     """
+    if output is not None:
+        _check(output)
     found = sc.load_corpus(
         dataset, root=root, manifest=manifest, size=size, limit=limit, watcher=watching.watcher()
     )
     path = output or Path(f"{found.corpus}.parquet")
-    if path.suffix not in {".parquet", ".csv"}:
-        raise UsageError(f"cannot write {path.name!r}", remedy="end its name in .parquet or .csv")
     (found.write if path.suffix == ".parquet" else found.write_csv)(path)
     clips = dict(Counter(found.table["split"].to_pylist()))
     if json:
@@ -53,3 +54,9 @@ def manifest(
     for note in found.notes:
         display.say(f"note: {note}")
     display.table(("split", "clips"), clips.items(), title=f"{found.corpus}: {path}")
+
+
+def _check(output: Path) -> None:
+    if output.suffix not in {".parquet", ".csv"}:
+        raise UsageError(f"cannot write {output.name!r}", remedy="end its name in .parquet or .csv")
+    io.check_output(output)

@@ -45,6 +45,8 @@ def examine(
         return environment.examine()
     if everything and sample is not None:
         raise UsageError("--all and --sample exclude each other", remedy="leave one of them out")
+    if pipeline is not None:
+        resolve.named_pipeline(pipeline, [])  # a slip is told before the clips are decoded
     number = None if everything else SAMPLE if sample is None else sample
     return _corpus(dataset, root, manifest, number, pipeline=pipeline, watcher=watcher)
 

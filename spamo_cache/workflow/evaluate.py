@@ -60,6 +60,7 @@ def evaluate(
     from spamo_cache.evaluate import evaluate as score
 
     folder = resolve.run_path(run)
+    check_run(folder, split)
     changed = dict(config.assignment(text, "--spec-set") for text in resolve.changes(spec_set))
     streams = _streams(folder, split, changed, store=store, root=root, spec=spec, watcher=watcher)
     for name, one in streams.items():
@@ -76,6 +77,21 @@ def evaluate(
             llm=None if llm is None else Path(llm),
             progress=advance,
         )
+
+
+def check_run(folder: Path, split: str) -> None:
+    """See that a run is finished and has a split, which takes no time.
+
+    Raises:
+        UsageError: no finished run there, or no such split.
+        DamagedError: a file of the run is not what it was.
+    """
+    from spamo_cache.runs.folder import RunFolder
+
+    run = RunFolder(folder)
+    run.pipeline()
+    run.weights()
+    run.sentences().select([split])
 
 
 def _streams(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from spamo_cache import extras
+from spamo_cache import extras, io
 from spamo_cache.config.spec import Reader
 from spamo_cache.errors import StoreError
 from spamo_cache.workflow import EMBEDDED, resolve, stores
@@ -96,6 +96,9 @@ def extract(
         "dry_run": dry_run,
         "calibrate": calibrate,
     }
+    root_of_stores = resolve.store_root(store)
+    if not dry_run:
+        io.check_output(root_of_stores / "corpus")
     if manifest is None:
         _check(dataset or EMBEDDED, spec, changes, splits, request)
     table, base = resolve.load_manifest(
@@ -112,7 +115,7 @@ def extract(
             base,
             loaded,
             path.parent,
-            store_root=resolve.store_root(store),
+            store_root=root_of_stores,
             splits=splits,
             retry_failed=retry_failed,
             progress=_Teller(watcher, advance),
@@ -133,12 +136,15 @@ def _check(
 ) -> None:
     """Raise what is wrong with a request before its corpus is read, or even drawn."""
     from spamo_cache.datasets import signed_weather
+    from spamo_cache.encoders import weights
     from spamo_cache.extract.extraction import check
     from spamo_cache.extract.planning import check_names
 
     resolve.check_corpus(corpus)
-    loaded, _ = resolve.named_spec(spec or resolve.spec_of(corpus), changes=changes)
+    loaded, path = resolve.named_spec(spec or resolve.spec_of(corpus), changes=changes)
     check(loaded, **request)
+    for name in request["streams"] or loaded.streams:
+        weights.local(loaded.streams[name].weights, path.parent)
     if corpus == signed_weather.NAME:
         check_names(splits, signed_weather.SPLITS, "split")
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spamo_cache import io
 from spamo_cache.errors import SpamoError
 from spamo_cache.workflow import resolve, stores
 from spamo_cache.workflow.frames import stills
@@ -48,6 +49,7 @@ def report(
     listed = [runs] if isinstance(runs, str) or not isinstance(runs, Sequence) else runs
     raw = None if root is None else resolve.folder(root)
     folders = [resolve.run_path(run) for run in listed]
+    io.check_output(Path(output))
     with watcher.task("report", str(output)):
         return write_report(
             folders, Path(output), frames=_Frames(raw), roots=resolve.store_roots(store)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from spamo_cache import config
+from spamo_cache import config, io
 from spamo_cache.errors import UsageError
 from spamo_cache.workflow import EMBEDDED, resolve
 from spamo_cache.workflow.evaluate import evaluate
@@ -202,13 +202,23 @@ def reproduce_source(source: Source, watcher: Watcher = QUIET) -> Reproduction:
     """As ``reproduce``, of a source."""
     from spamo_cache.model.llm import check_llm
     from spamo_cache.model.weights import locate
+    from spamo_cache.train.data import check_pairs, selection_split
 
     out = source.out
     pipeline, path = source.load_pipeline()
+    check_source(source, pipeline, path.parent)
+    drawn = resolve.is_there(source.corpus, source.root, source.size)
+    if source.manifest is None and not drawn:
+        # Drawing takes minutes.
+        check_llm(locate(pipeline.llm.weights, path.parent), pipeline.llm)
     stages = StageTimings(out / "stages.json", watcher)
     table, root = prepare(source, stages, watcher)
     # Extraction may take days: what would stop training after it is raised now.
     check_llm(locate(pipeline.llm.weights, path.parent), pipeline.llm)
+    for split in ("train", selection_split(pipeline, table)):
+        table.select([split])
+        check_pairs(pipeline, table, split)
+    table.select(["test"])
     with stages.stage("extract") as stage:
         extracted = extract(
             manifest=table,
@@ -247,6 +257,30 @@ def reproduce_source(source: Source, watcher: Watcher = QUIET) -> Reproduction:
         page = report(run, out / "report.html", root=root)
         stage.bytes = size_of(page)
     return Reproduction(path=run, report=page, card=card, failed=extracted.failed, stages=stages)
+
+
+def check_source(source: Source, pipeline: Pipeline, base: Path) -> None:
+    """Raise whatever is wrong and can be seen before the corpus is read, or even drawn.
+
+    Args:
+        base: folder of the pipeline's file.
+    """
+    from spamo_cache.extract.extraction import check
+
+    spec, _ = resolve.spec_used(pipeline, base)
+    check(
+        spec,
+        streams=pipeline.streams,
+        executor=source.executor,
+        workers=source.workers,
+        scheduler=None,
+        slurm=None,
+        device=source.device,
+        dry_run=False,
+        calibrate=False,
+    )
+    io.check_output(source.out / _MANIFEST)
+    io.check_output(resolve.store_root(source.store) / "corpus")
 
 
 def prepare(source: Source, stages: StageTimings, watcher: Watcher) -> tuple[Manifest, Path]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spamo_cache import devices, io
 from spamo_cache.config import Pipeline
 from spamo_cache.workflow import EMBEDDED, resolve
 from spamo_cache.workflow.frames import input_streams
@@ -94,11 +95,14 @@ def train_pipeline(
     from spamo_cache.train import train as train_run
     from spamo_cache.train.official import import_checkpoint
 
+    devices.check(device)
+    out = run_folder(pipeline, output)
+    io.check_output(out / "config.yaml")
+    # Which may copy stores from a remote root for hours.
     table, stores = pipeline_stores(
         pipeline, base, manifest=manifest, store=store, features=features, watcher=watcher
     )
     streams = input_streams(pipeline, stores, base, root, watcher)
-    out = run_folder(pipeline, output)
     if import_official is not None:
         return import_checkpoint(
             Path(import_official), pipeline, base=base, manifest=table, stores=streams, out=out

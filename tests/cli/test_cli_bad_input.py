@@ -29,7 +29,7 @@ BAD = [
     ("empty folder", "manifest --dataset phoenix14t --root empty", 1, "empty"),
     ("a file for a folder", "manifest --dataset phoenix14t --root spec.yaml", 2, "spec.yaml"),
     ("unknown suffix", "manifest -d x --manifest manifest.csv -o m.doc", 2, "m.doc"),
-    ("unwritable", "manifest -d x --manifest manifest.csv -o spec.yaml/m.parquet", 1, "spec.yaml"),
+    ("unwritable", "manifest -d x --manifest manifest.csv -o spec.yaml/m.parquet", 2, "spec.yaml"),
     ("broken table", "manifest -d x --manifest pipeline.yaml", 1, "pipeline.yaml"),
     ("no name", "manifest --manifest manifest.csv", 2, "--dataset NAME"),
     ("no name", "doctor --manifest manifest.csv", 2, "--dataset NAME"),
@@ -91,7 +91,7 @@ BAD = [
     (
         "unwritable store",
         "extract -d x --manifest manifest.csv --spec spec.yaml --executor serial --store spec.yaml",
-        1,
+        2,
         "spec.yaml",
     ),
     (
@@ -135,6 +135,22 @@ BAD = [
     ("empty run", "analyze empty", 2, "empty"),
     ("missing run", "report none", 2, "none"),
     ("empty run", "report empty", 2, "empty"),
+    ("unknown pipeline", "doctor -d frames --manifest manifest.csv --pipeline phx", 2, "phx"),
+    # nothing is drawn, and no file is looked into, before a slip is told
+    ("unknown stream", "extract --streams sound", 2, "sound"),
+    ("unknown split", "extract --split tset", 2, "tset"),
+    ("missing weights", "extract --set streams.motion.weights=./none", 1, "none"),
+    ("unwritable store", "extract --store spec.yaml/store", 2, "spec.yaml"),
+    ("unknown suffix", "manifest -o m.doc", 2, "m.doc"),
+    ("unwritable", "manifest -o spec.yaml/m.csv", 2, "spec.yaml"),
+    ("unknown pipeline", "doctor -d signed-weather --pipeline phx", 2, "phx"),
+    ("unknown stream", "reproduce --set streams=[sound]", 2, "sound"),
+    ("missing LLM", "reproduce --set llm.weights=./none", 1, "none"),
+    ("unwritable run", "reproduce -o spec.yaml/run", 2, "spec.yaml"),
+    ("unwritable store", "reproduce --store spec.yaml/x", 2, "spec.yaml"),
+    ("unknown experiment", "reproduce --all --only nothing", 2, "nothing"),
+    ("unknown experiment", "reproduce --all --dry-run --only nothing", 2, "nothing"),
+    ("unwritable report", "report empty -o frames", 2, "frames"),
     # reproduce
     ("unknown corpus", "reproduce phenix14t", 2, "nearest is 'phoenix14t'"),
     ("no root", "reproduce phoenix14t", 2, "--root"),
@@ -149,7 +165,7 @@ BAD = [
         2,
         "not 'x'",
     ),
-    ("unwritable run", "reproduce phoenix14t --root empty -o spec.yaml/run", 1, "spec.yaml"),
+    ("unwritable run", "reproduce phoenix14t --root empty -o spec.yaml/run", 2, "spec.yaml"),
 ]
 
 
@@ -169,6 +185,10 @@ def messy(lab: Path) -> None:
     (lab / "short.csv").write_text("id,split\na,test\n", encoding="utf-8")
 
 
+def _drawn(*_: object, **__: object) -> None:
+    pytest.fail("the embedded corpus was drawn first")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "code", "named"),
@@ -177,8 +197,13 @@ def messy(lab: Path) -> None:
 )
 @pytest.mark.usefixtures("messy")
 def test_bad_input_is_one_clear_error(
-    call: Callable[..., Result], line: str, code: int, named: str
+    call: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+    code: int,
+    named: str,
 ) -> None:
+    monkeypatch.setattr("spamo_cache.datasets.signed_weather.make", _drawn)
     result = call(line, code=code)
     # Boxes around usage errors break long words.
     told = result.stderr.replace("\n", " ")

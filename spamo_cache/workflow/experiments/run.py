@@ -25,7 +25,7 @@ from spamo_cache.workflow.experiments.processes import ProcessPool, worker_envs
 from spamo_cache.workflow.experiments.results import Results
 from spamo_cache.workflow.experiments.scheduler import RunOutcome, Scheduler
 from spamo_cache.workflow.report import report
-from spamo_cache.workflow.reproduce import Source, prepare
+from spamo_cache.workflow.reproduce import Source, check_source, prepare
 from spamo_cache.workflow.resolve import Names
 from spamo_cache.workflow.timings import StageTimings
 from spamo_cache.workflow.watcher import QUIET, Watcher
@@ -92,7 +92,9 @@ def reproduce_experiments(
         ConfigError: a pipeline, spec or experiment that cannot be used.
     """
 
-    _, path = source.load_pipeline()
+    pipeline, path = source.load_pipeline()
+    check_source(source, pipeline, path.parent)
+    _names(listed(path.parent), request)
     stages = StageTimings(source.out / FOLDER / "stages.json", watcher)
     context = _context(source, path, *prepare(source, stages, watcher), watcher)
     context.folder.mkdir(parents=True, exist_ok=True)
@@ -105,6 +107,7 @@ def preview_experiments(
 ) -> Preview:
     """What :func:`reproduce_experiments` would do: features to compute, runs to train."""
     _, path = source.load_pipeline()
+    _names(listed(path.parent), request)
     context = _context(source, path, *source.load_manifest(watcher), watcher)
     _, _, plan = _planned(context, request)
     features = extract_features(context, plan, dry_run=True)
@@ -139,12 +142,18 @@ def _planned(
     """
 
     experiments = listed(context.pipeline.parent)
+    names = _names(experiments, request)
+    whole = plan_experiments(experiments, context.load, context.load_spec, _seeds(context, request))
+    return experiments, names, whole.only(names)
+
+
+def _names(experiments: Sequence[Experiment], request: ExperimentRequest) -> list[str]:
+    """The names of those asked for; raises UsageError for one that there is not."""
     known = [experiment.name for experiment in experiments]
     names = resolve.names(request.only) or known
     if unknown := [name for name in names if name not in known]:
         raise UsageError(f"no experiment {unknown[0]!r}", remedy=f"choose among {', '.join(known)}")
-    whole = plan_experiments(experiments, context.load, context.load_spec, _seeds(context, request))
-    return experiments, names, whole.only(names)
+    return names
 
 
 def _seeds(context: ExperimentContext, request: ExperimentRequest) -> list[int]:
