@@ -70,19 +70,16 @@ def edges() -> dict[str, set[str]]:
     return graph
 
 
-@pytest.mark.slow
 def test_the_levels_name_every_part_of_the_package() -> None:
     assert set(edges()) <= set(LEVELS)
     assert len(edges()) >= 8
 
 
-@pytest.mark.slow
 def test_imports_point_strictly_down() -> None:
     pairs = {(a, b) for a, targets in edges().items() for b in targets}
     assert not {(a, b) for a, b in pairs if LEVELS[b] >= LEVELS[a]}
 
 
-@pytest.mark.slow
 def test_no_module_imports_itself_in_a_circle() -> None:
     known = modules()
     del known["spamo_cache"]  # it exports from everywhere, and imports when it is asked
@@ -90,7 +87,6 @@ def test_no_module_imports_itself_in_a_circle() -> None:
     TopologicalSorter(graph).prepare()
 
 
-@pytest.mark.slow
 def test_the_stages_meet_in_the_store_only() -> None:
     graph = edges()
     assert not graph["extract"] & set(STAGE_2)
@@ -99,7 +95,6 @@ def test_the_stages_meet_in_the_store_only() -> None:
     assert graph["store"] <= {"bounded", "config", "errors", "extras", "io", "process"}
 
 
-@pytest.mark.slow
 def test_the_packages_by_level() -> None:
     """Printed by ``pytest -s``: who imports whom, from the commands down; without a cycle."""
     graph = edges()
@@ -108,7 +103,6 @@ def test_the_packages_by_level() -> None:
     TopologicalSorter(graph).prepare()
 
 
-@pytest.mark.slow
 def test_nothing_below_the_commands_knows_of_a_terminal() -> None:
     """No typer, no rich, no print."""
     for name, path in modules().items():
