@@ -179,7 +179,7 @@ def test_fetched_weights_are_pinned_and_local_ones_are_not(
 ) -> None:
     registry.build(spatial(), base)
     assert not (base / "home").exists()
-    monkeypatch.setattr(checkpoints, "from_hub", lambda _: base / "clip-vision")
+    monkeypatch.setattr(checkpoints, "from_hub", lambda *_, **__: base / "clip-vision")
     registry.build(spatial(weights="org/name@main"), base)
     edit_config(base / "clip-vision", num_attention_heads=2)
     with pytest.raises(WeightsError, match="has changed"):
