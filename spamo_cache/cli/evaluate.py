@@ -121,8 +121,8 @@ def _show(
     against: Path | None,
     compared: Mapping[str, Difference],
 ) -> None:
-    for card in cards:
-        scores.show(card)
+    for folder, card in zip(folders, cards, strict=False):  # of --against the first alone
+        scores.show(folder, card)
         if len(cards) == 1:
             scores.show_details(card)
     if len(cards) > 1:

@@ -190,13 +190,20 @@ def _document(done: Reproduction) -> dict[str, Any]:
         "run": done.path,
         "report": done.report,
         "scores": display.as_dict(done.card),
+        "expected_bleu4": done.expected,
         "failed": dict(done.failed),
         "stages": [asdict(stage) for stage in done.stages.all.values()],
     }
 
 
 def _show(done: Reproduction) -> None:
-    scores.show(done.card)
+    scores.show(done.path, done.card)
+    if done.expected is not None:
+        lowest, highest = done.expected
+        display.line(
+            f"  to expect: BLEU-4 from {lowest:.2f} to {highest:.2f}, as measured with three seeds"
+            " and on three kinds of CPU"
+        )
     display.table(
         ("clip", "translation", "reference"),
         [(line.id, line.hypothesis, line.reference) for line in _sample(done.path)],

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from spamo_cache.runs.records import Scorecard
 
 
-def show(card: Scorecard) -> None:
+def show(run: Path, card: Scorecard) -> None:
     """The scores with their intervals, and where they would mislead."""
     quoted = {"bleu4", card.headline["rouge"]}
     display.table(
@@ -30,7 +30,7 @@ def show(card: Scorecard) -> None:
             )
             for name, value in card.metrics.items()
         ],
-        title=_title(card),
+        title=_title(run, card),
     )
     for warning in card.warnings:
         shown = display.title if warning.severity == "warning" else display.line
@@ -95,14 +95,17 @@ def _chances(one: Difference) -> tuple[str, str]:
     return f"{one.p:.4f}", f"{one.p_bootstrap:.4f}"
 
 
-def _title(card: Scorecard) -> str:
+def _title(run: Path, card: Scorecard) -> str:
+    from spamo_cache.runs.folder import RunFolder
+
     note = " (features shuffled between clips)" if card.shuffled else ""
     if card.changed:
         changes = ", ".join(f"{key}={value}" for key, value in card.changed.items())
         note += f" (at test time {changes})"
     if card.protocol != "default":
         note += f", protocol {card.protocol}"
-    return f"{card.run} on {card.split}{note}"
+    corpus = RunFolder(run).pipeline().corpus
+    return f"{run}: {card.split} split of {corpus}{note}"
 
 
 def _interval(found: tuple[float, float] | None) -> str:

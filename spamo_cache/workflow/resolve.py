@@ -93,7 +93,7 @@ def folder(path: Path | str) -> Path:
     """
     path = Path(path)
     if not path.is_dir():
-        raise UsageError("no such folder", where=path, remedy="check the path")
+        raise UsageError("no such folder", where=path.absolute(), remedy="check the path")
     return path
 
 

@@ -1,8 +1,14 @@
 """Numbers and tables as people read them."""
 
+from pathlib import Path
+
 import pytest
 
-from spamo_cache.cli import display
+from spamo_cache.cli import display, reproduce
+from spamo_cache.runs.records import read_card
+from spamo_cache.workflow.reproduce import EXPECTED_BLEU4, Reproduction
+from spamo_cache.workflow.timings import StageTimings
+from tests.conftest import Tiny
 
 
 def test_a_table_prints_text_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,3 +46,20 @@ def test_failures_are_listed_up_to_a_bound(capsys: pytest.CaptureFixture[str]) -
     assert lines[20:] == ["... and 5 more: see there", "20 times: gone", "5 times: broken"]
     display.failures(failed[:20])
     assert len(capsys.readouterr().err.splitlines()) == 20
+
+
+def test_the_embedded_corpus_is_shown_with_what_to_expect(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = Reproduction(
+        path=tiny.run,
+        report=tmp_path / "report.html",
+        card=read_card(tiny.run / "evaluation" / "test.json"),
+        failed=[],
+        stages=StageTimings(tmp_path / "stages.json"),
+        expected=EXPECTED_BLEU4,
+    )
+    reproduce._show(done)
+    printed = capsys.readouterr().out
+    assert f"{tiny.run}: test split of frames" in printed.replace("\n", "")
+    assert "to expect: BLEU-4 from 57.16 to 63.24" in printed
