@@ -93,14 +93,29 @@ def check_output(path: Path) -> None:
     """
     if path.is_dir():
         raise UsageError("is a folder, not a file to write", where=path, remedy="name a file")
-    folder = next(one for one in path.absolute().parents if os.path.lexists(one))
-    if not folder.is_dir():
+    _check_place(path, path.absolute().parent, writable=True)
+
+
+def check_folder(path: Path) -> None:
+    """Find out before long work whether a folder is there or could be made; nothing is made.
+
+    One that is there may be for reading only: what is finished in it needs no writing.
+
+    Raises:
+        UsageError: it is no folder, or its own folder can be neither used nor made.
+    """
+    _check_place(path, path.absolute(), writable=not path.is_dir())
+
+
+def _check_place(path: Path, folder: Path, *, writable: bool) -> None:
+    there = next(one for one in (folder, *folder.parents) if os.path.lexists(one))
+    if not there.is_dir():
         raise UsageError(
-            f"cannot be written: {folder} is no folder", where=path, remedy="name another place"
+            f"cannot be written: {there} is no folder", where=path, remedy="name another place"
         )
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if writable and not os.access(there, os.W_OK | os.X_OK):
         raise UsageError(
-            f"cannot be written: no permission to write in {folder}",
+            f"cannot be written: no permission to write in {there}",
             where=path,
             remedy="name another place, or ask its owner",
         )

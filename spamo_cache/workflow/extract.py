@@ -98,7 +98,7 @@ def extract(
     }
     root_of_stores = resolve.store_root(store)
     if not dry_run:
-        io.check_output(root_of_stores / "corpus")
+        io.check_folder(root_of_stores)
     if manifest is None:
         _check(dataset or EMBEDDED, spec, changes, splits, request)
     table, base = resolve.load_manifest(

@@ -297,8 +297,8 @@ def check_source(source: Source, pipeline: Pipeline, base: Path) -> None:
         dry_run=False,
         calibrate=False,
     )
-    io.check_output(source.out / _MANIFEST)
-    io.check_output(resolve.store_root(source.store) / "corpus")
+    io.check_folder(source.out)
+    io.check_folder(resolve.store_root(source.store))
 
 
 def prepare(source: Source, stages: StageTimings, watcher: Watcher) -> tuple[Manifest, Path]:

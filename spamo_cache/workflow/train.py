@@ -97,7 +97,7 @@ def train_pipeline(
 
     devices.check(device)
     out = run_folder(pipeline, output)
-    io.check_output(out / "config.yaml")
+    io.check_folder(out)
     # Which may copy stores from a remote root for hours.
     table, stores = pipeline_stores(
         pipeline, base, manifest=manifest, store=store, features=features, watcher=watcher

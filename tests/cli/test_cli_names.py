@@ -10,6 +10,7 @@ import pytest
 from typer.testing import Result
 
 import spamo_cache as sc
+from spamo_cache import io
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import UsageError
 from spamo_cache.workflow.reproduce import corpus_of
@@ -88,3 +89,24 @@ def test_other_clips_are_never_the_embedded_corpus(tiny: Tiny, tmp_path: Path) -
     (tmp_path / "corpus.json").write_text('{"corpus": "signed-weather"}')
     drawn = sc.load_corpus("signed-weather", manifest=table, root=tmp_path)
     assert drawn.corpus == "signed-weather"
+
+
+def test_a_place_is_looked_at_before_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is finished in a folder that may only be read is still of use."""
+    monkeypatch.setattr("os.access", lambda path, _: Path(path).name != "shared")
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    io.check_folder(shared)
+    io.check_folder(tmp_path / "new" / "run")
+    io.check_output(tmp_path / "new" / "page.html")
+    with pytest.raises(UsageError, match="no permission to write"):
+        io.check_output(shared / "page.html")
+    with pytest.raises(UsageError, match="no permission to write"):
+        io.check_folder(shared / "runs" / "run")
+    with pytest.raises(UsageError, match="is a folder"):
+        io.check_output(shared)
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="is no folder"):
+        io.check_folder(tmp_path / "file" / "run")
