@@ -44,10 +44,10 @@ def draw(folder: Path) -> None:
     """Eight short videos, and their table as a German spreadsheet saves it."""
     (folder / "videos").mkdir(parents=True)
     rows = ["id;split;source;text;language"]
-    for split, texts in SENTENCES.items():
-        for number, text in enumerate(texts):
-            name = f"{split}{number}"
-            encode(folder / "videos" / f"{name}.mp4", frames=17 + number, size=(64, 48))
+    for letter, (split, texts) in zip("abc", SENTENCES.items(), strict=True):
+        for number, text in enumerate(texts, 1):
+            name = f"{letter}{number}"
+            encode(folder / "videos" / f"{name}.mp4", frames=16 + number, size=(64, 48))
             rows.append(f"{name};{split};videos/{name}.mp4;{text};German")
     (folder / "clips.csv").write_bytes("\r\n".join(rows).encode("utf-8-sig"))
 
