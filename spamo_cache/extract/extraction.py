@@ -238,15 +238,18 @@ def _wait(
     groups: Sequence[PartitionGroup], writers: Mapping[str, StoreWriter], tracker: Tracker
 ) -> None:
     """Wait, and report for whom, until one of the partitions is free."""
-    taken = {(name, str(group.partition)) for group in groups for name in group.streams}
-    while taken:
-        live = {name: writers[name].leases.live() for name in {name for name, _ in taken}}
-        holders = [live[name].get(partition) for name, partition in taken]
-        if None in holders:
+    while groups:
+        names = {name for group in groups for name in group.streams}
+        live = {name: writers[name].leases.live() for name in names}
+        holders = [
+            {live[name].get(str(group.partition)) for name in group.streams} - {None}
+            for group in groups
+        ]
+        if not all(holders):
             for name in live:
                 writers[name].sweep()  # or its owner is dead: this process has seen that
             break
-        tracker.waiting(set(map(str, holders)))
+        tracker.waiting(set(map(str, set().union(*holders))))
         time.sleep(_BUSY_SECONDS)
 
 

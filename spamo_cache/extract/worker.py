@@ -156,11 +156,15 @@ def run_task(config: WorkerConfig, task: PartitionTask, report: Report) -> Parti
     writers: dict[str, StoreWriter] = {}
     busy: list[str] = []
     with ExitStack() as leases, shortages_explained(task.partition, config.device):
-        for name in task.copies:
+        names = sorted(task.copies)
+        for number, name in enumerate(names):
             writer = StoreWriter.at(config.streams[name].store)
             if not leases.enter_context(writer.lease(task.partition)):
-                busy.append(name)
-            elif _is_open(writer, task):
+                # Whoever holds it takes the others next; with one of them taken from under its
+                # hands, both would decode every clip.
+                busy = names[number:]
+                break
+            if _is_open(writer, task):
                 writers[name] = writer
         timings, copied = _fill(config, task, writers, report) if writers else (StageTimings(), ())
         # A lease may be lost on the way, by a long sleep: somebody else is at it, or will be.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from spamo_cache.extract import planning, worker
 from spamo_cache.extract.extraction import extract
 from spamo_cache.extract.progress import Progress
 from spamo_cache.store.reader import FeatureStore
+from spamo_cache.store.writer import StoreWriter
 from spamo_cache.video import decord_backend, read_clip
 from spamo_cache.video.timeline import Span
 
@@ -69,6 +71,36 @@ def test_encoders_are_loaded_once_in_one_process(
     assert loaded == ["open_clip", "videomae"]
     go()  # what lies on the disk may be another network by now
     assert loaded == ["open_clip", "videomae"] * 2
+
+
+@pytest.mark.slow
+def test_whoever_finds_one_stream_taken_leaves_the_others_to_its_owner(
+    go: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two commands that take one stream each, both would decode every clip."""
+    lease, compute = StoreWriter.lease, worker.compute
+    refused: list[str] = []
+    computed: list[list[str]] = []
+
+    @contextmanager
+    def taken_at_first(self: StoreWriter, partition: int) -> Iterator[bool]:
+        if not refused:
+            refused.append(self.path.name)
+            yield False
+        else:
+            with lease(self, partition) as held:
+                yield held
+
+    def noted(config: Any, clips: Any, results: Any, *rest: Any) -> Any:
+        computed.append(sorted(results))
+        return compute(config, clips, results, *rest)
+
+    monkeypatch.setattr(StoreWriter, "lease", taken_at_first)
+    monkeypatch.setattr(worker, "compute", noted)
+    summary = go()
+    assert (summary.done, summary.computed_frames) == (6, 101)
+    assert refused
+    assert {tuple(streams) for streams in computed} == {("motion", "spatial")}
 
 
 @pytest.mark.slow
