@@ -103,6 +103,16 @@ class Curves(Protocol):
     def close(self) -> None: ...
 
 
+def check_curves(pipeline: Pipeline) -> None:
+    """Look whether what the pipeline's ``log`` asks for is installed.
+
+    Raises:
+        MissingLibraryError: one of them is not.
+    """
+    for library in pipeline.log:
+        extras.load(library, **_ASKED)
+
+
 def curves(pipeline: Pipeline, folder: RunFolder) -> list[Curves]:
     """Those that the pipeline asks for; call it when ``metrics.jsonl`` is as training goes on.
 
@@ -124,7 +134,6 @@ class TensorBoard:
     never hold a step twice."""
 
     def __init__(self, folder: RunFolder) -> None:
-        extras.need("tensorboard", **_ASKED)
         writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
         shutil.rmtree(folder.curves, ignore_errors=True)
         self._writer: Any = writer(str(folder.curves))

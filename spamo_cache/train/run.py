@@ -27,6 +27,7 @@ from spamo_cache.train.data import MEMORY, check_pairs, sample, selection_split
 from spamo_cache.train.distributed import make_accelerator, on_main_process
 from spamo_cache.train.features import Features, about, encoders_of
 from spamo_cache.train.loop import SAVE_SECONDS, Progress, Trainer
+from spamo_cache.train.monitoring import check_curves
 
 _WORDS = {"name", "question", "log", "sweep"}
 """Keys of a pipeline that change no weight and no score."""
@@ -66,6 +67,7 @@ def train(
         DamagedError: a file of the run, or of the one that it starts from, is not what it was.
         StoreError: a stream is missing, or clips have not been extracted.
         WeightsError: the LLM cannot be found.
+        MissingLibraryError: what draws the curves is not installed.
     """
     started = time.monotonic()
     if pipeline.sweep:
@@ -80,6 +82,7 @@ def train(
             where=pipeline.name,
             remedy="give frames of every stream with `encoders`, features without",
         )
+    check_curves(pipeline)
     folder = RunFolder(out)
     llm = locate(pipeline.llm.weights, base)
     check_llm(llm, pipeline.llm)

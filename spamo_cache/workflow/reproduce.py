@@ -212,10 +212,12 @@ def reproduce_source(source: Source, watcher: Watcher = QUIET) -> Reproduction:
     from spamo_cache.model.llm import check_llm
     from spamo_cache.model.weights import locate
     from spamo_cache.train.data import check_pairs, selection_split
+    from spamo_cache.train.monitoring import check_curves
 
     out = source.out
     pipeline, path = source.load_pipeline()
     check_source(source, pipeline, path.parent)
+    check_curves(pipeline)
     drawn = resolve.is_there(source.corpus, source.root, source.size)
     if source.manifest is None and not drawn:
         # Drawing takes minutes.

@@ -99,6 +99,7 @@ def test_a_missing_wandb_is_named(toy, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(MissingLibraryError, match="pip install wandb"):
         toy.run(tmp_path / "run", toy.pipeline(align=SMALL, translate=SMALL, log=["wandb"]))
+    assert not (tmp_path / "run").exists()
 
 
 class StubMLflow(ModuleType):
