@@ -139,7 +139,7 @@ def test_features_without_their_note_are_complete(
 ) -> None:
     """The disk of SPAMO_HOME fills up while features are written to another one."""
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "home/stores.json")
 
     with monkeypatch.context() as patch:

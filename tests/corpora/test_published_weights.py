@@ -78,7 +78,7 @@ def test_a_corpus_is_extracted_trained_and_evaluated(
         "motion": "MCG-NJU/videomae-large@main",
     }
     assert [store.width for store in stores.values()] == [2 * 32, 32]
-    trained = json.loads(call(f"train {corpus} {SHORT} -o run --json").stdout)
+    trained = json.loads(call(f"train {corpus} {SHORT} -o run --json").stdout.splitlines()[-1])
     assert trained["best_step"] == 2
     asked = (lab / "run" / "config.yaml").read_text(encoding="utf-8")
     assert LLMS[corpus] in asked
