@@ -26,6 +26,7 @@ def lab(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Tiny:
     return tiny
 
 
+@pytest.mark.slow
 def test_stores_are_opened_by_name_and_read(lab: Tiny) -> None:
     store = sc.open_store("frames/spatial")
     assert isinstance(store, sc.FeatureStore)

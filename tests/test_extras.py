@@ -55,6 +55,7 @@ def test_an_extra_is_installed_from_where_the_package_came_from(
     assert extras.how_to_install("wandb") == "uv pip install wandb"
 
 
+@pytest.mark.slow
 def test_the_extras_are_those_of_the_package() -> None:
     """Of every platform: decord has no wheels for some, and is asked for by name alone."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]

@@ -58,7 +58,7 @@ class SourceSurvey:
     present: list[bool] = field(default_factory=list)
     """Clip by clip, whether its source is there."""
     missing: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    """Ids by split."""
+    """Ids and sources by split."""
     empty: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     frames: Counter[str] = field(default_factory=Counter)
     """Images by split."""
@@ -87,7 +87,8 @@ def look_at_sources(clips: Iterable[Clip], root: Path) -> SourceSurvey:
                 seen.gaps.append(f"{clip.source}: {source.gaps}")
         seen.present.append(source.state == "ok")
         if source.state != "ok":
-            (seen.missing if source.state == "missing" else seen.empty)[clip.split].append(clip.id)
+            states = seen.missing if source.state == "missing" else seen.empty
+            states[clip.split].append(f"{clip.id}: {clip.source}")
         if source.frames is not None:
             seen.frames[clip.split] += source.frames
     seen.unused = sorted(_unused(known, root))

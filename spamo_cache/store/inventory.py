@@ -277,7 +277,7 @@ def by_fingerprint(
     raise damage or StoreError(
         f"no store has the fingerprint {fingerprint[:FINGERPRINT_CHARACTERS]}",
         where=", ".join(dict.fromkeys([*roots, *([hint] if hint else [])])),
-        remedy="name the root that holds it by --store ROOT or in SPAMO_CACHE",
+        remedy="name the root that holds it by --store ROOT or in SPAMO_CACHE, or extract it again",
     )
 
 

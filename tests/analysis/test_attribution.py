@@ -186,6 +186,7 @@ def test_shuffled_weights_give_another_map(run: Path, monkeypatch: pytest.Monkey
     assert sum(peaks()) <= 2
 
 
+@pytest.mark.slow
 def test_documents_add_up_and_are_kept(run: Path) -> None:
     (document,) = attributed(run, ["test/3"]).values()
     kept = run / attribution_docs.FOLDER / f"{attribution_docs.slug('test/3')}.json"

@@ -213,6 +213,7 @@ def test_bad_input_is_one_clear_error(
     assert result.stdout == ""
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("messy")
 def test_a_corpus_that_would_give_wrong_results_fails_the_doctor(
     call: Callable[..., Result],

@@ -42,6 +42,7 @@ def tab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tab:
     return offered
 
 
+@pytest.mark.slow
 def test_what_has_a_name_is_completed(tab: Tab) -> None:
     assert tab("extract -d ph") == ["phoenix14t"]
     assert tab("extract --dataset mi") == ["mine"]

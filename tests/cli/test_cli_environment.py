@@ -60,6 +60,7 @@ def test_a_home_that_is_a_file_is_one_error(tmp_path: Path) -> None:
     one_error(run("manifest", SPAMO_HOME=str(tmp_path / "home")), 1, str(tmp_path / "home"))
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_gone_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
     gone = str(tmp_path / "gone")
@@ -83,6 +84,7 @@ def test_whoever_has_read_enough_is_told_nothing() -> None:
     assert (ran.returncode, ran.stderr) == (1, "")
 
 
+@pytest.mark.slow
 def test_a_stdout_that_is_closed_is_done_without() -> None:
     assert run("--version", before="import sys; sys.stdout = None\n").stderr == ""
 

@@ -47,6 +47,7 @@ def test_tiles_are_those_that_the_encoder_is_shown(made: Path) -> None:
         assert len(tiles) == scale * scale
 
 
+@pytest.mark.slow
 def test_a_sheet_needs_no_weights(lab: Path, call: Call) -> None:
     for weights in lab.glob("*/*.safetensors"):
         weights.unlink()

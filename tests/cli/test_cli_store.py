@@ -91,6 +91,7 @@ def test_every_command_takes_the_same_names(features, call, tmp_path):
     assert not path.exists()
 
 
+@pytest.mark.slow
 def test_prune_shows_and_asks(tiny: Tiny, call: Call, tmp_path, monkeypatch):
     shutil.copytree(tiny.folder / "features", tmp_path / "own")
     monkeypatch.setenv("SPAMO_CACHE", str(tmp_path / "own"))

@@ -180,6 +180,7 @@ def test_a_window_is_translated_like_that_range(extracted: Path, call: Call) -> 
     assert lines[3:] == ["broken.mp4\t-\t"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["manifest.parquet", "stores.json"])
 def test_a_damaged_note_of_the_last_extraction_is_one_clear_error(
     extracted: Path, call: Call, name: str

@@ -52,6 +52,7 @@ def _cell(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
 def test_a_table_and_a_folder_of_videos_are_a_corpus(
     suffix: str, lab: Path, call: Call, mp4: Draw
@@ -112,7 +113,7 @@ def test_the_page_adds_a_corpus_in_under_thirty_lines(
     named = f"--dataset {known.name} --root raw --json"
     found = json.loads(call(f"doctor {named}", 1).stdout)
     assert [f["what"] for f in found["findings"] if f["level"] == "error"] == [
-        "test: clips whose video is missing: 1 (m2)"
+        "test: clips whose video is missing: 1 (m2: videos/ti.mp4)"
     ]
     assert set(found["facts"]["labels"]) == {"labels.txt"}
     made = json.loads(call(f"manifest {named} -o m.parquet").stdout)

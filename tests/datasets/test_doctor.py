@@ -57,7 +57,7 @@ def test_a_real_layout_is_linted_with_counts_overlaps_and_hashes(phoenix: Path) 
     assert found.failed
     assert "train has 2 clips; 7,096 are published" in told(found, "warning")
     assert "1 of 1 distinct sentences of test stand in train too" in told(found, "warning")
-    missing = "train: clips whose video is missing: 1 (11August_2010_Wednesday_tagesschau-1)"
+    missing = "train: clips whose video is missing: 1 (11August_2010_Wednesday_tagesschau-1: "
     assert missing in told(found, "error")
     labels = found.facts["labels"]
     table = phoenix / "annotations/manual/PHOENIX-2014-T.dev.corpus.csv"
@@ -111,10 +111,10 @@ def test_missing_and_empty_sources_of_every_kind(tmp_path: Path) -> None:
     errors = told(lint_lab(root, manifest), "error")
     # What is missing or empty is not decoded, and so not told twice.
     assert lint_lab(root, manifest, sample=None).facts["decoded"] == 3
-    assert "train: clips whose video is missing: 2 (c2, c8)" in errors
-    assert "test: clips whose video is missing: 1 (c7)" in errors
-    assert "train: clips whose video is empty: 2 (c4, c6)" in errors
-    assert "test: clips whose video is empty: 1 (c1)" in errors
+    assert "train: clips whose video is missing: 2 (c2: gone.mp4, c8: f/o*/*.png)" in errors
+    assert "test: clips whose video is missing: 1 (c7: no/*.png)" in errors
+    assert "train: clips whose video is empty: 2 (c4: f/empty, c6: f/empty/*.png)" in errors
+    assert "test: clips whose video is empty: 1 (c1: zero.mp4)" in errors
     assert errors.count("\n") == 3
 
 
@@ -197,7 +197,7 @@ def test_a_video_that_is_not_there_is_missing_whatever_its_name(tmp_path: Path) 
     root = tmp_path / "lab"
     manifest = lab(root, "clip[2].mp4", "u\u0308ber.mp4", "\xfcber.mp4")
     (root / "\xfcber.mp4").write_bytes(b"x")
-    assert "missing: 1 (c0)" in told(lint_lab(root, manifest, sample=0), "error")
+    assert "missing: 1 (c0: clip[2].mp4)" in told(lint_lab(root, manifest, sample=0), "error")
 
 
 def test_clips_that_no_copy_of_the_release_has_are_no_error(tmp_path: Path) -> None:

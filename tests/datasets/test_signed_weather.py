@@ -347,6 +347,7 @@ def test_everything_has_two_wordings_and_no_wording_says_two_things() -> None:
     assert len(set(english)) == len(english)
 
 
+@pytest.mark.slow
 def test_a_changed_bit_in_the_manifest_never_changes_a_sentence(made: Path, tmp_path: Path) -> None:
     root = tmp_path / "corpus"
     shutil.copytree(made, root, ignore=shutil.ignore_patterns("videos"))

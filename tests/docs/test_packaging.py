@@ -57,6 +57,7 @@ def test_the_lock_meets_every_requirement() -> None:
         assert requirement.specifier.contains(version), requirement
 
 
+@pytest.mark.slow
 def test_the_lock_holds_what_the_requirements_need_and_nothing_else() -> None:
     assert closure() == set(locked())
 

@@ -35,6 +35,7 @@ def motion(**changes: object) -> MotionEncoder:
     return MotionEncoder(MotionStream(**options), GOLDEN)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [-1, 0, 1, -2])
 @pytest.mark.parametrize("output", ["cls-pre-norm", "cls", "mean"])
 def test_outputs_are_those_of_open_clip(pixels: Pixels, layer: int, output: str) -> None:
@@ -55,6 +56,7 @@ def test_outputs_are_those_of_open_clip(pixels: Pixels, layer: int, output: str)
     torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scales", [(1,), (2,), (1, 2), (3, 1)])
 def test_scales_are_means_over_crops_of_the_enlarged_image(
     pixels: Pixels, scales: tuple[int, ...]
@@ -78,6 +80,7 @@ def test_scales_are_means_over_crops_of_the_enlarged_image(
     torch.testing.assert_close(found, torch.cat(wanted, -1), atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [-1, 0, 2])
 @pytest.mark.parametrize("token", [0, "mean"])
 def test_motion_layers_are_hidden_states_of_transformers(
@@ -136,6 +139,7 @@ def test_windows_begin_with_the_phase_where_there_is_room(
     assert encoder.rows(frames) == len(starts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compute", ["bfloat16", "float16"])
 @pytest.mark.parametrize("stream", [SPATIAL, MOTION], ids=["spatial", "motion"])
 def test_pixels_are_normalised_and_enlarged_in_float32(
@@ -167,6 +171,7 @@ def test_a_stride_keeps_every_so_many_frames(frames: int, frame_numbers: list[in
     assert encoder.rows(frames) == len(frame_numbers)
 
 
+@pytest.mark.slow
 def test_a_stride_changes_no_row(pixels: Pixels) -> None:
     frames = pixels(6, 224, 224, 3).numpy()
     every, fourth = (encode_clip(spatial(stride=stride), frames) for stride in (1, 4))

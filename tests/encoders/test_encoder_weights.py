@@ -40,6 +40,7 @@ def edit_config(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+@pytest.mark.slow
 def test_hash_is_of_contents_not_of_places(base: Path) -> None:
     there = registry.build(spatial(), GOLDEN).weights_sha256
     assert registry.build(spatial(), base).weights_sha256 == there
@@ -174,6 +175,7 @@ def test_pins_hold_the_first_hash(base: Path) -> None:
         weights.pin("hub:a/b", "1" * 64)
 
 
+@pytest.mark.slow
 def test_fetched_weights_are_pinned_and_local_ones_are_not(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,6 +188,7 @@ def test_fetched_weights_are_pinned_and_local_ones_are_not(
         registry.build(spatial(weights="org/name@main"), base)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("revision", ["", "@main", "@0123456789abcdef"])
 def test_the_hub_gives_what_a_folder_gives(
     base: Path, monkeypatch: pytest.MonkeyPatch, revision: str

@@ -144,6 +144,7 @@ def test_features_are_the_networks_own(
         assert encoder.rows(9) == len(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", IMAGES + VIDEOS)
 def test_pixels_are_those_of_the_networks_own_processor(
     tmp_path: Path, hugging_face_folder: Save, kind: str
@@ -159,6 +160,7 @@ def test_pixels_are_those_of_the_networks_own_processor(
     assert off.max() <= levels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compute", ["bfloat16", "float16"])
 @pytest.mark.parametrize("kind", IMAGES + VIDEOS)
 def test_half_precision(
@@ -191,6 +193,7 @@ def test_layers_are_the_hidden_states_of_transformers(
             registry.build(stream(kind, output="mean", layer=layer), tmp_path)
 
 
+@pytest.mark.slow
 def test_the_vision_half_of_a_two_tower_model(tmp_path: Path, hugging_face_folder: Save) -> None:
     from transformers import SiglipConfig, SiglipModel
 
@@ -261,6 +264,7 @@ def test_unsound_folders_are_refused(
         registry.build(stream(kind, output="cls"), tmp_path)
 
 
+@pytest.mark.slow
 def test_poolers_and_heads_may_be_missing_where_they_are_not_used(
     tmp_path: Path, hugging_face_folder: Save
 ) -> None:
@@ -294,6 +298,7 @@ def test_dropped_biases_of_videomae_are_noticed_here_too(
         registry.build(stream("videomae", output="mean"), tmp_path)
 
 
+@pytest.mark.slow
 def test_both_ways_to_videomae_agree(tmp_path: Path, hugging_face_folder: Save) -> None:
     from spamo_cache.config import MotionStream
 
@@ -391,6 +396,7 @@ def test_code_beside_weights_is_never_run(
     assert not marker.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dinov2", "videomae"])
 def test_pickled_weights_are_the_same_weights(
     tmp_path: Path, hugging_face_folder: Save, kind: str

@@ -128,6 +128,7 @@ def test_other_towers_give_their_embedding(
             build(tmp_path, **changes)
 
 
+@pytest.mark.slow
 def test_scales_of_other_towers_are_means_over_crops(
     tmp_path: Path, pixels: Save, open_clip_folder: Save
 ) -> None:
@@ -273,6 +274,7 @@ def test_pickles_run_nothing(tmp_path: Path, hugging_face_folder: Save, name: st
     assert not marker.exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_in_training_form_is_mapped(
     tmp_path: Path, pixels: Save, open_clip_folder: Save
 ) -> None:

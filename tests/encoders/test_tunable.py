@@ -58,6 +58,7 @@ def stir(tuned: TunableEncoder) -> None:
             value.normal_(std=0.1)
 
 
+@pytest.mark.slow
 def test_a_fresh_lora_changes_nothing(stream: str, pixels: Pixels) -> None:
     tuned = tunable(stream)
     rows = flat(tuned, pixels)
@@ -66,6 +67,7 @@ def test_a_fresh_lora_changes_nothing(stream: str, pixels: Pixels) -> None:
     torch.testing.assert_close(found.detach(), expected.clone(), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_lora_counts_in_every_one_of_its_blocks(stream: str, pixels: Pixels) -> None:
     """The last block too, of which only one token is computed."""
     tuned = tunable(stream)
@@ -82,6 +84,7 @@ def test_the_lora_counts_in_every_one_of_its_blocks(stream: str, pixels: Pixels)
     torch.testing.assert_close(tuned(rows).detach(), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_gradients_reach_the_lora_and_nothing_else(stream: str, pixels: Pixels) -> None:
     tuned = tunable(stream)
     stir(tuned)
@@ -142,6 +145,7 @@ def test_the_last_blocks_are_tuned(stream: str, blocks: int) -> None:
     assert found == set(range(3 - blocks, 3))
 
 
+@pytest.mark.slow
 def test_equal_seeds_begin_alike() -> None:
     before = torch.get_rng_state()
     first, again, other = (tunable("motion", seed=seed) for seed in (0, 0, 1))
@@ -151,6 +155,7 @@ def test_equal_seeds_begin_alike() -> None:
     assert not torch.equal(loras(first)[name], loras(other)[name])
 
 
+@pytest.mark.slow
 def test_only_the_lora_drops_out(pixels: Pixels) -> None:
     tuned = tunable("motion", dropout=0.5)
     stir(tuned)
@@ -170,6 +175,7 @@ def test_what_is_not_there_cannot_be_tuned(config: dict[str, Any], expected: str
         tunable("spatial", **config)
 
 
+@pytest.mark.slow
 def test_networks_of_transformers(
     hugging_face_folder: Callable[..., Any], pixels: Pixels, tmp_path: Path
 ) -> None:

@@ -47,6 +47,7 @@ def test_every_clip_is_accounted_for(run):
     assert all(0 <= line[name] <= 100 for line in lines for name in ("bleu", "chrf", "rouge_l"))
 
 
+@pytest.mark.slow
 def test_dev_scores_what_training_selected(run):
     card = evaluate(run[0], "dev", stores=run[1], device="cpu")
     done = json.loads((run[0] / "done.json").read_text())
@@ -61,6 +62,7 @@ def test_an_equal_evaluation_is_read_back(run, monkeypatch):
     assert again == first
 
 
+@pytest.mark.slow
 def test_a_card_without_its_table_is_made_anew(run):
     first = evaluate(run[0], "test", stores=run[1], device="cpu")
     lines = table(run[0], "test")
@@ -83,6 +85,7 @@ def test_texts_that_were_edited_or_lost_are_written_again(run, caplog):
     assert caplog.text.count("is not what was written; evaluated again") == 2
 
 
+@pytest.mark.slow
 def test_a_damaged_card_is_told_without_a_remedy_that_nobody_needs(run, caplog):
     evaluate(run[0], "test", stores=run[1], device="cpu")
     path = run[0] / "evaluation" / "test.json"
@@ -92,6 +95,7 @@ def test_a_damaged_card_is_told_without_a_remedy_that_nobody_needs(run, caplog):
     assert "to do" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_card_of_before_is_made_anew(run):
     first = evaluate(run[0], "test", stores=run[1], device="cpu")
     path = run[0] / "evaluation" / "test.json"
@@ -203,6 +207,7 @@ def test_sacrebleu_gives_every_number_from_what_was_written(
     assert card.headline["hypotheses"] == text.get("hypotheses", "as-said")
 
 
+@pytest.mark.slow
 def test_bleurt_where_its_weights_are_at_hand(run, monkeypatch):
     folder = Path(__file__).parents[1] / "golden" / "bleurt"
     monkeypatch.setattr(bleurt, "find", lambda: folder)

@@ -24,6 +24,7 @@ def scored(hypotheses, references, tokenize="13a", **options):
     return summarize(measures(hypotheses, references, tokenize=tokenize), **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("texts", "tokenize"),
     [((HYPOTHESES, REFERENCES), "13a"), (CHINESE, "zh"), (CHINESE, "char"), (CHINESE, "13a")],

@@ -53,6 +53,7 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Call:
     return run
 
 
+@pytest.mark.slow
 def test_stores_are_found_by_their_fingerprint(
     moved: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +121,7 @@ def test_a_report_finds_the_stores_too(moved: Path, call: Call, tmp_path: Path) 
     assert not held.search(page.read_text())
 
 
+@pytest.mark.slow
 def test_training_again_from_the_new_places_notes_them(moved: Path, tmp_path: Path) -> None:
     run, lab = tmp_path / "run", moved / "lab"
     shutil.copytree(moved / "run", run)

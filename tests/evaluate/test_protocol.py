@@ -119,6 +119,7 @@ def translator_of(config, toy):
     return made.eval()
 
 
+@pytest.mark.slow
 def test_padding_is_pooled_by_alignment_alone(toy):
     losses = []
     for padded in (False, True):

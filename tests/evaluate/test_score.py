@@ -22,6 +22,7 @@ CHINESE = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("texts", "language", "tokenize"),
     [(GERMAN, "German", "13a"), (CHINESE, "Chinese", "zh")],

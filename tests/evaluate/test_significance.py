@@ -29,6 +29,7 @@ def both(first, second, trials=1000):
     return {name: difference(one[name], two[name], trials=trials) for name in one}
 
 
+@pytest.mark.slow
 def test_equals_sacrebleus_own_randomisation():
     (a, references), (b, _) = texts(0.2, 1), texts(0.2, 2)
     found = both((a, references), (b, references))["bleu4"]
@@ -42,12 +43,14 @@ def test_equals_sacrebleus_own_randomisation():
     assert found.b == pytest.approx(theirs.score)
 
 
+@pytest.mark.slow
 def test_a_run_does_not_differ_from_itself():
     same = texts(0.3, 1)
     for found in both(same, same).values():
         assert (found.difference, found.interval, found.p, found.p_bootstrap) == (0, (0, 0), 1, 1)
 
 
+@pytest.mark.slow
 def test_a_clear_difference_is_found_in_every_metric():
     for name, found in both(texts(0.1, 1), texts(0.5, 2)).items():
         better = -found.difference if name == "ter" else found.difference
@@ -58,6 +61,7 @@ def test_a_clear_difference_is_found_in_every_metric():
         assert low * high > 0, name
 
 
+@pytest.mark.slow
 def test_chance_is_taken_for_a_difference_as_often_as_it_should_be():
     chance = np.random.default_rng(0)
     found = []

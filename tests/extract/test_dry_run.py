@@ -54,6 +54,7 @@ def test_a_spec_that_cannot_be_is_refused_without_the_weights_too(made: Path) ->
         plan(made, "streams.spatial.weights=opena")
 
 
+@pytest.mark.slow
 def test_cost_and_width_are_those_of_the_network() -> None:
     """Of the encoder itself, with random weights."""
     declare_torchvision_ops()

@@ -235,6 +235,7 @@ def test_slurm_files(tmp_path: Path) -> None:
         slurm_options(path)
 
 
+@pytest.mark.slow
 def test_workers_of_a_local_cluster_share_out_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert [_own_device("cuda", name) for name in (0, 1, 2, "tcp://x")] == [

@@ -179,6 +179,7 @@ def test_bad_clips_fail_alone_and_can_be_tried_again(
     assert (again.done, again.reused, len(again.failed)) == (1, 5, 2)
 
 
+@pytest.mark.slow
 def test_values_that_are_not_finite_fail_their_clip_in_their_stream(
     go: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,6 +282,7 @@ def test_progress_reaches_the_end(go: Callable[..., Any]) -> None:
     assert steps[-1].frames == steps[-1].frames_total == 101
 
 
+@pytest.mark.slow
 def test_weights_that_changed_under_the_run_stop_it(
     go: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,7 @@ def check(found: dict[str, Placement], clips: list[Clip], frames: list[int]) -> 
             assert end <= (number + 1) * stream.shard_rows
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=60), st.integers(1, 4), st.randoms())
 def test_plans_are_sound_and_do_not_depend_on_the_order(
@@ -126,6 +127,7 @@ def test_windows_that_do_not_fit_a_shard_are_an_error_with_the_remedy() -> None:
     assert "raise store.shard_rows.window to 96" in str(error.value)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(*[st.integers(0, 200)] * 2, st.booleans()), min_size=1, max_size=40),

@@ -265,6 +265,7 @@ def test_a_failure_in_one_stream_leaves_the_other_alone(
     assert (receipt.read_bytes(), receipt.stat().st_mtime_ns) == before
 
 
+@pytest.mark.slow
 def test_a_half_precision_overflow_names_its_remedy(
     go: Go, spec: CacheSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -156,6 +156,7 @@ def stores(go: Callable[..., Summary], tmp_path_factory: pytest.TempPathFactory)
     return {name: Path(str(path)) for name, path in summary.stores.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", ["spatial", "motion", "late"])
 @pytest.mark.parametrize("clip", CLIPS)
 def test_each_row_is_of_the_frames_that_are_named(
@@ -216,6 +217,7 @@ def test_the_shell_says_that_a_source_has_changed(stores: dict[str, Path], tmp_p
     assert "--clip ID and --row N" in told.stderr
 
 
+@pytest.mark.slow
 def test_what_cannot_be_traced_is_one_clear_error(
     go: Callable[..., Summary], stores: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -240,6 +242,7 @@ def test_a_copy_tells_the_same(stores: dict[str, Path], tmp_path: Path) -> None:
 # --- the manifest beside them -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_store_holds_the_manifest_whole(
     go: Callable[..., Summary], manifest: Manifest, tmp_path: Path
 ) -> None:

@@ -137,6 +137,7 @@ def test_pil_features_equal_the_official_networks(stream: str, encoder: Encoder,
     np.testing.assert_allclose(found, official.numpy(), atol=1e-4, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip", CLIPS)
 @pytest.mark.parametrize(("compute", "least"), [("bfloat16", 0.9998), ("float16", 0.99999)])
 def test_cost_of_narrow_arithmetic(stream: str, compute: Compute, least: float, clip: str) -> None:

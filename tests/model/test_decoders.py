@@ -124,6 +124,7 @@ def test_loss_of_a_clip_is_the_same_alone_and_in_any_batch(folder, batch):
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("beams", [1, 4])
 def test_writes_what_the_model_writes_by_itself(folder, batch, beams):

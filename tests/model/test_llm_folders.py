@@ -49,6 +49,7 @@ def pickled(folder: Path, shards: int) -> None:
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", [1, 2])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_pickled_weights_are_the_same_model(

@@ -94,6 +94,7 @@ def batch(golden_folder, golden_expected, features):
     return Batch(streams, labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_the_imported_run_has_the_official_numbers(run, batch, golden_expected, mode):
     expected = golden_expected["expected"][mode]
@@ -137,6 +138,7 @@ def test_export_is_the_checkpoint_that_was_imported(run, golden_folder, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["out.ckpt"]
 
 
+@pytest.mark.slow
 def test_import_of_an_export_is_the_same_run(run, corpus, tmp_path):
     export_checkpoint(run, tmp_path / "out.ckpt")
     again = tmp_path / "again"

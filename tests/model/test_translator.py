@@ -115,6 +115,7 @@ def test_padding_does_not_matter_whatever_the_streams(golden_folder, order, fusi
         torch.testing.assert_close(losses(clips), alone[clips], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_beams_are_the_same_alone_and_in_a_batch(golden_folder, batch):
     model = make(golden_folder).eval()
     decode = DecodeConfig(beams=3, max_tokens=8)
@@ -145,6 +146,7 @@ def test_tuning_trains_what_it_says(golden_folder, mode, share):
     assert trained == share or 0 < trained < share < 1
 
 
+@pytest.mark.slow
 def test_restoring_gives_the_same_model(golden_folder, batch):
     model, other = make(golden_folder).eval(), make(golden_folder).eval()
     model.attach()
@@ -205,6 +207,7 @@ def relative(request, golden_folder, tmp_path_factory):
     return folder.parent
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_other_encoder_decoders_compute_what_they_do_by_themselves(relative, batch):
     model = make(relative, llm={"weights": "llm", "tuning": {"mode": "freeze"}}).eval()

@@ -193,6 +193,7 @@ def boxes(tree: ET.Element) -> list[tuple[float, float, float, float]]:
     return found
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.tuples(st.floats(0.001, 100), st.floats(0, 60)), min_size=2, max_size=14),

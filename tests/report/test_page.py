@@ -49,6 +49,7 @@ def test_one_run_has_every_section(build_run: Build, page: Show) -> None:
     assert "tcn: k5 p2 k5 p2" in found.text
 
 
+@pytest.mark.slow
 def test_the_page_is_self_contained_and_accessible(build_run: Build, page: Show) -> None:
     run = build_run(analysed=True)
     frames = [b"\xff\xd8 a picture"]
@@ -178,6 +179,7 @@ def test_stage_times_and_sizes_come_from_the_reproduction(build_run: Build, page
     assert "extract 5 min 18 s · 41.0 MB" in page(run).text
 
 
+@pytest.mark.slow
 def test_measures_of_alignment_are_shown_where_they_were_taken(
     build_run: Build, page: Show, analyse: Callable[..., None]
 ) -> None:
@@ -288,6 +290,7 @@ def test_one_change_of_a_stream_departs_in_one_point(
     assert [p.topic for p in points if not p.same] == [f"{stream.capitalize()}: {topic}"]
 
 
+@pytest.mark.slow
 def test_the_real_run_s_stores_are_told_wherever_they_lie(
     tiny: Any, page: Show, tmp_path: Path
 ) -> None:

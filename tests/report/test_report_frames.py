@@ -60,6 +60,7 @@ def test_the_page_shows_them_if_it_is_told_where_they_lie(
     assert out.read_text().count("<img") == FRAMES + SHOTS
 
 
+@pytest.mark.slow
 def test_another_clip_of_the_same_name_is_not_shown(
     build_run: Build, corpus: Path, tmp_path: Path
 ) -> None:

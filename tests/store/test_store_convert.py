@@ -36,6 +36,7 @@ def same(first: Path, second: Path) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_npy_round_trip_is_exact(sealed, tmp_path):
     assert export_npy(sealed.path, tmp_path / "npy") == len(FeatureStore.open(sealed.path)) - 2
     back = import_npy(tmp_path / "npy", tmp_path / "b", stream="spatial", **SMALL)
@@ -44,6 +45,7 @@ def test_npy_round_trip_is_exact(sealed, tmp_path):
     assert import_npy(tmp_path / "npy", tmp_path / "b", stream="spatial", **SMALL) == back
 
 
+@pytest.mark.slow
 def test_hdf5_round_trip_is_exact(sealed, tmp_path):
     file = tmp_path / "features.h5"
     export_hdf5(sealed.path, file)
@@ -56,6 +58,7 @@ def test_hdf5_round_trip_is_exact(sealed, tmp_path):
         export_hdf5(sealed.path, file)
 
 
+@pytest.mark.slow
 def test_official_layout(material, sealed, tmp_path):
     export_npy(sealed.path, tmp_path / "npy", naming="official")
     array = np.load(tmp_path / "npy" / "test" / "clip 000_s2wrapping.npy")
@@ -269,6 +272,7 @@ def test_a_cut_hdf5_file_is_one_clear_error(sealed, tmp_path):
             import_hdf5(tmp_path / "b.h5", tmp_path / "r", stream="s", **SMALL)
 
 
+@pytest.mark.slow
 def test_ids_that_no_file_can_have_come_back(make, tmp_path):
     material = make()
     ids = {"Ärger/über:_%41": "../" + "x" * 300, "手語": " . "}

@@ -84,6 +84,7 @@ def test_a_shard_without_receipt_does_not_exist(sealed):
     assert FeatureStore.open(sealed.path).state(clip) == "absent"
 
 
+@pytest.mark.slow
 def test_verify_names_the_clips_and_repair_removes_only_their_partition(material, sealed):
     store = FeatureStore.open(sealed.path)
     slot = next(s for s in store.slots() if s.partition == 1 and store.state(s.id) == "ok")
@@ -102,6 +103,7 @@ def test_verify_names_the_clips_and_repair_removes_only_their_partition(material
     assert shard_path(sealed.path, 1).read_bytes() == before
 
 
+@pytest.mark.slow
 def test_repair_of_metadata_and_index(material, sealed):
     features = sealed.path / "features" / "zarr.json"
     features.write_text("{}")
@@ -115,6 +117,7 @@ def test_repair_of_metadata_and_index(material, sealed):
     assert FeatureStore.open(sealed.path).counts()["ok"] == len(material.keys) - 2
 
 
+@pytest.mark.slow
 def test_unsealed_and_stray_files_are_only_noted(material, sealed):
     sealed.forget([0])
     material.publish(sealed, 0)

@@ -352,6 +352,7 @@ def test_what_can_be_done_about_it_is_said(code, remedy, tmp_path):
 # --- what the killed leave ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_the_rest_of_a_killed_removal_is_swept(make, tmp_path, monkeypatch):
     def killed(_: Path) -> None:

@@ -82,6 +82,7 @@ def test_without_claims_the_first_wins(material, tmp_path):
     assert report.clips["ok"] == len(material.keys) - 2
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_readers_survive_fork_after_use(material, sealed):
     store = FeatureStore.open(sealed.path)
@@ -129,6 +130,7 @@ def holder(folder: Path) -> subprocess.Popen[str]:
     return child
 
 
+@pytest.mark.slow
 def test_a_claim_is_exclusive_and_a_killed_owners_is_taken_over_at_once(tmp_path):
     leases = Leases(tmp_path / "claims")
     with holder(tmp_path / "claims") as child:

@@ -93,6 +93,7 @@ def test_what_a_running_extraction_has_finished_is_listed(
     assert [lines[clip].reason for clip in failed] == ["decoder gave up"] * len(failed)
 
 
+@pytest.mark.slow
 def test_what_tells_stores_apart_is_told(make: Callable[..., Material], tmp_path: Path) -> None:
     same, other = make(), make()
     other.identity = replace(other.identity, spec={**other.identity.spec, "phase": 2, "stride": 4})

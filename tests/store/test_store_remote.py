@@ -21,6 +21,7 @@ def remote(server, name="weather/a.json"):
 # --- S3 -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_file_is_created_once_and_read_whole_or_in_parts(s3):
     file = remote(s3)
     assert not file.exists()
@@ -83,6 +84,7 @@ def test_folders_and_files_are_listed(s3):
     assert (root / "a").files() == {"x/1": 2, "x/2": 2}
 
 
+@pytest.mark.slow
 def test_a_folder_of_many_files_costs_few_requests_and_one_without_end_is_refused(s3, monkeypatch):
     monkeypatch.setattr("spamo_cache.store.remote._LISTED", 5)
     root = location(s3.root)

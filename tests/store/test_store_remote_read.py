@@ -46,6 +46,7 @@ def test_one_request_per_clip(written, serve, s3, kind):
     assert len(server.requests) <= len(ids)
 
 
+@pytest.mark.slow
 def test_many_clips_at_once_in_any_order(written, serve):
     features, writer = written
     store = FeatureStore.open(address(serve(writer.path.parents[1]).root, writer.path))
@@ -92,6 +93,7 @@ def test_damage_is_found(written, serve, damage, words):
         store.read([clip])
 
 
+@pytest.mark.slow
 def test_a_damaged_index_is_found(written, serve):
     _, writer = written
     server = serve(writer.path.parents[1])

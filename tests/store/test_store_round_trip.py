@@ -94,6 +94,7 @@ def test_plain_zarr_reads_a_clip(material, sealed):
     np.testing.assert_array_equal(found["features"], material.features["手語"])
 
 
+@pytest.mark.slow
 def test_dask_blocks_are_clips(material, sealed, tmp_path):
     store = FeatureStore.open(sealed.path)
     ids = store.select(state="ok")
@@ -157,6 +158,7 @@ def test_float32_stores(make, tmp_path):
         np.testing.assert_array_equal(store.read([clip])[0], material.features[clip])
 
 
+@pytest.mark.slow
 def test_find_goes_by_spec_weights_and_corpus(make, tmp_path):
     first, second = tmp_path / "a", tmp_path / "b"
     small, large = make(8), make(24)

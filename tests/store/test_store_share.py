@@ -26,6 +26,7 @@ from spamo_cache.store.roots import locate
 from spamo_cache.store.verify import verify
 
 
+@pytest.mark.slow
 def test_push_makes_the_same_store_and_then_has_nothing_to_do(material, sealed, tmp_path):
     first = copy(sealed.path, tmp_path / "b")
     assert first.path.relative_to(tmp_path / "b") == sealed.path.relative_to(tmp_path / "root")
@@ -36,6 +37,7 @@ def test_push_makes_the_same_store_and_then_has_nothing_to_do(material, sealed, 
     assert (again.partitions, again.bytes) == ({"there": len(material.partitions)}, 0)
 
 
+@pytest.mark.slow
 def test_a_cut_copy_goes_on(material, sealed, tmp_path):
     path = copy(sealed.path, tmp_path / "b").path
     receipt_path(path, 0).unlink()
@@ -58,6 +60,7 @@ def test_part_of_a_store(sealed, tmp_path):
             copy(sealed.path, tmp_path / "d", **wrong)
 
 
+@pytest.mark.slow
 def test_different_features_are_never_overwritten(material, sealed, tmp_path):
     material.features["手語"] = material.features["手語"] * 2
     other = material.write(tmp_path / "b")
@@ -112,6 +115,7 @@ def test_a_store_goes_to_s3_and_back_byte_for_byte(material, sealed, s3, tmp_pat
     ]
 
 
+@pytest.mark.slow
 def test_a_store_is_pulled_from_a_web_server(sealed, serve, tmp_path):
     server = serve(tmp_path / "root", pages=False)
     remote = location(f"{server.root}/weather/{sealed.path.name}")
@@ -231,6 +235,7 @@ def test_a_server_that_sends_other_sizes_is_not_believed(sealed, s3, tmp_path, s
     assert not [path for path in tmp_path.iterdir() if path.name not in {"root", "b"}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value"),
     [("corpus", "../../etc"), ("stream", "a/b"), ("clips", 10**12), ("shard_rows", 2**40)],
@@ -268,6 +273,7 @@ def test_two_pushes_at_once_leave_an_index_of_all(sealed, s3, monkeypatch):
     assert (index.state[index.ids.positions(back)] > 0).all()
 
 
+@pytest.mark.slow
 def test_a_root_of_a_group_stays_the_groups(material, tmp_path):
     shared, own = tmp_path / "shared", tmp_path / "own"
     for folder, mode in ((shared, 0o2775), (own, 0o755)):
@@ -402,6 +408,7 @@ def _spare(root, used=None):
     return {spare.entry.path: (spare.why, spare.kept) for spare in spare_stores(root, used or {})}
 
 
+@pytest.mark.slow
 def test_superseded_and_unfinished_stores_are_spare(make, tmp_path, monkeypatch):
     small, grown, other = make(20, failed=0), make(24, failed=0), make(24, failed=0)
     other.identity = StreamIdentity({"encoder": "random", "stride": 4}, "ab" * 32, 1)
@@ -432,6 +439,7 @@ def test_superseded_and_unfinished_stores_are_spare(make, tmp_path, monkeypatch)
         spare_stores("https://lab.example/features", {})
 
 
+@pytest.mark.slow
 def test_stores_with_something_of_their_own_are_not_spare(make, tmp_path, monkeypatch):
     """Of another crop; of other weights; the only one with features of a clip."""
     one, cropped, other, fewer = (make(failed=failed) for failed in (0, 0, 0, 1))
@@ -452,6 +460,7 @@ def test_stores_with_something_of_their_own_are_not_spare(make, tmp_path, monkey
     assert len(_spare(str(tmp_path))) == 1
 
 
+@pytest.mark.slow
 def test_diff_says_why_in_words(make, tmp_path):
     first, second = make(20, failed=0), make(24)
     second.keys[3] = replace(second.keys[3], size=5)
@@ -474,6 +483,7 @@ def test_diff_says_why_in_words(make, tmp_path):
     assert diff(a, a) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -507,6 +517,7 @@ def test_dtype_manifest_and_split_are_reasons(make, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_checksums_are_those_of_the_features(sealed, tmp_path):
     store = FeatureStore.open(sealed.path)
     assert store.checksums().keys() == set(store.select(state="ok"))

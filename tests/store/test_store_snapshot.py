@@ -106,6 +106,7 @@ def test_features_are_copied_where_the_snapshot_cannot_be(sealed, s3, tmp_path):
         assert kept(there) == kept(mine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remote", [True, False])
 def test_a_store_with_another_snapshot_keeps_its_own(material, s3, tmp_path, remote):
     root = s3.root if remote else tmp_path / "shared"

@@ -51,6 +51,7 @@ def test_what_cannot_be_traced(sealed, clip, row, kind, words):
         trace(FeatureStore.open(sealed.path), clip, row)
 
 
+@pytest.mark.slow
 def test_a_row_without_frames_is_damage_and_one_without_a_stride_unknown(material, tmp_path):
     material.slots = [replace(slot, frames=1) for slot in material.slots]
     long = next(s.id for s in material.slots if s.rows > 1 and s.id not in material.failures)

@@ -32,6 +32,7 @@ def contents(path: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_order_place_or_partial_seals(material, tmp_path):
     straight = material.write(tmp_path / "a")
     material.keys.reverse()
@@ -45,6 +46,7 @@ def test_bytes_do_not_depend_on_order_place_or_partial_seals(material, tmp_path)
     assert contents(winding.path) == contents(straight.path)
 
 
+@pytest.mark.slow
 def test_random_crashes_leave_nothing_that_is_read_and_the_rerun_is_identical(
     material, sealed, tmp_path
 ):

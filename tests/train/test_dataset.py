@@ -77,6 +77,7 @@ def assert_right(batches: list[PackedBatch], count: int) -> None:
     assert len(seen) == len(set(seen)) == count
 
 
+@pytest.mark.slow
 def test_one_clip_is_a_tensor_per_stream(stores):
     data = FeatureDataset(stores, ["clip 05", "clip 01"])
     assert len(data) == 2
@@ -85,6 +86,7 @@ def test_one_clip_is_a_tensor_per_stream(stores):
     np.testing.assert_array_equal(found["spatial"].numpy(), features("spatial")["clip 01"])
 
 
+@pytest.mark.slow
 def test_clips_that_failed_in_a_stream_are_left_out_or_refused(stores):
     assert len(FeatureDataset(stores)) == CLIPS - 2
     assert len(FeatureDataset({"motion": stores["motion"]})) == CLIPS - 1
@@ -96,6 +98,7 @@ def test_clips_that_failed_in_a_stream_are_left_out_or_refused(stores):
         FeatureDataset({})
 
 
+@pytest.mark.slow
 def test_a_split_is_chosen_by_its_name(stores):
     data = FeatureDataset(stores, split="dev")
     assert list(data.ids) == [f"clip {n}" for n in range(20, 30)]
@@ -107,6 +110,7 @@ def test_a_split_is_chosen_by_its_name(stores):
         FeatureDataset(stores, ["clip 05"], split="train")
 
 
+@pytest.mark.slow
 def test_padded_batches_have_zeros_and_a_mask_where_a_clip_has_no_rows(stores):
     (batch,) = FeatureDataset(stores, split="dev").loader(10, shuffle=False, padded=True)
     for stream, padded in batch.streams.items():
@@ -120,6 +124,7 @@ def test_padded_batches_have_zeros_and_a_mask_where_a_clip_has_no_rows(stores):
             np.testing.assert_array_equal(rows[inside].numpy(), right)
 
 
+@pytest.mark.slow
 def test_batches_move_whole(stores, monkeypatch):
     pinned = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
@@ -144,6 +149,7 @@ def data(stores):
     return FeatureDataset(stores)
 
 
+@pytest.mark.slow
 def test_epochs_are_permutations_by_seed_and_epoch(data):
     loader, same = data.loader(4, seed=3), data.loader(4, seed=3)
     first, second = ids(loader), ids(loader)
@@ -158,6 +164,7 @@ def test_epochs_are_permutations_by_seed_and_epoch(data):
     assert [len(batch) for batch in data.loader(5).batch_sampler] == [5] * 5 + [3]
 
 
+@pytest.mark.slow
 def test_processes_share_the_batches_of_an_epoch(data):
     whole = ids(data.loader(4, seed=1))
     shares = [ids(data.loader(4, seed=1, rank=rank, num_replicas=2)) for rank in (0, 1)]
@@ -165,6 +172,7 @@ def test_processes_share_the_batches_of_an_epoch(data):
     assert [batch for pair in zip(*shares, strict=True) for batch in pair] == whole[:6]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{"batch_size": 0}, {"batch_size": 4, "rank": 2, "num_replicas": 2},
@@ -198,6 +206,7 @@ def test_a_state_counts_the_batches_handed_out_however_many_are_prefetched(data,
         assert rest == [*epochs[0][used:], *epochs[1]]
 
 
+@pytest.mark.slow
 def test_a_loop_that_was_left_goes_on(data):
     epochs = data.loader(4, seed=5)
     first, second = ids(epochs), ids(epochs)
@@ -214,6 +223,7 @@ def test_a_loop_that_was_left_goes_on(data):
     assert ids(loader) == ids(epochs)
 
 
+@pytest.mark.slow
 def test_a_state_of_other_batches_is_refused(stores, data):
     state = data.loader(4, seed=5).state_dict()
     others = [
@@ -230,6 +240,7 @@ def test_a_state_of_other_batches_is_refused(stores, data):
             data.loader(4, seed=5).load_state_dict(broken)
 
 
+@pytest.mark.slow
 def test_a_sampler_alone_can_be_resumed_as_torchdata_asks_for_it(data):
     """Its loader begins iterators twice, and keeps the state of the sampler and of the iterator."""
     expected = [list(data.sampler(4, seed=2).batches(epoch)) for epoch in (0, 1)]
@@ -290,6 +301,7 @@ def test_stores_on_a_web_server_are_read_by_workers_of_every_kind(stores, serve,
     assert_right(list(loader), CLIPS - 2)
 
 
+@pytest.mark.slow
 def test_an_error_in_a_worker_names_the_damage(stores):
     data = FeatureDataset({"spatial": stores["spatial"]})
     shard = stores["spatial"].path / "features" / "c.2.0"

@@ -203,6 +203,7 @@ def test_bfloat16_is_used_where_it_is_asked_for(toy, alone, tmp_path):
     assert found["lm"] == pytest.approx(expected["lm"], rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_batch_that_cannot_be_cut_is_named(toy, tmp_path):
     uneven = toy.pipeline(align={"steps": 1, "batch": 4, "lr": 1e-3, "grad_accum_steps": 3})
     with pytest.raises(ConfigError, match="multiple of 3"):

@@ -114,6 +114,7 @@ def test_resumed_equals_uninterrupted(toy, done, frames, tmp_path, killed):
     assert results(tmp_path / "run") == results(done[0])
 
 
+@pytest.mark.slow
 def test_is_evaluated_from_frames(toy, done, frames):
     manifest, _ = toy.corpus()
     card = evaluate(done[0], "test", manifest=manifest, stores=frames())

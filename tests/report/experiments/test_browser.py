@@ -20,6 +20,8 @@ from spamo_cache.runs.records import ScoredClip, ScoreWarning, keep_card, read_c
 from tests.support.browser import OVERFLOW, Browser, found_or_skipped
 
 Build = Callable[..., Path]
+
+pytestmark = pytest.mark.slow
 HOSTILE = [
     "<script>document.title = 'in'</script><img src=x onerror=\"document.title='in'\">",
     "\"'><svg onload=\"document.title='in'\"> & </style></script>--> javascript:alert(1)",
@@ -57,12 +59,10 @@ def hostile_page(build_run: Build, tmp_path: Path) -> Path:
     return write_report([run], tmp_path / "hostile.html")
 
 
-@pytest.mark.slow
 def test_it_opens_from_disk_without_a_word_on_the_console(browser: Browser, lab_page: Path) -> None:
     assert browser.console(lab_page) == []
 
 
-@pytest.mark.slow
 def test_a_page_that_breaks_its_policy_would_be_noticed(browser: Browser, lab_page: Path) -> None:
     lab_page.write_text(
         lab_page.read_text().replace("</main>", "<img src='http://[::1]:9/x'></main>")
@@ -99,7 +99,6 @@ def test_every_figure_is_seen(browser: Browser, lab_page: Path, width: int) -> N
     assert (small, none, unstyled, outside, narrow) == (0, 0, False, [], 0)
 
 
-@pytest.mark.slow
 def test_tables_are_sorted_by_value_with_absent_ones_last(browser: Browser, lab_page: Path) -> None:
     found = browser.ask(
         lab_page,
@@ -122,7 +121,6 @@ def test_tables_are_sorted_by_value_with_absent_ones_last(browser: Browser, lab_
     assert (now, before) == ("ascending", None)
 
 
-@pytest.mark.slow
 def test_durations_are_sorted_by_seconds(
     browser: Browser, build_lab: Build, tmp_path: Path
 ) -> None:
@@ -143,7 +141,6 @@ def test_durations_are_sorted_by_seconds(
     assert found == ["59 s", "1 h 01 min", "–", "–", "–"]
 
 
-@pytest.mark.slow
 def test_a_link_unfolds_the_run_it_leads_to(browser: Browser, lab_page: Path) -> None:
     found = browser.ask(
         lab_page,
@@ -241,7 +238,6 @@ def test_a_saved_table_runs_nothing_in_a_spreadsheet(
     assert not any(re.match(r"\s*[=+\-@]", cell) for row in rows for cell in row)
 
 
-@pytest.mark.slow
 def test_paper_cuts_nothing_off(browser: Browser, lab_page: Path) -> None:
     # A4 less its margins is 717 wide, a harness's scroll bar 15.
     printed = lab_page.read_text().replace("@media print {", "@media all {")
@@ -251,7 +247,6 @@ def test_paper_cuts_nothing_off(browser: Browser, lab_page: Path) -> None:
     assert wide == []
 
 
-@pytest.mark.slow
 def test_frames_are_shown_whole(browser: Browser, build_run: Build, tmp_path: Path) -> None:
     run = build_run()
     square = (
@@ -271,7 +266,6 @@ def test_frames_are_shown_whole(browser: Browser, build_run: Build, tmp_path: Pa
         assert all(abs(wide - high) <= 1 for wide, high in sizes)
 
 
-@pytest.mark.slow
 def test_texts_of_a_corpus_do_nothing(browser: Browser, hostile_page: Path) -> None:
     assert browser.console(hostile_page) == []
     title, scripts, images, handlers, text = browser.ask(
@@ -289,7 +283,6 @@ def test_texts_of_a_corpus_do_nothing(browser: Browser, hostile_page: Path) -> N
         assert hostile.replace("\u0000", "\ufffd") in text
 
 
-@pytest.mark.slow
 def test_directions_of_writing_do_not_leak_into_their_surroundings(
     browser: Browser, hostile_page: Path
 ) -> None:
@@ -304,7 +297,6 @@ def test_directions_of_writing_do_not_leak_into_their_surroundings(
     assert found == [True, "isolate"]
 
 
-@pytest.mark.slow
 def test_what_is_unfolded_for_paper_is_folded_again(
     browser: Browser, build_run: Build, tmp_path: Path
 ) -> None:
@@ -329,7 +321,6 @@ def test_what_is_unfolded_for_paper_is_folded_again(
     assert before == after
 
 
-@pytest.mark.slow
 def test_it_prints_with_everything_unfolded(browser: Browser, lab_page: Path) -> None:
     printed = lab_page.with_suffix(".pdf")
     browser.run(lab_page, f"--print-to-pdf={printed}", "--no-pdf-header-footer")

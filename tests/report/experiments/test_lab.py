@@ -82,6 +82,7 @@ def test_the_amount_of_data_has_a_fit_and_nothing_else(build_lab: Build, page: S
     assert found.text.count(", 4 runs; x is the share of the training clips.") == 1
 
 
+@pytest.mark.slow
 def test_variants_are_held_against_the_pipeline_as_it_stands(build_lab: Build) -> None:
     streams, stride, _ = read_results(build_lab()).experiments
     assert (streams.base.name, stride.base.name) == ("both", "stride-8")
@@ -204,6 +205,7 @@ def test_shapley_values_and_their_coalitions(build_lab: Build, page: Show) -> No
     assert "nobody the floor 3.00" in found.text
 
 
+@pytest.mark.slow
 def test_a_page_can_be_made_before_anything_is_finished(build_lab: Build, page: Show) -> None:
     folder = build_lab()
     file = folder / "results.json"
@@ -229,12 +231,14 @@ def test_forty_runs_take_seconds_and_megabytes(build_lab: Build) -> None:
     assert out.stat().st_size < 5e6
 
 
+@pytest.mark.slow
 def test_experiments_and_runs_are_not_mixed(build_lab: Build) -> None:
     folder = build_lab()
     with pytest.raises(UsageError, match="a page of their own"):
         write_report([folder, folder.parent / "default"], folder / "r.html")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage", [{}, {"corpus": "x", "experiments": [{"name": "a", "variants": []}]}]
 )

@@ -76,11 +76,13 @@ def test_environments_are_gpus_or_shares_of_the_cores(monkeypatch: pytest.Monkey
     assert alone["OMP_NUM_THREADS"] == "8"
 
 
+@pytest.mark.slow
 def test_the_environment_is_there_before_torch_is(monkeypatch: pytest.MonkeyPatch) -> None:
     code = "watcher.warning(os.environ['CUDA_VISIBLE_DEVICES'] + str('torch' in sys.modules))"
     assert run(code, monkeypatch, CUDA_VISIBLE_DEVICES="7") == ["7False"]
 
 
+@pytest.mark.slow
 def test_prints_of_libraries_are_no_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     code = "print('{}'); os.system('echo {}'); watcher.warning('one'); watcher.warning('two')"
     assert run(code, monkeypatch) == ["one", "two"]
@@ -95,6 +97,7 @@ def test_an_error_comes_back_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "what", "place"),
     [
@@ -118,6 +121,7 @@ def test_whatever_ends_a_child_is_an_error(
     assert ("--jobs" in (caught.value.remedy or "")) is ("signal 9" in what)
 
 
+@pytest.mark.slow
 def test_blocks_share_a_process_until_one_of_them_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     code = "watcher.warning(str(os.getpid())); 1 / (task.folder.name != 'fatal')"
     monkeypatch.setattr(processes, "_CHILD", child(code))
