@@ -23,6 +23,8 @@ from spamo_cache.train import MemoryFeatures, train
 from spamo_cache.train.features import Bank
 from tests.support import decoders
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "translator"
 WORDS = ["regen", "sonne", "wind", "schnee"]
 ROWS = 12
@@ -66,7 +68,6 @@ def translator(folder: Path) -> Translator:
     return made.eval()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("family", ["T5", "Llama", "Qwen3", "GPT2"])
 def test_every_llm_is_attributed_completely(family: str, tmp_path: Path) -> None:
     folder = GOLDEN / "llm" if family == "T5" else decoders.make(tmp_path, family)
@@ -148,7 +149,6 @@ def attributed(run: Path, ids: list[str]) -> dict[str, ClipAttribution]:
     return attribution_docs.attribute(run, ids, manifest=manifest, stores=stores, device="cpu")
 
 
-@pytest.mark.slow
 def test_attribution_peaks_at_the_one_row_that_speaks(run: Path) -> None:
     told = corpus()[2]
     found = attributed(run, [f"test/{number}" for number in range(6)])
@@ -159,7 +159,6 @@ def test_attribution_peaks_at_the_one_row_that_speaks(run: Path) -> None:
     assert max(one.nats.error for one in found.values()) < 0.05
 
 
-@pytest.mark.slow
 def test_shuffled_weights_give_another_map(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Adebayo et al. (2018): a map that does not need the weights explains nothing."""
     monkeypatch.setattr("spamo_cache.analysis.attribution.MOST", 32)
@@ -186,7 +185,6 @@ def test_shuffled_weights_give_another_map(run: Path, monkeypatch: pytest.Monkey
     assert sum(peaks()) <= 2
 
 
-@pytest.mark.slow
 def test_documents_add_up_and_are_kept(run: Path) -> None:
     (document,) = attributed(run, ["test/3"]).values()
     kept = run / attribution_docs.FOLDER / f"{attribution_docs.slug('test/3')}.json"

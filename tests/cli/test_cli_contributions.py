@@ -11,6 +11,8 @@ from typer.testing import Result
 
 from spamo_cache import io
 
+pytestmark = pytest.mark.slow
+
 Call = Callable[..., Result]
 Enter = Callable[[Path, pytest.MonkeyPatch], None]
 RUN = "runs/frames/tiny"
@@ -36,7 +38,6 @@ def lab_of_run(trained: Path, enter: Enter, monkeypatch: pytest.MonkeyPatch) -> 
     return trained / RUN / "analysis" / "attribution"
 
 
-@pytest.mark.slow
 def test_frames_are_kept_beside_the_curves(lab_of_run: Path, call: Call) -> None:
     found = json.loads(call(f"analyze {RUN} --clip test-1 --root . --json").stdout)[RUN]["test-1"]
     (kept,) = lab_of_run.glob("*.json")
@@ -57,7 +58,6 @@ def test_frames_are_kept_beside_the_curves(lab_of_run: Path, call: Call) -> None
             assert (picture.format, picture.height) == ("JPEG", 96)
 
 
-@pytest.mark.slow
 def test_a_number_stands_for_the_worst_and_the_best(
     lab_of_run: Path, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,7 +72,6 @@ def test_a_number_stands_for_the_worst_and_the_best(
     assert not list(lab_of_run.glob("*.jpg"))
 
 
-@pytest.mark.slow
 def test_another_corpus_gives_no_frames(lab_of_run: Path, call: Call, tmp_path: Path) -> None:
     call(f"analyze {RUN} --clip test-1 --root {tmp_path}")
     (kept,) = lab_of_run.glob("*.json")

@@ -17,6 +17,8 @@ from spamo_cache.runs.records import texts_folder
 from spamo_cache.train import decoding
 from spamo_cache.train.data import examples
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(toy, tmp_path_factory):
@@ -32,7 +34,6 @@ def table(run, name):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.slow
 def test_every_clip_is_accounted_for(run):
     card = evaluate(run[0], "test", stores=run[1], device="cpu")
     assert card.n == 6
@@ -47,7 +48,6 @@ def test_every_clip_is_accounted_for(run):
     assert all(0 <= line[name] <= 100 for line in lines for name in ("bleu", "chrf", "rouge_l"))
 
 
-@pytest.mark.slow
 def test_dev_scores_what_training_selected(run):
     card = evaluate(run[0], "dev", stores=run[1], device="cpu")
     done = json.loads((run[0] / "done.json").read_text())
@@ -62,7 +62,6 @@ def test_an_equal_evaluation_is_read_back(run, monkeypatch):
     assert again == first
 
 
-@pytest.mark.slow
 def test_a_card_without_its_table_is_made_anew(run):
     first = evaluate(run[0], "test", stores=run[1], device="cpu")
     lines = table(run[0], "test")
@@ -71,7 +70,6 @@ def test_a_card_without_its_table_is_made_anew(run):
     assert table(run[0], "test") == lines
 
 
-@pytest.mark.slow
 def test_texts_that_were_edited_or_lost_are_written_again(run, caplog):
     first = evaluate(run[0], "test", stores=run[1], device="cpu")
     folder = texts_folder(run[0], "test")
@@ -85,7 +83,6 @@ def test_texts_that_were_edited_or_lost_are_written_again(run, caplog):
     assert caplog.text.count("is not what was written; evaluated again") == 2
 
 
-@pytest.mark.slow
 def test_a_damaged_card_is_told_without_a_remedy_that_nobody_needs(run, caplog):
     evaluate(run[0], "test", stores=run[1], device="cpu")
     path = run[0] / "evaluation" / "test.json"
@@ -95,7 +92,6 @@ def test_a_damaged_card_is_told_without_a_remedy_that_nobody_needs(run, caplog):
     assert "to do" not in caplog.text
 
 
-@pytest.mark.slow
 def test_a_card_of_before_is_made_anew(run):
     first = evaluate(run[0], "test", stores=run[1], device="cpu")
     path = run[0] / "evaluation" / "test.json"
@@ -147,7 +143,6 @@ GERMAN = {"reference": "Am Tag regnet es, {} oft", "said": "am Tag  regnet es, {
 CHINESE = {"reference": "明天北方下雨{}天气很冷", "said": "明天北方下雪{}天气很冷。"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "sentences"),
     [
@@ -207,7 +202,6 @@ def test_sacrebleu_gives_every_number_from_what_was_written(
     assert card.headline["hypotheses"] == text.get("hypotheses", "as-said")
 
 
-@pytest.mark.slow
 def test_bleurt_where_its_weights_are_at_hand(run, monkeypatch):
     folder = Path(__file__).parents[1] / "golden" / "bleurt"
     monkeypatch.setattr(bleurt, "find", lambda: folder)
@@ -216,7 +210,6 @@ def test_bleurt_where_its_weights_are_at_hand(run, monkeypatch):
     assert low <= card.metrics["bleurt"] <= high
 
 
-@pytest.mark.slow
 def test_other_settings_are_decoded_again(run, monkeypatch):
     evaluate(run[0], "test", stores=run[1], device="cpu")
     decoded = []
@@ -230,7 +223,6 @@ def test_other_settings_are_decoded_again(run, monkeypatch):
     assert decoded == [1]
 
 
-@pytest.mark.slow
 def test_shuffled_stands_beside_the_plain_one(run):
     evaluate(run[0], "test", stores=run[1], device="cpu")
     card = evaluate(run[0], "test", stores=run[1], shuffle=True, device="cpu")
@@ -260,7 +252,6 @@ def test_unknown_split_and_unfinished_run(run, tmp_path):
         evaluate(tmp_path / "run", "test", stores=run[1], device="cpu")
 
 
-@pytest.mark.slow
 def test_translates_a_new_clip_as_the_split(run):
     evaluate(run[0], "test", stores=run[1], device="cpu")
     loaded = load_run(run[0], device="cpu")

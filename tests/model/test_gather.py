@@ -9,6 +9,8 @@ from safetensors.torch import load_file
 from spamo_cache.model.rows import gathered
 from tests.support import gathering
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def found(launch, tmp_path_factory):

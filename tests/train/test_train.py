@@ -8,12 +8,13 @@ from safetensors.torch import load_file
 from spamo_cache.errors import SpamoError, StoreError, UsageError, WeightsError
 from spamo_cache.train import loop
 
+pytestmark = pytest.mark.slow
+
 
 def lines(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.slow
 def test_writes_curves_and_what_was_trained(finished):
     run, summary = finished
     logged = lines(run)
@@ -34,7 +35,6 @@ def test_learns_to_align_and_to_translate(finished):
     assert losses["lm"][-1] < losses["lm"][0]
 
 
-@pytest.mark.slow
 def test_overfits_four_clips(toy, tmp_path):
     manifest, stores = toy.corpus({"train": 4, "dev": 4})
     # The dev clips say and show what the train clips do.
@@ -108,7 +108,6 @@ def test_refuses_clips_that_were_never_extracted(toy, tmp_path):
         toy.run(tmp_path / "run", stores=stores)
 
 
-@pytest.mark.slow
 def test_failed_clips_are_left_out_and_listed(toy, tmp_path):
     manifest, stores = toy.corpus(failed=("train/3",))
     config = toy.pipeline(translate={"steps": 0, "batch": 4, "lr": 1e-3})
@@ -117,7 +116,6 @@ def test_failed_clips_are_left_out_and_listed(toy, tmp_path):
     assert summary.best_bleu is None
 
 
-@pytest.mark.slow
 def test_align_never_loads_the_llm(toy, tmp_path, monkeypatch):
     from spamo_cache.model import translator
 
@@ -132,7 +130,6 @@ def test_never_selects_on_test(toy, tmp_path):
         toy.run(tmp_path / "run", manifest=manifest, stores=stores)
 
 
-@pytest.mark.slow
 def test_patience_ends_training(toy, tmp_path):
     config = toy.pipeline(
         align={"steps": 0, "batch": 4, "lr": 1e-3},
@@ -142,7 +139,6 @@ def test_patience_ends_training(toy, tmp_path):
     assert [line["step"] for line in lines(tmp_path / "run") if "dev_bleu" in line] == [5, 10, 15]
 
 
-@pytest.mark.slow
 def test_divergence_is_an_error_with_a_remedy(toy, tmp_path):
     config = toy.pipeline(align={"steps": 20, "batch": 4, "lr": 1e30})
     with pytest.raises(SpamoError, match=r"lower align\.lr"):

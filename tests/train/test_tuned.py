@@ -22,6 +22,8 @@ from spamo_cache.train.features import Bank
 from spamo_cache.train.loop import Trainer
 from spamo_cache.train.monitoring import StepTimer
 
+pytestmark = pytest.mark.slow
+
 RESULTS = ("model.safetensors", "metrics.jsonl", "config.yaml", "run.json")
 
 
@@ -80,7 +82,6 @@ def results(run):
     return {name: (run / name).read_bytes() for name in RESULTS}
 
 
-@pytest.mark.slow
 def test_the_run_keeps_what_the_encoders_learnt(done):
     tensors = load_file(done[0] / "model.safetensors")
     learnt = {name: value for name, value in tensors.items() if name.startswith("encoders.")}
@@ -104,7 +105,6 @@ def killed(request, monkeypatch):
     return monkeypatch
 
 
-@pytest.mark.slow
 def test_resumed_equals_uninterrupted(toy, done, frames, tmp_path, killed):
     config = toy.pipeline(encoders={"blocks": 1}, **toy.SHORT)
     with pytest.raises(KilledError):
@@ -114,7 +114,6 @@ def test_resumed_equals_uninterrupted(toy, done, frames, tmp_path, killed):
     assert results(tmp_path / "run") == results(done[0])
 
 
-@pytest.mark.slow
 def test_is_evaluated_from_frames(toy, done, frames):
     manifest, _ = toy.corpus()
     card = evaluate(done[0], "test", manifest=manifest, stores=frames())
@@ -157,7 +156,6 @@ def again(toy, run, **changes):
     return toy.pipeline(init_from=str(run), **still | changes)
 
 
-@pytest.mark.slow
 def test_begins_with_the_weights_of_another_run(toy, finished, tmp_path):
     toy.run(tmp_path / "run", again(toy, finished[0]))
     before, after = (
@@ -169,7 +167,6 @@ def test_begins_with_the_weights_of_another_run(toy, finished, tmp_path):
             torch.testing.assert_close(after[name], value, atol=1e-9, rtol=1e-6)
 
 
-@pytest.mark.slow
 def test_without_any_step_the_weights_stay_what_they_were(toy, finished, tmp_path):
     run = tmp_path / "run"
     none = {"steps": 0, "batch": 4, "lr": 1e-3}
@@ -191,7 +188,6 @@ def encoded(stream, ids):
     return MemoryFeatures(arrays)
 
 
-@pytest.mark.slow
 def test_tuning_begins_with_a_run_of_frozen_encoders(toy, frames, tmp_path):
     ids = [clip.id for clip in toy.corpus()[0].clips()]
     cached = {name: encoded(stream, ids) for name, stream in frames().items()}
@@ -207,7 +203,6 @@ def test_tuning_begins_with_a_run_of_frozen_encoders(toy, frames, tmp_path):
         toy.run(tmp_path / "back", again(toy, tmp_path / "tuned"), stores=cached)
 
 
-@pytest.mark.slow
 def test_the_identity_holds_the_weights_and_not_where_they_lie(toy, finished, tmp_path):
     shutil.copytree(finished[0], tmp_path / "moved")
     toy.run(tmp_path / "run", again(toy, finished[0]))
