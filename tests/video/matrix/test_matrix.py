@@ -105,6 +105,7 @@ def test_all_frames_are_those_that_ffmpeg_shows(name: str, reader: Reader) -> No
     check_frames(FILES, name, VIDEOS[name], reader)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("name", [name for name, row in VIDEOS.items() if row["timed"]])
 def test_ranges_hold_the_frames_that_ffmpeg_shows_then(name: str, reader: Reader) -> None:
