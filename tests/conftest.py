@@ -130,7 +130,12 @@ def _files(folder: Path, ranges: bool, pages: bool) -> Application:
                     for path in [folder / "..", *sorted((folder / name).iterdir())]
                 )
                 return Response(inside, mimetype="text/html")(environ, start)
-            return send_from_directory(folder, name, environ)(environ, start)
+            response = send_from_directory(folder, name, environ)
+            # Read here: a client that hangs up leaves the file open otherwise.
+            response.direct_passthrough = False
+            response.get_data()
+            response.close()
+            return response(environ, start)
         except HTTPException as error:
             return error(environ, start)
 
