@@ -85,6 +85,25 @@ def write_atomic(path: Path, content: bytes) -> None:
         replace(path, content, work)
 
 
+def write_output(path: Path, data: bytes, what: str, kind: type[SpamoError] = SpamoError) -> None:
+    """Write a file that the user has named; atomic.
+
+    Args:
+        what: it is: ``the report``.
+
+    Raises:
+        SpamoError: of this ``kind``; it cannot be written.
+    """
+    try:
+        write_atomic(path, data)
+    except OSError as error:
+        raise kind(
+            f"{what} cannot be written: {error.strerror or error}",
+            where=path,
+            remedy=remedy(error),
+        ) from error
+
+
 def check_output(path: Path) -> None:
     """Find out before long work whether a file could be written; nothing is made.
 

@@ -27,9 +27,8 @@ a clip lies at its own sentence is told by recall, CKA and the bound of mutual i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,7 +155,7 @@ def against(text_md: Floats, sign_nd: Floats, before_nd: Floats | None = None) -
         estimator=ESTIMATOR,
         dimensions=DIMENSIONS,
         explained=float((sizes[:DIMENSIONS] ** 2).sum() / (sizes**2).sum()),
-        text=Entropy(**_described(text)),
+        text=_entropy(text),
         sign=_beside(text, (sign_nd - mean) @ axes),
         sign_before=None if before_nd is None else _beside(text, (before_nd - mean) @ axes),
     )
@@ -167,28 +166,20 @@ def _beside(text: Density, points_nd: NDArray[np.float64]) -> SignEntropy | None
     if sign is None:
         return None
     return SignEntropy(
-        **_described(sign),
+        **asdict(_entropy(sign)),
         gap=sign.entropy - text.entropy,
         divergence=text.surprise(points_nd) - sign.entropy,
     )
 
 
-def _described(one: Density) -> _Described:
-    return {
-        "nats": one.entropy,
-        "error": one.error,
-        "bias": one.bias,
-        "bandwidth": one.bandwidth,
-        "points": one.points,
-    }
-
-
-class _Described(TypedDict):
-    nats: float
-    error: float
-    bias: float
-    bandwidth: float
-    points: int
+def _entropy(one: Density) -> Entropy:
+    return Entropy(
+        nats=one.entropy,
+        error=one.error,
+        bias=one.bias,
+        bandwidth=one.bandwidth,
+        points=one.points,
+    )
 
 
 def _log_density(squared_mn: Floats, bandwidth: float, d: int) -> NDArray[np.float64]:

@@ -203,7 +203,7 @@ class Terminal(Watcher):
         work = Work(task, of, unit, began=clock())
         # One without a count holds others, which show themselves.
         with Progress(
-            *(_Words("name"), _Bar(bar_width=12), _Words("count"), _Words("pace"), _Words("said")),
+            *(_Words("name"), _Bar(bar_width=12), _Words("count"), _Words("pace"), _Words("note")),
             console=display.console(err=True),
             disable=not unit,
             transient=True,
@@ -226,10 +226,10 @@ class _Bar(BarColumn):
 class _Words(ProgressColumn):
     """A part of what is told, on one line however narrow the terminal is."""
 
-    def __init__(self, part: Literal["name", "count", "pace", "said"]) -> None:
+    def __init__(self, part: Literal["name", "count", "pace", "note"]) -> None:
         self._part = part
-        # What does not fit is cut from what is said last.
-        ratio = 1 if part == "said" else None
+        # What does not fit is cut from the note, which stands last.
+        ratio = 1 if part == "note" else None
         super().__init__(Column(no_wrap=True, overflow="ellipsis", ratio=ratio))
 
     def render(self, task: Task) -> Text:
@@ -250,8 +250,8 @@ class _Words(ProgressColumn):
             return human.duration(now - work.began)
         return f"{human.rate(rate, '').replace(' ', '')}, {human.duration(left)} left"
 
-    def _said(self, work: Work) -> str:
-        return work.said
+    def _note(self, work: Work) -> str:
+        return work.note
 
 
 def clock() -> float:

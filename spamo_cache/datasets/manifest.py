@@ -306,11 +306,5 @@ _READERS: dict[str, Callable[[Path], tuple[pa.Table, list[str]]]] = {
 
 
 def _atomically(path: Path, data: bytes) -> Path:
-    try:
-        io.write_atomic(path, data)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise CorpusError(
-            f"the manifest cannot be written: {reason}", where=path, remedy=io.remedy(error)
-        ) from error
+    io.write_output(path, data, "the manifest", CorpusError)
     return path

@@ -8,7 +8,7 @@ gives features that are wrong by little enough to go unnoticed.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -118,12 +118,14 @@ def _named_side(model: str) -> int:
 
 def _side(model: Mapping[str, Any]) -> int:
     """Side of a tower's pictures, pixels."""
-    given = model.get("vision_cfg", {}).get("image_size", _USUAL_SIDE)
-    sides = {given} if isinstance(given, int) else set(given)
+    return _square(model.get("vision_cfg", {}).get("image_size", _USUAL_SIDE))
+
+
+def _square(size: int | Sequence[int]) -> int:
+    sides = {size} if isinstance(size, int) else set(size)
     if len(sides) > 1:
-        raise ConfigError(f"towers for pictures of {given} px are not supported")
-    side: int = sides.pop()
-    return side
+        raise ConfigError(f"towers for pictures of {size} px are not supported")
+    return sides.pop()
 
 
 def _from_path(path: Path, stream: SpatialStream) -> Tower:
@@ -262,12 +264,9 @@ def _from_model_config(model: Mapping[str, Any]) -> Any:
 
 
 def _tower(visual: Any, model: Mapping[str, Any], preprocess: Mapping[str, Any]) -> Tower:
-    sides = {visual.image_size} if isinstance(visual.image_size, int) else set(visual.image_size)
-    if len(sides) > 1:
-        raise ConfigError(f"towers for pictures of {visual.image_size} px are not supported")
     return Tower(
         visual=visual,
-        preprocess=from_open_clip(preprocess, size=sides.pop()),
+        preprocess=from_open_clip(preprocess, size=_square(visual.image_size)),
         shape=_plain_shape(visual) if is_plain(visual) else _whole_shape(model),
     )
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 import spamo_cache
 from spamo_cache import io
 from spamo_cache.datasets.registry import CORPORA
-from spamo_cache.errors import SpamoError, UsageError
+from spamo_cache.errors import UsageError
 from spamo_cache.report.analysis import alignment, attributions, shapley, tokens
 from spamo_cache.report.experiment_section import experiment_section
 from spamo_cache.report.experiments import Results, holds_experiments, read_results
@@ -53,14 +53,7 @@ def write_report(
         SpamoError: a damaged file of a run, or ``out`` cannot be written.
     """
     page = page_html(runs, frames, roots)
-    try:
-        io.write_atomic(out, page.encode("utf-8", "replace"))
-    except OSError as error:
-        raise SpamoError(
-            f"the report cannot be written: {error.strerror or error}",
-            where=out,
-            remedy=io.remedy(error),
-        ) from error
+    io.write_output(out, page.encode("utf-8", "replace"), "the report")
     return out
 
 

@@ -36,7 +36,10 @@ def read_document(path: Path, kind: TypeAdapter[T], wrong: str, remedy: str) -> 
     try:
         return kind.validate_python(io.read_json(path))
     except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        parts = [".".join(map(str, fault["loc"])), fault["msg"]]
-        why = ": ".join(filter(None, parts))
-        raise SpamoError(f"{wrong}: {why}", where=path, remedy=remedy) from None
+        raise SpamoError(f"{wrong}: {first_fault(error)}", where=path, remedy=remedy) from None
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first thing that is wrong with a document, behind its key."""
+    fault = error.errors(include_url=False)[0]
+    return ": ".join(filter(None, [".".join(map(str, fault["loc"])), fault["msg"]]))

@@ -35,6 +35,7 @@ from spamo_cache import io
 from spamo_cache.config import Pipeline, StrictModel, load
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import DamagedError, UsageError
+from spamo_cache.runs.documents import first_fault
 from spamo_cache.runs.tensors import REMEDY, check_tensors, read_tensors, write_tensors
 from spamo_cache.store.attributes import Attributes, Sha256, validated
 from spamo_cache.store.leases import Leases
@@ -356,10 +357,8 @@ def _metrics_line(line: bytes, where: str) -> MetricsLine:
     try:
         return _METRICS_LINE.validate_python({**known, "values": document})
     except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        key = ".".join(map(str, fault["loc"]))
         raise DamagedError(
-            f"is no line of metrics: {key}: {fault['msg']}", where=where, remedy=REMEDY
+            f"is no line of metrics: {first_fault(error)}", where=where, remedy=REMEDY
         ) from None
 
 

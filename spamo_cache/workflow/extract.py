@@ -105,10 +105,10 @@ def extract(
         dataset, manifest, root, size=size, limit=limit, watcher=watcher
     )
     loaded, path = resolve.named_spec(spec or resolve.spec_of(table.corpus), changes=changes)
-    stores.tell_changes(table, watcher)
+    stores.report_changes(table, watcher)
     if not dry_run:
         stores.check_room(table)
-    _tell_request(table, base, path, device, watcher)
+    _report_request(table, base, path, device, watcher)
     with watcher.task("extract", table.corpus, "frames") as advance:
         summary = compute(
             table,
@@ -118,7 +118,7 @@ def extract(
             store_root=root_of_stores,
             splits=splits,
             retry_failed=retry_failed,
-            progress=_Teller(watcher, advance),
+            progress=_ProgressReport(watcher, advance),
             **request,
         )
     if not dry_run:
@@ -161,7 +161,7 @@ def _remember(manifest: Manifest, summary: Summary, table: str, root: str) -> No
         ) from error
 
 
-def _tell_request(
+def _report_request(
     manifest: Manifest, root: Path, spec: Path, device: str, watcher: Watcher
 ) -> None:
     watcher.detail(f"{len(manifest):,} clips of {manifest.corpus} in {root}")
@@ -169,8 +169,8 @@ def _tell_request(
     watcher.detail(f"device: {device}")
 
 
-class _Teller:
-    """Tells a watcher how far an extraction is, and once of each failure, address and wait."""
+class _ProgressReport:
+    """Hands progress to a watcher, and each failure, address and wait once."""
 
     def __init__(self, watcher: Watcher, advance: Advance) -> None:
         self._watcher, self._advance = watcher, advance
@@ -198,15 +198,15 @@ class _Teller:
         if now.stage == "probe":
             self._advance(now.clips, now.clips_total, stage="probe", unit="clips")
             return
-        said = f"{now.clips:,} of {now.clips_total:,} clips"
-        said += f", {now.failures:,} failed" if now.failures else ""
-        said += f", waiting for {'; '.join(now.waiting_for)}" if now.waiting_for else ""
+        note = f"{now.clips:,} of {now.clips_total:,} clips"
+        note += f", {now.failures:,} failed" if now.failures else ""
+        note += f", waiting for {'; '.join(now.waiting_for)}" if now.waiting_for else ""
         self._advance(
             now.frames,
             now.frames_total,
             stage="extract",
             unit="frames",
-            said=said,
+            note=note,
             figures={
                 "clips": now.clips,
                 "clips_total": now.clips_total,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spamo_cache import io
-from spamo_cache.errors import SpamoError, UsageError, VideoError
+from spamo_cache.errors import UsageError, VideoError
 from spamo_cache.workflow import resolve, stores
 from spamo_cache.workflow.resolve import Changes, Names
 from spamo_cache.workflow.watcher import QUIET, Watcher
@@ -84,14 +84,7 @@ def inspect(
     sheet = BytesIO()
     drawn = _sheet(found, chosen, file.parent, resolve.names(streams), rows)
     drawn.save(sheet, _FORMATS[path.suffix.lower()], optimize=True, quality=90)
-    try:
-        io.write_atomic(path, sheet.getvalue())
-    except OSError as error:
-        raise SpamoError(
-            f"the sheet cannot be written: {error.strerror or error}",
-            where=path,
-            remedy=io.remedy(error),
-        ) from error
+    io.write_output(path, sheet.getvalue(), "the sheet")
     return path
 
 

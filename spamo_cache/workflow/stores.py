@@ -96,7 +96,7 @@ def remembered(corpus: str) -> Manifest | None:
     return note.manifest() if note.stores else None
 
 
-def tell_changes(manifest: Manifest, watcher: Watcher) -> None:
+def report_changes(manifest: Manifest, watcher: Watcher) -> None:
     """Say how a manifest differs from the one that was extracted last under its name."""
     try:
         note = _Note.of(manifest.corpus)

@@ -107,7 +107,7 @@ def train_pipeline(
         return import_checkpoint(
             Path(import_official), pipeline, base=base, manifest=table, stores=streams, out=out
         )
-    _tell_request(pipeline, table, stores, out=out, device=device, watcher=watcher)
+    _report_request(pipeline, table, stores, out=out, device=device, watcher=watcher)
     with watcher.task("train", pipeline.name, "steps") as advance:
         return train_run(
             pipeline,
@@ -115,13 +115,13 @@ def train_pipeline(
             manifest=table,
             stores=streams,
             out=out,
-            progress=_Teller(advance),
+            progress=_ProgressReport(advance),
             notice=watcher.warning,
             device=device,
         )
 
 
-def _tell_request(
+def _report_request(
     pipeline: Pipeline,
     manifest: Manifest,
     stores: Mapping[str, FeatureStore],
@@ -141,8 +141,8 @@ def _tell_request(
     watcher.detail(f"device: {device}")
 
 
-class _Teller:
-    """Tells how far a training is, each time with the latest of every figure."""
+class _ProgressReport:
+    """Hands on how far a training is, each time with the latest of every figure."""
 
     def __init__(self, advance: Advance) -> None:
         self._advance = advance
@@ -158,7 +158,7 @@ class _Teller:
         if at_dev:
             words.append(f"decoding dev, {at_dev['dev_clips']:,} of {at_dev['dev_clips_total']:,}")
         figures = {**self._figures, **at_dev}
-        self._advance(done, total, stage=phase, said=", ".join(words), figures=figures)
+        self._advance(done, total, stage=phase, note=", ".join(words), figures=figures)
 
 
 def run_folder(pipeline: Pipeline, output: Path | str | None = None) -> Path:

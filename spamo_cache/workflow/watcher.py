@@ -17,7 +17,7 @@ class Advance(Protocol):
     """Called with how far a task is.
 
     ``stage`` names the part of the task; a new one begins a count of its own, in ``unit`` if that
-    is not the task's. ``said`` is more for people, in words, and ``figures`` the same for scripts.
+    is not the task's. ``note`` is more for people, in words, and ``figures`` the same for scripts.
     """
 
     def __call__(
@@ -27,7 +27,7 @@ class Advance(Protocol):
         *,
         stage: str = "",
         unit: str = "",
-        said: str = "",
+        note: str = "",
         figures: Mapping[str, Any] | None = None,
     ) -> None: ...
 
@@ -61,15 +61,7 @@ class Watcher:
         return nullcontext(_ignore)
 
 
-def _ignore(
-    done: int,
-    total: int,
-    *,
-    stage: str = "",
-    unit: str = "",
-    said: str = "",
-    figures: Mapping[str, Any] | None = None,
-) -> None:
+def _ignore(*_: object, **__: object) -> None:
     pass
 
 
@@ -95,7 +87,7 @@ class Work:
     stage: str = ""
     done: int = 0
     total: int | None = None
-    said: str = ""
+    note: str = ""
     figures: Mapping[str, Any] = field(default_factory=dict)
     counted_from: tuple[float, int] = (0.0, 0)
     ended: float | None = None
@@ -108,7 +100,7 @@ class Work:
         *,
         stage: str = "",
         unit: str = "",
-        said: str = "",
+        note: str = "",
         figures: Mapping[str, Any] | None = None,
     ) -> bool:
         """Take over a report; whether a new stage begins with it."""
@@ -117,7 +109,7 @@ class Work:
             self.stage, self.counted_from, self.ended = stage, (now, done), None
         if done >= total and self.ended is None:
             self.ended = now
-        self.done, self.total, self.said = done, total, said
+        self.done, self.total, self.note = done, total, note
         self.unit, self.figures = unit or self.unit, figures or {}
         return begins
 
@@ -152,7 +144,7 @@ class Work:
             words.append(f"took {human.duration(self.ended - self.counted_from[0])}")
         elif left is not None:
             words.append(f"{human.duration(left)} left")
-        return f"{self.name}: {', '.join(words)}" + (f"; {self.said}" if self.said else "")
+        return f"{self.name}: {', '.join(words)}" + (f"; {self.note}" if self.note else "")
 
     def event(self, now: float) -> dict[str, Any]:
         """The same for scripts."""

@@ -49,3 +49,23 @@ def call() -> Call:
         return result
 
     return run
+
+
+@pytest.fixture(scope="module")
+def with_features(
+    made: Path, call: Call, enter: Enter, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The lab with its features."""
+    folder = tmp_path_factory.mktemp("features")
+    shutil.copytree(made, folder, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        enter(folder, patch)
+        call("extract --manifest manifest.csv --dataset frames --spec spec.yaml --executor serial")
+    return folder
+
+
+@pytest.fixture
+def extracted(with_features: Path, enter: Enter, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The lab with its features, as the working directory."""
+    enter(with_features, monkeypatch)
+    return with_features

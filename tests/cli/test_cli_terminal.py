@@ -195,7 +195,7 @@ with display.guarded():
         case "error": display.error(str(SpamoError(evil)))
         case "progress":
             with watching.Terminal().task(evil, evil, "clips") as advance:
-                advance(1, 2, stage=evil, unit=evil, said=evil)
+                advance(1, 2, stage=evil, unit=evil, note=evil)
 """
     shown = on_a_terminal(code)
     # Styles, and what draws a bar: cursor up, erase line, cursor on and off.

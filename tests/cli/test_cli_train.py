@@ -1,7 +1,6 @@
 """Several runs by one command, and long videos in windows."""
 
 import json
-import shutil
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +16,6 @@ from spamo_cache.errors import SpamoError, UsageError
 from spamo_cache.workflow.translate import Translation, windows
 
 Call = Callable[..., Result]
-Enter = Callable[[Path, pytest.MonkeyPatch], None]
 
 EXTRACT = "extract --manifest manifest.csv --dataset frames --spec spec.yaml --executor serial"
 
@@ -28,23 +26,6 @@ def last(result: Result) -> Any:
     assert {event["event"] for event in events} <= {"notice", "progress", "run", "warning"}
     assert summary["event"] == "summary"
     return summary
-
-
-@pytest.fixture(scope="module")
-def done(made: Path, call: Call, enter: Enter, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The lab with its features."""
-    folder = tmp_path_factory.mktemp("done")
-    shutil.copytree(made, folder, dirs_exist_ok=True)
-    with pytest.MonkeyPatch.context() as patch:
-        enter(folder, patch)
-        call(EXTRACT)
-    return folder
-
-
-@pytest.fixture
-def extracted(done: Path, enter: Enter, monkeypatch: pytest.MonkeyPatch) -> Path:
-    enter(done, monkeypatch)
-    return done
 
 
 @pytest.mark.slow

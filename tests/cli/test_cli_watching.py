@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +13,6 @@ from spamo_cache.cli import watching
 from spamo_cache.workflow.watcher import QUIET
 
 Call = Callable[..., Result]
-Enter = Callable[[Path, pytest.MonkeyPatch], None]
 
 EXTRACT = "extract --manifest manifest.csv --dataset frames --spec spec.yaml --executor serial"
 LONG = "--set align.steps=20 --set translate.steps=40 --set translate.eval_every=20"
@@ -125,7 +123,7 @@ def test_a_new_stage_and_the_end_are_told_at_once(
         advance(1000, 1000, stage="align")
         advance(0, 4, stage="translate")
         running.now += 7200
-        advance(1, 4, stage="translate", said="loss 2.5")
+        advance(1, 4, stage="translate", note="loss 2.5")
         running.now += 21600
         advance(4, 4, stage="translate")
     lines = [line.partition(" ")[2] for line in capsys.readouterr().err.splitlines()]
@@ -135,23 +133,6 @@ def test_a_new_stage_and_the_end_are_told_at_once(
         "train mine, translate: 1 of 4 steps (25 %), 0.5 steps/h, 6 h 00 min left; loss 2.5",
         "train mine, translate: 4 of 4 steps (100 %), 0.5 steps/h, took 8 h 00 min",
     ]
-
-
-@pytest.fixture(scope="module")
-def done(made: Path, call: Call, enter: Enter, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The lab with its features."""
-    folder = tmp_path_factory.mktemp("done")
-    shutil.copytree(made, folder, dirs_exist_ok=True)
-    with pytest.MonkeyPatch.context() as patch:
-        enter(folder, patch)
-        call(EXTRACT)
-    return folder
-
-
-@pytest.fixture
-def extracted(done: Path, enter: Enter, monkeypatch: pytest.MonkeyPatch) -> Path:
-    enter(done, monkeypatch)
-    return done
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import pytest
 from jinja2 import UndefinedError
 
 from spamo_cache import config, io
-from spamo_cache.errors import SpamoError, UsageError
+from spamo_cache.errors import DamagedError, SpamoError, UsageError
 from spamo_cache.report import write_report
 from spamo_cache.report.receipt import departures, encoder_of, receipt
 from spamo_cache.report.runs import read_run
@@ -362,6 +362,14 @@ def test_a_line_cut_off_by_a_kill_is_left_out(build_run: Build) -> None:
     with (run / "metrics.jsonl").open("a") as file:
         file.write("\n{}\n")
     with pytest.raises(SpamoError, match="is not the JSON it was"):
+        read_run(run)
+
+
+def test_a_line_of_metrics_of_another_shape_is_one_clear_error(build_run: Build) -> None:
+    run = build_run(finished=False)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(io.to_json({"stage": "align", "loss": 1.0}) + "\n")
+    with pytest.raises(DamagedError, match=r"is no line of metrics: step: .*valid integer"):
         read_run(run)
 
 

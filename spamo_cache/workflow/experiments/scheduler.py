@@ -103,7 +103,7 @@ class _Tally:
         self._advance(
             self._ended - self._there,
             self._total - self._there,
-            said="; ".join([*words, *(progress["words"] for _, progress in running)]),
+            note="; ".join([*words, *(progress["words"] for _, progress in running)]),
             figures={
                 "there_already": self._there,
                 "failures": self._failed,
