@@ -46,6 +46,7 @@ from spamo_cache.runs.load import Run, load_run, open_stores
 from spamo_cache.runs.records import (
     Scorecard,
     ScoredClip,
+    Unfinished,
     card_file,
     keep_card,
     lines_file,
@@ -77,6 +78,8 @@ def evaluate(
     progress: Decoded | None = None,
 ) -> Scorecard:
     """Decode and score a split; an evaluation of the same things is read back, not repeated.
+
+    One that was interrupted goes on after the last batch that it decoded.
 
     Writes ``evaluation/<name>.json`` and, a line per clip, ``evaluation/<name>.hypotheses.jsonl``:
     id, hypothesis and reference as they are scored, failed, its own bleu, chrf and rouge_l, and
@@ -119,6 +122,7 @@ def evaluate(
     # Before the language model is loaded: that may take minutes.
     if (known := task.known()) is not None:
         return known
+    io.check_output(card_file(run, task.name))
     encoders = encoders_of(task.stores, pipeline.streams)
     loaded = load_run(run, device=device, encoders=encoders, llm=llm)
     evidence = task.decoded(loaded, progress)
@@ -127,7 +131,9 @@ def evaluate(
     card = task.judged(evidence, measured)
     sides = texts(predictions.hypotheses, predictions.references, pipeline.text)
     card = replace(card, texts_sha256=_keep_texts(run, card.name, sides))
-    return keep_card(run, card, _lines(evidence, measured))
+    kept = keep_card(run, card, _lines(evidence, measured))
+    task.unfinished(evidence.data.ids, loaded.device).remove()
+    return kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +197,11 @@ class _Task:
             return None
         return card if card.identity == self.identity else None
 
+    def unfinished(self, clips: Sequence[str], device: str) -> Unfinished:
+        """What an earlier call has decoded of the same clips, on the same kind of device."""
+        depends = [self.identity, torch.__version__, device.partition(":")[0], list(clips)]
+        return Unfinished(self.folder.path, self.name, identity({"decoded": depends}))
+
     def decoded(self, loaded: Run, progress: Decoded | None) -> Evidence:
         """Translate the split."""
         pipeline, translator = self.pipeline, loaded.translator
@@ -202,8 +213,11 @@ class _Task:
             translator.tokens,
             shuffle=self.shuffled,
         )
+        unfinished = self.unfinished(data.ids, loaded.device)
         with cpu_threads(pipeline.threads):
-            decoded = decode(translator, data, pipeline.decode, progress=progress)
+            decoded = decode(
+                translator, data, pipeline.decode, progress=progress, unfinished=unfinished
+            )
         made = predictions(pipeline, self.manifest.clips(self.split), data, decoded)
         made_by = lineage(self.folder)
         return Evidence(

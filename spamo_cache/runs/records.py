@@ -3,6 +3,7 @@
 evaluation/<name>.json               a ``Scorecard``
 evaluation/<name>.hypotheses.jsonl   a ``ScoredClip`` per line
 evaluation/<name>.texts/             both sides under each convention, for sacrebleu
+evaluation/<name>.unfinished.jsonl   translations of an evaluation that was interrupted
 """
 
 from __future__ import annotations
@@ -207,6 +208,51 @@ def keep_card(run: Path, card: Scorecard, lines: Iterable[ScoredClip]) -> Scorec
     # The card last: where it stands, its hypotheses stand too.
     write_document(card_file(run, card.name), kept)
     return kept
+
+
+class Unfinished:
+    """Translations of an evaluation under way, by which a later one goes on after a kill.
+
+    A line per batch, with a checksum and with what it belongs to. Lines of anything else, and what
+    a kill cut off, are passed over; so several processes may write at the same time.
+
+    Args:
+        name: of the evaluation.
+        identity: of all that the translations depend on.
+    """
+
+    def __init__(self, run: Path, name: str, identity: str) -> None:
+        self.path = run / "evaluation" / f"{name}.unfinished.jsonl"
+        self._identity = identity
+
+    def read(self) -> dict[str, str]:
+        """Clip -> its translation."""
+        found: dict[str, str] = {}
+        if not self.path.is_file():
+            return found
+        with io.reading(self.path):
+            lines = self.path.read_bytes().split(b"\n")
+        for line in lines:
+            try:
+                document = io.from_json(line, self.path)
+            except DamagedError:
+                continue
+            if document.get("identity") == self._identity:
+                found |= document["translations"]
+        return found
+
+    def add(self, translations: Mapping[str, str]) -> None:
+        """Keep some more."""
+        document = {"identity": self._identity, "translations": dict(translations)}
+        with io.writing(self.path):
+            self.path.parent.mkdir(exist_ok=True)
+            with self.path.open("ab") as file:
+                # Begins with the end of a line: the one before may have been cut off by a kill.
+                file.write(f"\n{io.to_json(document)}\n".encode())
+
+    def remove(self) -> None:
+        """Nothing is unfinished any more."""
+        io.discard(self.path)
 
 
 def text_lines(texts: Iterable[str]) -> bytes:

@@ -8,6 +8,7 @@ import torch
 
 from spamo_cache.config import DecodeConfig
 from spamo_cache.model.translator import Translator
+from spamo_cache.runs.records import Unfinished
 from spamo_cache.train.data import Examples
 
 Decoded = Callable[[int, int], None]
@@ -15,19 +16,34 @@ Decoded = Callable[[int, int], None]
 
 
 def decode(
-    translator: Translator, data: Examples, config: DecodeConfig, *, progress: Decoded | None = None
+    translator: Translator,
+    data: Examples,
+    config: DecodeConfig,
+    *,
+    progress: Decoded | None = None,
+    unfinished: Unfinished | None = None,
 ) -> list[str]:
     """One hypothesis per clip, in the order of ``data.ids``; deterministic.
 
     Clips of like length share a batch. The translator's mode is put back afterwards.
+
+    Args:
+        unfinished: keeps each batch as it is done; those it holds already are not decoded again.
     """
     hypotheses = [""] * len(data)
     done, training = 0, translator.training
+    known = {} if unfinished is None else unfinished.read()
     translator.eval()
     try:
         for numbers in data.sorted_batches(config.batch):
-            batch = data.batch(numbers).to(translator.device)
-            texts = translator.generate(batch.streams, config, batch.prompts)
+            ids = [data.ids[number] for number in numbers]
+            if known.keys() >= set(ids):
+                texts = [known[clip] for clip in ids]
+            else:
+                batch = data.batch(numbers).to(translator.device)
+                texts = translator.generate(batch.streams, config, batch.prompts)
+                if unfinished is not None:
+                    unfinished.add(dict(zip(ids, texts, strict=True)))
             for number, text in zip(numbers, texts, strict=True):
                 hypotheses[number] = text
             done += len(numbers)

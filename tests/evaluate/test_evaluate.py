@@ -12,8 +12,9 @@ import pytest
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import StoreError, UsageError
 from spamo_cache.evaluate import bleurt, evaluate, evaluation, translate_features
+from spamo_cache.model.translator import Translator
 from spamo_cache.runs.load import load_run
-from spamo_cache.runs.records import texts_folder
+from spamo_cache.runs.records import Unfinished, texts_folder
 from spamo_cache.train import decoding
 from spamo_cache.train.data import examples
 
@@ -60,6 +61,42 @@ def test_an_equal_evaluation_is_read_back(run, monkeypatch):
     monkeypatch.setattr(evaluation, "load_run", lambda *_, **__: pytest.fail("loaded again"))
     again = evaluate(run[0], "test", stores=run[1], device="cpu")
     assert again == first
+
+
+def test_an_interrupted_evaluation_goes_on_after_the_last_whole_batch(run, tmp_path, monkeypatch):
+    expected = evaluate(run[0], "test", stores=run[1], device="cpu")
+    lines = table(run[0], "test")
+    out = shutil.copytree(run[0], tmp_path / "run")
+    shutil.rmtree(out / "evaluation")
+
+    def interrupt(done: int, total: int) -> None:
+        if done == 4:  # of 5, two a batch
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(out, "test", stores=run[1], device="cpu", progress=interrupt)
+    unfinished = out / "evaluation" / "test.unfinished.jsonl"
+    unfinished.write_bytes(unfinished.read_bytes()[:-9])  # as a kill leaves the second line
+    # Another evaluation takes nothing from it, nor its place.
+    shuffled = evaluate(out, "test", stores=run[1], device="cpu", shuffle=True)
+    assert shuffled.name == "test-shuffled"
+    assert unfinished.exists()
+
+    decoded, generate = [], Translator.generate
+    monkeypatch.setattr(Translator, "generate", lambda *args: decoded.append(1) or generate(*args))
+    told = []
+    card = evaluate(out, "test", stores=run[1], device="cpu", progress=lambda *n: told.append(n))
+    assert (card, table(out, "test")) == (expected, lines)
+    assert len(decoded) == 2
+    assert told[0] == (2, 5)
+    assert not unfinished.exists()
+
+
+def test_what_was_decoded_with_other_settings_is_decoded_again(tmp_path):
+    batches = {"test/0": "regen", "test/1": "schnee"}
+    Unfinished(tmp_path, "test", "of these settings").add(batches)
+    assert Unfinished(tmp_path, "test", "of these settings").read() == batches
+    assert Unfinished(tmp_path, "test", "of others").read() == {}
 
 
 def test_a_card_without_its_table_is_made_anew(run):
