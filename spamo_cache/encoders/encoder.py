@@ -20,6 +20,12 @@ _BATCH_TOKENS = {"cpu": 1024, "cuda": 65_536}
 """Per device type. Part of what decides a feature's last bit, so never a user's setting."""
 
 
+_OUTLINE = (
+    *("per", "span", "stride", "phase", "tail"),
+    *("width", "tokens_per_row", "flops_per_row", "weights_sha256", "preprocess"),
+)
+
+
 class Encoder(nn.Module):
     """A frozen network, and which frames its rows stand for.
 
@@ -53,6 +59,13 @@ class Encoder(nn.Module):
         self.span = getattr(stream, "window", None) or 1
         self.phase = getattr(stream, "phase", 0)
         self.tail = getattr(stream, "tail", "drop")
+
+    def outline(self) -> Encoder:
+        """What an extraction is planned by, without the network and its memory."""
+        outline = Encoder()
+        for name in _OUTLINE:
+            setattr(outline, name, getattr(self, name))
+        return outline
 
     def rows(self, frames: int) -> int:
         """Rows of a clip of ``frames`` frames; one shorter than a window has one."""

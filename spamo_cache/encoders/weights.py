@@ -15,6 +15,8 @@ from spamo_cache.compat import quiet
 from spamo_cache.errors import WeightsError, shortage
 
 _SUFFIXES = (".safetensors", *checkpoints.PICKLES)
+_BIASES = ("attention.q_bias", "attention.v_bias", "query.bias", "value.bias")
+"""How the biases end that some transformers releases drop from a VideoMAE."""
 
 
 def local(weights: str, base: Path) -> Path | None:
@@ -84,6 +86,9 @@ def load_network(path: Path, key_map: Mapping[str, str], *, unused: tuple[str, .
     config = checkpoints.architecture(folder_of(path))
     from transformers import AutoModel
 
+    stored = tensors(path, key_map)
+    # Copies: the network may stand in the memory of what it is given.
+    biases = {name: tensor.clone() for name, tensor in stored.items() if name.endswith(_BIASES)}
     with checkpoints.explained(path), quiet():
         with torch.device("meta"):
             given = getattr(config, "vision_config", config)
@@ -92,7 +97,7 @@ def load_network(path: Path, key_map: Mapping[str, str], *, unused: tuple[str, .
             model, report = type(outline).from_pretrained(
                 None,
                 config=outline.config,
-                state_dict=tensors(path, key_map),
+                state_dict=stored,
                 dtype=torch.float32,
                 output_loading_info=True,
             )
@@ -104,9 +109,7 @@ def load_network(path: Path, key_map: Mapping[str, str], *, unused: tuple[str, .
             ) from None
     _check_names(model, report, unused, path)
     if model.config.model_type == "videomae":
-        # Read again: the network may stand in the memory of what it was given.
-        stored = tensors(path, key_map)
-        bare = {name.removeprefix("videomae."): tensor for name, tensor in stored.items()}
+        bare = {name.removeprefix("videomae."): tensor for name, tensor in biases.items()}
         _check_biases(model.encoder.layer, bare)
     return model.eval().requires_grad_(requires_grad=False)
 

@@ -159,8 +159,9 @@ def extract(
                 return outline
         if executor == "serial" or calibrate:
             return worker.load_encoder(stream, base, spec.compute, device)
-        # Processes of their own will compute: this one only looks at sizes and hashes.
-        return registry.build(stream, base, "float32")
+        # Processes of their own will compute: this one only looks at sizes and hashes, and is not
+        # to hold the weights in memory beside them.
+        return registry.build(stream, base, "float32").outline()
 
     tracker = Tracker(progress, len(manifest))
     plan = plan_extraction(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from spamo_cache import checkpoints
 from spamo_cache.config import CacheSpec
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.encoders import registry
@@ -60,17 +61,32 @@ def test_features_are_those_of_each_clip_alone(
 def test_encoders_are_loaded_once_in_one_process(
     go: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build, loaded = registry.build, []
+    build, read, loaded = registry.build, checkpoints.tensors, []
 
     def building(stream: Any, *options: Any) -> Any:
         loaded.append(stream.encoder)
         return build(stream, *options)
 
+    def reading(path: Path) -> Any:
+        loaded.append(path.name)
+        return read(path)
+
     monkeypatch.setattr(registry, "build", building)
+    monkeypatch.setattr(checkpoints, "tensors", reading)
+    once = ["open_clip", "clip-vision", "videomae", "videomae"]
     go()
-    assert loaded == ["open_clip", "videomae"]
+    assert loaded == once
     go()  # what lies on the disk may be another network by now
-    assert loaded == ["open_clip", "videomae"] * 2
+    assert loaded == once * 2
+
+
+def test_what_an_extraction_is_planned_by_holds_no_weights(spec: CacheSpec) -> None:
+    for stream in spec.streams.values():
+        encoder = registry.build(stream, GOLDEN)
+        outline = encoder.outline()
+        assert not list(outline.parameters())
+        assert (outline.width, outline.weights_sha256) == (encoder.width, encoder.weights_sha256)
+        assert list(outline.starts(40)) == list(encoder.starts(40))
 
 
 @pytest.mark.slow
