@@ -11,7 +11,7 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 MAX_JSON_BYTES = 1 << 28
 _MAX_DEPTH = 64
@@ -72,6 +72,41 @@ def parse_json(text: str | bytes) -> Any:
     if is_deeper(value, _MAX_DEPTH):
         raise ValueError(f"is nested deeper than {_MAX_DEPTH}")
     return value
+
+
+class Limited:
+    """At most ``limit`` bytes of a stream. Memory is taken for what is there, not what is promised.
+
+    Raises:
+        OSError: there is more.
+    """
+
+    def __init__(self, file: IO[bytes], limit: int) -> None:
+        self._file, self._limit, self._left = file, limit, limit
+
+    def read(self, size: int = -1) -> bytes:
+        """The next ``size`` bytes, fewer at the end; all that are left where it is negative."""
+        wanted = self._left + 1 if size < 0 else size
+        if wanted <= _PORTION:
+            return self._counted(self._file.read(wanted))
+        parts: list[bytes] = []
+        while wanted and (part := self._counted(self._file.read(min(wanted, _PORTION)))):
+            parts.append(part)
+            wanted -= len(part)
+        return b"".join(parts)
+
+    def readline(self) -> bytes:
+        """The next line, with its end."""
+        return self._counted(self._file.readline(self._left + 1))
+
+    def _counted(self, data: bytes) -> bytes:
+        self._left -= len(data)
+        if self._left < 0:
+            raise OSError(errno.EFBIG, f"holds more than {self._limit:,} bytes")
+        return data
+
+
+_PORTION = 1 << 20
 
 
 def is_deeper(document: Any, depth: int) -> bool:

@@ -25,7 +25,7 @@ LEVELS: dict[str, int] = {
     **dict.fromkeys(("model", "encoders", "metrics", "video"), 4),
     "datasets": 3,
     "store": 2,
-    **dict.fromkeys(("config", "checkpoints", "devices", "extras", "io"), 1),
+    **dict.fromkeys(("config", "checkpoints", "devices", "extras", "io", "restricted"), 1),
     **dict.fromkeys(("errors", "compat", "bounded", "human", "process"), 0),
 }
 EXTRAS = ("open_clip", "decord", "torchvision", "av", "dask", "distributed", "dask_jobqueue")
@@ -92,7 +92,15 @@ def test_the_stages_meet_in_the_store_only() -> None:
     assert not graph["extract"] & set(STAGE_2)
     for part in STAGE_2:
         assert not graph[part] & set(STAGE_1), part
-    assert graph["store"] <= {"bounded", "config", "errors", "extras", "io", "process"}
+    assert graph["store"] <= {
+        "bounded",
+        "config",
+        "errors",
+        "extras",
+        "io",
+        "process",
+        "restricted",
+    }
 
 
 def test_the_packages_by_level() -> None:

@@ -107,7 +107,7 @@ def _show(copied: Copied, wanted: Sequence[str] | None, *, json: bool) -> None:
 
 def import_(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="Folder of .npy/.npz files, or an HDF5 file.")
+        Path, typer.Argument(metavar="SOURCE", help="Folder or file of features, see below.")
     ],
     *,
     corpus: Annotated[
@@ -130,6 +130,10 @@ def import_(
     json: options.Json = False,
 ) -> None:
     """Make a store of features that exist already, one array for each clip.
+
+    SOURCE is a folder of .npy, .npz, .pt, .pth, .pkl or .pose files, of zip or tar archives of them
+    (which are not unpacked), or one file: an archive, HDF5, a dictionary of tensors, a pickle,
+    gzipped or not, as phoenix14t.pami0.train. Nothing in it can run code.
 
     Unusable arrays are listed with their reasons, and so are the manifest's clips without a file;
     exit code 1 then. `train --features STREAM=STORE` reads it.

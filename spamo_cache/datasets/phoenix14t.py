@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from spamo_cache import restricted
 from spamo_cache.config import TextConfig
-from spamo_cache.datasets import layout, restricted
+from spamo_cache.datasets import layout
 from spamo_cache.datasets.corpus import Corpus
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.errors import CorpusError

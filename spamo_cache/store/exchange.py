@@ -1,26 +1,19 @@
-"""Features in external formats: HDF5, ``.npy``/``.npz``, the official release's layout.
-
-What others wrote is read with suspicion.
-"""
+"""Features as files for others, and stores of features that others made."""
 
 from __future__ import annotations
 
-import lzma
 import os
 import re
 import zipfile
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from io import BytesIO
 from itertools import groupby
 from operator import attrgetter
-from pathlib import Path, PurePosixPath
-from tokenize import TokenError
-from typing import IO, Any, Literal
+from pathlib import Path
+from typing import Any, Literal
 from urllib.parse import quote
 
 import h5py
@@ -29,29 +22,14 @@ from numpy.typing import NDArray
 
 from spamo_cache import io
 from spamo_cache.errors import StoreError, UsageError
-from spamo_cache.store.attributes import load_json
+from spamo_cache.store import foreign
+from spamo_cache.store.foreign import MARKER, UNREADABLE, Item, Naming
 from spamo_cache.store.layout import ClipKey, Slot, StreamIdentity, canonical, fit, pack, sha256
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.remote import Location
 from spamo_cache.store.writer import StoreWriter
 
 DType = Literal["float16", "float32"]
-Naming = Literal["ids", "official"]
-
-MARKER = "spamo-cache.json"
-"""Beside exported files: which clip each of them is, so that they come back exactly."""
-# What the release calls the files of a stream, and which folder on the way to one is the split.
-_OFFICIAL = {"spatial": r"_s2wrapping", "motion": r"_overlap-\d+(-pretrained)?"}
-_SPLIT = {"ids": 0, "official": -2}
-_MAX_MARKER_BYTES = 1 << 30
-_MAX_ARRAY_BYTES = 1 << 30
-
-
-# What numpy, zipfile and h5py raise of files that are not what they seem.
-UNREADABLE = (
-    *(StoreError, OSError, EOFError, RuntimeError, ValueError, KeyError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, TokenError),
-)
 
 
 # --- export ---------------------------------------------------------------------------------------
@@ -239,8 +217,8 @@ class Imported:
     unknown: list[str]
 
 
-def import_npy(
-    folder: Path,
+def import_features(
+    source: Path,
     root: Path,
     *,
     corpus: str,
@@ -248,47 +226,24 @@ def import_npy(
     naming: Naming = "ids",
     **options: Any,
 ) -> Imported:
-    """Make a store of a folder with one ``.npy`` or ``.npz`` of (rows, width) for each clip.
+    """Make a store of a folder or file that holds an array of (rows, width) for each clip.
 
     A file's name is its clip's id; the first folder on the way to it is its split, in the official
-    layout the last one.
+    layout the last one. See :mod:`foreign` for the formats, and :func:`_import` for the options.
 
     Args:
         naming: ``official`` takes the files that the official release calls this stream's, with
             whatever ending its versions give them (``_s2wrapping``, ``_overlap-8``,
             ``_overlap-8-pretrained``).
-        options: see :func:`_import`.
 
     Raises:
-        UsageError: no such folder, no files in it, or two different ones for one clip.
-        StoreError: an unwritable root.
+        UsageError: no such source, no features in it, or two different ones for one clip.
+        StoreError: a file of many clips that cannot be read, or an unwritable root.
     """
-    if not folder.is_dir():
-        raise UsageError("no such folder", where=folder)
-    items = arrays_of_folder(folder, stream, naming)
-    return _import(items, root, corpus=corpus, stream=stream, kind="npy", **options)
-
-
-def import_hdf5(file: Path, root: Path, *, corpus: str, stream: str, **options: Any) -> Imported:
-    """Make a store of an HDF5 file with one (rows, width) dataset for each clip.
-
-    The dataset's attribute ``id`` names its clip, else its own name; its attribute ``split`` or
-    the first group on the way to it is the split. See :func:`_import` for the options.
-
-    Raises:
-        UsageError: no such file, no datasets, or two different ones for one clip.
-        StoreError: not an HDF5 file, or an unwritable root.
-    """
-    if not file.is_file():
-        raise UsageError("no such file", where=file)
-    if zipfile.is_zipfile(file):
-        raise UsageError("is a zip file", where=file, remedy="unpack it and name the folder")
-    try:
-        with h5py.File(file, "r") as opened:
-            items = arrays_of_hdf5(opened, file.name)
-            return _import(items, root, corpus=corpus, stream=stream, kind="hdf5", **options)
-    except (OSError, RuntimeError, KeyError) as error:
-        raise StoreError(f"is no sound HDF5 file: {error}", where=file) from None
+    with foreign.opened(source, stream, naming) as items:
+        return _import(
+            items, root, corpus=corpus, stream=stream, kind=foreign.kind_of(source), **options
+        )
 
 
 def _import(
@@ -444,119 +399,3 @@ def _write(writer: StoreWriter, surveyed: Mapping[str, _Survey], kind: str) -> N
                     failures[slot.id] = str(error)
             writer.publish(partition, features, failures, {"imported": kind})
     writer.commit_index()
-
-
-# --- external formats ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One clip's array in a file."""
-
-    id: str
-    split: str
-    source: str
-    """The file, relative to the folder; in HDF5 the dataset."""
-    load: Callable[[], NDArray[Any]]
-    """Raises one of :data:`UNREADABLE`."""
-
-
-def arrays_of_folder(folder: Path, stream: str, naming: Naming) -> Iterator[Item]:
-    """The arrays of a folder: by the list that lies in one of ours, else by the files' names.
-
-    Args:
-        naming: ``ids``: ``[SPLIT/...]ID.npy`` or ``.npz``; ``official``: ``.../SPLIT/ID`` and the
-            ending that the release gives the files of this stream.
-
-    Raises:
-        UsageError: the release has no such stream.
-        StoreError: a list that names files outside the folder, or is none.
-    """
-    if (folder / MARKER).exists():
-        return _marked(folder)
-    if naming == "official" and stream not in _OFFICIAL:
-        raise UsageError(
-            f"the official release has no stream {stream!r}", remedy="spatial or motion"
-        )
-    return _named(folder, f"(?P<id>.+){_OFFICIAL[stream] if naming == 'official' else ''}", naming)
-
-
-def _named(folder: Path, pattern: str, naming: Naming) -> Iterator[Item]:
-    for path in sorted(folder.rglob("*.np[yz]")):
-        match = re.fullmatch(pattern, path.stem)
-        if match is not None:
-            name = path.relative_to(folder)
-            split = name.parts[_SPLIT[naming]] if len(name.parts) > 1 else ""
-            yield Item(match["id"], split, name.as_posix(), partial(_load_numpy, path))
-
-
-def _marked(folder: Path) -> Iterator[Item]:
-    """The clips of a folder of ours, by the list that lies in it."""
-    marker = load_json(folder / MARKER, _MAX_MARKER_BYTES)
-    try:
-        listed = [(str(name), str(e["id"]), str(e["split"])) for name, e in marker["clips"].items()]
-    except (KeyError, TypeError, AttributeError):
-        raise StoreError("is no list of exported clips", where=folder / MARKER) from None
-    for name, clip, split in listed:
-        pure = PurePosixPath(name)
-        if pure.is_absolute() or ".." in pure.parts or "\0" in name:
-            raise StoreError(f"names a file outside the folder: {name!r}", where=folder / MARKER)
-        yield Item(clip, split, name, partial(_load_numpy, folder / pure))
-
-
-def _load_numpy(path: Path) -> NDArray[Any]:
-    if not path.is_file():
-        raise StoreError("is no regular file")
-    if path.suffix == ".npz":
-        with path.open("rb") as file:
-            return _archived(file)
-    # Mapped: a header that promises more than the file holds is found before memory is asked for.
-    mapped = np.lib.format.open_memmap(path, mode="r")
-    _bound(mapped.nbytes)
-    return np.array(mapped)
-
-
-def _archived(file: IO[bytes]) -> NDArray[Any]:
-    with zipfile.ZipFile(file) as archive:
-        # A header inside that promises more than the entry holds fails while it is read.
-        _bound(sum(entry.file_size for entry in archive.infolist()))
-        names = archive.namelist()
-        name = names[0] if len(names) == 1 else "features.npy"
-        if name not in names:
-            raise StoreError(f"holds {len(names)} arrays, and none is called features")
-        with archive.open(name) as entry:
-            array: NDArray[Any] = np.lib.format.read_array(entry, allow_pickle=False)
-            return array
-
-
-def _load_hdf5(dataset: h5py.Dataset) -> NDArray[Any]:
-    # Data that a dataset keeps in other files is not ours to read.
-    if dataset.is_virtual or dataset.external:
-        raise StoreError("keeps its data in other files")
-    _bound(dataset.nbytes)
-    return np.asarray(dataset)
-
-
-def _bound(size: int) -> None:
-    if size > _MAX_ARRAY_BYTES:
-        raise StoreError(f"holds more than {_MAX_ARRAY_BYTES} bytes")
-
-
-def arrays_of_hdf5(file: h5py.File, name: str) -> list[Item]:
-    """The datasets of an open HDF5 file; links to other files are not followed."""
-    items: list[Item] = []
-
-    def visit(path: str, node: object) -> None:
-        if isinstance(node, h5py.Dataset):
-            group, _, own = path.rpartition("/")
-            clip = _attribute(node, "id", own)
-            split = _attribute(node, "split", group.split("/")[0])
-            items.append(Item(clip, split, f"{name}:{path}", partial(_load_hdf5, node)))
-
-    file.visititems(visit)
-    return items
-
-
-def _attribute(dataset: h5py.Dataset, name: str, default: str) -> str:
-    value = dataset.attrs.get(name, default)
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -14,7 +14,8 @@ from spamo_cache.workflow.watcher import QUIET, Watcher
 
 if TYPE_CHECKING:
     from spamo_cache.store.copy import Copied
-    from spamo_cache.store.exchange import Imported, Naming
+    from spamo_cache.store.exchange import Imported
+    from spamo_cache.store.foreign import Naming
     from spamo_cache.store.remote import Location
 
 _HDF5 = (".h5", ".hdf5")
@@ -100,9 +101,10 @@ def import_features(
     dtype: Literal["float16", "float32"] | None = None,
     store: str | None = None,
 ) -> Imported:
-    """Make a store of a folder of ``.npy`` or ``.npz`` files, or of an HDF5 file.
+    """Make a store of features that exist already; see :mod:`store.foreign` for the formats.
 
     Args:
+        source: a folder, or one file.
         corpus: corpus the clips are of.
         stream: stream the features are.
         official: files are named as the official release's.
@@ -112,7 +114,7 @@ def import_features(
     """
     from spamo_cache.datasets import registry
     from spamo_cache.datasets.manifest import Manifest
-    from spamo_cache.store.exchange import import_hdf5, import_npy
+    from spamo_cache.store import exchange
 
     about = registry.CORPORA.get(corpus)
     listed = None if manifest is None else Manifest.read(manifest, corpus=corpus)
@@ -124,9 +126,7 @@ def import_features(
         "known": None if listed is None else {clip.id: clip.split for clip in listed.clips()},
     }
     root = resolve.store_root(store)
-    if source.is_dir():
-        return import_npy(source, root, naming=_naming(official), **common)
-    return import_hdf5(source, root, **common)
+    return exchange.import_features(source, root, naming=_naming(official), **common)
 
 
 def export_features(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from spamo_cache.datasets import restricted
+from spamo_cache import restricted
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.datasets.official import write_annotations
 

@@ -14,15 +14,8 @@ import numpy as np
 import pytest
 
 from spamo_cache.errors import SpamoError, StoreError, UsageError
-from spamo_cache.store.exchange import (
-    MARKER,
-    UNREADABLE,
-    arrays_of_folder,
-    export_hdf5,
-    export_npy,
-    import_hdf5,
-    import_npy,
-)
+from spamo_cache.store.exchange import export_hdf5, export_npy, import_features
+from spamo_cache.store.foreign import MARKER, UNREADABLE, opened
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.verify import verify
 
@@ -39,17 +32,17 @@ def same(first: Path, second: Path) -> bool:
 @pytest.mark.slow
 def test_npy_round_trip_is_exact(sealed, tmp_path):
     assert export_npy(sealed.path, tmp_path / "npy") == len(FeatureStore.open(sealed.path)) - 2
-    back = import_npy(tmp_path / "npy", tmp_path / "b", stream="spatial", **SMALL)
+    back = import_features(tmp_path / "npy", tmp_path / "b", stream="spatial", **SMALL)
     assert same(sealed.path, back.path)
     assert verify(back.path, deep=True).sound
-    assert import_npy(tmp_path / "npy", tmp_path / "b", stream="spatial", **SMALL) == back
+    assert import_features(tmp_path / "npy", tmp_path / "b", stream="spatial", **SMALL) == back
 
 
 @pytest.mark.slow
 def test_hdf5_round_trip_is_exact(sealed, tmp_path):
     file = tmp_path / "features.h5"
     export_hdf5(sealed.path, file)
-    assert same(sealed.path, import_hdf5(file, tmp_path / "b", stream="spatial", **SMALL).path)
+    assert same(sealed.path, import_features(file, tmp_path / "b", stream="spatial", **SMALL).path)
     with h5py.File(file) as opened:
         provenance = json.loads(opened.attrs["spamo_cache"])
         assert provenance["fingerprint"] == sealed.fingerprint
@@ -66,7 +59,7 @@ def test_official_layout(material, sealed, tmp_path):
     np.testing.assert_array_equal(array, material.features["clip 000"])
     (tmp_path / "npy" / MARKER).unlink()
     options = {**SMALL, "stream": "spatial", "naming": "official"}
-    back = FeatureStore.open(import_npy(tmp_path / "npy", tmp_path / "b", **options).path)
+    back = FeatureStore.open(import_features(tmp_path / "npy", tmp_path / "b", **options).path)
     assert back.dtype == np.float16, "every value of the float32 files is one of float16"
     np.testing.assert_array_equal(back.read(["clip 000"])[0], material.features["clip 000"])
     assert "clip 000" in back.select(split="test")
@@ -79,12 +72,12 @@ def test_all_official_names_of_motion(tmp_path, ending):
     np.save(folder / f"a_b{ending}.npy", np.ones((5, 3), np.float32))
     np.save(folder / "a_b_s2wrapping.npy", np.ones((40, 6), np.float32))
     options = {**SMALL, "naming": "official"}
-    motion = import_npy(tmp_path / "feat", tmp_path / "r", stream="motion", **options)
-    spatial = import_npy(tmp_path / "feat", tmp_path / "r", stream="spatial", **options)
+    motion = import_features(tmp_path / "feat", tmp_path / "r", stream="motion", **options)
+    spatial = import_features(tmp_path / "feat", tmp_path / "r", stream="spatial", **options)
     for path, shape in ((motion, (5, 3)), (spatial, (40, 6))):
         assert FeatureStore.open(path.path).read(["a_b"])[0].shape == shape
     with pytest.raises(UsageError, match="no stream 'hands'"):
-        import_npy(tmp_path / "feat", tmp_path / "r", stream="hands", **options)
+        import_features(tmp_path / "feat", tmp_path / "r", stream="hands", **options)
 
 
 def test_identity_of_imports_is_their_content(tmp_path):
@@ -93,7 +86,7 @@ def test_identity_of_imports_is_their_content(tmp_path):
     found = []
     for value in (1, 2, 1):
         np.save(folder / "a.npy", np.full((5, 3), value, np.float32))
-        found.append(import_npy(folder, tmp_path / "r", stream="spatial", **SMALL).path.name)
+        found.append(import_features(folder, tmp_path / "r", stream="spatial", **SMALL).path.name)
     assert found[0] == found[2] != found[1]
 
 
@@ -118,7 +111,7 @@ def test_bad_files_are_failed_clips_with_a_reason(tmp_path):
     np.save(folder / "cut.npy", np.ones((5, 3)))
     os.truncate(folder / "cut.npy", 200)
     (folder / "cut.npz").rename(folder / "cut2.npz")
-    made = import_npy(folder, tmp_path / "r", stream="spatial", **SMALL)
+    made = import_features(folder, tmp_path / "r", stream="spatial", **SMALL)
     store = FeatureStore.open(made.path)
     assert store.select(state="ok") == ["good"]
     assert store.counts()["failed"] == len(made.failures) == 12
@@ -137,7 +130,7 @@ def test_a_marker_cannot_name_files_outside(tmp_path, name):
     marker = {"clips": {name: {"id": "a", "split": ""}}}
     (folder / MARKER).write_text(json.dumps(marker, separators=(",", ":")))
     with pytest.raises(StoreError, match="outside the folder"):
-        import_npy(folder, tmp_path / "r", stream="spatial", **SMALL)
+        import_features(folder, tmp_path / "r", stream="spatial", **SMALL)
 
 
 def test_hdf5_data_in_other_files_is_not_read(tmp_path):
@@ -147,7 +140,7 @@ def test_hdf5_data_in_other_files_is_not_read(tmp_path):
         external = [(str(tmp_path / "secret"), 0, 60)]
         opened.create_dataset("secret", (5, 3), "f4", external=external)
         opened["link"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/x")
-    made = import_hdf5(tmp_path / "a.h5", tmp_path, stream="s", **SMALL)
+    made = import_features(tmp_path / "a.h5", tmp_path, stream="s", **SMALL)
     store = FeatureStore.open(made.path)
     assert store.select(state="ok") == ["good"]
     assert "other files" in str(store.reason("secret"))
@@ -172,7 +165,7 @@ def release(folder: Path, **changes: np.ndarray) -> Path:
 @pytest.mark.parametrize(("stream", "shape"), [("spatial", (40, 6)), ("motion", (5, 3))])
 def test_the_whole_tree_of_the_release_is_taken(tmp_path, stream, shape):
     options = {**SMALL, "naming": "official", "stream": stream}
-    made = import_npy(release(tmp_path / "features"), tmp_path / "r", **options)
+    made = import_features(release(tmp_path / "features"), tmp_path / "r", **options)
     store = FeatureStore.open(made.path)
     assert (made.clips, made.failures) == (3, {})
     assert store.splits == ("dev", "test", "train")
@@ -184,7 +177,7 @@ def test_two_names_for_different_features_are_refused(tmp_path):
     other = {"b_overlap-8-pretrained": np.zeros((5, 3), np.float32)}
     folder = release(tmp_path / "features", **other)
     with pytest.raises(UsageError, match="two arrays for one clip: b") as refused:
-        import_npy(folder, tmp_path / "r", **SMALL, naming="official", stream="motion")
+        import_features(folder, tmp_path / "r", **SMALL, naming="official", stream="motion")
     assert "b_overlap-8.npy" in str(refused.value.where)
     assert not (tmp_path / "r").exists()
 
@@ -195,7 +188,7 @@ def test_a_manifest_tells_what_is_missing_or_too_much(tmp_path):
     for clip in ("a", "b", "stray"):
         np.save(folder / f"{clip}.npy", np.ones((5, 3), np.float32))
     known = {"a": "train", "b": "dev", "c": "dev"}
-    made = import_npy(folder, tmp_path / "r", stream="s", known=known, **SMALL)
+    made = import_features(folder, tmp_path / "r", stream="s", known=known, **SMALL)
     assert (made.failures, made.unknown) == ({"c": "has no file"}, ["stray.npy"])
     store = FeatureStore.open(made.path)
     assert store.select(split="dev") == ["b", "c"]
@@ -207,7 +200,7 @@ def test_the_usual_width_counts(tmp_path):
     folder.mkdir()
     for clip, width in (("a", 4), ("b", 3), ("c", 3)):
         np.save(folder / f"{clip}.npy", np.ones((5, width), np.float32))
-    made = import_npy(folder, tmp_path / "r", stream="s", **SMALL)
+    made = import_features(folder, tmp_path / "r", stream="s", **SMALL)
     assert made.failures == {"a": "features are (5, 4), not (5, 3)"}
 
 
@@ -217,16 +210,16 @@ def test_values_are_kept_or_cast_as_asked(tmp_path, dtype):
     folder.mkdir()
     array = np.random.default_rng(0).normal(size=(7, 5)).astype(dtype)
     np.save(folder / "a.npy", array)
-    kept = FeatureStore.open(import_npy(folder, tmp_path / "r", stream="s", **SMALL).path)
+    kept = FeatureStore.open(import_features(folder, tmp_path / "r", stream="s", **SMALL).path)
     assert kept.dtype == (np.float16 if dtype == np.float16 else np.float32)
     np.testing.assert_array_equal(kept.read(["a"])[0], array.astype(kept.dtype))
     options = {**SMALL, "stream": "s", "dtype": "float16"}
-    half = FeatureStore.open(import_npy(folder, tmp_path / "r", **options).path)
+    half = FeatureStore.open(import_features(folder, tmp_path / "r", **options).path)
     np.testing.assert_array_equal(half.read(["a"])[0], array.astype(np.float16))
 
 
 def test_archives_that_unpack_without_end_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("spamo_cache.store.exchange._MAX_ARRAY_BYTES", 1 << 16)
+    monkeypatch.setattr("spamo_cache.store.foreign._MAX_ARRAY_BYTES", 1 << 16)
     folder = tmp_path / "feat"
     folder.mkdir()
     np.save(folder / "a.npy", np.ones((5, 3), np.float32))
@@ -234,8 +227,8 @@ def test_archives_that_unpack_without_end_are_refused(tmp_path, monkeypatch):
     with h5py.File(tmp_path / "b.h5", "w") as opened:
         opened["a"] = np.ones((5, 3), np.float32)
         opened.create_dataset("bomb", (1 << 30, 8), "f4", compression="gzip", chunks=(1024, 8))
-    npy = import_npy(folder, tmp_path / "r", stream="s", **SMALL)
-    hdf5 = import_hdf5(tmp_path / "b.h5", tmp_path / "r", stream="s", **SMALL)
+    npy = import_features(folder, tmp_path / "r", stream="s", **SMALL)
+    hdf5 = import_features(tmp_path / "b.h5", tmp_path / "r", stream="s", **SMALL)
     for made in (npy, hdf5):
         assert list(made.failures) == ["bomb"]
         assert "holds more than" in made.failures["bomb"]
@@ -256,8 +249,8 @@ def test_flipped_bits_in_numpy_files_are_failures_or_nothing(tmp_path):
             for _ in range(chance.choice((1, 3))):
                 broken[chance.randrange(len(data) - 1)] ^= 1 << chance.randrange(8)
             (folder / name).write_bytes(broken)
-            with suppress(UsageError, *UNREADABLE):
-                for item in arrays_of_folder(folder, "s", "ids"):
+            with suppress(UsageError, *UNREADABLE), opened(folder) as items:
+                for item in items:
                     assert item.load().nbytes < 1 << 20
         (folder / name).write_bytes(data)
 
@@ -269,7 +262,7 @@ def test_a_cut_hdf5_file_is_one_clear_error(sealed, tmp_path):
     for _ in range(20):
         (tmp_path / "b.h5").write_bytes(whole[: chance.randrange(len(whole))])
         with pytest.raises(SpamoError, match=r"is no sound HDF5 file|cannot be read"):
-            import_hdf5(tmp_path / "b.h5", tmp_path / "r", stream="s", **SMALL)
+            import_features(tmp_path / "b.h5", tmp_path / "r", stream="s", **SMALL)
 
 
 @pytest.mark.slow
@@ -283,18 +276,22 @@ def test_ids_that_no_file_can_have_come_back(make, tmp_path):
     path = material.write(tmp_path / "root").path
     export_npy(path, tmp_path / "npy", naming="official")
     export_hdf5(path, tmp_path / "all.h5")
-    assert same(path, import_npy(tmp_path / "npy", tmp_path / "b", stream="spatial", **SMALL).path)
-    assert same(path, import_hdf5(tmp_path / "all.h5", tmp_path, stream="spatial", **SMALL).path)
+    assert same(
+        path, import_features(tmp_path / "npy", tmp_path / "b", stream="spatial", **SMALL).path
+    )
+    assert same(
+        path, import_features(tmp_path / "all.h5", tmp_path, stream="spatial", **SMALL).path
+    )
 
 
 def test_nothing_to_import_is_one_clear_error(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.h5").write_text("no")
     for load, name, words in (
-        (import_npy, "none", "no such folder"),
-        (import_npy, "empty", "no features to import"),
-        (import_hdf5, "none.h5", "no such file"),
-        (import_hdf5, "text.h5", "is no sound HDF5 file"),
+        (import_features, "none", "no such folder"),
+        (import_features, "empty", "no features to import"),
+        (import_features, "none.h5", "no such file"),
+        (import_features, "text.h5", "is no sound HDF5 file"),
     ):
         with pytest.raises(SpamoError, match=words):
             load(tmp_path / name, tmp_path, stream="s", **SMALL)

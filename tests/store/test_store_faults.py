@@ -21,7 +21,7 @@ import pytest
 
 from spamo_cache.errors import SpamoError
 from spamo_cache.store.copy import copy
-from spamo_cache.store.exchange import export_hdf5, export_npy, import_hdf5, import_npy
+from spamo_cache.store.exchange import export_hdf5, export_npy, import_features
 from spamo_cache.store.inspect import info
 from spamo_cache.store.inventory import list_stores, remove
 from spamo_cache.store.reader import FeatureStore
@@ -173,10 +173,10 @@ class Site:
         export_hdf5(self.store, file)
 
     def import_npy(self) -> None:
-        import_npy(self.disk / "npy", self.disk / "root", **IMPORTED)
+        import_features(self.disk / "npy", self.disk / "root", **IMPORTED)
 
     def import_hdf5(self) -> None:
-        import_hdf5(self.disk / "features.h5", self.disk / "root", **IMPORTED)
+        import_features(self.disk / "features.h5", self.disk / "root", **IMPORTED)
 
     def check(self) -> None:
         """All that there is of the store is right, and there is all of it."""

@@ -1,9 +1,10 @@
-"""Pickled annotation files read as data: nothing that a file names is ever called.
+"""Pickled files read as data: nothing that a file names is ever called.
 
-Two corpora come with pickles. A pickle is a small program; here it may build containers, text,
-numbers and NumPy arrays of them, and the first other name in it is an error. Even NumPy's own
-reconstruction is replaced by plain Python, because ``dtype.__setstate__`` believes flags from the
-file and an object array with false flags takes bytes for pointers.
+Two corpora come with pickles, and so do features that labs share. A pickle is a small program; here
+it may build containers, text, numbers and arrays of them, and the first other name in it is an
+error. Even NumPy's own reconstruction is replaced by plain Python, because ``dtype.__setstate__``
+believes flags from the file and an object array with false flags takes bytes for pointers. Tensors
+of torch are read where features are expected, by the same means: they become arrays.
 
 A small program can also ask for a lot: 170 bytes describe a list of 2**50 items. Size, steps,
 nesting and the number of values are therefore bounded.
@@ -19,15 +20,17 @@ import struct
 import tokenize
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spamo_cache import bounded
-from spamo_cache.errors import CorpusError
+from spamo_cache.errors import CorpusError, SpamoError, StoreError
 
 _CODE = re.compile(r"[<>|=]?(?:[bB?]1?|[iufcSU]\d+|O8?)")
 _MAX_BYTES = 1 << 27
+_MAX_ARRAY_BYTES = 1 << 30
 _MAX_STEPS = 10_000_000
 _MAX_VALUES = 5_000_000
 _MAX_DEPTH = 50
@@ -78,6 +81,28 @@ def load_npy(path: Path) -> Any:
         raise CorpusError(f"is no NumPy file: {error}", where=path) from None
 
 
+class Stream(Protocol):
+    """What is read of a file; see :class:`bounded.Limited`."""
+
+    def read(self, size: int, /) -> bytes: ...
+    def readline(self) -> bytes: ...
+
+
+def load_features(file: Stream, where: object) -> Any:
+    """The plain data of a pickle with arrays or torch tensors in it; tensors come as arrays.
+
+    A file that ``torch.save`` wrote before torch 1.6 is a row of pickles, and is read as well.
+
+    Args:
+        file: at its beginning. Features are not copied; what is returned keeps all of it in memory.
+        where: the file, for errors.
+
+    Raises:
+        StoreError: damaged, out of bounds, or naming anything but plain data, arrays and tensors.
+    """
+    return _explained(lambda: _Plain().of(_torch_or_pickle(file, _Budget())), where, StoreError)
+
+
 _HEADERS: Mapping[tuple[int, int], Callable[[io.BytesIO], tuple[Any, bool, np.dtype[Any]]]] = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -92,16 +117,22 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _loaded(path: Path, data: bytes) -> Any:
+    return _explained(
+        lambda: _Plain().of(_Restricted(io.BytesIO(data), _Budget()).load()), path, CorpusError
+    )
+
+
+def _explained(load: Callable[[], Any], where: object, kind: type[SpamoError]) -> Any:
     try:
-        return _Plain().of(_Restricted(io.BytesIO(data)).load())
+        return load()
     except _Refused as error:
-        raise CorpusError(
-            f"the pickle asks for {error}, which plain annotations never need; nothing was run",
-            where=path,
-            remedy="do not trust this file; fetch it again from the corpus's own site",
+        raise kind(
+            f"the pickle asks for {error}, which plain data never need; nothing was run",
+            where=where,
+            remedy="do not trust this file; fetch it again from where it was published",
         ) from None
     except _UNREADABLE as error:
-        raise CorpusError(f"is no readable pickle: {error}", where=path) from None
+        raise kind(f"is no readable pickle: {error}", where=where) from None
 
 
 class _Refused(Exception):  # noqa: N818
@@ -140,11 +171,16 @@ _Unpickler: Any = pickle._Unpickler
 class _Restricted(_Unpickler):  # type: ignore[misc]
     """Knows the few names and opcodes that builtin data and NumPy arrays are pickled with."""
 
-    def __init__(self, file: io.BytesIO) -> None:
+    def __init__(
+        self, file: Stream, budget: _Budget, storages: dict[str, _Storage] | None = None
+    ) -> None:
+        """Tensors are known where ``storages`` is given; those that stand outside go into it."""
         super().__init__(file, encoding="latin1")
-        budget = _Budget()
         # Made anew for every file, so that no file can alter what the next one gets.
         self._known = _reconstructors(budget)
+        self._storages = storages
+        if storages is not None:
+            self._known |= _tensor_names(budget)
         self.dispatch = _Counted(_Unpickler.dispatch | self._own, budget)
 
     def find_class(self, module: str, name: str) -> Any:
@@ -155,7 +191,18 @@ class _Restricted(_Unpickler):  # type: ignore[misc]
             raise _Refused(f"{module}.{name}") from None
 
     def persistent_load(self, pid: Any) -> Any:
+        match pid:
+            case ("storage", _Kind() as kind, str(key), str(), int(count), None):
+                if self._storages is not None:
+                    return self._storages.setdefault(key, _Storage(kind, count))
         raise _Refused(f"an outside object {pid!r:.100}")
+
+    def _bytearray(self) -> None:
+        size = int.from_bytes(self.read(8), "little")
+        if size > _MAX_ARRAY_BYTES:
+            raise _Refused(f"a buffer of {size:,} bytes")
+        # Never changed afterwards; and where less is left, less is made.
+        self.append(self.read(size))
 
     def _checked_call(self) -> None:
         if not isinstance(self.stack[-1], tuple) or len(self.stack[-1]) > _MAX_ARGUMENTS:
@@ -202,11 +249,12 @@ class _Restricted(_Unpickler):  # type: ignore[misc]
             (
                 *(pickle.NEWOBJ[0], pickle.NEWOBJ_EX[0], pickle.OBJ[0]),
                 *(pickle.EXT1[0], pickle.EXT2[0], pickle.EXT4[0]),
-                # Its size is believed before its content is there.
-                *(pickle.BYTEARRAY8[0], pickle.NEXT_BUFFER[0], pickle.READONLY_BUFFER[0]),
+                *(pickle.NEXT_BUFFER[0], pickle.READONLY_BUFFER[0]),
             ),
             _unusual,
         ),
+        # By pickle's own, its size is believed before its content is there.
+        pickle.BYTEARRAY8[0]: _bytearray,
     }
 
 
@@ -297,6 +345,11 @@ def _reconstructors(budget: _Budget) -> dict[tuple[str, str], Any]:
     def ndarray(*_: object) -> None:
         raise _Refused("an array made in an unusual way")
 
+    def frombuffer(raw: bytes, kind: _Dtype, shape: tuple[int, ...], order: str) -> _Array:
+        made = _Array()
+        made.__setstate__((1, shape, kind, order == "F", raw))
+        return made
+
     known: dict[tuple[str, str], Any] = {
         ("builtins", "set"): members,
         ("builtins", "frozenset"): lambda items=(): frozenset(members(items)),
@@ -308,7 +361,130 @@ def _reconstructors(budget: _Budget) -> dict[tuple[str, str], Any]:
     }
     for core in ("numpy.core.multiarray", "numpy._core.multiarray"):
         known |= {(core, "_reconstruct"): reconstruct, (core, "scalar"): scalar}
+    for core in ("numpy.core.numeric", "numpy._core.numeric"):
+        known[core, "_frombuffer"] = frombuffer
     return known
+
+
+# --- tensors --------------------------------------------------------------------------------------
+
+_TORCH_MAGIC = 0x1950A86A20F9469CFC6C
+_TORCH_PROTOCOL = 1001
+_KINDS = {
+    "FloatStorage": "<f4",
+    "DoubleStorage": "<f8",
+    "HalfStorage": "<f2",
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "i1",
+    "ByteStorage": "u1",
+    "BoolStorage": "?",
+    "BFloat16Storage": "bfloat16",
+}
+"""Names of torch's storages -> what they hold."""
+
+
+class _Kind:
+    """A class of storages that a pickle names."""
+
+    def __init__(self, code: str) -> None:
+        self.halves = code == "bfloat16"
+        self.dtype = np.dtype("<u2" if self.halves else code)
+
+
+class _Storage:
+    """The numbers of tensors; those of a file of torch stand at its end."""
+
+    def __init__(self, kind: _Kind, count: int) -> None:
+        self.kind, self.count = kind, count
+        self.content: NDArray[Any] | None = None
+
+    def fill(self, raw: bytes | memoryview) -> None:
+        if len(raw) != self.count * self.kind.dtype.itemsize:
+            raise pickle.UnpicklingError("a storage of another size than its content")
+        self.content = np.frombuffer(raw, self.kind.dtype)
+
+
+class _Tensor:
+    """A tensor as pickled: a place in a storage."""
+
+    def __init__(self, storage: object, offset: object, size: object, stride: object) -> None:
+        numbers = (offset, *_tuple(size), *_tuple(stride))
+        if not isinstance(storage, _Storage) or len(_tuple(size)) != len(_tuple(stride)):
+            raise _Refused("a tensor made in an unusual way")
+        if not all(type(n) is int and 0 <= n < 1 << 48 for n in numbers):
+            raise pickle.UnpicklingError("a tensor of an impossible shape")
+        self.storage, self.offset = storage, offset
+        self.size, self.stride = _tuple(size), _tuple(stride)
+
+    def numpy(self) -> NDArray[Any]:
+        content = self.storage.content
+        if content is None:
+            raise pickle.UnpicklingError("a tensor without its numbers")
+        last = sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
+        count = math.prod(self.size)
+        # A tensor may repeat its numbers without end; features never do.
+        if count and (count > len(content) or self.offset + last >= len(content)):
+            raise pickle.UnpicklingError("a tensor larger than its storage")
+        base = content[self.offset :] if count else content[:0]
+        steps = tuple(step * content.itemsize for step in self.stride)
+        shown = np.lib.stride_tricks.as_strided(base, self.size, steps, writeable=False)
+        if self.storage.kind.halves:
+            return (shown.astype("<u4") << 16).view("<f4")
+        return shown
+
+
+def _tuple(value: object) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else ()
+
+
+def _tensor_names(budget: _Budget) -> dict[tuple[str, str], Any]:
+    def storage(raw: bytes | str) -> object:
+        data = raw.encode("latin1") if isinstance(raw, str) else raw
+        if not isinstance(data, bytes):
+            raise _Refused("a tensor made in an unusual way")
+        return _torch(io.BytesIO(data), budget)
+
+    def tensor(kept: object, offset: object, size: object, stride: object, *_: object) -> _Tensor:
+        return _Tensor(kept, offset, size, stride)
+
+    known: dict[tuple[str, str], Any] = {
+        ("torch._utils", "_rebuild_tensor"): tensor,
+        ("torch._utils", "_rebuild_tensor_v2"): tensor,
+        ("torch.storage", "_load_from_bytes"): storage,
+        # Of hooks, of which there are none; and of the dictionaries of older scripts.
+        ("collections", "OrderedDict"): dict,
+    }
+    for module in ("torch", "torch.cuda"):
+        known |= {(module, name): _Kind(code) for name, code in _KINDS.items()}
+    return known
+
+
+def _torch_or_pickle(file: Stream, budget: _Budget) -> object:
+    first = _Restricted(file, budget, {}).load()
+    is_torch = type(first) is int and first == _TORCH_MAGIC
+    return _torch(file, budget, begun=True) if is_torch else first
+
+
+def _torch(file: Stream, budget: _Budget, *, begun: bool = False) -> object:
+    """What ``torch.save`` wrote before it wrote archives; tensors still pickle their numbers so."""
+    magic: object = _TORCH_MAGIC if begun else _Restricted(file, budget).load()
+    protocol: object = _Restricted(file, budget).load()
+    system = _Restricted(file, budget).load()
+    if (magic, protocol) != (_TORCH_MAGIC, _TORCH_PROTOCOL) or not isinstance(system, dict):
+        raise pickle.UnpicklingError("no file of torch")
+    if system.get("little_endian") is not True:
+        raise pickle.UnpicklingError("numbers of a big-endian machine")
+    storages: dict[str, _Storage] = {}
+    made: object = _Restricted(file, budget, storages).load()
+    for key in _Restricted(file, budget).load():
+        kept = storages[key]
+        count = int.from_bytes(file.read(8), "little")
+        if count != kept.count:
+            raise pickle.UnpicklingError("a storage of another size than its content")
+        kept.fill(file.read(count * kept.kind.dtype.itemsize))
+    return made
 
 
 class _Plain:
@@ -329,7 +505,7 @@ class _Plain:
     def _walk(self, value: Any, depth: int) -> tuple[Any, int, int]:
         if isinstance(value, int) and value.bit_length() > _MAX_BITS:
             raise _Refused(f"a number of more than {_MAX_BITS} bits")
-        if not isinstance(value, _Array | _Dtype | dict | list | tuple):
+        if not isinstance(value, _Array | _Dtype | _Tensor | dict | list | tuple):
             return value, 1, 0
         if id(value) not in self._done:
             if depth > _MAX_DEPTH:
@@ -345,7 +521,7 @@ class _Plain:
     def _open(self, value: Any, depth: int) -> tuple[Any, int, int]:
         if isinstance(value, _Array):
             return self._walk(value.content, depth)
-        if isinstance(value, _Dtype):
+        if isinstance(value, _Dtype | _Tensor):
             return value.numpy(), 1, 0
         inside = value.values() if isinstance(value, dict) else value
         walked = [self._walk(item, depth) for item in inside]

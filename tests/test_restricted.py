@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spamo_cache.datasets import restricted
+from spamo_cache import restricted
 from spamo_cache.errors import CorpusError
 
 PLAIN: dict[str, Any] = {
