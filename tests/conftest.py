@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.hub_server import TOKEN, HubServer
 from tests.support.launcher import Launch, launcher
 
 # Before any library reads them: the suite shares its cores, and equal bytes want equal threads.
@@ -101,6 +102,37 @@ def s3(_s3: Server, number: Iterator[int] = count()) -> Server:  # noqa: B008 (o
     connection.close()
     _s3.requests.clear()
     return Server(f"s3://{bucket}/shared features", _s3.requests)
+
+
+@pytest.fixture(scope="session")
+def _hub() -> Iterator[tuple[HubServer, str]]:
+    hub = HubServer()
+    with _running(hub) as server:
+        yield hub, server.root
+
+
+@pytest.fixture
+def hub(_hub: tuple[HubServer, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubServer:
+    """An empty Hugging Face Hub on this machine, and somebody who is logged in there.
+
+    huggingface_hub is the real one: it reads the variables that are set here when it is imported,
+    which was long ago.
+    """
+    from huggingface_hub import constants
+
+    server, address = _hub
+    server.clear()
+    for name, value in {
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,
+        "ENDPOINT": address,
+        "HUGGINGFACE_CO_URL_TEMPLATE": f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
+        "HF_HUB_CACHE": str(tmp_path / "hub cache"),
+    }.items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr("spamo_cache.store.hub._PAUSES", (0.0, 0.0))
+    return server
 
 
 @pytest.fixture

@@ -260,7 +260,7 @@ def _verified(file: Location, size: int, digest: str) -> Iterator[Buffer]:
         DamagedError: too few, too many or other bytes.
     """
     hashed, remaining = hashlib.sha256(), size
-    for block in file_blocks(file):
+    for block in file_blocks(file, size):
         remaining -= memoryview(block).nbytes
         if remaining < 0:
             break

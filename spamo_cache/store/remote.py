@@ -1,4 +1,5 @@
-"""Files of remote roots: S3 and what speaks its language, and HTTP for reading only.
+"""Files of remote roots: S3 and what speaks its language, the Hugging Face Hub, and HTTP for
+reading only.
 
 A :class:`RemotePath` is a value like a path: it holds an address and no connection, so it can be
 pickled and shared. Clients are made on first use, one per server and process.
@@ -20,10 +21,12 @@ from urllib.parse import quote, unquote, urlsplit
 
 from spamo_cache import config, extras, io
 from spamo_cache.errors import DamagedError, StoreError, UsageError
+from spamo_cache.store.addresses import HUB_ADDRESS
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from spamo_cache.store.hub import Hub
     from spamo_cache.store.web import Web
 
 _RETRIES = 3
@@ -44,7 +47,8 @@ class RemotePath:
     """The address of a file or folder in a remote root; see :func:`location`.
 
     Attributes:
-        url: ``s3://bucket/key`` or ``https://host/path``, without a slash at its end.
+        url: ``s3://bucket/key``, ``hf://datasets/org/name/path`` or ``https://host/path``, without
+            a slash at its end.
     """
 
     __slots__ = ("url",)
@@ -87,13 +91,32 @@ class RemotePath:
     @property
     def writable(self) -> bool:
         """Whether files can be put there at all; HTTP is for reading."""
+        return self._on_s3 or self.on_hub
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether this is a dataset of the Hugging Face Hub, or a file of one."""
+        return self.url.startswith("hf:")
+
+    @property
+    def _on_s3(self) -> bool:
         return self.url.startswith("s3:")
+
+    def pinned(self) -> RemotePath:
+        """The same place as it is now and will stay, where the server keeps what it was.
+
+        On the Hub that is the place in the commit that its revision stands for now.
+
+        Raises:
+            StoreError: the Hub cannot be asked, or knows no such dataset or revision.
+        """
+        return RemotePath(hub().pinned(self.url)) if self.on_hub else self
 
     @property
     def key(self) -> str:
         """The name of the file for its server."""
         key = (self.url.split("/", 3)[3:] or [""])[0]
-        return key if self.writable else unquote(key)
+        return key if self._on_s3 else unquote(key)
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -123,9 +146,8 @@ class RemotePath:
             DamagedError: it is missing or larger.
             StoreError: the server cannot be reached or refuses.
         """
-
         data = bytearray()
-        for block in self.blocks():
+        for block in self.blocks(limit):
             data += block
             if len(data) > limit:
                 raise DamagedError(f"is larger than the {limit} bytes it may have", where=self)
@@ -158,17 +180,23 @@ class RemotePath:
             raise DamagedError(f"ends before byte {end}", where=self)
         return memoryview(data)
 
-    def blocks(self) -> Iterator[Buffer]:
-        """The whole file as a stream, by one request; it is for the caller to end it.
+    def blocks(self, limit: int) -> Iterator[Buffer]:
+        """The whole file as a stream, by one request; the caller ends it where it goes on longer.
+
+        Args:
+            limit: bytes that the file may have; a server that lists a larger one is not asked.
 
         Raises:
-            DamagedError: it is missing.
+            DamagedError: it is missing, or known to be larger.
             StoreError: the server cannot be reached, refuses or is too slow, also halfway.
         """
-        return self._stream()
+        return hub().blocks(self.url, limit) if self.on_hub else self._stream()
 
     def _stream(self, start: int | None = None, end: int | None = None) -> Iterator[Buffer]:
-        if not self.writable:
+        if self.on_hub and start is not None and end is not None:
+            yield from hub().span(self.url, start, end)
+            return
+        if not self._on_s3:
             yield from web_server().blocks(self._address, start, end)
             return
         options = {} if start is None else {"range": (start, end)}
@@ -198,7 +226,9 @@ class RemotePath:
         Raises:
             StoreError: the server cannot be reached, gives no list, or one without end.
         """
-        if not self.writable:
+        if self.on_hub:
+            return hub().folders(self.url)
+        if not self._on_s3:
             return web_server().folders(self.url)
         folders: list[str] = []
         offset: str | None = None
@@ -224,6 +254,8 @@ class RemotePath:
         Raises:
             StoreError: the server cannot be reached, or gives no list.
         """
+        if self.on_hub:
+            return {name: entry.size for name, entry in hub().files(self.url).items()}
         start = len(self.key) + 1 if self.key else 0
 
         def load(client: Any, key: str) -> dict[str, int]:
@@ -286,7 +318,9 @@ class RemotePath:
         return True
 
     def _size(self) -> int | None:
-        if not self.writable:
+        if self.on_hub:
+            return hub().size(self.url)
+        if not self._on_s3:
             return web_server().size(self._address)
         head = self._head()
         return None if head is None else int(head["size"])
@@ -330,20 +364,28 @@ def read_file(path: Location, limit: int) -> bytes:
     return path.read(limit) if isinstance(path, RemotePath) else io.read_regular(path, limit)
 
 
-def file_blocks(path: Location) -> Iterator[Buffer]:
-    """A store's file, block by block; raises as :func:`read_file`."""
-    return path.blocks() if isinstance(path, RemotePath) else io.regular_blocks(path)
+def file_blocks(path: Location, limit: int) -> Iterator[Buffer]:
+    """A store's file, see :meth:`RemotePath.blocks`; raises as :func:`read_file`."""
+    return path.blocks(limit) if isinstance(path, RemotePath) else io.regular_blocks(path)
 
 
 def location(text: str | Location) -> Location:
-    """A place as the user wrote it: a local path, or ``s3://``, ``https://`` or ``http://``.
+    """A place as the user wrote it: a local path, ``s3://``, ``hf://``, ``https://`` or ``http://``.
 
     Raises:
         UsageError: another kind of address, or one with more in it than a place.
     """
     if isinstance(text, RemotePath) or "://" not in str(text):
         return text if isinstance(text, RemotePath) else config.expanded(text)
-    refusal = UsageError("no root can lie there", where=text, remedy="s3://, https:// or a folder")
+    refusal = UsageError(
+        "no root can lie there",
+        where=text,
+        remedy="s3://, https://, hf://datasets/ORG/NAME or a folder",
+    )
+    if str(text).startswith("hf://"):
+        if HUB_ADDRESS.fullmatch(str(text).rstrip("/")) is None:
+            raise refusal
+        return RemotePath(str(text).rstrip("/"))
     try:
         parts = urlsplit(str(text))
         known = parts.scheme in {"s3", "http", "https"} and bool(parts.hostname)
@@ -372,6 +414,13 @@ _webs: dict[int, Web] = {}
 
 def _obstore() -> Any:
     return extras.load("obstore", "a root on S3")
+
+
+def hub() -> Hub:
+    """What speaks with the Hugging Face Hub; its library is imported no sooner than that."""
+    from spamo_cache.store import hub as module  # noqa: PLC0415 (takes a second)
+
+    return module.HUB
 
 
 def web_server() -> Web:

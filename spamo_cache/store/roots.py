@@ -22,6 +22,8 @@ def stores_in(
 ) -> list[Location]:
     """The stores of a root, sorted by corpus and name; whether they can be opened is not asked.
 
+    Those of a dataset on the Hub are named as they are now, by the commit.
+
     Args:
         corpus: only those of this corpus.
         stream: only those of this stream.
@@ -30,7 +32,7 @@ def stores_in(
         StoreError: a remote root that cannot be listed.
         UsageError: an address that no root can have.
     """
-    base = location(root)
+    base = pinned(location(root))
     corpora = _folders(base) if corpus is None else [corpus]
     return [
         base / name / store
@@ -39,6 +41,11 @@ def stores_in(
         for store in _folders(base / name)
         if (match := _STORE.fullmatch(store)) and stream in {None, match["stream"]}
     ]
+
+
+def pinned(place: Location) -> Location:
+    """A place as it is now, see :meth:`RemotePath.pinned`; a local one is what it is."""
+    return place.pinned() if isinstance(place, RemotePath) else place
 
 
 def _folders(place: Location) -> list[str]:
@@ -51,7 +58,7 @@ def _folders(place: Location) -> list[str]:
 
 
 def locate(name: str | Location, roots: Sequence[str] | None = None) -> Location:
-    """The one store that a name, a path or an address means, see :func:`search`.
+    """The one store that a name, a path or an address means, see :func:`search` and :func:`pinned`.
 
     Args:
         name: as for :func:`search`; a ``Path`` or a ``RemotePath`` is taken as it is.
@@ -63,7 +70,7 @@ def locate(name: str | Location, roots: Sequence[str] | None = None) -> Location
         StoreError: a remote root cannot be asked.
     """
     if not isinstance(name, str):
-        return location(name)
+        return pinned(location(name))
     searched = config.roots() if roots is None else roots
     remote = [root for root in searched if "://" in root]
     try:
@@ -77,7 +84,7 @@ def locate(name: str | Location, roots: Sequence[str] | None = None) -> Location
             raise error from None
     named = {name_of(path): path for _, path in reversed(found)}
     if len(named) == 1:
-        return next(iter(named.values()))
+        return pinned(next(iter(named.values())))
     if not named:
         raise UsageError("no store lies here", where=name, remedy=_LIST)
     raise UsageError(

@@ -30,7 +30,7 @@ def test_a_file_is_created_once_and_read_whole_or_in_parts(s3):
     assert not file.create(b"other")
     assert (file.read(10), file.size(), file.exists()) == (b"0123456789", 10, True)
     assert [bytes(part) for part in file.ranges([2, 8], [4, 10])] == [b"23", b"89"]
-    assert b"".join(map(bytes, file.blocks())) == b"0123456789"
+    assert b"".join(map(bytes, file.blocks(10))) == b"0123456789"
     file.delete()
     file.delete()
     assert not file.exists()
@@ -62,7 +62,7 @@ def test_what_is_missing_too_large_or_cut_is_damage(s3):
         lambda: file.read(9),
         file.size,
         lambda: file.ranges([0], [1]),
-        lambda: list(file.blocks()),
+        lambda: list(file.blocks(10)),
     ):
         with pytest.raises(DamagedError, match="missing"):
             ask()
