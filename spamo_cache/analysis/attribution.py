@@ -18,7 +18,7 @@ from torch import Tensor
 
 from spamo_cache.errors import UsageError
 from spamo_cache.metrics.words import unspaced
-from spamo_cache.model.rows import Packed
+from spamo_cache.model.rows import Packed, repeated
 from spamo_cache.model.tokens import Tokens, padded_ids
 from spamo_cache.model.translator import Batch, Translator
 
@@ -83,7 +83,7 @@ def attribution(
     words, owners = split_words(translator.tokens, ids)
     if not words:
         raise UsageError("an empty translation cannot be attributed to anything")
-    clip = {name: packed.rows[None] for name, packed in batch.streams.items()}
+    clip = {name: packed.rows.float()[None] for name, packed in batch.streams.items()}
     blank = {name: usual[name].to(rows).expand_as(rows) for name, rows in clip.items()}
     labels = padded_ids([ids]).to(translator.device)
     spoken = torch.eye(len(words))[owners].to(translator.device)
@@ -140,7 +140,7 @@ def _gradients(scores: Tensor, at: Streams) -> dict[str, Tensor]:
 
 
 def _log_likelihood(
-    translator: Translator, streams: Streams, labels: Tensor, prompts: Tensor | None
+    translator: Translator, streams: Streams, labels: Tensor, prompts: Packed | None
 ) -> Tensor:
     """(points, tokens) log-likelihood of each label, given the labels before it."""
     points = len(next(iter(streams.values())))
@@ -148,11 +148,11 @@ def _log_likelihood(
         name: Packed(rows.flatten(0, 1), labels.new_full((points,), rows.shape[1]))
         for name, rows in streams.items()
     }
-    prompted = None if prompts is None else prompts.expand(points, -1)
+    prompted = None if prompts is None else repeated(prompts.rows, points)
     rows = translator.inputs(translator.sign(packed), prompted)
-    repeated = labels.expand(points, -1)
-    logits = translator.attach().logits(rows, repeated)
-    return logits.log_softmax(-1).gather(2, repeated[..., None])[..., 0]
+    said = labels.expand(points, -1)
+    logits = translator.attach().logits(rows, said)
+    return logits.log_softmax(-1).gather(2, said[..., None])[..., 0]
 
 
 def split_words(tokens: Tokens, ids: Sequence[int]) -> tuple[list[str], list[int]]:

@@ -183,7 +183,9 @@ def _mean_rows(data: Examples) -> dict[str, Tensor]:
     """Stream -> (width,): the mean row of clips of the split."""
     numbers = np.linspace(0, len(data) - 1, min(len(data), _BASELINE)).round().astype(int).tolist()
     parts = [data.batch([number]).streams for number in numbers]
-    return {name: torch.cat([part[name].rows for part in parts]).mean(0) for name in parts[0]}
+    return {
+        name: torch.cat([part[name].rows for part in parts]).float().mean(0) for name in parts[0]
+    }
 
 
 def _over_time(

@@ -101,10 +101,11 @@ class Vocabulary:
         """The tokens that each clip's sign rows look like."""
         packed = clips.packed()
         ids, cosines = self.nearest(packed.rows)
-        sizes = packed.lengths.tolist()
         return [
             Visual([self.written[token] for token in tokens.tolist()], near.tolist())
-            for tokens, near in zip(ids.split(sizes), cosines.split(sizes), strict=True)
+            for tokens, near in zip(
+                ids.split(packed.sizes), cosines.split(packed.sizes), strict=True
+            )
         ]
 
     @torch.inference_mode()

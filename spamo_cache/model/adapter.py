@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from spamo_cache.config import AdapterConfig
 from spamo_cache.errors import ConfigError
-from spamo_cache.model.rows import Packed, Padded, beside, gathered, join, mask
+from spamo_cache.model.rows import Packed, Padded, beside, gathered, join
 
 
 def parse_tcn(text: str) -> list[tuple[str, int]]:
@@ -64,24 +64,23 @@ class TemporalConv(nn.Module):
 
     def forward(self, clips: Padded) -> Padded:
         """(clips, longest, given) -> (clips, shorter, out); needs at least :attr:`needs` rows."""
-        x, lengths = clips.rows.transpose(1, 2), clips.lengths
+        x, lengths, sizes = clips.rows.transpose(1, 2), clips.lengths, clips.sizes
         layers = iter(zip(self.convs, self.norms, strict=True))
         for kind, size in self.steps:
             if kind == "p":
                 x, lengths = F.max_pool1d(x, size), lengths // size
+                sizes = tuple(rows // size for rows in sizes)
                 continue
             conv, norm = next(layers)
             x, lengths = conv(x), lengths - size + 1
-            x = F.relu(self._normalise(norm, x, lengths))
-        return Padded(x.transpose(1, 2), lengths)
-
-    def _normalise(self, norm: nn.Module, x: Tensor, lengths: Tensor) -> Tensor:
-        if not (self.masked and self.training):
-            return norm(x)  # type: ignore[no-any-return]
-        inside = mask(lengths, x.shape[2])
-        rows = x.new_zeros(x.shape[0], x.shape[2], x.shape[1])
-        rows[inside] = norm(x.transpose(1, 2)[inside])
-        return rows.transpose(1, 2)
+            sizes = tuple(rows - size + 1 for rows in sizes)
+            if self.masked and self.training:
+                inside = Padded(x.transpose(1, 2), lengths, sizes).packed()
+                normal = join([inside.holding(norm(inside.rows))], longest=x.shape[2])
+                x = F.relu(normal.rows.transpose(1, 2))
+            else:
+                x = F.relu(norm(x))
+        return Padded(x.transpose(1, 2), lengths, sizes)
 
 
 class SignAdapter(nn.Module):
@@ -115,20 +114,23 @@ class SignAdapter(nn.Module):
         self.scaled = config.scale == "embeddings"
         self.register_buffer("rms", rms.detach().float().clone())
 
-    def forward(self, streams: Mapping[str, Packed]) -> Padded:
-        """Packed rows of each stream -> sign rows (clips, longest, out)."""
+    def forward(self, streams: Mapping[str, Packed], longest: int = 0) -> Padded:
+        """Packed rows of each stream, of any float type -> sign rows (clips, longest, out).
+
+        Args:
+            longest: joined rows that clips are padded to at least. Batch norm and, if asked to,
+                VT-Align count the padding, which must not hang on how many processes share a batch.
+        """
         parts = [
-            Packed(self.dropout(project(streams[name].rows)), streams[name].lengths)
+            streams[name].holding(self.dropout(project(streams[name].rows.float())))
             for name, project in self.projections.items()
         ]
         joined = parts if self.along_time else [beside(parts)]
-        # Batch norm and, if asked to, VT-Align count the padding, which must not hang on how many
-        # processes share a batch.
-        encoded = self.tcn(join(joined, minimum=self.tcn.needs, together=self.training))
+        encoded: Padded = self.tcn(join(joined, self.tcn.needs, longest))
         rows = self.mlp(encoded.rows)
         if self.scaled:
             rows = F.rms_norm(rows, rows.shape[-1:], eps=1e-6) * self.rms
-        return Padded(rows, encoded.lengths)
+        return encoded.holding(rows)
 
 
 LOG_SCALE = 2.6592

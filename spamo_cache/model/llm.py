@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,22 @@ from torch import Tensor, nn
 from spamo_cache import checkpoints, extras
 from spamo_cache.compat import quiet
 from spamo_cache.config import DecodeConfig, LLMConfig, TuningConfig
-from spamo_cache.errors import ConfigError, WeightsError
+from spamo_cache.errors import ConfigError, MissingLibraryError, WeightsError
 from spamo_cache.model.rows import Padded
 from spamo_cache.model.tokens import IGNORED, Tokens
 
 TOP_P = 0.9
 """Probability mass that sampled beams draw from, as in the official release."""
+
+
+_TAKE_MASKS = frozenset(
+    ["t5", "mt5", "umt5", "bart", "mbart", "llama", "qwen2", "qwen3", "gemma", "gpt2"]
+)
+"""Types of models that take a mask of four axes as it is.
+
+Of one with two axes transformers asks the device whether it masks anything, and waits for the
+answer, once or more in every step. Other types may read positions or windows off the two axes.
+"""
 
 
 class LLM(nn.Module):
@@ -42,6 +53,26 @@ class LLM(nn.Module):
     def embeddings(self) -> nn.Module:
         """Token ids -> input embeddings."""
         return self.model.get_input_embeddings()  # type: ignore[no-any-return]
+
+    def mask(self, inside: Tensor, *, causal: bool = False) -> Tensor:
+        """What ``model`` is told of where its sequences are true.
+
+        Args:
+            inside: (clips, longest) bool, True on true positions.
+            causal: no position sees a later one.
+        """
+        config = self.model.config
+        if config.model_type not in _TAKE_MASKS or getattr(config, "sliding_window", None):
+            return inside.long()
+        seen = inside[:, None, None]
+        if causal:
+            seen = seen & torch.ones_like(inside[0].expand(inside.shape[1], -1)).tril()
+            # Padding in front sees nothing, and of nothing there is no softmax.
+            seen = seen | ~seen.any(-1, keepdim=True)
+        if config._attn_implementation == "sdpa":
+            return seen
+        lowest = torch.finfo(self.dtype).min
+        return torch.zeros_like(seen, dtype=self.dtype).masked_fill(~seen, lowest)
 
     @abstractmethod
     def logits(self, rows: Padded, labels: Tensor) -> Tensor:
@@ -85,9 +116,10 @@ class Seq2SeqLLM(LLM):
 
     def logits(self, rows: Padded, labels: Tensor) -> Tensor:
         output = self.model(
-            **self._reading(rows),
+            inputs_embeds=rows.rows.to(self.dtype),
+            attention_mask=self.mask(rows.mask),
             decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(labels),
-            decoder_attention_mask=(labels != IGNORED).long(),
+            decoder_attention_mask=self.mask(labels != IGNORED, causal=True),
             use_cache=False,
         )
         return output.logits.float()  # type: ignore[no-any-return]
@@ -108,11 +140,11 @@ class DecoderLLM(LLM):
         # What is read before the last label; nothing is predicted from the label itself.
         before = labels[:, :-1]
         given = self.embeddings(before.masked_fill(before == IGNORED, self.tokens.padding))
-        mask = torch.cat([inside, before != IGNORED], dim=1).long()
+        inside = torch.cat([inside, before != IGNORED], dim=1)
         output = self.model(
             inputs_embeds=torch.cat([read.to(self.dtype), given.to(self.dtype)], dim=1),
-            attention_mask=mask,
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            attention_mask=self.mask(inside, causal=True),
+            position_ids=(inside.cumsum(1) - 1).clamp(min=0),
             logits_to_keep=labels.shape[1],
             use_cache=False,
         )
@@ -163,6 +195,13 @@ def _read(
     given: dict[str, Any] = {"device_map": {"": device}} if born else {}
     given |= _quantised(config) if config.quantise != "none" else {}
     outline = _outline(folder)
+    if outline.config.model_type in _TAKE_MASKS and not outline._supports_sdpa:
+        raise MissingLibraryError(
+            f"transformers {version('transformers')} has no fast attention for "
+            f"{outline.config.model_type}",
+            where=folder,
+            remedy="install transformers 5.18 or newer",
+        )
     with checkpoints.explained(folder), quiet():
         # Not from the folder: what else may lie in it (adapters, code, other weights) stays unread.
         model, loading = type(outline).from_pretrained(

@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
 
-from torch import Tensor
-
 from spamo_cache.config import LLMConfig, Pipeline
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.errors import ConfigError
+from spamo_cache.model.rows import Packed
 from spamo_cache.model.text import gist, normalise
-from spamo_cache.model.tokens import Tokens, padded_ids
+from spamo_cache.model.tokens import Tokens, packed_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +101,14 @@ class Prompts:
         self._donors = donors(training, held_out, self._languages) if wanted else []
         self._encode = lru_cache(4096)(lambda text: tokens.prompts([text])[0])
 
-    def ids(self, sentences: Sequence[Sentence], draw: int = 0) -> Tensor:
-        """(clips, longest) token ids, padded with -100.
+    def ids(self, sentences: Sequence[Sentence], draw: int = 0) -> Packed:
+        """Token ids, (sum of lengths,) and those lengths.
 
         Args:
             sentences: the clips of the batch.
             draw: pairs change with it; a step's number in training, 0 in evaluation.
         """
-        return padded_ids([self._encode(text) for text in self.texts(sentences, draw)])
+        return packed_ids([self._encode(text) for text in self.texts(sentences, draw)])
 
     def texts(self, sentences: Sequence[Sentence], draw: int = 0) -> list[str]:
         """One prompt per clip."""

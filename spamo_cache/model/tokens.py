@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from spamo_cache import checkpoints
 from spamo_cache.errors import WeightsError
+from spamo_cache.model.rows import Packed
 from spamo_cache.model.text import gist
 
 IGNORED = -100
@@ -108,6 +110,12 @@ def padded_ids(sequences: Sequence[Sequence[int]]) -> Tensor:
     """(sequences, longest) ids, padded with -100."""
     rows = [torch.tensor(ids, dtype=torch.long) for ids in sequences]
     return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED)
+
+
+def packed_ids(sequences: Sequence[Sequence[int]]) -> Packed:
+    """(sum of lengths,) ids."""
+    sizes = tuple(map(len, sequences))
+    return Packed(torch.tensor([*chain(*sequences)], dtype=torch.long), torch.tensor(sizes), sizes)
 
 
 @dataclass(frozen=True, slots=True)

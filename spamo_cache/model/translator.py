@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ from spamo_cache.errors import WeightsError
 from spamo_cache.model.adapter import SignAdapter, VTAlign
 from spamo_cache.model.llm import LLM, load_llm
 from spamo_cache.model.prompts import instruction
-from spamo_cache.model.rows import Packed, Padded, join, longest_of_all
+from spamo_cache.model.rows import Packed, Padded, join, repeated
 from spamo_cache.model.tokens import IGNORED, Tokens
 from spamo_cache.model.weights import embedding_table
 
@@ -28,21 +29,42 @@ class Batch:
     """Clips ready for the model.
 
     Attributes:
-        streams: per stream the clips' rows, packed: float32 features, or uint8 pixels where the
-            stream's encoder is trained too.
+        streams: per stream the clips' rows, packed: features of any float type, or uint8 pixels
+            where the stream's encoder is trained too.
         labels: (clips, longest sentence) token ids, padded with -100.
-        prompts: (clips, longest prompt) token ids, padded with -100; None is the pipeline's one
-            prompt for all.
+        prompts: the clips' token ids, packed; None is the pipeline's one prompt for all.
+        longest_clip: joined rows of the longest clip of all processes that share the batch; 0
+            where these clips are all.
+        longest_sentence: the same in tokens.
     """
 
     streams: Mapping[str, Packed]
     labels: Tensor
-    prompts: Tensor | None = None
+    prompts: Packed | None = None
+    longest_clip: int = 0
+    longest_sentence: int = 0
 
     def to(self, device: torch.device) -> Batch:
-        streams = {name: packed.to(device) for name, packed in self.streams.items()}
-        prompts = None if self.prompts is None else self.prompts.to(device, non_blocking=True)
-        return Batch(streams, self.labels.to(device, non_blocking=True), prompts)
+        return replace(
+            self,
+            streams={name: packed.to(device) for name, packed in self.streams.items()},
+            labels=self.labels.to(device, non_blocking=True),
+            prompts=None if self.prompts is None else self.prompts.to(device),
+        )
+
+    def tensors(self) -> list[Tensor]:
+        """All of them, in no particular order."""
+        ragged = [*self.streams.values(), *([] if self.prompts is None else [self.prompts])]
+        return [self.labels, *chain.from_iterable((one.rows, one.lengths) for one in ragged)]
+
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory, from which copies to a GPU keep nobody waiting."""
+        return replace(
+            self,
+            streams={name: packed.pin_memory() for name, packed in self.streams.items()},
+            labels=self.labels.pin_memory(),
+            prompts=None if self.prompts is None else self.prompts.pin_memory(),
+        )
 
 
 class Translator(nn.Module):
@@ -119,56 +141,60 @@ class Translator(nn.Module):
         self, batch: Batch, *, phase: TrainPhase, alpha: float = 1.0, smoothing: float = 0.0
     ) -> dict[str, Tensor]:
         """Scalar losses: ``loss`` to minimise, ``align`` and, when translating, ``lm``."""
-        sign = self.sign(batch.streams)
+        sign = self.sign(batch.streams, batch.longest_clip)
         if phase == "align":
-            align = self.align(sign, self.sentences(batch.labels))
+            align = self.align(sign, self.sentences(batch.labels, batch.longest_sentence))
             return {"loss": align, "align": align}
         lm = self.attach().loss(self.inputs(sign, batch.prompts), batch.labels, smoothing)
         if alpha == 0:
             return {"loss": lm, "lm": lm}
-        align = self.align(sign, self.sentences(batch.labels))
+        align = self.align(sign, self.sentences(batch.labels, batch.longest_sentence))
         return {"loss": lm + alpha * align, "lm": lm, "align": align}
 
-    def sign(self, streams: Mapping[str, Packed]) -> Padded:
-        """The clips' sign rows, of features or of pixels."""
+    def sign(self, streams: Mapping[str, Packed], longest: int = 0) -> Padded:
+        """The clips' sign rows, of features or of pixels.
+
+        Args:
+            longest: joined rows that clips are padded to at least.
+        """
         encoded = {
-            name: Packed(encoder(streams[name].rows), streams[name].lengths)
+            name: streams[name].holding(encoder(streams[name].rows))
             for name, encoder in self.encoders.items()
         }
-        sign: Padded = self.adapter({**streams, **encoded})
+        sign: Padded = self.adapter({**streams, **encoded}, longest)
         return sign
 
     @torch.no_grad()
-    def sentences(self, labels: Tensor) -> Padded:
-        """Input embeddings of the target sentences; padding holds the padding token's."""
-        if self.training and self.align.padded:
-            width = longest_of_all(torch.tensor([labels.shape[1]], device=labels.device))
-            labels = F.pad(labels, (0, width - labels.shape[1]), value=IGNORED)
+    def sentences(self, labels: Tensor, longest: int = 0) -> Padded:
+        """Input embeddings of the target sentences; padding holds the padding token's.
+
+        Args:
+            longest: tokens that sentences are padded to at least where VT-Align counts padding.
+        """
+        if self.align.padded and longest > labels.shape[1]:
+            labels = F.pad(labels, (0, longest - labels.shape[1]), value=IGNORED)
         inside = labels != IGNORED
         ids = labels.masked_fill(~inside, self.tokens.padding)
         return Padded(self.embeddings(ids).float(), inside.sum(1))
 
-    def inputs(self, sign: Padded, prompts: Tensor | None = None) -> Padded:
+    def inputs(self, sign: Padded, prompts: Packed | None = None) -> Padded:
         """What the LLM reads: each clip's sign rows and right behind them its prompt.
 
         Args:
             prompts: as in :class:`Batch`.
         """
         clips = len(sign.lengths)
-        ids = self.prompt.expand(clips, -1) if prompts is None else prompts
-        parts = [sign.packed(), self._embedded(ids)]
+        said = [repeated(self.prompt, clips) if prompts is None else prompts]
         if len(self.opening):
-            parts.insert(0, self._embedded(self.opening.expand(clips, -1)))
-        return join([Packed(part.rows.to(sign.rows.dtype), part.lengths) for part in parts])
-
-    def _embedded(self, ids: Tensor) -> Packed:
-        """(clips, longest) padded ids -> their input embeddings."""
-        inside = ids != IGNORED
-        return Packed(self.embeddings(ids[inside]), inside.sum(1))
+            said.insert(0, repeated(self.opening, clips))
+        *before, after = (
+            ids.holding(self.embeddings(ids.rows).to(sign.rows.dtype)) for ids in said
+        )
+        return join([*before, sign.packed(), after])
 
     @torch.inference_mode()
     def generate(
-        self, streams: Mapping[str, Packed], decode: DecodeConfig, prompts: Tensor | None = None
+        self, streams: Mapping[str, Packed], decode: DecodeConfig, prompts: Packed | None = None
     ) -> list[str]:
         """One sentence per clip. The caller has put the model into evaluation mode."""
         rows = self.inputs(self.sign(streams), prompts)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import starmap
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +28,11 @@ MEMORY = 2 << 30
 
 DEV_SPLITS = ("dev", "val", "validation")
 """Names under which corpora keep the split that weights are selected on."""
+
+T = TypeVar("T")
+
+_AHEAD = 2
+"""Batches that are read and brought to the device while one is worked on."""
 
 _CPU = torch.device("cpu")
 _POOL = 16
@@ -47,21 +54,32 @@ class Examples:
     failed: Mapping[str, str]
     sentences: Sequence[Sentence]
     prompts: Prompts
+    joined: np.ndarray
+    """(clips,) rows of each clip once its streams are joined."""
     turn: tuple[int, int] = (0, 1)
     """Which batches :meth:`sorted_batches` gives: of so many (second) every one from the first."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def batch(self, numbers: Sequence[int], draw: int = 0) -> Batch:
+    def batch(
+        self, numbers: Sequence[int], draw: int = 0, among: Sequence[int] | None = None
+    ) -> Batch:
         """The clips with these numbers.
 
         Args:
             draw: what is left to chance differs with it: in training the number of the step.
+            among: those of all processes that share the batch; None is these alone.
         """
         chosen = [self.sentences[number] for number in numbers]
-        prompts = self.prompts.ids(chosen, draw)
-        return Batch(self.bank.packed(numbers, draw), self.labels(numbers), prompts)
+        shared = numbers if among is None else among
+        return Batch(
+            self.bank.packed(numbers, draw),
+            self.labels(numbers),
+            self.prompts.ids(chosen, draw),
+            longest_clip=int(self.joined[list(shared)].max()),
+            longest_sentence=max(len(self.tokens[number]) for number in shared),
+        )
 
     def labels(self, numbers: Sequence[int]) -> Tensor:
         return padded_ids([self.tokens[number] for number in numbers])
@@ -120,7 +138,9 @@ def examples(
     if not pipeline.protocol.whole_targets:
         targets = [_cut(line, pipeline.decode.max_tokens) for line in targets]
     prompts = prompts_of(pipeline, manifest, tokens)
-    return Examples(split, ids, texts, targets, bank, failed, sentences, prompts)
+    along_time = pipeline.adapter.fusion == "time"
+    joined = bank.lengths if along_time else bank.lengths_of(pipeline.streams[0])
+    return Examples(split, ids, texts, targets, bank, failed, sentences, prompts, joined)
 
 
 def check_pairs(pipeline: Pipeline, manifest: Manifest, split: str) -> None:
@@ -234,29 +254,57 @@ class Schedule:
         return batches
 
 
+Wanted = tuple[Sequence[int], int, Sequence[int]]
+"""What :meth:`Examples.batch` is asked for."""
+
+
 def stream_batches(
-    data: Examples, wanted: Iterable[tuple[Sequence[int], int]], device: torch.device = _CPU
+    data: Examples, wanted: Iterable[Wanted], device: torch.device = _CPU
 ) -> Iterator[Batch]:
-    """Batches on ``device``; the next one is brought there while the current one is worked on.
+    """Batches on ``device``; the next ones are brought there while the current one is worked on."""
+    if device.type == "cuda":
+        bring = Transfer(device)
+        made = starmap_ahead(lambda *asked: bring.begin(data.batch(*asked)), wanted)
+        yield from map(bring.arrive, made)
+    elif data.bank.in_memory:
+        yield from starmap(data.batch, wanted)
+    else:
+        yield from starmap_ahead(data.batch, wanted)
 
-    Args:
-        wanted: what :meth:`Examples.batch` is asked for.
-    """
 
-    def made(numbers: Sequence[int], draw: int) -> Batch:
-        return data.batch(numbers, draw).to(device)
-
-    if data.bank.in_memory and device.type == "cpu":
-        yield from starmap(made, wanted)
-        return
+def starmap_ahead(make: Callable[..., T], wanted: Iterable[tuple[Any, ...]]) -> Iterator[T]:
+    """As ``itertools.starmap``, computed by a thread that is some results ahead."""
+    upcoming: deque[Future[T]] = deque()
     with ThreadPoolExecutor(1) as reader:
-        upcoming = None
-        for numbers, draw in wanted:
-            current, upcoming = upcoming, reader.submit(made, numbers, draw)
-            if current is not None:
-                yield current.result()
-        if upcoming is not None:
-            yield upcoming.result()
+        for asked in wanted:
+            upcoming.append(reader.submit(make, *asked))
+            if len(upcoming) > _AHEAD:
+                yield upcoming.popleft().result()
+        while upcoming:
+            yield upcoming.popleft().result()
+
+
+class Transfer:
+    """Copies batches to a GPU from page-locked memory, on a stream of their own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._stream = device, torch.cuda.Stream(device)
+
+    def begin(self, batch: Batch) -> tuple[Batch, torch.cuda.Event]:
+        """The batch as it will be on the device once the event has come."""
+        with torch.cuda.stream(self._stream):
+            there = batch.pin_memory().to(self._device)
+            return there, self._stream.record_event()
+
+    def arrive(self, begun: tuple[Batch, torch.cuda.Event]) -> Batch:
+        """The batch, for whose arrival the device waits, but not the host."""
+        batch, copied = begun
+        computing = torch.cuda.current_stream(self._device)
+        computing.wait_event(copied)
+        for tensor in batch.tensors():
+            # Or its memory would be given to another batch while this stream still reads it.
+            tensor.record_stream(computing)
+        return batch
 
 
 def sample(manifest: Manifest, share: float, seed: int) -> Manifest:

@@ -44,11 +44,7 @@ class PackedBatch:
     def pin_memory(self) -> PackedBatch:
         """The same batch in page-locked memory; ``DataLoader(pin_memory=True)`` calls this."""
         return PackedBatch(
-            self.ids,
-            {
-                name: Packed(part.rows.pin_memory(), part.lengths.pin_memory())
-                for name, part in self.streams.items()
-            },
+            self.ids, {name: part.pin_memory() for name, part in self.streams.items()}
         )
 
 
@@ -67,25 +63,13 @@ class PaddedBatch:
 
     def to(self, device: torch.device | str) -> PaddedBatch:
         """The same batch with its tensors on ``device``."""
-        return PaddedBatch(
-            self.ids,
-            {
-                name: Padded(
-                    part.rows.to(device, non_blocking=True),
-                    part.lengths.to(device, non_blocking=True),
-                )
-                for name, part in self.streams.items()
-            },
-        )
+        there = torch.device(device)
+        return PaddedBatch(self.ids, {name: rows.to(there) for name, rows in self.streams.items()})
 
     def pin_memory(self) -> PaddedBatch:
         """The same batch in page-locked memory; ``DataLoader(pin_memory=True)`` calls this."""
         return PaddedBatch(
-            self.ids,
-            {
-                name: Padded(part.rows.pin_memory(), part.lengths.pin_memory())
-                for name, part in self.streams.items()
-            },
+            self.ids, {name: part.pin_memory() for name, part in self.streams.items()}
         )
 
 
@@ -233,7 +217,7 @@ class FeatureDataset(Dataset[dict[str, Tensor]]):
         store, lengths = self._stores[name], self._lengths[name][list(numbers)]
         rows = _empty(int(lengths.sum()), store.width, store.dtype)
         store.read_into(ids, rows.numpy())
-        return Packed(rows, torch.from_numpy(lengths))
+        return Packed(rows, torch.from_numpy(lengths), tuple(lengths.tolist()))
 
 
 class BatchSampler(Sampler[list[int]]):

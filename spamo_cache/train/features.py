@@ -162,16 +162,18 @@ class Bank:
     @property
     def lengths(self) -> np.ndarray:
         """(clips,) rows of all streams together."""
-        total: np.ndarray = np.stack(list(self._kept.values()))
-        if self._crop is not None:
-            total = np.minimum(total, self._most)
-        summed: np.ndarray = total.sum(0)
+        summed: np.ndarray = np.stack([self.lengths_of(name) for name in self._kept]).sum(0)
         return summed
+
+    def lengths_of(self, name: str) -> np.ndarray:
+        """(clips,) rows of one stream."""
+        kept = self._kept[name]
+        return kept if self._crop is None else np.minimum(kept, self._most)
 
     def packed(self, numbers: Sequence[int], draw: int = 0) -> dict[str, Packed]:
         """The clips with these numbers; random ranges differ with ``draw``.
 
-        Features are float32, frames stay uint8.
+        Rows are of the type that the stream keeps them in.
         """
         return {name: self._pack(name, numbers, draw) for name in self._stores}
 
@@ -198,9 +200,7 @@ class Bank:
             kept = np.minimum(lengths, self._most)
             rows = rows[np.concatenate(list(map(np.arange, *_ranges(lengths, firsts, kept))))]
             lengths = kept
-        values = torch.from_numpy(rows)
-        values = values if are_frames(self._stores[name]) else values.float()
-        return Packed(values, torch.from_numpy(lengths))
+        return Packed(torch.from_numpy(rows), torch.from_numpy(lengths), tuple(lengths.tolist()))
 
     def _first(self, number: int, rows: int, draw: int) -> int:
         """First row of the range that a clip is cropped to."""

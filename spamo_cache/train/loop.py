@@ -215,7 +215,7 @@ class Trainer:
         steps = range(self.state.step, config.steps)
         planned, wanted = tee((step, cut(schedule[step])) for step in steps)
         asked = (
-            (microbatch.numbers, step)
+            (microbatch.numbers, step, microbatch.among)
             for step, microbatches in wanted
             for microbatch in microbatches
         )

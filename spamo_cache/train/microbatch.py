@@ -20,12 +20,14 @@ class Microbatch:
 
     Attributes:
         numbers: the clips.
+        among: those that all processes compute together at that time.
         lm: their share of the tokens of the batch; those of all microbatches of all processes sum
             to 1.
         align: the same for VT-Align, to which every process contributes the loss of all of them.
     """
 
     numbers: Sequence[int]
+    among: Sequence[int]
     lm: float
     align: float
 
@@ -94,7 +96,7 @@ class MicrobatchSplitter:
             own = piece[self._rank :: self._processes]
             tokens = self._count_tokens(piece) * count if self._alike else self._count_tokens(batch)
             lm = self._count_tokens(own) / tokens
-            microbatches.append(Microbatch(own, lm, 1 / (count * self._processes)))
+            microbatches.append(Microbatch(own, piece, lm, 1 / (count * self._processes)))
         return microbatches
 
     def _count_tokens(self, numbers: Sequence[int]) -> int:

@@ -62,8 +62,8 @@ def test_pairs_come_with_every_batch(toy, tmp_path):
     loaded = load_run(tmp_path, device="cpu")
     data = examples(config, manifest, stores, "test", loaded.translator.tokens)
     plain = len(loaded.translator.prompt)
-    assert data.batch([0, 1]).prompts.shape[1] > plain
-    drawn = {tuple(data.batch([0], draw).prompts[0].tolist()) for draw in range(8)}
+    assert min(data.batch([0, 1]).prompts.sizes) > plain
+    drawn = {tuple(data.batch([0], draw).prompts.rows.tolist()) for draw in range(8)}
     assert len(drawn) > 1
     rows = {name: np.asarray(store._arrays["test/0"]) for name, store in stores.items()}
     assert isinstance(translate_features(loaded, rows), str)

@@ -77,10 +77,11 @@ def test_ids_are_the_tokens_of_the_texts():
     new = [sentence("a"), sentence("b")]
     made = prompts(pipeline(pairs=(), prompt="über {language}"))
     ids = made.ids(new)
-    assert ["".join(map(chr, row)) for row in ids.tolist()] == ["über German"] * 2
+    assert "".join(map(chr, ids.rows.tolist())) == "über German" * 2
     longer = prompts().ids([sentence("a"), sentence("b")], draw=2)
-    for row, text in zip(longer.tolist(), prompts().texts(new, draw=2), strict=True):
-        assert "".join(chr(token) for token in row if token != -100) == text
+    texts = prompts().texts(new, draw=2)
+    assert "".join(map(chr, longer.rows.tolist())) == "".join(texts)
+    assert longer.sizes == tuple(longer.lengths.tolist()) == tuple(map(len, texts))
 
 
 def test_a_prompt_for_each_language():
