@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from spamo_cache.store.reader import FeatureStore
     from spamo_cache.train.dataset import FeatureDataset
     from spamo_cache.workflow.analyze import analyze, attribute
+    from spamo_cache.workflow.compare import compare
     from spamo_cache.workflow.evaluate import evaluate
     from spamo_cache.workflow.extract import extract
     from spamo_cache.workflow.inspect import inspect
@@ -55,6 +56,7 @@ __all__ = [
     "Manifest",
     "analyze",
     "attribute",
+    "compare",
     "evaluate",
     "extract",
     "inspect",

@@ -12,6 +12,7 @@ import typer
 import spamo_cache as sc
 from spamo_cache import human
 from spamo_cache.cli import completion, display, options, watching
+from spamo_cache.cli.comparing import compare
 from spamo_cache.cli.sharing import export, import_, pull, push
 from spamo_cache.errors import StoreError, UsageError, printable
 
@@ -460,5 +461,5 @@ def _local(name: str) -> Path:
     return found
 
 
-for _command in (ls, info, verify, diff, push, pull, import_, export, rm, prune):
+for _command in (ls, info, verify, diff, compare, push, pull, import_, export, rm, prune):
     app.command(_command.__name__.rstrip("_"))(options.with_verbosity(_command))

@@ -247,3 +247,24 @@ def test_train_copies_what_only_a_server_holds(lab: Path, call: Call, s3, monkey
     assert f"copying {s3.root}/frames/spatial-" in told.stderr
     assert len(list((lab / "new" / "frames").glob("*.zarr"))) == 2
     assert "copying" not in call("train pipeline.yaml").stderr
+
+
+def test_features_of_others_are_compared(features: Path, call: Call) -> None:
+    """The same, under other names; then with every other row; then of nobody known."""
+    call(IMPORT)
+    assert "the same" in call("store compare features phoenix14t/spatial").stdout
+    for path in features.rglob("*.npy"):
+        rows = np.arange(len(np.load(path)) * 8, dtype=np.float32).reshape(-1, 8)
+        np.save(path, rows % 97)
+    made = json.loads(call(f"{IMPORT} --json").stdout)["path"]
+    for path in features.rglob("*.npy"):
+        np.save(path, np.load(path)[::2])
+    shown = call(f"store compare features {made}", code=1).stdout
+    assert "cause: another stride or frame rate: 1 row of theirs for 2 of the store's" in shown
+    known = json.loads(call(f"store compare features {made} --json", code=1).stdout)
+    assert known["counts"] == {"equal": 0, "near": 0, "different": 4}
+    assert (known["same"], known["cause"]["kind"]) == (False, "stride")
+    assert "the same" in call(f"store compare {made} {made}").stdout
+    np.savez("other.npz", nobody=np.ones((3, 8)))
+    refused = call(f"store compare other.npz {made}", code=2)
+    assert "no clip is in both" in refused.stderr
