@@ -1,8 +1,17 @@
-"""Sizes, durations and ages for people."""
+"""Sizes, durations, ages and languages for people."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+
+LANGUAGE_CODES = {
+    "German": "de",
+    "English": "en",
+    "Chinese": "zh",
+    "Spanish": "es",
+    "French": "fr",
+}
+"""What browsers and the Hub call a language (ISO 639-1)."""
 
 
 def size(count: float) -> str:

@@ -97,6 +97,7 @@ def test_the_stages_meet_in_the_store_only() -> None:
         "config",
         "errors",
         "extras",
+        "human",
         "io",
         "process",
         "restricted",

@@ -42,12 +42,19 @@ def push(
         bool,
         typer.Option("--accept-terms", help="The corpus's terms of use allow sharing it there."),
     ] = False,
+    create: Annotated[
+        bool, typer.Option("--create", help="Make the Hub's dataset if there is none.")
+    ] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="With --create, make it a private one.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Copy a store to another root, verified; nothing different is ever overwritten.
 
     Rerun to resume an interrupted copy. Readers of the other root see finished partitions
-    only. See `store ls --help` for what a root can be.
+    only. See `store ls --help` for what a root can be. In a dataset of the Hugging Face Hub, the
+    README.md gets a block that describes the store.
 
     Example:
 
@@ -62,6 +69,8 @@ def push(
         split=split,
         ids=wanted,
         accept_terms=accept_terms,
+        create=create,
+        private=private,
         watcher=watching.watcher(),
     )
     _show(copied, wanted, json=json)

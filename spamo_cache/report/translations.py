@@ -9,6 +9,7 @@ from pathlib import Path
 
 from markupsafe import Markup, escape
 
+from spamo_cache.human import LANGUAGE_CODES
 from spamo_cache.report.runs import RunView
 from spamo_cache.report.templating import render, template_filter
 from spamo_cache.runs.records import Evaluation, ScoredClip
@@ -32,18 +33,10 @@ Pair = tuple[str, str]
 Frames = Callable[[Path, Sequence[str]], Mapping[str, Sequence[bytes]]]
 """(run folder, clip ids) -> a few frames of each as JPEG; clips without any may be absent."""
 
-_LANGUAGE_CODES = {
-    "German": "de",
-    "English": "en",
-    "Chinese": "zh",
-    "Spanish": "es",
-    "French": "fr",
-}
-
 
 def language_code(run: RunView) -> str | None:
     """What a browser calls the language of a run's translations."""
-    return _LANGUAGE_CODES.get(run.pipeline.text.language)
+    return LANGUAGE_CODES.get(run.pipeline.text.language)
 
 
 def translations(run: RunView, frames: Frames | None = None) -> Markup | None:

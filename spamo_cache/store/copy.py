@@ -4,36 +4,29 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
 from spamo_cache import io
 from spamo_cache.errors import DamagedError, StoreError, UsageError
 from spamo_cache.store.attributes import (
-    MANIFEST,
-    MAX_ATTRIBUTES_BYTES,
-    MAX_MANIFEST_BYTES,
     Attributes,
-    document_of,
-    documents,
     load_attributes,
-    load_group,
     load_manifest,
-    manifest_attributes,
 )
-from spamo_cache.store.index import ClipIndex, Columns, room, with_receipts, write_generation
-from spamo_cache.store.layout import canonical, sha256, store_path
+from spamo_cache.store.index import ClipIndex, with_receipts
+from spamo_cache.store.layout import store_path
 from spamo_cache.store.leases import LeaseLostError, Leases
-from spamo_cache.store.receipts import Receipt, finished, load_receipt, receipt_path, shard_path
+from spamo_cache.store.receipts import Receipt, finished, load_receipt, shard_path
 from spamo_cache.store.remote import Location, RemotePath, file_blocks, location
+from spamo_cache.store.upload import HubUpload, Upload, different
 from spamo_cache.store.writer import StoreWriter
 
 if TYPE_CHECKING:
@@ -80,6 +73,8 @@ def copy(
     splits: Collection[str] | None = None,
     ids: Collection[str] | None = None,
     accept_terms: bool = False,
+    create: bool = False,
+    private: bool = False,
     workers: int = 8,
     progress: Callable[[int, int], None] | None = None,
 ) -> Copied:
@@ -93,6 +88,8 @@ def copy(
         splits: only these splits.
         ids: only the partitions of these clips.
         accept_terms: whether the corpus's terms of use allow it, where the root is remote.
+        create: make the dataset of the Hub that the root lies in, where there is none.
+        private: make it a private one.
         progress: called with partitions done and in all.
 
     Raises:
@@ -106,10 +103,13 @@ def copy(
     index = ClipIndex.open(store, about, everything=True)
     target = store_path(location(root), about.corpus, about.stream, about.fingerprint)
     _allow(store, target, about, accept_terms)
+    if (create or private) and not (isinstance(target, RemotePath) and target.on_hub):
+        raise UsageError("only datasets of the Hub are created", where=root, remedy="hf://...")
     wanted = _partitions(index, splits, ids)
     receipts = list(finished(store, about, index.finished_partitions(), wanted))
     manifest = _snapshot(store, about)
-    writer = _writer(target, about, index, b"" if isinstance(manifest, StoreError) else manifest)
+    snapshot = b"" if isinstance(manifest, StoreError) else manifest
+    writer = _writer(target, about, index, snapshot, create=create, private=private)
     outcomes: list[tuple[Outcome | DamagedError, int]] = []
     with ThreadPoolExecutor(workers) as pool:
         for outcome in pool.map(lambda entry: _copy(store, about, writer, entry), receipts):
@@ -135,7 +135,9 @@ def _allow(store: Location, target: Location, attributes: Attributes, accept: bo
     if isinstance(target, Path):
         return
     if not target.writable:
-        raise UsageError("an HTTP root is for reading", where=target, remedy="push to s3://...")
+        raise UsageError(
+            "an HTTP root is for reading", where=target, remedy="push to s3:// or hf://"
+        )
     if attributes.terms and not accept:
         raise UsageError(
             f"the corpus {attributes.corpus} has terms of use: {attributes.terms}",
@@ -176,11 +178,21 @@ def _snapshot(store: Location, attributes: Attributes) -> bytes | StoreError:
         return error
 
 
-def _writer(target: Location, attributes: Attributes, index: ClipIndex, manifest: bytes) -> Target:
-    columns = with_receipts(index.columns, ())
-    if isinstance(target, RemotePath):
-        return Upload(target, attributes, columns, index.splits, manifest)
-    return _Folder(StoreWriter.create(target, attributes, columns, index.splits, manifest))
+def _writer(
+    target: Location,
+    attributes: Attributes,
+    index: ClipIndex,
+    manifest: bytes,
+    *,
+    create: bool,
+    private: bool,
+) -> Target:
+    plan = attributes, with_receipts(index.columns, ()), index.splits, manifest
+    if isinstance(target, Path):
+        return _Folder(StoreWriter.create(target, *plan))
+    if target.on_hub:
+        return HubUpload(target, *plan, create=create, private=private)
+    return Upload(target, *plan)
 
 
 class _Folder:
@@ -276,193 +288,11 @@ def _verified(file: Location, size: int, digest: str) -> Iterator[Buffer]:
 
 def _check(target: Location, counts: Mapping[Outcome, int]) -> None:
     """Raise StoreError if something was left out."""
-    if counts.get("different"):
-        raise StoreError(
-            f"{counts['different']} partitions hold other features under the same name",
-            where=target,
-            remedy="compare the two with `spamo-cache store diff`; nothing was overwritten",
-        )
+    if count := counts.get("different"):
+        raise different(count, target)
     if counts.get("busy"):
         raise StoreError(
             f"{counts['busy']} partitions are being written by somebody else",
             where=target,
             remedy="run the same command again later",
         )
-
-
-# --- remote roots ---------------------------------------------------------------------------------
-
-
-class Upload:
-    """The writing side of one remote store; any number of processes may be at it.
-
-    Args:
-        path: where the store is, or is going to be.
-        attributes: what it says about itself.
-        columns: its plan.
-        splits: names of the splits in the plan.
-        manifest: the snapshot to go with it.
-
-    Raises:
-        StoreError: another store stands in this place, or one with another plan.
-    """
-
-    def __init__(
-        self,
-        path: RemotePath,
-        attributes: Attributes,
-        columns: Columns,
-        splits: tuple[str, ...],
-        manifest: bytes,
-    ) -> None:
-        self.path = path
-        self.attributes, self._columns, self._splits = attributes, columns, splits
-        self._manifest = manifest
-        self._there = (path / "receipts").files()
-        self._shards = (path / "features").files()
-        self._known: dict[int, Receipt] = {}
-        if (path / _POINTER).exists():
-            self._join()
-
-    def _join(self) -> None:
-        have = load_attributes(self.path)
-        wanted = self.attributes
-        if (have.fingerprint, have.layout) != (wanted.fingerprint, wanted.layout):
-            raise StoreError("another store stands in this place", where=self.path)
-        if have.manifest_sha256 != wanted.manifest_sha256 or (self.path / MANIFEST).exists():
-            self._manifest = b""  # it keeps the one that it was made with
-        self.attributes = have
-        try:
-            same = ClipIndex.open(self.path, have).has_plan(self._columns, self._splits)
-        except DamagedError:
-            # Lost: the plan is known again, and the receipts know the rest.
-            return
-        if not same:
-            raise StoreError("holds other partitions of the same clips", where=self.path)
-
-    def lease(self, partition: int) -> AbstractContextManager[bool]:  # noqa: ARG002
-        """Nothing is leased: of two that put the same file, one is first."""
-        return nullcontext(True)
-
-    def have(self, partition: int) -> Receipt | None:
-        """The receipt of a partition that was there when work began, with its shard.
-
-        Raises:
-            DamagedError: a receipt that cannot be read.
-        """
-        if f"{partition}.json" not in self._there:
-            return None
-        receipt = self._know(partition)
-        shard = shard_path(self.path, partition).name
-        if receipt.shard is not None and self._shards.get(shard) != receipt.shard.size:
-            return None
-        return receipt
-
-    def publish(self, receipt: Receipt, shard: Iterator[Buffer] | None) -> bool:
-        """Put a shard, make sure of it, then vouch for it.
-
-        Returns:
-            False where the partition holds, or is about to hold, other features.
-        """
-        # In memory: what was verified is what is sent.
-        if shard is not None and not self._place(receipt.partition, b"".join(shard)):
-            return False
-        file = receipt_path(self.path, receipt.partition)
-        if not file.create(canonical(document_of(receipt))):
-            return self._know(receipt.partition).shard == receipt.shard
-        self._known[receipt.partition] = receipt
-        return True
-
-    def _place(self, partition: int, shard: bytes) -> bool:
-        file = shard_path(self.path, partition)
-        if file.create(shard):
-            if file.size() != len(shard):
-                raise DamagedError("the server did not keep what it was given", where=file)
-            return True
-        # Left by a cut push, or by one at work now: the same bytes will do.
-        return sha256(file.read(len(shard))) == sha256(shard)
-
-    def commit_index(self) -> None:
-        """Bring the clip index up to date with all receipts there, then let the store appear.
-
-        Raises:
-            StoreError: others keep changing the index at the same time.
-        """
-        for _ in range(_TRIES):
-            if self._move_pointer():
-                break
-        else:
-            raise StoreError(
-                "others are writing the index", where=self.path, remedy="run it again later"
-            )
-        self._place_manifest()
-        partitions = room(self.attributes, self._columns)
-        for name, document in documents(self.attributes, partitions).items():
-            (self.path / name).create(canonical(document))
-
-    def _place_manifest(self) -> None:
-        file = self.path / MANIFEST
-        if self._manifest and not file.create(self._manifest):
-            # Of two that put the same store, or from a push that was cut: the first one counts.
-            kept = manifest_attributes(file.read(MAX_MANIFEST_BYTES))
-            self.attributes = self.attributes.model_copy(update=dict(kept))
-
-    def _move_pointer(self) -> bool:
-        """Point to an index of all that is there; False where somebody else has moved it."""
-        clips = self.path / "clips"
-        pointer = clips / _POINTER
-        tag = pointer.tag()
-        old = None if tag is None else _generation(pointer)
-        contents = self._index()
-        moved = contents.pop(_POINTER)
-        have = clips.files()
-        missing = [name for name, data in contents.items() if have.get(name) != len(data)]
-        self._each(lambda name: (clips / name).create(contents[name]), missing)
-        if tag is None:
-            return pointer.create(moved)
-        if pointer.read(MAX_ATTRIBUTES_BYTES) == moved:
-            return True
-        if not pointer.swap(tag, moved):
-            return False
-        # Only what this very move has replaced: others may be about to point to any other one.
-        self._each(lambda name: (clips / name).delete(), _files_of(old, have))
-        return True
-
-    def _index(self) -> dict[str, bytes]:
-        """The files of the index, made here as they are made for a local store."""
-        columns = with_receipts(self._columns, self._finished())
-        with TemporaryDirectory() as made:
-            store, work = Path(made, "store"), Path(made, "work")
-            for folder in (store / "clips", work):
-                folder.mkdir(parents=True)
-            write_generation(store, work, columns, self._splits)
-            clips = store / "clips"
-            files = [path for path in clips.rglob("*") if path.is_file()]
-            return {path.relative_to(clips).as_posix(): path.read_bytes() for path in files}
-
-    def _finished(self) -> list[Receipt]:
-        names = (name.removesuffix(".json") for name in (self.path / "receipts").files())
-        partitions = sorted(int(name) for name in names if name.isdecimal())
-        self._each(self._know, [number for number in partitions if number not in self._known])
-        return [self._known[number] for number in partitions]
-
-    def _know(self, partition: int) -> Receipt:
-        self._known[partition] = load_receipt(self.path, self.attributes, partition)
-        return self._known[partition]
-
-    @staticmethod
-    def _each(work: Callable[[Any], object], items: Iterable[Any]) -> None:
-        with ThreadPoolExecutor(_THREADS) as pool:
-            for _ in pool.map(work, items):
-                pass
-
-
-def _generation(pointer: RemotePath) -> str | None:
-    try:
-        return str(load_group(pointer).get("generation"))[:16]
-    except DamagedError:
-        return None
-
-
-def _files_of(generation: str | None, names: Iterable[str]) -> list[str]:
-    return [name for name in names if name.split("/")[0] == generation]

@@ -10,15 +10,22 @@ import errno
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    constants,
+    get_token,
+)
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -34,7 +41,7 @@ from huggingface_hub.file_download import hf_hub_download, hf_hub_url
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status, http_stream_backoff
-from huggingface_hub.utils.tqdm import tqdm
+from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars, tqdm
 
 from spamo_cache import io
 from spamo_cache.errors import DamagedError, SpamoError, StoreError, UsageError
@@ -88,6 +95,7 @@ class Hub:
 
     def __init__(self) -> None:
         self._lists: dict[tuple[str, str | None, str, bool], dict[str, Entry | None]] = {}
+        self._lock, self._inside = Lock(), 0
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -224,77 +232,100 @@ class Hub:
 
     # --- writing --------------------------------------------------------------------------------
 
+    def check_branch(self, place: Place) -> None:
+        """Raise UsageError if an address names a commit, to which nothing can be added."""
+        if _COMMIT.fullmatch(place.revision or ""):
+            raise UsageError(
+                "a commit is for reading", where=place, remedy="leave @... out, or name a branch"
+            )
+
     def create(self, url: str, *, private: bool) -> None:
-        """Make a dataset, unless there is one."""
-        repo = Place.of(url).repo
+        """Make a dataset, unless there is one; a public one where the organisation has no rule."""
+        repo, shown = Place.of(url).repo, True if private else None
         _ask(
             url,
-            lambda: _api().create_repo(repo, private=private, repo_type=_DATASET, exist_ok=True),
+            lambda: _api().create_repo(repo, private=shown, repo_type=_DATASET, exist_ok=True),
         )
 
-    def upload(self, url: str, path: str, data: bytes) -> CommitOperationAdd:
+    def addition(self, path: str, data: bytes) -> CommitOperationAdd:
+        """A file of a commit to come."""
+        return CommitOperationAdd(path, data)
+
+    def deletion(self, path: str) -> CommitOperationDelete:
+        """A file that a commit to come removes."""
+        return CommitOperationDelete(path, is_folder=False)
+
+    def upload(self, branch: Place, path: str, data: bytes) -> CommitOperationAdd:
         """Send the contents of a file for a commit to come; what the Hub has is not sent again.
 
         Args:
-            url: of any place in the dataset.
+            branch: any place in the dataset, with the branch that will be committed to.
             path: of the file in the dataset.
         """
-        place, added = Place.of(url), CommitOperationAdd(path, data)
-        _ask(
-            url,
-            lambda: _api().preupload_lfs_files(
-                place.repo, [added], repo_type=_DATASET, revision=branch(place)
-            ),
-        )
+        added = CommitOperationAdd(path, data)
+        with self._without_bars():
+            _ask(
+                str(branch),
+                lambda: _api().preupload_lfs_files(
+                    branch.repo, [added], repo_type=_DATASET, revision=branch.revision or "main"
+                ),
+            )
         return added
 
     def commit(
-        self, url: str, parent: str, operations: Sequence[Operation], message: str
+        self, branch: Place, parent: str, operations: Sequence[Operation], message: str
     ) -> str | None:
         """Commit to a branch; None where somebody else has done so since ``parent``.
 
         Args:
-            url: of any place in the dataset, with the branch as its revision.
+            branch: any place in the dataset, with the branch.
             parent: the commit that is to be the last one.
         """
-        place = Place.of(url)
 
         def send() -> str | None:
             try:
-                return str(
-                    _api()
-                    .create_commit(
-                        place.repo,
-                        operations,
-                        commit_message=message,
-                        repo_type=_DATASET,
-                        revision=branch(place),
-                        parent_commit=parent,
-                    )
-                    .oid
+                made = _api().create_commit(
+                    branch.repo,
+                    operations,
+                    commit_message=message,
+                    repo_type=_DATASET,
+                    revision=branch.revision or "main",
+                    parent_commit=parent,
                 )
             except HfHubHTTPError as error:
                 if error.response.status_code in _MOVED:
                     return None
                 raise
+            return made.oid
 
-        return _ask(url, send)
+        with self._without_bars():
+            return _ask(str(branch), send)
+
+    @contextmanager
+    def _without_bars(self) -> Iterator[None]:
+        """Progress is told by partitions, not by a bar for each of them, unless a variable says."""
+        told = constants.HF_HUB_DISABLE_PROGRESS_BARS is not None
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1 and not told:
+                disable_progress_bars()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if self._inside == 0 and not told:
+                    enable_progress_bars()
+
+    def lost(self, url: str, operations: Iterable[Operation]) -> str | None:
+        """The first file of a commit that the commit does not have; ``url`` is any place in it."""
+        commit = Place.of(url)
+        added = (one for one in operations if isinstance(one, CommitOperationAdd))
+        files = (str(commit._replace(path=one.path_in_repo)) for one in added)
+        return next((file for file in files if self.entry(file) is None), None)
 
 
 HUB = Hub()
-
-
-def branch(place: Place) -> str:
-    """The branch that is committed to.
-
-    Raises:
-        UsageError: the address names a commit.
-    """
-    if _COMMIT.fullmatch(place.revision or ""):
-        raise UsageError(
-            "a commit is for reading", where=place, remedy="leave @... out, or name a branch"
-        )
-    return place.revision or "main"
 
 
 class _NoBar(tqdm):

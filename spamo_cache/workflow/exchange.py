@@ -34,6 +34,8 @@ def push(
     split: Names | None = None,
     ids: Sequence[str] | None = None,
     accept_terms: bool = False,
+    create: bool = False,
+    private: bool = False,
     watcher: Watcher = QUIET,
 ) -> Copied:
     """Copy a store to another root, verified; see :func:`copy.copy`.
@@ -43,9 +45,18 @@ def push(
         split: only these splits.
         ids: only the partitions of these clips.
         accept_terms: the corpus's terms of use allow sharing it there.
+        create: make the dataset of an ``hf://`` root, where there is none.
+        private: make it a private one.
     """
     return _copy(
-        resolve.located(name), root, split, ids, accept_terms=accept_terms, watcher=watcher
+        resolve.located(name),
+        root,
+        split,
+        ids,
+        accept_terms=accept_terms,
+        create=create,
+        private=private,
+        watcher=watcher,
     )
 
 
@@ -76,6 +87,8 @@ def _copy(
     ids: Sequence[str] | None,
     *,
     accept_terms: bool = False,
+    create: bool = False,
+    private: bool = False,
     watcher: Watcher,
 ) -> Copied:
     from spamo_cache.store.copy import copy
@@ -87,6 +100,8 @@ def _copy(
             splits=resolve.names(split),
             ids=ids,
             accept_terms=accept_terms,
+            create=create,
+            private=private,
             progress=advance,
         )
 

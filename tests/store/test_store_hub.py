@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from werkzeug.wrappers import Response
+from huggingface_hub import DatasetCard
+from werkzeug.wrappers import Request, Response
 
-from spamo_cache.errors import DamagedError, StoreError, UsageError
+from spamo_cache.errors import DamagedError, SpamoError, StoreError, UsageError
+from spamo_cache.store import card
+from spamo_cache.store.addresses import Place
+from spamo_cache.store.attributes import Attributes
 from spamo_cache.store.copy import copy
+from spamo_cache.store.index import FAILED, OK
 from spamo_cache.store.inventory import list_stores
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.remote import location
@@ -218,3 +225,253 @@ def test_a_hub_without_ranges_says_so(sealed: StoreWriter, hub: HubServer) -> No
     store = FeatureStore.open(f"{ROOT}/weather/{sealed.path.name}")
     with pytest.raises(StoreError, match=r"gives no ranges(.|\n)*pull the store"):
         store.read(store.select(state="ok")[:1])
+
+
+# --- pushing ------------------------------------------------------------------------------------
+
+
+def stored(hub: HubServer, store: Path) -> dict[str, bytes]:
+    """The files of a store in the dataset."""
+    start = f"weather/{store.name}/"
+    files = hub.repositories["lab/features"].files
+    return {name.removeprefix(start): data for name, data in files.items() if start in name}
+
+
+@pytest.mark.slow
+def test_a_push_makes_the_dataset_and_the_same_store_by_few_commits(
+    material: Material, sealed: StoreWriter, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spamo_cache.store.upload._COMMIT_PARTITIONS", 2)
+    with pytest.raises(StoreError, match="no such dataset"):
+        copy(sealed.path, ROOT)
+    there = copy(sealed.path, ROOT, create=True, private=True)
+    assert there.partitions == {"copied": len(material.partitions)}
+    repository = hub.repositories["lab/features"]
+    assert repository.private
+    assert stored(hub, sealed.path) == files_of(sealed.path)
+    own = f"weather/{sealed.path.name}/zarr.json"
+    assert [own in files for files in repository.commits.values()] == [
+        *[False] * (len(repository.commits) - 1),
+        True,
+    ]
+    for files in repository.commits.values():
+        for name in files:
+            if "/receipts/" in name and not name.endswith("zarr.json"):
+                number = name.rpartition("/")[2].removesuffix(".json")
+                assert (
+                    name.replace("receipts", "features").replace(f"{number}.json", "")
+                    + (f"c.{number}.0")
+                    in files
+                )
+    hub.requests.clear()
+    again = copy(sealed.path, ROOT)
+    assert (again.partitions, again.bytes) == ({"there": len(material.partitions)}, 0)
+    assert not [asked for asked in hub.requests if not asked.startswith(("GET", "HEAD"))]
+
+
+@pytest.mark.slow
+def test_part_of_a_store_on_the_hub_grows(
+    sealed: StoreWriter, hub: HubServer, tmp_path: Path
+) -> None:
+    hub.create("lab/features")
+    first = copy(sealed.path, ROOT, splits=["test"]).partitions["copied"]
+    store = FeatureStore.open("weather/spatial", roots=[ROOT])
+    assert store.select(state="absent") == store.select(split="train")
+    assert copy(sealed.path, ROOT).partitions["there"] == first
+    assert stored(hub, sealed.path) == files_of(sealed.path)
+    assert len(store.select(state="ok")) > 0, "the commit that was opened stays what it was"
+    assert store.select(state="absent") == store.select(split="train")
+
+
+@pytest.mark.slow
+def test_two_who_push_at_once_tangle_nothing(
+    make: Callable[..., Material], hub: HubServer, tmp_path: Path
+) -> None:
+    first = make().write(tmp_path / "a").path
+    second = make(30, seed=1).write(tmp_path / "b").path
+    hub.create("lab/features")
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda store: copy(store, ROOT), (first, second, first)))
+    assert stored(hub, first) == files_of(first)
+    assert stored(hub, second) == files_of(second)
+    card = hub.repositories["lab/features"].files["README.md"].decode()
+    assert card.count("spamo-cache begin") == 2
+
+
+@pytest.mark.slow
+def test_who_is_overtaken_looks_again_and_goes_on(sealed: StoreWriter, hub: HubServer) -> None:
+    repository = hub.create("lab/features")
+    times = iter(range(2))
+
+    def overtake(request: Request) -> None:
+        if "/commit/" in request.path and next(times, None) is not None:
+            repository.change(**{f"by {len(repository.commits)}": b"somebody else"})
+
+    hub.before = overtake
+    copy(sealed.path, ROOT)
+    assert stored(hub, sealed.path) == files_of(sealed.path)
+    assert sum(name.startswith("by ") for name in repository.files) == 2
+
+
+@pytest.mark.slow
+def test_other_features_on_the_hub_are_never_overwritten(
+    material: Material, sealed: StoreWriter, hub: HubServer, tmp_path: Path
+) -> None:
+    hub.create("lab/features")
+    copy(sealed.path, ROOT)
+    before = stored(hub, sealed.path)
+    material.features["手語"] = material.features["手語"] * 2
+    other = material.write(tmp_path / "other").path
+    with pytest.raises(StoreError, match="hold other features under the same name"):
+        copy(other, ROOT)
+    assert stored(hub, sealed.path) == before
+    # As seen by somebody who looked before the first push.
+    del hub.repositories["lab/features"]
+    hub.create("lab/features")
+
+    def late(request: Request) -> None:
+        if "/commit/" in request.path:
+            hub.before = lambda _: None
+            copy(sealed.path, ROOT)
+
+    hub.before = late
+    with pytest.raises(StoreError, match="hold other features under the same name"):
+        copy(other, ROOT)
+    assert stored(hub, sealed.path) == before
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("stranger", "does not know this login"),
+        ("reader", "refuses: your token may not write here"),
+        ("full", "no room for it: Private repository storage limit reached"),
+        ("ignored", "did not keep what it was given"),
+        ("commit", "a commit is for reading"),
+        ("card", "metadata of the dataset's card cannot be read"),
+    ],
+)
+def test_what_keeps_a_push_from_the_hub_is_one_clear_error(
+    sealed: StoreWriter, hub: HubServer, monkeypatch: pytest.MonkeyPatch, case: str, words: str
+) -> None:
+    repository, root = hub.create("lab/features"), ROOT
+    answers = {
+        "reader": (403, "your token may not write here"),
+        "full": (403, "Private repository storage limit reached"),
+    }
+    if case == "stranger":
+        monkeypatch.setenv("HF_TOKEN", "hf_unknown")
+    elif case in answers:
+        refusal = hub_server.refusal(answers[case][0], "", answers[case][1])
+        hub.before = lambda request: refusal if request.method == "POST" else None
+    elif case == "ignored":
+        hub.ignored = True
+    elif case == "commit":
+        root = f"{ROOT}@{repository.branches['main']}"
+    elif case == "card":
+        repository.change(**{"README.md": b"---\n- no\n- mapping\n---\nwords"})
+    before = repository.files
+    with pytest.raises(SpamoError, match=words):
+        copy(sealed.path, root)
+    assert repository.files.keys() <= before.keys() | {".gitignore"}
+
+
+def test_only_datasets_are_created(sealed: StoreWriter, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="only datasets of the Hub are created"):
+        copy(sealed.path, tmp_path / "b", create=True)
+
+
+# --- the card -----------------------------------------------------------------------------------
+
+PLACE = Place("lab/features", None, "shared/weather/spatial-0123456789ab.zarr")
+EVIL = "x` <b>| --> ![a](http://b) \x1b[2J\n# head\n---\n``` <!-- spamo-cache end: "
+
+
+def about(**changes: object) -> Attributes:
+    values: dict[str, object] = {
+        "format": 2,
+        "corpus": "weather",
+        "stream": "spatial",
+        "fingerprint": "ab" * 32,
+        "spec": {"encoder": "open_clip", "scales": [1, 2]},
+        "weights": "openai",
+        "weights_sha256": "cd" * 32,
+        "semantics": 1,
+        "corpus_sha256": "ef" * 32,
+        "clips": 8257,
+        "partitions": 4,
+        "width": 12,
+        "dtype": "float16",
+        "chunk_rows": 4,
+        "shard_rows": 64,
+        "terms": "research only, see https://lab.example/terms.",
+        "created": "2026-01-01T00:00:00+00:00",
+        "created_by": "somebody",
+    }
+    return Attributes.model_validate(values | changes)
+
+
+def test_the_hub_reads_the_card_as_it_is_meant() -> None:
+    columns: dict[str, np.ndarray] = {
+        "id": np.zeros((3, 1), np.uint8),
+        "split": np.array([0, 1, 1], np.int16),
+        "state": np.array([OK, OK, FAILED], np.uint8),
+        "rows": np.array([5, 7, 9], np.int32),
+    }
+    block = card.block(PLACE, about(), columns, ("test", "train"))
+    text = card.updated("", PLACE, about(), block, ["de"])
+    read = DatasetCard(text)
+    known = read.data.to_dict()  # type: ignore[no-untyped-call]
+    assert known["language"] == ["de"]
+    assert known["license"] == "other"
+    assert known["license_link"] == "https://lab.example/terms"
+    assert known["size_categories"] == ["1K<n<10K"]
+    assert {"sign-language", "weather"} <= set(known["tags"])
+    for words in (
+        "| fingerprint | " + "ab" * 32,
+        "| weights | openai",
+        "cd" * 32,
+        "| test | 1 | 0 | 1 | 0 | 5 |",
+        "| train | 2 | 0 | 1 | 1 | 7 |",
+        '--from "hf://datasets/lab/features/shared"',
+        "@inproceedings{hwang2025spamo",
+    ):
+        assert words in read.text, words
+    assert card.updated(text, PLACE, about(), block, ["de"]) == text
+
+
+def test_the_words_of_others_stay_in_the_card() -> None:
+    mine = "---\nlicense: mit # ours\ntags: [dgs]\n---\n# Our features\r\n\nWords.\n"
+    text = card.updated(mine, PLACE, about(), "first", ["de"])
+    known = DatasetCard(text).data.to_dict()  # type: ignore[no-untyped-call]
+    assert known["license"] == "mit"
+    assert known["tags"][0] == "dgs"
+    text += "More words.\n"
+    other = PLACE._replace(path="weather/motion-0123456789ab.zarr")
+    both = card.updated(text, other, about(), "of motion", ["de"])
+    changed = card.updated(both, PLACE, about(), "second", ["de"])
+    assert changed == both.replace("\nfirst\n", "\nsecond\n")
+    assert "# Our features\r\n\nWords.\n" in changed
+    assert "More words.\n" in changed
+    torn = text.replace("spamo-cache end", "lost")
+    assert card.updated(torn, PLACE, about(), "second", ["de"]).startswith(torn)
+
+
+def test_nothing_of_a_stranger_breaks_out_of_the_card() -> None:
+    evil = about(weights=EVIL, terms=EVIL, created_by=EVIL, spec={EVIL: [EVIL]})
+    columns: dict[str, np.ndarray] = {
+        name: np.zeros(1, int) for name in ("id", "split", "state", "rows")
+    }
+    block = card.block(PLACE, evil, columns, (EVIL,))
+    text = card.updated("", PLACE, evil, block, [])
+    assert DatasetCard(text).data.to_dict().keys() == (  # type: ignore[no-untyped-call]
+        DatasetCard(card.updated("", PLACE, about(), "", []))
+        .data.to_dict()  # type: ignore[no-untyped-call]
+        .keys()
+        - {"license_link"}
+    )
+    assert text.count("-->") == text.count("<!--") == 2
+    assert text.count("```") == 8
+    assert "\x1b" not in text
+    assert not {"<b>", "](", "# head"} & set(text.split())
+    assert len([line for line in text.splitlines() if line.startswith("#")]) == 1

@@ -71,7 +71,7 @@ class HubServer:
         self.large: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.before: Answer = lambda _: None
-        self.ranges = True
+        self.ranges, self.ignored = True, False
         self._lock = threading.Lock()
 
     def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
@@ -114,13 +114,13 @@ class HubServer:
                 wanted = request.get_json()
                 there = len(self.large.get(wanted["oid"], b"")) == wanted["size"]
                 return _json({}, 200 if there else 404)
-        return _error(404, "RepoNotFound", "Repository not found")
+        return refusal(404, "RepoNotFound", "Repository not found")
 
     # --- repositories ---------------------------------------------------------------------------
 
     def _create(self, request: Request) -> Response:
         if not _logged_in(request):
-            return _error(401, "", "Invalid username or password.")
+            return refusal(401, "", "Invalid username or password.")
         asked = request.get_json()
         name = f"{asked['organization']}/{asked['name']}"
         assert asked["type"] == "dataset"
@@ -135,7 +135,7 @@ class HubServer:
         found = self.repositories.get(name)
         if found is None or (found.private and not _logged_in(request)):
             status = 404 if _logged_in(request) else 401
-            return _error(status, "RepoNotFound", "Repository not found")
+            return refusal(status, "RepoNotFound", "Repository not found")
         return found
 
     def _commit_of(self, repository: Repository, revision: str) -> str | None:
@@ -149,7 +149,7 @@ class HubServer:
         revision = rest[1] if len(rest) > 1 else "main"
         commit = self._commit_of(repository, revision)
         if commit is None:
-            return _error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+            return refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         match rest:
             case [] | ["revision", _]:
                 return _json({"id": name, "sha": commit, "private": repository.private})
@@ -159,7 +159,7 @@ class HubServer:
                 return self._preupload(request, repository.commits[commit])
             case ["commit", _]:
                 return self._commit(request, name, revision)
-        return _error(404, "EntryNotFound", "no such page")
+        return refusal(404, "EntryNotFound", "no such page")
 
     def _tree(self, request: Request, files: Mapping[str, bytes], folder: str) -> Response:
         start = f"{folder}/" if folder else ""
@@ -167,7 +167,7 @@ class HubServer:
             path[len(start) :]: data for path, data in files.items() if path.startswith(start)
         }
         if not inside and folder:
-            return _error(404, "EntryNotFound", f"{folder} does not exist")
+            return refusal(404, "EntryNotFound", f"{folder} does not exist")
         deep = request.args.get("recursive") == "true"
         listed: dict[str, dict[str, Any]] = {}
         for name, data in sorted(inside.items()):
@@ -189,12 +189,12 @@ class HubServer:
 
     def _preupload(self, request: Request, files: Mapping[str, bytes]) -> Response:
         if not _logged_in(request):
-            return _error(401, "", "Invalid username or password.")
+            return refusal(401, "", "Invalid credentials in Authorization header")
         told = [
             {
                 "path": file["path"],
                 "uploadMode": "lfs" if file["size"] > _LARGE else "regular",
-                "shouldIgnore": False,
+                "shouldIgnore": self.ignored,
                 "oid": _oid(files[file["path"]]) if file["path"] in files else None,
             }
             for file in request.get_json()["files"]
@@ -217,14 +217,14 @@ class HubServer:
         if request.method == "PUT":
             data = request.get_data()
             if hashlib.sha256(data).hexdigest() != digest:
-                return _error(400, "", "other contents")
+                return refusal(400, "", "other contents")
             self.large[digest] = data
             return Response(status=200)
         return self._bytes(request, self.large[digest], digest)
 
     def _commit(self, request: Request, name: str, branch: str) -> Response:
         if not _logged_in(request):
-            return _error(401, "", "Invalid username or password.")
+            return refusal(401, "", "Invalid username or password.")
         lines = [json.loads(line) for line in request.get_data().splitlines()]
         header = lines[0]["value"]
         with self._lock:
@@ -233,7 +233,9 @@ class HubServer:
                 header.get("parentCommit", repository.branches[branch])
                 != (repository.branches[branch])
             ):
-                return _error(412, "", "A commit has happened since. Please refresh and try again.")
+                return refusal(
+                    412, "", "A commit has happened since. Please refresh and try again."
+                )
             files = dict(repository.commits[repository.branches[branch]])
             for line in lines[1:]:
                 value = line["value"]
@@ -254,13 +256,13 @@ class HubServer:
         if isinstance(repository, Response):
             return repository
         if repository.gated:
-            return _error(403, "GatedRepo", "Access to this dataset is restricted.")
+            return refusal(403, "GatedRepo", "Access to this dataset is restricted.")
         commit = self._commit_of(repository, revision)
         if commit is None:
-            return _error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+            return refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         data = repository.commits[commit].get(path)
         if data is None:
-            return _error(404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": commit})
+            return refusal(404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": commit})
         headers = {"X-Repo-Commit": commit}
         if len(data) > _LARGE:
             digest = _oid(data)
@@ -309,7 +311,7 @@ def _json(document: object, status: int = 200) -> Response:
     return Response(json.dumps(document), status, mimetype="application/json")
 
 
-def _error(
+def refusal(
     status: int, code: str, message: str, headers: Mapping[str, str] | None = None
 ) -> Response:
     told = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
