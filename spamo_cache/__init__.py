@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     )
     from spamo_cache.workflow.report import report
     from spamo_cache.workflow.reproduce import reproduce
+    from spamo_cache.workflow.stores import prune_stores
     from spamo_cache.workflow.train import train
     from spamo_cache.workflow.translate import load_run, translate
 
@@ -66,6 +67,7 @@ __all__ = [
     "load_run",
     "load_spec",
     "open_store",
+    "prune_stores",
     "report",
     "reproduce",
     "score",
@@ -84,6 +86,7 @@ _ROOMS = {
     "load_run": "workflow.translate",
     "load_spec": "workflow.load",
     "open_store": "workflow.load",
+    "prune_stores": "workflow.stores",
     "score": "evaluate.conventions",
 }
 """Where a name is defined, if not in the module of ``workflow`` that is called like it."""

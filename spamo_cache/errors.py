@@ -85,6 +85,10 @@ class StoreError(SpamoError):
     """A feature store that cannot be opened, written or trusted."""
 
 
+class MissingStoreError(StoreError):
+    """No root holds the store that something was made from."""
+
+
 class DamagedError(StoreError):
     """Bytes on disk that disagree with their checksum or receipt."""
 

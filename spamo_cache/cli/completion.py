@@ -1,4 +1,4 @@
-"""What shells offer at the Tab key: corpora, cache specs, pipelines, stores and runs.
+"""What shells offer at the Tab key: corpora, specs, pipelines, experiments, stores and runs.
 
 Somebody waits: nothing that takes long is imported, and no server is asked. Where nothing fits,
 shells offer files.
@@ -6,6 +6,7 @@ shells offer files.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,12 +20,16 @@ KNOWN_CORPORA = (EMBEDDED, "phoenix14t", "csl-daily", "how2sign", "openasl", "yo
 """The names in :mod:`datasets.registry`, which takes half a second to import."""
 
 
-def _complete(offered: Callable[[], Iterable[str]]) -> Complete:
+def _complete(offered: Callable[[], Iterable[str]], *, several: bool = False) -> Complete:
+    """Offer the names that go on from what is typed, with ``several`` from its last comma on."""
+
     def complete(incomplete: str) -> list[str]:
+        typed, comma, last = incomplete.rpartition(",") if several else ("", "", incomplete)
         try:
-            return sorted({name for name in offered() if name.startswith(incomplete)})
+            names = {name for name in offered() if name.startswith(last)} - {*typed.split(",")}
         except Exception:  # noqa: BLE001 (a traceback in a prompt helps nobody)
             return []
+        return sorted(f"{typed}{comma}{name}" for name in names)
 
     return complete
 
@@ -42,6 +47,11 @@ def _store_names() -> list[str]:
     found = _stores()
     count = Counter(short for short, _ in found)
     return [short if count[short] == 1 else full for short, full in found]
+
+
+def _features() -> list[str]:
+    """``STREAM=STORE`` of each store."""
+    return [f"{re.split('[/-]', name)[1]}={name}" for name in _store_names()]
 
 
 def _corpora() -> set[str]:
@@ -63,6 +73,8 @@ def _yaml_and(folder: str) -> list[str]:
 
 corpora = _complete(_corpora)
 stores = _complete(_store_names)
+features = _complete(_features)
+experiments = _complete(lambda: config.shipped_names("pipelines/experiments"), several=True)
 runs = _complete(_runs)
 specs = _complete(lambda: _yaml_and("cache_specs"))
 pipelines = _complete(lambda: _yaml_and("pipelines"))

@@ -140,17 +140,24 @@ def as_dict(record: Any) -> dict[str, Any]:
 def table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None
 ) -> None:
-    """A table on stdout; numbers are set flush right."""
+    """A table on stdout, plain where that is no terminal; numbers are set flush right."""
+    _heading(title)
+    listed = list(rows)
+    numbers = [
+        bool(listed) and all(isinstance(row[index], int | float) for row in listed)
+        for index in range(len(columns))
+    ]
+    cells = [[_cell(value) for value in row] for row in listed]
+    if not console().is_terminal:
+        _aligned(columns, cells, numbers)
+        return
     from rich.table import Table
 
-    _heading(title)
     made = Table()
-    listed = list(rows)
-    for index, column in enumerate(columns):
-        number = bool(listed) and all(isinstance(row[index], int | float) for row in listed)
+    for column, number in zip(columns, numbers, strict=True):
         made.add_column(printable(column), justify="right" if number else "left", overflow="fold")
-    for row in listed:
-        made.add_row(*(_cell(value) for value in row))
+    for row in cells:
+        made.add_row(*row)
     console().print(made)
 
 
@@ -164,13 +171,17 @@ def columns(
             to a line of its own.
         right: heads of the columns that are set flush right.
     """
+    _aligned(heads, rows, [head in right for head in heads])
+
+
+def _aligned(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], flush_right: Sequence[bool]
+) -> None:
     shown = [[printable(cell) for cell in row] for row in (heads, *rows)]
     widths = [max(map(cell_len, column)) for column in zip(*shown, strict=True)]
     room = console().width if console().is_terminal else None
     for row in shown:
-        cells = [
-            _padded(*cell) for cell in zip(row, widths, (h in right for h in heads), strict=True)
-        ]
+        cells = [_padded(*cell) for cell in zip(row, widths, flush_right, strict=True)]
         text = "  ".join(cells).rstrip()
         if room is not None and cell_len(text) > room and row[-1]:
             text = "  ".join(cells[:-1]).rstrip() + f"\n    {row[-1]}"
@@ -216,16 +227,24 @@ def _heading(text: str | None) -> None:
         title(text)
 
 
-def failures(failed: Sequence[tuple[str, str]], *, shown: int = 20, rest: str = "") -> None:
+def failures(
+    failed: Sequence[tuple[str, str]],
+    *,
+    sources: Mapping[str, str] | None = None,
+    shown: int = 20,
+    rest: str = "",
+) -> None:
     """Failed clips with their reasons, on stderr; of many the first, and how often what happened.
 
     Args:
         failed: clips and reasons.
+        sources: clip -> its file or folder, told where the clip is not called like it.
         shown: clips to list.
         rest: where the others are listed.
     """
     for clip, reason in failed[:shown]:
-        say(f"failed: {clip}: {reason}")
+        source = (sources or {}).get(clip, clip)
+        say(f"failed: {clip}{'' if source == clip else f' ({source})'}: {reason}")
     if len(failed) > shown:
         say(f"... and {len(failed) - shown} more" + (f": {rest}" if rest else ""))
         for reason, count in Counter(reason for _, reason in failed).most_common(5):

@@ -113,7 +113,9 @@ def extract(
         display.as_line({"event": "summary", **asdict(summary)})
     else:
         _show(summary, planned=dry_run)
-    display.failures(summary.failed, rest="--json lists all of them")
+    display.failures(
+        summary.failed, sources=summary.failed_sources, rest="--json lists all of them"
+    )
     if summary.failed:
         if not dry_run:
             display.say("after fixing the cause, rerun with --retry-failed")

@@ -69,7 +69,13 @@ def reproduce(
         bool, typer.Option("--all", help="Every experiment of the paper, and a page of them.")
     ] = False,
     only: Annotated[
-        str | None, typer.Option("--only", metavar="A,B", help="With --all: just these.")
+        str | None,
+        typer.Option(
+            "--only",
+            metavar="A,B",
+            help="With --all: just these.",
+            autocompletion=completion.experiments,
+        ),
     ] = None,
     seeds: Annotated[
         int, typer.Option("--seeds", metavar="N", min=1, help="With --all: runs of each variant.")
@@ -123,7 +129,7 @@ def reproduce(
         from spamo_cache.workflow.experiments.run import ExperimentRequest
 
         request = ExperimentRequest(only=only, seeds=seeds, jobs=jobs)
-        failed = _experiments(source, request, dry_run=dry_run, json=json)
+        failed, sources = _experiments(source, request, dry_run=dry_run, json=json), None
     elif only or jobs or dry_run or seeds > 1:
         raise UsageError("--only, --seeds, --jobs and --dry-run are for experiments: add --all")
     else:
@@ -132,8 +138,8 @@ def reproduce(
             display.as_line({"event": "summary", **_document(done)})
         else:
             _show(done)
-        failed = done.failed
-    display.failures(failed)
+        failed, sources = done.failed, done.failed_sources
+    display.failures(failed, sources=sources)
     if failed:
         raise typer.Exit(1)
 

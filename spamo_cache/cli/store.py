@@ -14,11 +14,11 @@ from spamo_cache import human
 from spamo_cache.cli import completion, display, options, watching
 from spamo_cache.cli.comparing import compare
 from spamo_cache.cli.sharing import export, import_, pull, push
-from spamo_cache.errors import StoreError, UsageError, printable
+from spamo_cache.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from spamo_cache.store.inspect import ClipInfo, Trace
-    from spamo_cache.store.inventory import StoreEntry
+    from spamo_cache.store.inventory import Spare, StoreEntry
     from spamo_cache.store.reader import FeatureStore
     from spamo_cache.store.remote import Location
     from spamo_cache.store.verify import Report
@@ -116,9 +116,9 @@ def _size(count: int | None) -> str:
 
 
 def _total(entries: Sequence[StoreEntry]) -> str:
-    told = [entry.bytes for entry in entries if entry.bytes is not None]
-    size = human.size(sum(told)) + (
-        " and what web servers hold" if len(told) < len(entries) else ""
+    known = [entry.bytes for entry in entries if entry.bytes is not None]
+    size = human.size(sum(known)) + (
+        " and what web servers hold" if len(known) < len(entries) else ""
     )
     return f"{len(entries):,} {'store' if len(entries) == 1 else 'stores'}, {size}"
 
@@ -411,42 +411,51 @@ def prune(
     ] = None,
     *,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json: options.Json = False,
 ) -> None:
     """Remove the superseded and unfinished stores of a root, after showing which and how large.
 
     Superseded is a store of whose every clip a newer one, computed alike, has features. Unfinished
     is one with a split that was begun and not ended. Stores that somebody is at work on are left,
-    and so are those that a run below runs/ was trained from.
+    and so are those that a run below runs/ was trained from. With --json nothing is asked: only
+    --yes removes, and what stays has its reason as `kept`.
 
     Example:
 
         spamo-cache store prune /scratch/me
     """
-    from spamo_cache.store import inventory
-    from spamo_cache.store.roots import name_of
-    from spamo_cache.workflow.stores import spare_stores
+    from spamo_cache.workflow.stores import remove_spare, spare_stores
 
     found = spare_stores(root)
-    for spare in found:
-        if spare.kept:
-            display.say(f"left: {name_of(spare.entry.path)} ({spare.why}): {spare.kept}")
+    if json:
+        display.as_json([asdict(spare) for spare in (remove_spare(found) if yes else found)])
+        return
+    _tell_kept(found)
     going = [spare for spare in found if not spare.kept]
     if not going:
         display.line("nothing to remove")
         return
-    rows = [(name_of(spare.entry.path), _size(spare.entry.bytes), spare.why) for spare in going]
-    display.columns(("store", "size", "why"), rows, right=("size",))
+    _list_spare(going)
     if not yes:
         typer.confirm(f"remove {_total([spare.entry for spare in going])}?", abort=True)
-    removed = []
-    for entry in (spare.entry for spare in going):
-        try:
-            inventory.remove(entry.path)
-        except StoreError as error:
-            display.say(f"left: {name_of(entry.path)}: {error.what}")
-        else:
-            removed.append(entry)
-    display.line(f"removed {_total(removed)}")
+    done = remove_spare(going)
+    _tell_kept(done)
+    display.line(f"removed {_total([spare.entry for spare in done if not spare.kept])}")
+
+
+def _list_spare(found: Sequence[Spare]) -> None:
+    from spamo_cache.store.roots import name_of
+
+    rows = [(name_of(spare.entry.path), _size(spare.entry.bytes), spare.why) for spare in found]
+    display.columns(("store", "size", "why"), rows, right=("size",))
+
+
+def _tell_kept(found: Sequence[Spare]) -> None:
+    from spamo_cache.store.roots import name_of
+
+    for spare in found:
+        if spare.kept:
+            display.say(f"left: {name_of(spare.entry.path)} ({spare.why}): {spare.kept}")
 
 
 def _local(name: str) -> Path:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spamo_cache import human
-from spamo_cache.cli import display, options, watching
+from spamo_cache.cli import completion, display, options, watching
 from spamo_cache.workflow import EMBEDDED
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def train(
             "--features",
             metavar="STREAM=STORE",
             help="Read a stream from here [default: searched]",
+            autocompletion=completion.features,
         ),
     ] = None,
     store: options.Search = None,

@@ -9,15 +9,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from threading import Event, RLock, Thread
-from typing import Any, Literal
+from typing import Any
 
-from rich.progress import BarColumn, Progress, ProgressColumn, Task
-from rich.table import Column
-from rich.text import Text
-
-from spamo_cache import human
 from spamo_cache.cli import display
-from spamo_cache.errors import printable
 from spamo_cache.workflow.watcher import QUIET, Advance, Watcher, Work
 
 _VERBOSITY: ContextVar[int] = ContextVar("verbosity", default=0)
@@ -46,8 +40,11 @@ def watcher(*, json: bool = False) -> Watcher:
     details = _VERBOSITY.get() > 0
     if json:
         return Events(details=details)
-    live = display.console(err=True).is_terminal
-    return Terminal(details=details) if live else Log(details=details)
+    if not display.console(err=True).is_terminal:
+        return Log(details=details)
+    from spamo_cache.cli.terminal import Terminal  # which takes long to import
+
+    return Terminal(clock, details=details)
 
 
 class _Paced(Watcher):
@@ -179,79 +176,6 @@ class Events(_Paced):
 
     def warning(self, text: str) -> None:
         display.as_line({"event": "warning", "text": text})
-
-
-class Terminal(Watcher):
-    """A live display for whoever sits at the terminal, on stderr."""
-
-    def __init__(self, *, details: bool = False) -> None:
-        self._details = details
-
-    def notice(self, text: str, event: Mapping[str, Any] | None = None) -> None:
-        del event
-        display.say(text)
-
-    def detail(self, text: str, event: Mapping[str, Any] | None = None) -> None:
-        if self._details:
-            self.notice(text, event)
-
-    def warning(self, text: str) -> None:
-        display.say(f"warning: {text}")
-
-    @contextmanager
-    def task(self, task: str, of: str = "", unit: str = "") -> Iterator[Advance]:
-        work = Work(task, of, unit, began=clock())
-        # One without a count holds others, which show themselves.
-        with Progress(
-            *(_Words("name"), _Bar(bar_width=12), _Words("count"), _Words("pace"), _Words("note")),
-            console=display.console(err=True),
-            disable=not unit,
-            transient=True,
-            expand=True,
-        ) as shown:
-            bar = shown.add_task("", total=None, work=work)
-
-            def advance(done: int, total: int, **more: Any) -> None:
-                work.update(clock(), done, total, **more)
-                shown.update(bar, completed=done, total=total)
-
-            yield advance
-
-
-class _Bar(BarColumn):
-    def get_table_column(self) -> Column:
-        return Column(no_wrap=True)
-
-
-class _Words(ProgressColumn):
-    """A part of what is told, on one line however narrow the terminal is."""
-
-    def __init__(self, part: Literal["name", "count", "pace", "note"]) -> None:
-        self._part = part
-        # What does not fit is cut from the note, which stands last.
-        ratio = 1 if part == "note" else None
-        super().__init__(Column(no_wrap=True, overflow="ellipsis", ratio=ratio))
-
-    def render(self, task: Task) -> Text:
-        work: Work = task.fields["work"]
-        return Text(printable(getattr(self, f"_{self._part}")(work)))
-
-    def _name(self, work: Work) -> str:
-        return work.name
-
-    def _count(self, work: Work) -> str:
-        total = "" if work.total is None else f"/{work.total:,}"
-        return f"{work.done:,}{total} {work.unit}"
-
-    def _pace(self, work: Work) -> str:
-        now = clock()
-        rate, left = work.rate(now), work.seconds_left(now)
-        if rate is None or left is None:
-            return human.duration(now - work.began)
-        return f"{human.rate(rate, '').replace(' ', '')}, {human.duration(left)} left"
-
-    def _note(self, work: Work) -> str:
-        return work.note
 
 
 def clock() -> float:

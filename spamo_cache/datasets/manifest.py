@@ -22,7 +22,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from spamo_cache import io
-from spamo_cache.config import TextConfig
+from spamo_cache.config import NAME_PATTERN, TextConfig
 from spamo_cache.datasets import columns, tables
 from spamo_cache.errors import CorpusError, UsageError
 
@@ -31,7 +31,6 @@ _NOTES_KEY = b"spamo_cache.notes"
 _TEXT_KEY = b"spamo_cache.text"
 _REPEATED = ("split", "source", "language", "gloss", "signer")
 """Columns whose values are often equal."""
-_NAME = re.compile(r"[^\W_][\w.-]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +69,12 @@ class Manifest:
     text: TextConfig | None = None
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.corpus):
+        # It names folders and prefixes on servers, on which not all agree how to write "ö".
+        if not re.fullmatch(NAME_PATTERN, self.corpus):
             raise UsageError(
                 f"{self.corpus!r} cannot be the name of a corpus",
-                remedy="use letters, digits, '.', '-' and '_', beginning with a letter or digit",
+                remedy="use at most 64 letters from A to Z, digits, '.', '-' and '_', beginning "
+                "with a letter or digit",
             )
 
     def __len__(self) -> int:

@@ -253,6 +253,12 @@ def _client(cluster: Cluster) -> Iterator[Any]:
         yield stack.enter_context(client)
 
 
+def check_scheduler(address: str) -> None:
+    """Raise UsageError unless a Dask scheduler answers there."""
+    with _quiet(), _client(Cluster(scheduler=address)):
+        pass
+
+
 def _check_certificates(address: str) -> None:
     """Raise UsageError where TLS is asked for and nothing says with which certificates."""
     from distributed import Security

@@ -62,7 +62,8 @@ def check(
         The device to compute on.
 
     Raises:
-        UsageError: a stream, device, reader, number of workers or combination that cannot be.
+        UsageError: a stream, device, reader, scheduler, number of workers or combination that
+            cannot be.
         ConfigError: an unusable Slurm file.
     """
     check_names(streams, list(spec.streams), "stream")
@@ -77,6 +78,8 @@ def check(
         )
     if slurm is not None:
         executors.slurm_options(slurm)
+    if scheduler is not None and not dry_run:
+        executors.check_scheduler(scheduler)
     if spec.frames.reader == "decord" and not decord_backend.is_installed():
         raise MissingLibraryError(
             "decord is not installed, or does not load",

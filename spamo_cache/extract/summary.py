@@ -62,6 +62,8 @@ class Summary:
     """Clips with features of all streams that were there before."""
     failed: Sequence[tuple[str, str]]
     """Clips without all features, each with its reason."""
+    failed_sources: Mapping[str, str]
+    """Of these clips their files or folders, below the corpus's root."""
     streams: Mapping[str, StreamSummary]
     unreadable: int = 0
     """Clips that cannot be read, as far as can be seen without decoding."""
@@ -133,7 +135,8 @@ def summarise(
         unknown = flops is None or (rows and not stream.flops_per_row)
         flops = None if unknown or flops is None else flops + stream.flops_per_row * rows
     rate = rate or usual_rate(device)
-    gained = complete_after - complete_before
+    failed, gained = _failed(after), complete_after - complete_before
+    sources = {clip.id: clip.source for clip in plan.clips}
     copied = len(gained & totals.copied)
     return Summary(
         clips=len(probes),
@@ -141,7 +144,8 @@ def summarise(
         done=len(gained) - copied,
         copied=copied,
         reused=len(complete_before & complete_after),
-        failed=_failed(after),
+        failed=failed,
+        failed_sources={clip: sources[clip] for clip, _ in failed},
         streams={name: _stream_summary(work, name, before[name]) for name in plan.streams},
         unreadable=sum(probe.reason is not None for probe in probes),
         strays=sum(probe.strays for probe in probes),

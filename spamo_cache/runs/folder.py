@@ -318,16 +318,16 @@ class RunFolder:
         try:
             return _SUMMARY.validate_python(document), document["files"]
         except (ValidationError, KeyError) as error:
-            told = " ".join(str(error).split())
-            raise DamagedError(f"is no summary: {told}", where=self.done, remedy=REMEDY) from None
+            why = " ".join(str(error).split())
+            raise DamagedError(f"is no summary: {why}", where=self.done, remedy=REMEDY) from None
 
     def _check(self, path: Path, listed: Mapping[str, str]) -> None:
         """Raise DamagedError unless a file is what the run lists."""
         try:
             same = io.file_sha256(path) == listed[path.name]
         except OSError as error:
-            told = error.strerror or str(error)
-            raise DamagedError(f"cannot be read: {told}", where=path, remedy=REMEDY) from None
+            why = error.strerror or str(error)
+            raise DamagedError(f"cannot be read: {why}", where=path, remedy=REMEDY) from None
         except KeyError:
             same = False
         if not same:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from spamo_cache import config, io
-from spamo_cache.errors import DamagedError, StoreError, UsageError
+from spamo_cache.errors import DamagedError, MissingStoreError, StoreError, UsageError
 from spamo_cache.store.index import ABSENT, OK, STATES, State
 from spamo_cache.store.layout import FINGERPRINT_CHARACTERS, canonical, checked_name, work_path
 from spamo_cache.store.leases import Leases, sweep_corpus
@@ -128,10 +128,10 @@ _ALWAYS = ("stride", "phase")
 def traits(entries: Sequence[StoreEntry]) -> list[str]:
     """What tells each of these stores from the others of its corpus and stream, in words.
 
-    Stride and phase are told in any case.
+    Stride and phase are notes in any case.
     """
     known = [({} if entry.damaged else _traits(entry), entry) for entry in entries]
-    told = []
+    notes = []
     for own, entry in known:
         others = [
             other
@@ -146,8 +146,8 @@ def traits(entries: Sequence[StoreEntry]) -> list[str]:
         if "weights" in apart:
             # Other names say it better.
             apart = [name for name in apart if name != _WEIGHTS_SHA256]
-        told.append(", ".join(f"{name} {own[name]}" for name in apart))
-    return told
+        notes.append(", ".join(f"{name} {own[name]}" for name in apart))
+    return notes
 
 
 _WEIGHTS_SHA256 = "weights sha256"
@@ -253,7 +253,7 @@ def by_fingerprint(
         clips: ids that the store should have been extracted for.
 
     Raises:
-        StoreError: no root holds it.
+        MissingStoreError: no root holds it.
         DamagedError: the only one there is cannot be opened.
     """
     best: tuple[int, FeatureStore] | None = None
@@ -274,7 +274,7 @@ def by_fingerprint(
             break
     if best is not None:
         return best[1]
-    raise damage or StoreError(
+    raise damage or MissingStoreError(
         f"no store has the fingerprint {fingerprint[:FINGERPRINT_CHARACTERS]}",
         where=", ".join(dict.fromkeys([*roots, *([hint] if hint else [])])),
         remedy="name the root that holds it by --store ROOT or in SPAMO_CACHE, or extract it again",

@@ -45,7 +45,7 @@ def analyze(
     from spamo_cache import analysis
 
     path = resolve.run_path(run)
-    with watcher.task("analyze", f"{path.name} on {split}"):
+    with watcher.task("analyze", f"{path.name} on {split}"), stores.missing_explained(path):
         return analysis.analyze(
             path,
             split=split,
@@ -98,7 +98,10 @@ def attribute(
             else attribution_docs.pick(path, int(name), split)
         )
     ]
-    with watcher.task("analyze", path.name, "clips") as advance:
+    with (
+        watcher.task("analyze", path.name, "clips") as advance,
+        stores.missing_explained(path),
+    ):
         return attribution_docs.attribute(
             path,
             ids,

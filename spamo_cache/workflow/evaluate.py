@@ -10,7 +10,7 @@ from spamo_cache import config
 from spamo_cache.workflow import resolve
 from spamo_cache.workflow.frames import input_streams
 from spamo_cache.workflow.resolve import Changes, RunLike
-from spamo_cache.workflow.stores import pipeline_stores
+from spamo_cache.workflow.stores import missing_explained, pipeline_stores
 from spamo_cache.workflow.watcher import QUIET, Watcher
 
 if TYPE_CHECKING:
@@ -62,7 +62,10 @@ def evaluate(
     folder = resolve.run_path(run)
     check_run(folder, split)
     changed = dict(config.assignment(text, "--spec-set") for text in resolve.changes(spec_set))
-    streams = _streams(folder, split, changed, store=store, root=root, spec=spec, watcher=watcher)
+    with missing_explained(folder):
+        streams = _streams(
+            folder, split, changed, store=store, root=root, spec=spec, watcher=watcher
+        )
     for name, one in streams.items():
         watcher.detail(f"{name}: {one.path}")
     watcher.detail(f"device: {device}")

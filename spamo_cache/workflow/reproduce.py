@@ -6,7 +6,7 @@ Calls what the single commands call: doing the stages by hand gives the same num
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -107,6 +107,7 @@ class Reproduction:
         report: the page.
         card: scores on test.
         failed: clips without features, with the reason.
+        failed_sources: of these clips their files or folders, below the corpus's root.
         stages: what each stage took and left on disk, by name.
         expected: lowest and highest BLEU-4 that were measured of the same; None of other corpora
             and settings.
@@ -116,6 +117,7 @@ class Reproduction:
     report: Path
     card: Scorecard
     failed: Sequence[tuple[str, str]]
+    failed_sources: Mapping[str, str]
     stages: StageTimings
     expected: tuple[float, float] | None = None
 
@@ -274,6 +276,7 @@ def reproduce_source(source: Source, watcher: Watcher = QUIET) -> Reproduction:
         report=page,
         card=card,
         failed=extracted.failed,
+        failed_sources=extracted.failed_sources,
         stages=stages,
         expected=EXPECTED_BLEU4 if as_shipped else None,
     )

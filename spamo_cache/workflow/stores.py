@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING
 
 from spamo_cache import config
 from spamo_cache.config import Pipeline
-from spamo_cache.errors import DamagedError, SpamoError, UsageError
+from spamo_cache.errors import (
+    DamagedError,
+    MissingStoreError,
+    SpamoError,
+    StoreError,
+    UsageError,
+)
 from spamo_cache.workflow import EMBEDDED, resolve
 from spamo_cache.workflow.watcher import QUIET, Watcher
 
@@ -119,8 +125,8 @@ def report_changes(manifest: Manifest, watcher: Watcher) -> None:
         "gone": len(old) - len(both),
         "changed": sum(old[clip] != new[clip] for clip in both),
     }
-    if told := ", ".join(f"{count:,} {word}" for word, count in counts.items() if count):
-        watcher.notice(f"corpus {manifest.corpus}, since it was last extracted: clips {told}")
+    if counted := ", ".join(f"{count:,} {word}" for word, count in counts.items() if count):
+        watcher.notice(f"corpus {manifest.corpus}, since it was last extracted: clips {counted}")
 
 
 def check_room(manifest: Manifest) -> None:
@@ -277,6 +283,35 @@ def _extraction(pipeline: Pipeline, base: Path, note: _Note, stream: str | None 
     return shlex.join(words)
 
 
+@contextmanager
+def missing_explained(folder: Path) -> Iterator[None]:
+    """Where no root holds a store of a run any more, say by which command it is made again.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        MissingStoreError: in place of what was raised.
+    """
+    from spamo_cache.runs.folder import RunFolder
+
+    try:
+        yield
+    except MissingStoreError as error:
+        run = RunFolder(folder)
+        pipeline, base = run.pipeline(), Path(run.read_about().base)
+        try:
+            note = _Note.of(pipeline.corpus)
+        except DamagedError:
+            note = _Note(_folder(pipeline.corpus), (), "")
+        raise MissingStoreError(
+            error.what,
+            where=error.where,
+            remedy="name the root that holds it by --store ROOT or in SPAMO_CACHE, or make it "
+            f"again by `{_extraction(pipeline, base, note)}`",
+        ) from None
+
+
 def _init(file: Path | str) -> str:
     return shlex.join(["spamo-cache", "init", "NAME", "--manifest", str(file)])
 
@@ -372,6 +407,41 @@ def spare_stores(root: str | None = None) -> list[Spare]:
             fingerprints = RunFolder(run).read_about().fingerprints
             used.update(dict.fromkeys(fingerprints.values(), f"{run} was trained from it"))
     return inventory.spare_stores(str(resolve.store_root(root)), used)
+
+
+def prune_stores(root: str | Path | None = None, *, dry_run: bool = False) -> list[Spare]:
+    """Remove the superseded and unfinished stores of a root.
+
+    Stores that somebody is at work on stay, and so do those that a run below ``runs/`` needs.
+
+    Args:
+        root: None is the one that features are written to.
+        dry_run: remove nothing.
+
+    Returns:
+        What went, or would go, and with its reason (``kept``) what stays.
+
+    Raises:
+        UsageError: a root that is not on a local disk.
+    """
+    found = spare_stores(None if root is None else str(root))
+    return found if dry_run else remove_spare(found)
+
+
+def remove_spare(found: Iterable[Spare]) -> list[Spare]:
+    """Remove those that can go; each with the reason why it stayed all the same."""
+    from spamo_cache.store import inventory
+
+    done = []
+    for spare in found:
+        kept = spare.kept
+        if kept is None:
+            try:
+                inventory.remove(spare.entry.path)
+            except StoreError as error:
+                kept = error.what
+        done.append(replace(spare, kept=kept))
+    return done
 
 
 @dataclass(frozen=True, slots=True)

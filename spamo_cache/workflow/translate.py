@@ -15,6 +15,7 @@ from spamo_cache import extras
 from spamo_cache.errors import UsageError, VideoError, WeightsError
 from spamo_cache.workflow import resolve
 from spamo_cache.workflow.resolve import RunLike
+from spamo_cache.workflow.stores import missing_explained
 
 if TYPE_CHECKING:
     from spamo_cache.config import Pipeline
@@ -82,7 +83,8 @@ class TrainedRun:
         Raises:
             StoreError: no root of ``SPAMO_CACHE`` holds one of them.
         """
-        return self._loaded.stores
+        with missing_explained(self.path):
+            return self._loaded.stores
 
     def evaluation(self, name: str = "test") -> Evaluation:
         """The scorecard of an evaluation that was made, with a line per clip.

@@ -57,6 +57,14 @@ def test_what_has_a_name_is_completed(tab: Tab) -> None:
     assert tab("evaluate r") == tab("report ") == ["runs/mine/a"]
     assert tab("evaluate runs/mine/a --against ") == ["runs/mine/a"]
     assert tab("sto") == ["store"]
+    assert tab("train --features s") == ["spatial=frames/spatial"]
+    assert tab("train --features motion=frames/motion-b") == ["motion=frames/motion-ba9876543210"]
+    assert tab("reproduce --all --only al") == ["align"]
+    assert tab("reproduce --all --only align,s") == [
+        "align,scales",
+        "align,streams",
+        "align,stride",
+    ]
 
 
 def test_what_goes_wrong_does_not_reach_the_shell(

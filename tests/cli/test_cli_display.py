@@ -17,6 +17,8 @@ def test_a_table_prints_text_as_it_is(capsys: pytest.CaptureFixture[str]) -> Non
     assert "[red]a[/red] :smile:" in printed
     assert "1,234,567" in printed
     assert "ä" * 90 in printed
+    assert set(printed) <= {*map(chr, range(128)), "ä"}, "boxes are for terminals"
+    assert printed.splitlines()[3].endswith("         2")
 
 
 def test_columns_are_plain_and_never_folded(
@@ -44,6 +46,9 @@ def test_failures_are_listed_up_to_a_bound(capsys: pytest.CaptureFixture[str]) -
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "failed: clip0: broken"
     assert lines[20:] == ["... and 5 more: see there", "20 times: gone", "5 times: broken"]
+    display.failures([("a", "gone"), ("b.mp4", "gone")], sources={"a": "a.mp4", "b.mp4": "b.mp4"})
+    told = capsys.readouterr().err.splitlines()
+    assert told == ["failed: a (a.mp4): gone", "failed: b.mp4: gone"]
     display.failures(failed[:20])
     assert len(capsys.readouterr().err.splitlines()) == 20
 
@@ -56,6 +61,7 @@ def test_the_embedded_corpus_is_shown_with_what_to_expect(
         report=tmp_path / "report.html",
         card=read_card(tiny.run / "evaluation" / "test.json"),
         failed=[],
+        failed_sources={},
         stages=StageTimings(tmp_path / "stages.json"),
         expected=EXPECTED_BLEU4,
     )

@@ -36,7 +36,7 @@ def done(made: Path, call: Call, enter: Enter, tmp_path_factory: pytest.TempPath
     (folder / "frames" / "test-1" / "0003.png").write_bytes(b"\x89PNG and nothing more")
     with pytest.MonkeyPatch.context() as patch:
         enter(folder, patch)
-        call(EXTRACT, code=1)
+        assert "failed: test-1 (frames/test-1): " in call(EXTRACT, code=1).stderr
         call("train pipeline.yaml -o plain")
         call(f"train pipeline.yaml -o leaky --set '{LEAKS}' --set llm.in_context_languages=[en]")
     return folder
@@ -46,6 +46,17 @@ def done(made: Path, call: Call, enter: Enter, tmp_path_factory: pytest.TempPath
 def lab(done: Path, enter: Enter, monkeypatch: pytest.MonkeyPatch) -> Path:
     enter(done, monkeypatch)
     return done
+
+
+def test_a_store_that_is_gone_is_made_again_by_the_command_that_is_named(
+    lab: Path, call: Call
+) -> None:
+    command = f"spamo-cache extract --dataset frames --manifest {lab}/manifest.csv"
+    features = (lab / "home" / "features").rename(lab / "elsewhere")
+    for line in ("evaluate plain --split dev", "analyze plain", "analyze plain --clip dev-0"):
+        told = call(line, code=1).stderr
+        assert f"again by `{command} --spec {lab}/spec.yaml`" in told, line
+    features.rename(lab / "home" / "features")
 
 
 def test_planted_leaks_are_flagged_wherever_one_looks(lab: Path, call: Call) -> None:

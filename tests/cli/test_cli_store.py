@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+import spamo_cache as sc
 from spamo_cache.cli.main import app
 from spamo_cache.store.writer import StoreWriter
 from tests.conftest import Tiny
@@ -107,8 +108,14 @@ def test_prune_shows_and_asks(tiny: Tiny, call: Call, tmp_path, monkeypatch):
         assert "is at work on it" in call("store prune --yes").stderr
     monkeypatch.chdir(tiny.folder)
     assert "runs/tiny was trained from it" in call("store prune --yes").stderr
-    assert path.exists()
+    (kept,) = json.loads(call("store prune --json --yes").stdout)
+    assert (Path(kept["entry"]["path"]), path.exists()) == (path, True)
+    assert "was trained from it" in kept["kept"]
     monkeypatch.chdir(tmp_path)
+    (going,) = sc.prune_stores(dry_run=True)
+    assert (going.entry.path, going.kept) == (path, None)
+    assert json.loads(call("store prune --json").stdout)[0]["kept"] is None
+    assert path.exists()
     assert "removed 1 store, " in call("store prune --yes").stdout
     assert not path.exists()
 

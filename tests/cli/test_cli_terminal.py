@@ -182,7 +182,8 @@ def test_what_others_print_passes_by_a_net() -> None:
 @pytest.mark.parametrize("show", ["title", "line", "say", "table", "pairs", "error", "progress"])
 def test_on_a_terminal_only_our_own_sequences_are_written(show: str) -> None:
     code = f"""
-from spamo_cache.cli import display, watching
+from time import monotonic
+from spamo_cache.cli import display, terminal
 from spamo_cache.errors import SpamoError
 evil = {EVIL + MARKUP!r}
 with display.guarded():
@@ -194,7 +195,7 @@ with display.guarded():
         case "pairs": display.pairs({{"a": evil}}, title=evil)
         case "error": display.error(str(SpamoError(evil)))
         case "progress":
-            with watching.Terminal().task(evil, evil, "clips") as advance:
+            with terminal.Terminal(monotonic).task(evil, evil, "clips") as advance:
                 advance(1, 2, stage=evil, unit=evil, note=evil)
 """
     shown = on_a_terminal(code)

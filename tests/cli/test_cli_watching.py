@@ -102,6 +102,20 @@ def test_work_that_reports_nothing_is_told_all_the_same(
     ]
 
 
+def test_a_terminal_shows_at_once_what_is_at_work(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    shown = watching.watcher()
+    with shown.task("report", "of a run"):
+        assert "report of a run" in capsys.readouterr().err
+        with shown.task("draw", "frames", "clips"):
+            told = capsys.readouterr().err.splitlines()[-1]
+            assert "draw frames" in told
+            assert "report" not in told
+        assert "report of a run" in capsys.readouterr().err
+
+
 def test_quick_work_leaves_no_line(
     clock: Callable[[float], Clock], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,6 +18,7 @@ import pytest
 from distributed import Security
 from distributed.comm import connect
 
+import spamo_cache as sc
 from spamo_cache import devices
 from spamo_cache.config import CacheSpec
 from spamo_cache.errors import ConfigError, SpamoError, UsageError
@@ -216,6 +217,9 @@ def test_no_scheduler_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
     for address, what in said.items():
         with pytest.raises(UsageError, match=what), _client(Cluster(scheduler=address)):
             pass
+    # Before anything is read: the folder of the corpus is not even there.
+    with pytest.raises(UsageError, match="no Dask scheduler answers"):
+        sc.extract("phoenix14t", root="nowhere", scheduler="tcp://127.0.0.1:9", device="cpu")
 
 
 def test_slurm_files(tmp_path: Path) -> None:
