@@ -130,7 +130,7 @@ def test_nothing_below_the_commands_knows_of_a_terminal() -> None:
 
 def test_no_command_calls_another() -> None:
     """Files of the commands share printers and options; what two commands do is in workflow/."""
-    shared = {"completion", "display", "options", "scores", "watching"}
+    shared = {"completion", "display", "options", "scores", "terminal", "watching"}
     assembled = {"main", "store"}  # which put the commands together
     for path in (PACKAGE / "cli").glob("*.py"):
         if path.stem not in assembled:

@@ -87,7 +87,7 @@ def _report(error: BaseException) -> int:
 
 def _shown(error: BaseException) -> SpamoError | None:
     if isinstance(error, KeyboardInterrupt):
-        return SpamoError("interrupted; finished work is kept: rerun the command to resume")
+        return SpamoError("interrupted; what is finished is kept: run the same command again")
     return extras.explained(error) or actionable(error)
 
 

@@ -54,6 +54,7 @@ from spamo_cache.runs.records import (
     read_lines,
     text_lines,
     texts_folder,
+    unfinished_file,
 )
 from spamo_cache.train.data import Examples, examples
 from spamo_cache.train.decoding import Decoded, decode
@@ -121,6 +122,7 @@ def evaluate(
     )
     # Before the language model is loaded: that may take minutes.
     if (known := task.known()) is not None:
+        io.discard(unfinished_file(run, task.name))
         return known
     io.check_output(card_file(run, task.name))
     encoders = encoders_of(task.stores, pipeline.streams)
@@ -132,7 +134,7 @@ def evaluate(
     sides = texts(predictions.hypotheses, predictions.references, pipeline.text)
     card = replace(card, texts_sha256=_keep_texts(run, card.name, sides))
     kept = keep_card(run, card, _lines(evidence, measured))
-    task.unfinished(evidence.data.ids, loaded.device).remove()
+    io.discard(unfinished_file(run, task.name))
     return kept
 
 

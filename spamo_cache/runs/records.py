@@ -198,6 +198,11 @@ def texts_folder(run: Path, name: str) -> Path:
     return run / "evaluation" / f"{name}.texts"
 
 
+def unfinished_file(run: Path, name: str) -> Path:
+    """Where an evaluation keeps its translations while it is under way."""
+    return run / "evaluation" / f"{name}.unfinished.jsonl"
+
+
 def keep_card(run: Path, card: Scorecard, lines: Iterable[ScoredClip]) -> Scorecard:
     """Write a scorecard and its lines into a run; the card as it is kept."""
     path = lines_file(run, card.name)
@@ -222,7 +227,7 @@ class Unfinished:
     """
 
     def __init__(self, run: Path, name: str, identity: str) -> None:
-        self.path = run / "evaluation" / f"{name}.unfinished.jsonl"
+        self.path = unfinished_file(run, name)
         self._identity = identity
 
     def read(self) -> dict[str, str]:
@@ -249,10 +254,6 @@ class Unfinished:
             with self.path.open("ab") as file:
                 # Begins with the end of a line: the one before may have been cut off by a kill.
                 file.write(f"\n{io.to_json(document)}\n".encode())
-
-    def remove(self) -> None:
-        """Nothing is unfinished any more."""
-        io.discard(self.path)
 
 
 def text_lines(texts: Iterable[str]) -> bytes:

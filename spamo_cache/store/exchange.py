@@ -6,7 +6,7 @@ import os
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -30,19 +30,29 @@ from spamo_cache.store.remote import Location
 from spamo_cache.store.writer import StoreWriter
 
 DType = Literal["float16", "float32"]
+_MARK_BYTES = 4096
+"""More than the mark of an unfinished export has."""
 
 
 # --- export ---------------------------------------------------------------------------------------
 
 
 def export_npy(
-    store: Location, folder: Path, *, naming: Naming = "ids", dtype: str | None = None
+    store: Location,
+    folder: Path,
+    *,
+    naming: Naming = "ids",
+    dtype: str | None = None,
+    annotate: Callable[[], None] | None = None,
 ) -> int:
     """Write each clip's features to ``<folder>/<split>/<name>.npy``.
+
+    One that was interrupted is repeated in the same folder.
 
     Args:
         naming: ``ids``, or ``official``: the names that the official release reads.
         dtype: of the files; None is the store's, or float32 with official names.
+        annotate: adds files of its own, last.
 
     Returns:
         Number of clips written; failed and absent ones have no file.
@@ -53,13 +63,22 @@ def export_npy(
     """
     features = FeatureStore.open(store)
     files = _npy_files(features, naming, dtype)
+    begun = folder / f"{MARKER}.unfinished"
+    same = canonical({"fingerprint": features.fingerprint, "naming": naming, "dtype": dtype})
     with io.reading(folder):
-        if folder.exists() and any(folder.iterdir()):
+        # Of a name that a kill cut off, the beginning is there.
+        again = begun.is_file() and same.startswith(io.read_regular(begun, _MARK_BYTES))
+        if folder.exists() and not again and any(folder.iterdir()):
             raise UsageError("the folder is not empty", where=folder, remedy="give a new one")
     with io.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        begun.write_bytes(same)
         for name, data in files:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
+        if annotate is not None:
+            annotate()
+        begun.unlink()
     return features.counts()["ok"]
 
 

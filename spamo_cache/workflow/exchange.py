@@ -175,8 +175,15 @@ def export_features(
     elif kind == ".zip":
         count = export_zip(store, target, naming=_naming(official))
     else:
-        count = export_npy(store, target, naming=_naming(official))
-    return count, 0 if manifest is None else _annotate(store, target, manifest)
+        annotated: list[int] = []
+
+        def annotate() -> None:
+            if manifest is not None:
+                annotated.append(_annotate(store, target, manifest))
+
+        count = export_npy(store, target, naming=_naming(official), annotate=annotate)
+        return count, sum(annotated)
+    return count, 0
 
 
 def _annotate(store: Location, folder: Path, manifest: Path) -> int:

@@ -255,4 +255,4 @@ def test_an_interrupted_command_says_how_to_go_on(
 
     monkeypatch.setattr("spamo_cache.workflow.resolve.load_manifest", interrupted)
     result = call("manifest", code=130)
-    assert "rerun the command to resume" in result.stderr
+    assert "run the same command again" in result.stderr

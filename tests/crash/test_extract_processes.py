@@ -106,7 +106,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(
     wait_for_clips(process, 8)
     os.killpg(process.pid, signal.SIGINT)  # the whole group, as a terminal does
     _, told = finish(process, code=130)
-    assert "rerun the command to resume" in told
+    assert "run the same command again" in told
     assert len(told.splitlines()) == 1, told
     assert_no_strays(tmp_path / "home")
     finished = receipts(store)

@@ -38,6 +38,22 @@ def test_npy_round_trip_is_exact(sealed, tmp_path):
     assert import_features(tmp_path / "npy", tmp_path / "b", stream="spatial", **SMALL) == back
 
 
+def test_an_interrupted_export_is_repeated_in_its_folder(sealed, tmp_path):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    out = tmp_path / "npy"
+    with pytest.raises(KeyboardInterrupt):
+        export_npy(sealed.path, out, annotate=interrupt)
+    (out / "spamo-cache.json").unlink()  # as if it had come earlier
+    with pytest.raises(UsageError, match="not empty"):
+        export_npy(sealed.path, out, dtype="float32")
+    export_npy(sealed.path, out)
+    assert not list(out.glob("*.unfinished"))
+    with pytest.raises(UsageError, match="not empty"):
+        export_npy(sealed.path, out)
+
+
 @pytest.mark.slow
 def test_hdf5_round_trip_is_exact(sealed, tmp_path):
     file = tmp_path / "features.h5"
