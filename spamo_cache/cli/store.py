@@ -202,6 +202,7 @@ def _show_store(known: Mapping[str, Any]) -> None:
     made = f"{known['created']} by {known['created_by']}"
     about = {
         "path": known["path"],
+        "pulled from": known["origin"] != known["path"] and known["origin"],
         "size": f"{_size(known['bytes'])}, the sum of its files",
         "clips": ", ".join(f"{count:,} {state}" for state, count in states.items()),
         "features": f"{rows:,} rows of {known['width']:,} {known['dtype']}",
@@ -319,13 +320,17 @@ def verify(
 ) -> None:
     """Check a store against its checksums; exit code 1 if it is damaged.
 
+    Of a store on a server the sizes of its files are compared, at the Hub the checksums that it
+    lists; with --deep every byte is fetched.
+
     Example:
 
         spamo-cache store verify phoenix14t/spatial --deep
     """
     from spamo_cache.store import verify as checks
+    from spamo_cache.workflow import resolve
 
-    path = _local(name)
+    path = _local(name) if repair else resolve.located(name)
     with watching.watcher().task("verify", path.stem, "partitions") as advance:
         found = checks.verify(path, deep=deep, progress=advance)
     if repair and not found.sound:

@@ -73,6 +73,9 @@ class RunRecord(StrictModel):
     """Stream -> values per row."""
     places: Mapping[str, str | None]
     """Stream -> where its store lay when it was begun; None for features held in memory."""
+    origins: Mapping[str, str] = {}
+    """Stream -> address, with the commit, of the store on the Hub that its store is or was pulled
+    from."""
     stores: Mapping[str, Attributes]
     """Stream -> what its store says about itself; none for features held in memory."""
     versions: Mapping[str, str]

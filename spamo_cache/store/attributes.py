@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError
 from spamo_cache import bounded, io
 from spamo_cache.config import Name, StrictModel
 from spamo_cache.errors import DamagedError, StoreError
+from spamo_cache.store.addresses import HUB_ADDRESS
 from spamo_cache.store.layout import (
     FORMAT,
     ChunkLayout,
@@ -28,7 +29,7 @@ from spamo_cache.store.layout import (
     group_metadata,
     sha256,
 )
-from spamo_cache.store.remote import Location, read_file
+from spamo_cache.store.remote import Location, RemotePath, read_file
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -309,6 +310,34 @@ def _compare_manifest(store: Location, digest: str, attributes: Attributes) -> N
     if digest != attributes.manifest_sha256:
         what = "is not the manifest that the store was made from"
         raise DamagedError(what, where=store / MANIFEST, remedy=_MANIFEST_REMEDY)
+
+
+# --- where a store is from ------------------------------------------------------------------------
+
+
+_ORIGIN = "origin.json"
+
+
+def note_origin(store: Path, origin: Location) -> None:
+    """Keep beside a pulled store's files which commit of the Hub they are from."""
+    if isinstance(origin, RemotePath) and origin.on_hub:
+        with io.writing(store):
+            io.write_atomic(store / _ORIGIN, canonical(io.with_checksum({"address": str(origin)})))
+
+
+def origin_of(store: Location) -> str | None:
+    """The address, with the commit, of the store on the Hub that this one is or was pulled from."""
+    if isinstance(store, RemotePath):
+        return str(store) if store.on_hub else None
+    if not (store / _ORIGIN).is_file():
+        return None
+    try:
+        noted = io.without_checksum(load_json(store / _ORIGIN, MAX_ATTRIBUTES_BYTES), store)
+    except StoreError:
+        return None
+    address = noted.get("address")
+    known = isinstance(address, str) and HUB_ADDRESS.fullmatch(address)
+    return address if known else None
 
 
 # --- provenance -----------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from spamo_cache.store.attributes import (
     Attributes,
     load_attributes,
     load_manifest,
+    note_origin,
 )
 from spamo_cache.store.index import ClipIndex, with_receipts
 from spamo_cache.store.layout import store_path
@@ -117,6 +118,8 @@ def copy(
             if progress is not None:
                 progress(len(outcomes), len(receipts))
     writer.commit_index()
+    if isinstance(target, Path):
+        note_origin(target, store)
     counts = Counter(kind for kind, _ in outcomes if not isinstance(kind, DamagedError))
     for kind, _ in outcomes:
         if isinstance(kind, DamagedError):

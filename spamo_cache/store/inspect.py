@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spamo_cache.errors import DamagedError, UsageError
+from spamo_cache.store.attributes import origin_of
 from spamo_cache.store.index import OK, STATES, ClipIndex, State
 from spamo_cache.store.inventory import entry_of, size_of
 from spamo_cache.store.layout import ClipKey, first_start
@@ -37,8 +38,9 @@ def info(path: Location) -> dict[str, Any]:
     """All that is known of a store: its attributes, what :class:`StoreEntry` has, and more.
 
     Returns:
-        ``splits``: split -> clips by state, and rows that they have; ``partitions_done``;
-        ``made_by``: who computed how many of them, on what; ``failures``: clip -> reason.
+        ``origin``: see :func:`attributes.origin_of`; ``splits``: split -> clips by state, and rows
+        that they have; ``partitions_done``; ``made_by``: who computed how many of them, on what;
+        ``failures``: clip -> reason.
     """
     store = FeatureStore.open(path)
     entry = asdict(entry_of(store, str(path.parent.parent), size_of(path)))
@@ -49,6 +51,7 @@ def info(path: Location) -> dict[str, Any]:
         **store.attributes,
         **entry,
         "path": str(path),
+        "origin": origin_of(path),
         "splits": _splits(store.index, state),
         "partitions_done": len(receipts),
         "made_by": _made(receipt.provenance for receipt in receipts),

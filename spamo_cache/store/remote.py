@@ -139,6 +139,11 @@ class RemotePath:
             raise _missing(self)
         return size
 
+    def sha256(self) -> str | None:
+        """The checksum that the server lists of the file; None where it lists none."""
+        entry = hub().entry(self.url) if self.on_hub else None
+        return entry.digest if entry is not None and len(entry.digest) == 64 else None
+
     def read(self, limit: int) -> bytes:
         """The whole file of at most ``limit`` bytes, by one request.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import compress
@@ -11,14 +13,16 @@ from pathlib import Path
 import numpy as np
 
 from spamo_cache import io
-from spamo_cache.errors import DamagedError, StoreError
+from spamo_cache.errors import DamagedError, StoreError, UsageError
 from spamo_cache.store.attributes import (
+    MANIFEST,
     MAX_ATTRIBUTES_BYTES,
     Attributes,
     check_manifest,
     check_room,
     documents,
     load_attributes,
+    load_manifest,
     load_room,
 )
 from spamo_cache.store.index import ABSENT, FAILED, OK, ClipIndex, State, current_generation
@@ -34,11 +38,12 @@ from spamo_cache.store.layout import (
     work_path,
 )
 from spamo_cache.store.leases import Leases
-from spamo_cache.store.receipts import ClipReceipt, Receipt, Receipts, shard_path
-from spamo_cache.store.remote import read_file
+from spamo_cache.store.receipts import ClipReceipt, Receipt, Receipts, load_receipt, shard_path
+from spamo_cache.store.remote import Location, RemotePath, read_file
 from spamo_cache.store.shard import Shard, as_bytes, scratch
 from spamo_cache.store.writer import StoreWriter
 
+_THREADS = 16
 Progress = Callable[[int, int], None]
 
 
@@ -64,7 +69,7 @@ class Report:
         notes: what is odd, but harms nothing.
     """
 
-    path: Path
+    path: Location
     deep: bool
     clips: dict[State, int] = field(default_factory=dict)
     damaged: list[Damage] = field(default_factory=list)
@@ -78,7 +83,7 @@ class Report:
         return not (self.damaged or self.partitions or self.problems)
 
 
-def verify(path: Path, *, deep: bool = False, progress: Progress | None = None) -> Report:
+def verify(path: Location, *, deep: bool = False, progress: Progress | None = None) -> Report:
     """Check a store; nothing is changed.
 
     Args:
@@ -86,8 +91,10 @@ def verify(path: Path, *, deep: bool = False, progress: Progress | None = None) 
         progress: called with partitions done and in all.
 
     Raises:
-        StoreError: there is no store at ``path``.
+        StoreError: there is no store at ``path``, or its server fails.
     """
+    if isinstance(path, RemotePath):
+        return _verify_remote(path, deep=deep, progress=progress)
     report = Report(path, deep)
     with io.reading(path):
         try:
@@ -105,10 +112,89 @@ def verify(path: Path, *, deep: bool = False, progress: Progress | None = None) 
         if room is not None and room < index.partitions:
             report.notes.append("other Zarr readers see the last partitions after the next extract")
         checks = _Partitions(path, attributes, index, deep=deep)
-        _check_partitions(report, checks, progress)
+        _check_partitions(path, report, checks, progress)
         report.clips = checks.index.counts()
-        _note_strays(report, checks.receipts)
+        _note_strays(path, report, checks.receipts)
     return report
+
+
+def _verify_remote(path: RemotePath, *, deep: bool, progress: Progress | None) -> Report:
+    """Check a store on a server, where nobody is at work: what its index lists, and no strays."""
+    report = Report(path, deep)
+    try:
+        attributes = load_attributes(path)
+        report.problems += _metadata_problems(path, attributes)
+        report.problems += _remote_snapshot_problems(path, attributes, deep=deep)
+        room = _room(report, attributes)
+        index = ClipIndex.open(path, attributes, everything=deep)
+        report.problems += list(_index_problems(index, attributes)) if deep else []
+        if room is not None:
+            check_room(path, attributes, room, index.partitions)
+    except DamagedError as error:
+        report.problems.append(_in_a_line(error))
+        return report
+    report.clips = index.counts()
+    every = sorted(index.finished_partitions())
+    check = partial(_remote_damage, path, attributes, index, deep=deep)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for done, (partition, why) in enumerate(
+            zip(every, pool.map(check, every), strict=True), start=1
+        ):
+            if why is not None:
+                report.partitions[partition] = why
+                report.damaged += [
+                    Damage(slot.id, partition, why)
+                    for slot, state in _entries(index, partition)
+                    if state == OK
+                ]
+            if progress is not None:
+                progress(done, len(every))
+    return report
+
+
+def _remote_snapshot_problems(
+    path: RemotePath, attributes: Attributes, *, deep: bool
+) -> Iterator[str]:
+    try:
+        if deep:
+            load_manifest(path, attributes)
+        elif attributes.manifest_sha256:
+            size = (path / MANIFEST).size()
+            if size != attributes.manifest_bytes:
+                yield f"{path / MANIFEST}: has {size} bytes, not {attributes.manifest_bytes}"
+    except DamagedError as error:
+        yield _in_a_line(error)
+
+
+def _remote_damage(
+    path: RemotePath, attributes: Attributes, index: ClipIndex, partition: int, *, deep: bool
+) -> str | None:
+    """Why a partition cannot be trusted; None where it can."""
+    try:
+        receipt = load_receipt(path, attributes, partition)
+        slots = index.slots(partition)
+        _compare(receipt, slots, index)
+        if _is_behind(receipt, slots, index.states(partition), index.checksums(partition)):
+            return f"receipt {partition} disagrees with the index"
+        if receipt.shard is None:
+            return None
+        file = shard_path(path, partition)
+        if (size := file.size()) != receipt.shard.size:
+            return f"{file}: the shard has {size} bytes, not {receipt.shard.size}"
+        digest = file.sha256()
+        if deep:
+            hashed = hashlib.sha256()
+            for block in file.blocks(receipt.shard.size):
+                hashed.update(block)
+            digest = hashed.hexdigest()
+        same = digest in {None, receipt.shard.sha256}
+        return None if same else f"{file}: the shard disagrees with its receipt"
+    except DamagedError as error:
+        return _in_a_line(error)
+
+
+def _entries(index: ClipIndex, partition: int) -> Iterator[tuple[Slot, int]]:
+    return zip(index.slots(partition), index.states(partition), strict=True)
 
 
 def repair(report: Report) -> None:
@@ -118,11 +204,14 @@ def repair(report: Report) -> None:
         StoreError: an unwritable store, somebody at work on such a partition, or attributes that
             are damaged themselves: nothing says then what the store was.
     """
-    writer = StoreWriter.at(report.path)
-    with io.writing(report.path):
+    path = report.path
+    if not isinstance(path, Path):
+        raise UsageError("is not mended from here", where=path, remedy="push a sound one anew")
+    writer = StoreWriter.at(path)
+    with io.writing(path):
         for name, document in documents(writer.attributes, writer.attributes.partitions).items():
             if name != "zarr.json":
-                io.replace(report.path / name, canonical(document), work_path(report.path))
+                io.replace(path / name, canonical(document), work_path(path))
     writer.forget(report.partitions)
 
 
@@ -130,7 +219,7 @@ def _in_a_line(error: StoreError) -> str:
     return error.what if error.where is None else f"{error.where}: {error.what}"
 
 
-def _metadata_problems(path: Path, attributes: Attributes) -> Iterator[str]:
+def _metadata_problems(path: Location, attributes: Attributes) -> Iterator[str]:
     identity = StreamIdentity(attributes.spec, attributes.weights_sha256, attributes.semantics)
     if fingerprint(identity, attributes.corpus_sha256) != attributes.fingerprint:
         yield "the fingerprint is not that of the attributes"
@@ -138,7 +227,7 @@ def _metadata_problems(path: Path, attributes: Attributes) -> Iterator[str]:
         if name == "features/zarr.json":
             continue  # its size depends on the index
         try:
-            same = io.read_regular(path / name, MAX_ATTRIBUTES_BYTES) == canonical(document)
+            same = read_file(path / name, MAX_ATTRIBUTES_BYTES) == canonical(document)
         except StoreError as error:
             yield _in_a_line(error)
             continue
@@ -187,8 +276,10 @@ def _index_problems(index: ClipIndex, attributes: Attributes) -> Iterator[str]:
         yield "the index lists other clips than the fingerprint was made of"
 
 
-def _check_partitions(report: Report, checks: _Partitions, progress: Progress | None) -> None:
-    leases = Leases.beside(report.path)
+def _check_partitions(
+    path: Path, report: Report, checks: _Partitions, progress: Progress | None
+) -> None:
+    leases = Leases.beside(path)
     every, behind = checks.partitions(), 0
     for done, partition in enumerate(every, start=1):
         try:
@@ -225,8 +316,7 @@ class _Partitions:
 
     def ok(self, partition: int) -> list[str]:
         """The clips of which the index says that there are features."""
-        entries = zip(self.index.slots(partition), self.index.states(partition), strict=True)
-        return [slot.id for slot, state in entries if state == OK]
+        return [slot.id for slot, state in _entries(self.index, partition) if state == OK]
 
     def check(self, partition: int) -> bool:
         """Whether the index is yet to be told of what is new in a partition.
@@ -327,9 +417,9 @@ def _clip_damage(shard: Shard, slot: Slot, entry: ClipReceipt, layout: ChunkLayo
     return None if np.isfinite(rows).all() else "a value is not finite"
 
 
-def _note_strays(report: Report, receipts: Receipts) -> None:
+def _note_strays(store: Path, report: Report, receipts: Receipts) -> None:
     known = {f"c.{partition}.0" for partition in receipts.partitions()} | {"zarr.json"}
-    strays = [path.name for path in (report.path / "features").iterdir() if path.name not in known]
+    strays = [path.name for path in (store / "features").iterdir() if path.name not in known]
     if strays:
         shown = ", ".join(sorted(strays)[:3])
         report.notes.append(f"{len(strays)} files nobody vouches for in features: {shown}")

@@ -23,6 +23,7 @@ from spamo_cache.model.tokens import coverage, cut_words, unknown_words
 from spamo_cache.model.weights import digest, locate
 from spamo_cache.runs.folder import RunFolder, RunRecord, RunSummary, identity
 from spamo_cache.runs.tensors import read_tensors
+from spamo_cache.store.attributes import origin_of
 from spamo_cache.train.data import MEMORY, check_pairs, sample, selection_split
 from spamo_cache.train.distributed import make_accelerator, on_main_process
 from spamo_cache.train.features import Features, about, encoders_of
@@ -208,6 +209,11 @@ def describe(
         widths={name: stores[name].width for name in pipeline.streams},
         places={name: None if path is None else str(path) for name, path in places.items()},
         stores={name: known for name in pipeline.streams if (known := about(stores[name]))},
+        origins={
+            name: origin
+            for name, path in places.items()
+            if path is not None and (origin := origin_of(path))
+        },
         versions={"spamo-cache": spamo_cache.__version__, "torch": torch.__version__},
     )
 

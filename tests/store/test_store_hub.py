@@ -17,6 +17,7 @@ from spamo_cache.store.addresses import Place
 from spamo_cache.store.attributes import Attributes
 from spamo_cache.store.copy import copy
 from spamo_cache.store.index import FAILED, OK
+from spamo_cache.store.inspect import info
 from spamo_cache.store.inventory import list_stores
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.remote import location
@@ -32,7 +33,9 @@ ROOT = "hf://datasets/lab/features"
 
 def files_of(path: Path) -> dict[str, bytes]:
     found = [file for file in path.rglob("*") if file.is_file()]
-    return {file.relative_to(path).as_posix(): file.read_bytes() for file in found}
+    files = {file.relative_to(path).as_posix(): file.read_bytes() for file in found}
+    files.pop("origin.json", None)
+    return files
 
 
 def put(hub: HubServer, store: Path, prefix: str = "") -> None:
@@ -475,3 +478,44 @@ def test_nothing_of_a_stranger_breaks_out_of_the_card() -> None:
     assert "\x1b" not in text
     assert not {"<b>", "](", "# head"} & set(text.split())
     assert len([line for line in text.splitlines() if line.startswith("#")]) == 1
+
+
+# --- verifying, and where a copy is from ----------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_store_on_the_hub_is_verified_by_what_the_hub_lists(
+    sealed: StoreWriter, hub: HubServer
+) -> None:
+    put(hub, sealed.path)
+    store = locate(f"{ROOT}/weather/{sealed.path.name}")
+    hub.requests.clear()
+    found = verify(store)
+    assert found.sound
+    assert found.clips["absent"] == 0
+    assert not any("features/c." in asked for asked in hub.requests)
+    assert verify(store, deep=True).sound
+    shard = bytearray((sealed.path / "features" / "c.0.0").read_bytes())
+    shard[5] ^= 1
+    name = f"weather/{sealed.path.name}/features/c.0.0"
+    hub.repositories["lab/features"].change(**{name: bytes(shard)})
+    found = verify(locate(f"{ROOT}/weather/{sealed.path.name}"))
+    assert list(found.partitions) == [0]
+    assert "disagrees with its receipt" in found.partitions[0]
+    assert found.damaged
+
+
+def test_a_pulled_store_knows_the_commit_that_it_is_from(
+    sealed: StoreWriter, hub: HubServer, tmp_path: Path
+) -> None:
+    put(hub, sealed.path)
+    store = locate(f"{ROOT}/weather/{sealed.path.name}")
+    commit = hub.repositories["lab/features"].branches["main"]
+    pulled = copy(store, tmp_path / "b").path
+    assert info(pulled)["origin"] == str(store)
+    assert f"@{commit}/" in str(store)
+    assert isinstance(pulled, Path)
+    assert verify(pulled).sound
+    (pulled / "origin.json").write_bytes(b'{"address": "\\x1b"}')
+    assert info(pulled)["origin"] is None
+    assert info(sealed.path)["origin"] is None
