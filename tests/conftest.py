@@ -2,8 +2,10 @@
 tiny corpus with its networks, and one real run made from it."""
 
 import csv
+import gc
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,6 +26,18 @@ for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["NO_PROXY"] = "127.0.0.1"
+
+
+_modules = 0
+
+
+def pytest_runtest_teardown() -> None:
+    """Libraries and tests stay: a full collection that goes through them takes a second."""
+    global _modules  # noqa: PLW0603
+    if len(sys.modules) > _modules + 50:
+        _modules = len(sys.modules)
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,6 +6,7 @@ killed, has its own session, and ends as the interpreter ends.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -158,6 +159,8 @@ def main(connection: str) -> None:
     for name in PRELOADED:
         importlib.import_module(name)
     assert threading.active_count() == 1, "a fork would lose threads"
+    gc.collect()
+    gc.freeze()  # no fork goes through it, and copies its pages
     _become(**_serve(socket.socket(fileno=int(connection))))
 
 
