@@ -57,6 +57,20 @@ def launch() -> Iterator[Launch]:
         yield start
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _networks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Networks are built once for equal files, except where building them is what is tested."""
+    if request.path.parent.name in {"encoders", "golden"}:
+        yield
+        return
+    from spamo_cache.encoders import registry
+    from tests.support import networks
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "build", networks.build)
+        yield
+
+
 # --- servers on this machine --------------------------------------------------------------------
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]

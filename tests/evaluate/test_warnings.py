@@ -17,7 +17,7 @@ SHORT = {
     "translate": {"steps": 2, "batch": 4, "lr": 1e-3},
     "align": {"steps": 0, "batch": 4, "lr": 1e-3},
     # No sentence is longer than can be said.
-    "decode": {"beams": 1, "max_tokens": 40, "batch": 2},
+    "decode": {"beams": 1, "max_tokens": 40, "batch": 6},
 }
 LETTERS = str.maketrans("0123456789/", "acdefghilm ")
 

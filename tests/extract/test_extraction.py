@@ -25,6 +25,7 @@ from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.writer import StoreWriter
 from spamo_cache.video import decord_backend, read_clip
 from spamo_cache.video.timeline import Span
+from tests.support import networks
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "encoders"
 
@@ -61,7 +62,7 @@ def test_features_are_those_of_each_clip_alone(
 def test_encoders_are_loaded_once_in_one_process(
     go: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build, read, loaded = registry.build, checkpoints.tensors, []
+    build, read, loaded = networks.plain, checkpoints.tensors, []
 
     def building(stream: Any, *options: Any) -> Any:
         loaded.append(stream.encoder)
