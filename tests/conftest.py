@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from spamo_cache import io
 from tests.support.hub_server import TOKEN, HubServer
 from tests.support.launcher import Launch, launcher
 
@@ -28,6 +29,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["NO_PROXY"] = "127.0.0.1"
 
 
+_SYNCS: dict[str, Callable[..., None]] = {"sync": io.sync, "sync_tree": io.sync_tree}
 _modules = 0
 
 
@@ -48,6 +50,23 @@ def _home_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
         patch.delenv("SPAMO_CACHE", raising=False)
         patch.delenv("SPAMO_TRACEBACK", raising=False)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_disk() -> Iterator[None]:
+    """No test cuts the power: waiting for the disk would be much of their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        for name in _SYNCS:
+            patch.setattr(io, name, lambda _: None)
+        yield
+
+
+@pytest.fixture
+def real_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of the order in which things become durable."""
+    for name, real in _SYNCS.items():
+        monkeypatch.setattr(io, name, real)
 
 
 @pytest.fixture(scope="session")

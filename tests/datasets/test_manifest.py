@@ -217,6 +217,7 @@ def test_no_rows_and_repeated_ids_are_refused_from_clips_too() -> None:
         Manifest.from_clips("lab", [clip("a"), clip("a")])
 
 
+@pytest.mark.usefixtures("real_sync")
 def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "m.parquet"
     Manifest.from_clips("lab", FULL[:1]).write(path)

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import zarr
 
-from spamo_cache import io
 from spamo_cache.config import CacheSpec
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import StoreError
@@ -32,12 +31,6 @@ BYTES = 40_000
 Go = Callable[..., Any]
 Show = Callable[[int], None]
 Receipts = dict[str, bytes]
-
-
-@pytest.fixture(autouse=True)
-def _quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test cuts the power: waiting for the disk would be most of their time."""
-    monkeypatch.setattr(io, "sync", lambda _: None)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import random
 import re
 import shutil
 import struct
-import subprocess
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -22,7 +21,8 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.support import GOLDEN, environment, program
+from tests.support import GOLDEN
+from tests.support.launcher import Launch
 
 WEIGHTS = GOLDEN / "encoders"
 WIDTH, HEIGHT, FRAMES = 64, 48, 5
@@ -275,27 +275,22 @@ def sound(root: Path, chance: random.Random) -> list[dict[str, Any]]:
     return found
 
 
-def extracted(clips: list[dict[str, Any]], root: Path, out: Path) -> dict[str, Any]:
+def extracted(clips: list[dict[str, Any]], root: Path, out: Path, launch: Launch) -> dict[str, Any]:
     """What a process of its own makes of the clips; it must end by itself, and well."""
     out.mkdir()
     listed = out / "clips.json"
     listed.write_text(json.dumps(clips), encoding="utf-8")
-    ran = subprocess.run(
-        program("extract_all", listed, root, WEIGHTS, out / "stores"),
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_SECONDS,
-        env=environment(SPAMO_HOME=str(out / "home")),
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    assert "Traceback" not in ran.stderr
-    found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    given = (listed, root, WEIGHTS, out / "stores")
+    process = launch("tests.support.extract_all", *given, SPAMO_HOME=str(out / "home"))
+    said, told = process.communicate(LIMIT_SECONDS)
+    assert process.returncode == 0, told[-3000:]
+    assert "Traceback" not in told
+    found: dict[str, Any] = json.loads(said.splitlines()[-1])
     return found
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def run(launch: Launch, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     base = tmp_path_factory.mktemp("fuzz")
     root = base / "corpus"
     root.mkdir()
@@ -308,8 +303,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "root": root,
         "broken": broken,
         "intact": intact,
-        "mixed": extracted(clips, root, base / "mixed"),
-        "alone": extracted(intact, root, base / "alone"),
+        "mixed": extracted(clips, root, base / "mixed", launch),
+        "alone": extracted(intact, root, base / "alone", launch),
     }
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spamo_cache import io
 from spamo_cache.store.layout import ClipKey, Slot, StreamIdentity, pack
 from spamo_cache.store.writer import StoreWriter
 
@@ -65,18 +64,6 @@ class Material:
             self.publish(writer, partition)
         writer.commit_index()
         return writer
-
-
-@pytest.fixture(autouse=True)
-def _quick_disk(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """No test cuts the power: waiting for the disk would be most of their time."""
-    if "real_sync" not in request.fixturenames:
-        monkeypatch.setattr(io, "sync", lambda _: None)
-
-
-@pytest.fixture
-def real_sync() -> None:
-    """For tests of the order in which things become durable."""
 
 
 @pytest.fixture

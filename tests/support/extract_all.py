@@ -17,8 +17,8 @@ from spamo_cache.store.reader import FeatureStore
 SPEC = {
     "name": "tiny",
     "streams": {
+        # All streams are of the same decoded frames: one is enough to tell what was read.
         "spatial": {"encoder": "open_clip", "weights": "clip-vision", "scales": [1]},
-        "motion": {"encoder": "videomae", "weights": "videomae"},
     },
     "store": {
         "chunk_rows": {"frame": 4, "window": 1},

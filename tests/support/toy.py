@@ -49,7 +49,7 @@ def pipeline(**changes) -> Pipeline:
         "llm": {"weights": "llm", "prompt": "{language}", "tuning": {"r": 4}},
         "align": {"steps": 20, "batch": 4, "lr": 1e-3, "center": True},
         "translate": {"steps": 40, "batch": 4, "lr": 1e-3, "eval_every": 15},
-        "decode": {"beams": 2, "max_tokens": 12, "batch": 3},
+        "decode": {"beams": 2, "max_tokens": 12, "batch": 2},
         "log": [],
     }
     return Pipeline.model_validate(plain | changes)

@@ -81,6 +81,7 @@ def test_refuses_to_go_on_with_other_features(toy, tmp_path, monkeypatch):
     assert before == results(tmp_path / "run", *before)
 
 
+@pytest.mark.usefixtures("real_sync")
 def test_kill_while_writing_leaves_the_old_state(tmp_path, monkeypatch):
     from spamo_cache import io
 
