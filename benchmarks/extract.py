@@ -36,7 +36,7 @@ from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.encoders import registry
 from spamo_cache.encoders.encoder import Encoder, stack_windows, window
 from spamo_cache.encoders.preprocess import Normalise, prepare
-from spamo_cache.extract.decoding import ClipTask, DecodeConfig, decode_ahead
+from spamo_cache.extract.decoding import ClipTask, DecodeConfig, Decoders
 from spamo_cache.extract.extraction import extract
 from spamo_cache.extract.summary import Summary
 
@@ -83,11 +83,13 @@ class Bench:
         ]
         specs = {encoder.preprocess.resize_spec for encoder in encoders}
         config = DecodeConfig(root=self.corpus, resize=self.spec.frames.resize, decoders=1)
-        for _, clip in decode_ahead(config, clips, specs):
+        decoders = Decoders(config)
+        for _, clip in decoders.ahead(clips, specs):
             for encoder in encoders if normalise else []:
                 prepared = clip.prepared[encoder.preprocess.resize_spec]
                 for start in encoder.starts(len(prepared)):
                     Normalise(encoder.preprocess)(window(prepared, start, encoder.span))
+        decoders.close()
 
     # --- the whole ------------------------------------------------------------------------------
 

@@ -53,6 +53,10 @@ def extract(
     ] = None,
     store: options.Store = None,
     device: options.Device = "auto",
+    compile: Annotated[  # noqa: A002 (the option's name)
+        Literal["auto", "on", "off"],
+        typer.Option("--compile", help="Compile the networks; auto: on a GPU, if it pays."),
+    ] = "auto",
     workers: options.Workers = None,
     scheduler: Annotated[
         str | None,
@@ -100,6 +104,7 @@ def extract(
         reader=reader,
         store=store,
         device=device,
+        compile=compile,
         workers=workers,
         scheduler=scheduler,
         slurm=slurm,
@@ -113,6 +118,8 @@ def extract(
         display.as_line({"event": "summary", **asdict(summary)})
     else:
         _show(summary, planned=dry_run)
+    for note in [] if json else summary.notes:
+        display.line(f"note: {note}")
     display.failures(
         summary.failed, sources=summary.failed_sources, rest="--json lists all of them"
     )
@@ -175,9 +182,16 @@ def _oddities(summary: Summary, *, planned: bool) -> dict[str, object]:
 def _effort(summary: Summary, *, planned: bool) -> dict[str, str]:
     if planned:
         return _estimate(summary)
-    rate = summary.computed_frames / summary.seconds if summary.seconds else 0.0
     took = human.duration(summary.seconds)
-    return {"took": f"{took} ({rate:,.1f} frames/s)" if summary.computed_frames else took}
+    if not summary.computed_frames:
+        return {"took": took}
+    shown = {"took": f"{took} ({summary.rate:,.1f} frames/s)"}
+    if summary.compile_seconds:
+        taken = human.duration(summary.compile_seconds)
+        shown["compiling"] = f"{taken}, no part of that rate; the next run takes less"
+    if summary.busy is not None and summary.device != "cpu":
+        shown["device busy"] = f"{summary.busy:.1%} of the time between its batches"
+    return shown
 
 
 def _estimate(summary: Summary) -> dict[str, str]:

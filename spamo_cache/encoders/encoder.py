@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -12,18 +13,31 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from spamo_cache.config import StreamSpec
+from spamo_cache.config import StreamSpec, home
 from spamo_cache.encoders.preprocess import Normalise, Preprocess, Resize, prepare
 from spamo_cache.store.layout import first_start
 
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 65_536}
-"""Per device type. Part of what decides a feature's last bit, so never a user's setting."""
+"""Per device type, where memory is not short."""
 
 
 _OUTLINE = (
     *("per", "span", "stride", "phase", "tail"),
     *("width", "tokens_per_row", "flops_per_row", "weights_sha256", "preprocess"),
 )
+
+
+_CACHE = "TORCHINDUCTOR_CACHE_DIR"
+_BY_RULE: Mapping[str, bool] = {
+    "deterministic": True,
+    "shape_padding": False,
+    "max_autotune": False,
+    "max_autotune_gemm": False,
+    "max_autotune_pointwise": False,
+    "coordinate_descent_tuning": False,
+    "triton.autotune_pointwise": False,
+}
+"""Of the compiler: everything off that measures; the first one is unknown to older versions."""
 
 
 class Encoder(nn.Module):
@@ -52,6 +66,10 @@ class Encoder(nn.Module):
     normalise: Normalise
     network: nn.Module
     """The part that computes in the requested precision; all else stays in float32."""
+    compilable = True
+    """Until compiling it has failed."""
+    _program: Callable[[torch.Tensor], torch.Tensor] | None = None
+    """``forward``, compiled."""
 
     def place_rows(self, stream: StreamSpec) -> None:
         """Place rows as a stream of a cache spec says."""
@@ -81,9 +99,10 @@ class Encoder(nn.Module):
             beyond += self.stride - 1
         return range(first, first + beyond // self.stride * self.stride + 1, self.stride)
 
-    def batch_rows(self, device: str) -> int:
-        """Rows per forward pass: a fixed number of tokens, equal on every machine of a kind."""
-        return max(1, _BATCH_TOKENS[torch.device(device).type] // self.tokens_per_row)
+    def batch_rows(self, device: str, tokens: int | None = None) -> int:
+        """Rows per forward pass: as many as make ``tokens``, or what is usual on the device."""
+        tokens = tokens or _BATCH_TOKENS[torch.device(device).type]
+        return max(1, tokens // self.tokens_per_row)
 
     @torch.inference_mode()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -96,8 +115,31 @@ class Encoder(nn.Module):
         Returns:
             float32 (rows, width).
         """
-        features: torch.Tensor = self(pixels)
+        features: torch.Tensor = (self._program or self)(pixels)
         return features
+
+    @property
+    def compiled(self) -> bool:
+        """Whether :meth:`encode` runs compiled, which wants batches of one shape."""
+        return self._program is not None
+
+    def compile_forward(self) -> None:
+        """Let the next :meth:`encode` compile what it runs, and keep it below ``SPAMO_HOME``.
+
+        Kernels are chosen by rule, never by the clock: equal machines compute equal bits.
+        """
+        from torch import _inductor
+        from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+        if os.environ.get(_CACHE, default_cache_dir()) == default_cache_dir():
+            os.environ[_CACHE] = str(home() / "compiled")
+        known = set(_inductor.list_options())
+        options: dict[str, Any] = {k: value for k, value in _BY_RULE.items() if k in known}
+        self._program = torch.compile(self.forward, fullgraph=True, dynamic=False, options=options)
+
+    def interpret_forward(self) -> None:
+        """Take :meth:`compile_forward` back."""
+        self._program = None
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = self.network(self.normalise(pixels))

@@ -1,7 +1,7 @@
 """Rows of one stream, cut into batches that cross clips but never a partition.
 
-A batch has a fixed number of rows and is computed by one thread, so a feature's bits depend on the
-partition alone: not on the number of threads, workers or machines.
+A batch has a fixed number of rows and is computed as a whole, so a feature's bits depend on the
+partition alone: not on the number of threads, workers or machines of a kind.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spamo_cache.encoders.encoder import Encoder, stack_windows, window
+from spamo_cache.encoders.encoder import Encoder
+from spamo_cache.extract.device import Device, Row
 
-Row = tuple[str, int, torch.Tensor, int]
-"""Clip, number of the row in it, the clip's prepared frames, the row's first frame."""
 Encoded = tuple[NDArray[Any], NDArray[np.bool_]]
 """(rows, width) in the store's dtype, and (rows,) whether a row was finite before that cast."""
 
@@ -31,16 +30,16 @@ class Batches:
         self,
         encoder: Encoder,
         *,
-        device: str,
+        device: Device,
         compute: str,
         dtype: str,
         pool: ThreadPoolExecutor,
         slots: BoundedSemaphore,
     ) -> None:
         """``slots`` bounds the batches in flight, over all streams."""
-        self.encoder, self.device, self.compute, self.dtype = encoder, device, compute, dtype
-        self.rows = encoder.batch_rows(device)
-        self._on_gpu = torch.device(device).type == "cuda"
+        self.encoder, self.compute, self.dtype = encoder, compute, dtype
+        self.rows = device.rows(encoder)
+        self._device = device
         self._pool, self._slots = pool, slots
         self._waiting: list[Row] = []
         self._running: deque[tuple[list[Row], Future[Encoded]]] = deque()
@@ -94,22 +93,11 @@ class Batches:
 
     def _encode(self, rows: list[Row]) -> Encoded:
         try:
-            computed = self.encoder.encode(self._gathered(rows)).cpu().numpy()
+            computed = self._device.encode(self.encoder, rows).numpy()
             with np.errstate(over="ignore"):  # infinities are noticed where the clip is judged
                 return computed.astype(self.dtype), np.isfinite(computed).all(axis=1)
         finally:
             self._slots.release()
-
-    def _gathered(self, rows: list[Row]) -> torch.Tensor:
-        span = self.encoder.span
-        windows = [window(prepared, start, span) for _, _, prepared, start in rows]
-        pixels = stack_windows(windows, span)
-        if not self._on_gpu:
-            return pixels
-        # From pinned memory the copy waits its turn on the device, not here. Pinning belongs to the
-        # thread's current device, which else is the first one, for every worker.
-        with torch.cuda.device(self.device):
-            return pixels.pin_memory().to(self.device, non_blocking=True)
 
     def _collect(self, *, everything: bool) -> None:
         while self._running and (everything or self._running[0][1].done()):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -58,35 +58,60 @@ class DecodedClip:
     prepare_seconds: float = 0.0
 
 
-def decode_ahead(
-    config: DecodeConfig, clips: Iterable[ClipTask], specs: set[ResizeSpec]
-) -> Iterator[tuple[ClipTask, DecodedClip]]:
-    """Clips in their order, decoded ahead while the waiting bytes stay within bounds."""
-    pixels = sum(3 * spec.size**2 for spec in specs)
-    waiting: deque[tuple[ClipTask, int, Future[DecodedClip]]] = deque()
-    ahead = 0
-    remaining = iter(clips)
-    clip = next(remaining, None)
-    with thread_pool(config.decoders, "decode") as threads:
-        while clip is not None or waiting:
-            while clip is not None and (not waiting or ahead < config.ahead_bytes):
-                size = clip.probe.frames * pixels
-                ahead += size
-                waiting.append((clip, size, threads.submit(_decode, config, clip, specs)))
-                clip = next(remaining, None)
-            first, size, future = waiting.popleft()
-            yield first, future.result()
-            ahead -= size
+class Decoders:
+    """Threads that decode clips ahead, of any number of partitions within one bound in bytes."""
 
+    def __init__(self, config: DecodeConfig) -> None:
+        self._config = config
+        self._threads = ThreadPoolExecutor(config.decoders, thread_name_prefix="decode")
+        self._lock = Lock()
+        self._waiting_bytes = 0
 
-@contextmanager
-def thread_pool(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """Threads that are stopped when the block is left; what they have not begun is dropped."""
-    executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
-    try:
-        yield executor
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
+    def ahead(
+        self,
+        clips: Iterable[ClipTask],
+        specs: set[ResizeSpec],
+        begun: Callable[[], None] = lambda: None,
+    ) -> Iterator[tuple[ClipTask, DecodedClip]]:
+        """Clips in their order, decoded ahead while the waiting bytes stay within bounds.
+
+        Args:
+            begun: called when no clip is left to begin with.
+        """
+        pixels = sum(3 * spec.size**2 for spec in specs)
+        waiting: deque[tuple[ClipTask, int, Future[DecodedClip]]] = deque()
+        remaining = iter(clips)
+        clip = next(remaining, None)
+        try:
+            while clip is not None or waiting:
+                while clip is not None and (not waiting or self._has_room()):
+                    size = clip.probe.frames * pixels
+                    future = self._threads.submit(_decode, self._config, clip, specs)
+                    waiting.append((clip, size, future))
+                    self._hold(size)
+                    clip = next(remaining, None)
+                    if clip is None:
+                        begun()
+                first, size, future = waiting[0]
+                yield first, future.result()
+                waiting.popleft()
+                self._hold(-size)
+        finally:
+            for _, size, future in waiting:
+                future.cancel()
+                self._hold(-size)
+
+    def close(self) -> None:
+        """Stop the threads; what they have not begun is dropped."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _has_room(self) -> bool:
+        with self._lock:
+            return self._waiting_bytes < self._config.ahead_bytes
+
+    def _hold(self, size: int) -> None:
+        with self._lock:
+            self._waiting_bytes += size
 
 
 class FrameBuffer:

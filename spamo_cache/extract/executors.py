@@ -1,7 +1,7 @@
 """Ways of running the tasks of an extraction; all give the same bytes.
 
 ``serial`` runs them in this process. Dask runs them on a local cluster, an existing scheduler or
-Slurm jobs; a worker that dies costs the partition it was computing, which another one takes over.
+Slurm jobs; a worker that dies costs the partitions it was at, which another one takes over.
 
 Whoever can connect to a scheduler or a worker can run code as the user who started it. Clusters
 started here therefore speak TLS with credentials made for the run, and nobody else has them.
@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from spamo_cache import config, extras, io
 from spamo_cache.config import read_yaml
 from spamo_cache.errors import ConfigError, SpamoError, UsageError
 from spamo_cache.extract import worker
+from spamo_cache.extract.engine import AT_ONCE, shared
 from spamo_cache.extract.worker import (
     RERUN,
     PartitionResult,
@@ -40,8 +42,6 @@ _LOOK_SECONDS = 2.0
 _CONNECT_SECONDS = 30
 _DASHBOARD = "127.0.0.1:0"
 """Any free port, as another run on this host may hold the usual one; for this host alone."""
-_AHEAD = 2
-"""Tasks in flight per worker."""
 _LEAVE_CTRL_C_TO_THE_COMMAND = """
 import signal
 
@@ -69,8 +69,21 @@ def run_serial(
     config: WorkerConfig, tasks: Iterable[PartitionTask], report: Report
 ) -> Iterator[PartitionResult]:
     """Compute the tasks in order, in this process: for debugging, or where processes cost much."""
-    for task in tasks:
-        yield worker.run_task(config, task, report)
+    running: deque[Future[PartitionResult]] = deque()
+    with (
+        shared(config.device, config.decoding, worker.threads_of(config)) as engine,
+        ThreadPoolExecutor(AT_ONCE, thread_name_prefix="partition") as threads,
+    ):
+        try:
+            for task in tasks:
+                if len(running) == AT_ONCE:
+                    yield running.popleft().result()
+                running.append(threads.submit(worker.run_task, config, task, report))
+            while running:
+                yield running.popleft().result()
+        except BaseException:
+            engine.stop()
+            raise
 
 
 def run_dask(
@@ -122,7 +135,7 @@ class _TaskFlow:
         if time.monotonic() - self._looked > _LOOK_SECONDS:
             workers = self._client.scheduler_info(n_workers=-1)["workers"]
             self._looked, self._workers = time.monotonic(), max(1, len(workers))
-        return len(self.running) < _AHEAD * self._workers
+        return len(self.running) < AT_ONCE * self._workers
 
     def submit(self, task: PartitionTask) -> None:
         key = f"{self._name}-{task.name}"
@@ -279,7 +292,7 @@ def _local(workers: int) -> Any:
     with _started():
         return LocalCluster(
             n_workers=workers,
-            threads_per_worker=1,
+            threads_per_worker=AT_ONCE,
             processes=True,
             protocol="tls://",
             security=Security.temporary(),

@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
+
+import torch
 
 from spamo_cache import config, devices, extras
 from spamo_cache.config import CacheSpec, StreamSpec
@@ -24,6 +27,7 @@ from spamo_cache.extract.planning import (
     ExtractionPlan,
     PartitionGroup,
     RemainingWork,
+    StreamPlan,
     check_names,
     plan_extraction,
     remaining_work,
@@ -31,6 +35,7 @@ from spamo_cache.extract.planning import (
 from spamo_cache.extract.progress import Progress, Tracker
 from spamo_cache.extract.summary import Summary, WorkerTotals, summarise, summarise_plan
 from spamo_cache.extract.worker import (
+    Compile,
     PartitionResult,
     PartitionTask,
     StreamTarget,
@@ -40,6 +45,8 @@ from spamo_cache.extract.worker import (
 from spamo_cache.store.writer import StoreWriter
 from spamo_cache.video import decord_backend
 
+_PAYS_SECONDS = 240.0
+"""On a GPU, from which compiling a network pays: it takes a minute and saves a quarter."""
 _BUSY_SECONDS = 1.0
 """Pause before looking again at partitions that somebody else is computing."""
 
@@ -53,6 +60,7 @@ def check(
     scheduler: str | None,
     slurm: Path | None,
     device: str,
+    compile: Compile = "auto",  # noqa: A002 (the option's name)
     dry_run: bool,
     calibrate: bool,
 ) -> str:
@@ -67,6 +75,8 @@ def check(
         ConfigError: an unusable Slurm file.
     """
     check_names(streams, list(spec.streams), "stream")
+    if compile not in get_args(Compile):
+        raise UsageError(f"compile: no {compile!r}", remedy="use auto, on or off")
     if workers is not None and workers < 1:
         raise UsageError(f"workers: {workers} is not a positive number")
     if calibrate and not dry_run:
@@ -103,6 +113,7 @@ def extract(
     scheduler: str | None = None,
     slurm: Path | None = None,
     device: str = "auto",
+    compile: Compile = "auto",  # noqa: A002 (the option's name)
     dry_run: bool = False,
     calibrate: bool = False,
     retry_failed: bool = False,
@@ -124,6 +135,8 @@ def extract(
         scheduler: address of a running Dask scheduler instead.
         slurm: YAML of a Slurm cluster instead, see :func:`executors.slurm_options`.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        compile: ``auto`` compiles on a GPU the networks of streams that take it minutes, if they
+            can be compiled; ``on`` compiles all.
         dry_run: decide everything, write nothing; needs no weights.
         calibrate: in a dry run, benchmark for 20 seconds to calibrate the estimate.
         retry_failed: compute failed clips again; the others of their partitions are kept.
@@ -148,6 +161,7 @@ def extract(
         scheduler=scheduler,
         slurm=slurm,
         device=device,
+        compile=compile,
         dry_run=dry_run,
         calibrate=calibrate,
     )
@@ -184,6 +198,7 @@ def extract(
         root=root,
         base=base,
         device=device,
+        compile=compile,
         workers=workers,
         remote=bool(scheduler or slurm),
     )
@@ -219,8 +234,9 @@ def _finish(
     tracker: Tracker,
 ) -> WorkerTotals:
     """Go on until every requested partition is finished, here or by somebody else."""
-    frames, copied = 0, set[str]()
+    frames, copied, compile_seconds = 0, set[str](), 0.0
     seconds: Counter[str] = Counter()
+    notes: dict[str, None] = {}
     tracker.begin(*work.size())
     pending = work.groups()
     while pending:
@@ -229,13 +245,15 @@ def _finish(
             frames += result.frames
             copied |= result.copied
             seconds.update(result.seconds)
+            compile_seconds = max(compile_seconds, result.compile_seconds)
+            notes.update(dict.fromkeys(result.notes))
             if result.busy:
                 busy[result.task] = result.busy
         pending = [
             replace(group, streams=busy[group.name]) for group in pending if group.name in busy
         ]
         _wait(pending, writers, tracker)
-    return WorkerTotals(frames, copied, dict(seconds))
+    return WorkerTotals(frames, copied, dict(seconds), compile_seconds, tuple(notes))
 
 
 def _wait(
@@ -318,13 +336,14 @@ def _worker_config(
     root: Path,
     base: Path,
     device: str,
+    compile: Compile,  # noqa: A002 (the option's name)
     workers: int | None,
     remote: bool,
 ) -> WorkerConfig:
     cores = devices.cpu_cores()
     on_cpu = device == "cpu"
-    # On a GPU one thread gathers and copies while the other's kernels run.
-    threads = max(1, cores // (workers or 1)) if on_cpu else 2
+    # On a GPU two threads gather and copy while a third one's kernels run.
+    threads = max(1, cores // (workers or 1)) if on_cpu else 3
     return WorkerConfig(
         decoding=DecodeConfig(
             root=root.absolute(),
@@ -335,7 +354,10 @@ def _worker_config(
         spec_base=base,
         streams={
             name: StreamTarget(
-                spec.streams[name], stream.store.absolute(), stream.identity.weights_sha256
+                spec.streams[name],
+                stream.store.absolute(),
+                stream.identity.weights_sha256,
+                _compile(compile, stream, device),
             )
             for name, stream in plan.streams.items()
             if isinstance(stream.store, Path)
@@ -347,9 +369,20 @@ def _worker_config(
     )
 
 
+def _compile(asked: Compile, stream: StreamPlan, device: str) -> Compile:
+    """Whether a stream's network is to be compiled.
+
+    ``auto`` goes by the whole corpus, not by what is left of it: an extraction that is begun again
+    computes the same bits.
+    """
+    if asked != "auto":
+        return asked
+    flops = stream.flops_per_row * float(stream.placement.rows.sum())
+    pays = flops / usual_rate(device).flops > _PAYS_SECONDS
+    return "auto" if pays and torch.device(device).type == "cuda" else "off"
+
+
 def _default_workers(device: str) -> int:
     if device != "cuda":
         return 1
-    import torch
-
     return torch.cuda.device_count()

@@ -72,13 +72,30 @@ class Summary:
     computed_frames: int = 0
     seconds: float = 0.0
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
-    """Seconds spent decoding, preparing, encoding and publishing, summed over workers."""
+    """Seconds of each stage, summed over workers: ``decode`` and ``prepare`` (of threads),
+    ``encode`` (the device computes), ``wait`` (it has nothing to compute yet), ``publish``."""
+    compile_seconds: float = 0.0
+    """Of ``seconds``, those before the first batch in which networks were compiled."""
+    notes: Sequence[str] = ()
+    """What a user should know of how the features were computed."""
     device: str = "cpu"
     device_hours: float | None = 0.0
     """Estimate for what has to be computed, from the networks' size and the device's rate; None in
     a dry run where only the weights would tell that size."""
     calibrated: float | None = None
     """Frames per second as measured; None where a usual rate was taken for the estimate."""
+
+    @property
+    def rate(self) -> float:
+        """Frames computed a second, compiling left out."""
+        seconds = self.seconds - self.compile_seconds
+        return self.computed_frames / seconds if seconds > 0 else 0.0
+
+    @property
+    def busy(self) -> float | None:
+        """Share of the time from a device's first batch to its last in which it computed."""
+        computed, waited = (self.stage_seconds.get(stage, 0.0) for stage in ("encode", "wait"))
+        return computed / (computed + waited) if computed else None
 
     @property
     def stores(self) -> dict[str, Location]:
@@ -94,6 +111,8 @@ class WorkerTotals:
     copied: Set[str] = frozenset()
     """Clips that took no computing."""
     seconds: Mapping[str, float] = field(default_factory=dict)
+    compile_seconds: float = 0.0
+    notes: Sequence[str] = ()
 
 
 def summarise_plan(
@@ -152,6 +171,8 @@ def summarise(
         computed_frames=totals.frames,
         seconds=seconds,
         stage_seconds=totals.seconds,
+        compile_seconds=totals.compile_seconds,
+        notes=totals.notes,
         device=device,
         device_hours=None if flops is None else flops / rate.flops / 3600,
         calibrated=rate.frames,

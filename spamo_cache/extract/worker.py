@@ -11,19 +11,17 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from threading import BoundedSemaphore
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from numpy.typing import NDArray
 
 from spamo_cache import devices
-from spamo_cache.compat import cpu_threads
 from spamo_cache.config import StreamSpec
 from spamo_cache.encoders import registry
 from spamo_cache.encoders.encoder import Encoder
@@ -31,12 +29,17 @@ from spamo_cache.encoders.registry import Compute
 from spamo_cache.errors import SpamoError, WeightsError, shortage
 from spamo_cache.extract import reuse
 from spamo_cache.extract.batches import Batches
-from spamo_cache.extract.decoding import ClipTask, DecodeConfig, decode_ahead, thread_pool
+from spamo_cache.extract.decoding import ClipTask, DecodeConfig
+from spamo_cache.extract.engine import Engine, shared
 from spamo_cache.extract.reuse import Copy
 from spamo_cache.store.writer import StoreWriter
 from spamo_cache.video import decord_backend
 
+_STAGES = ("decode", "prepare", "encode", "wait", "publish")
 RERUN = "then rerun the same command: what is finished is kept"
+
+
+Compile = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,8 @@ class StreamTarget:
     store: Path
     weights_sha256: str
     """What the weights must be on every worker."""
+    compile: Compile = "off"
+    """Whether the network is compiled; ``auto``: if it can be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +97,11 @@ class PartitionResult:
     copied: frozenset[str] = frozenset()
     """Clips with features that took no computing."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Spent decoding, preparing, encoding and publishing."""
+    """Of each stage, see :class:`StageTimings`."""
+    compile_seconds: float = 0.0
+    """Before the first batch, if this was the worker's first task."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of how it was computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +126,8 @@ class StreamResult:
     features: dict[str, NDArray[Any]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
+    arithmetic: Mapping[str, Any] = field(default_factory=dict)
+    """How the device computed them, beyond what the spec says."""
 
     def fitted(self, planned: Mapping[str, int]) -> StreamResult:
         """What of it still fits the partition.
@@ -134,16 +145,24 @@ class StreamResult:
             {clip: rows for clip, rows in self.features.items() if clip in kept},
             {clip: why for clip, why in (self.failures | changed).items() if clip in planned},
             {clip: digest for clip, digest in self.sources.items() if clip in planned},
+            self.arithmetic,
         )
 
 
 @dataclass(slots=True)
 class StageTimings:
-    """Frames that were decoded, and the seconds each stage took."""
+    """Frames that were decoded, and the seconds each stage took.
+
+    Decoding and preparing are sums over threads. ``encode`` is the time in which the device
+    computed anything, ``wait`` the time between batches in which it did not.
+    """
 
     frames: int = 0
+    compile_seconds: float = 0.0
     seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("decode", "prepare", "encode", "publish"), 0.0)
+        default_factory=lambda: dict.fromkeys(
+            ("decode", "prepare", "encode", "wait", "publish"), 0.0
+        )
     )
 
 
@@ -155,7 +174,12 @@ def run_task(config: WorkerConfig, task: PartitionTask, report: Report) -> Parti
     """
     writers: dict[str, StoreWriter] = {}
     busy: list[str] = []
-    with ExitStack() as leases, shortages_explained(task.partition, config.device):
+    with (
+        ExitStack() as leases,
+        shortages_explained(task.partition, config.device),
+        shared(config.device, config.decoding, threads_of(config)) as engine,
+        engine.turn() as end_turn,
+    ):
         names = sorted(task.copies)
         for number, name in enumerate(names):
             writer = StoreWriter.at(config.streams[name].store)
@@ -166,14 +190,23 @@ def run_task(config: WorkerConfig, task: PartitionTask, report: Report) -> Parti
                 break
             if _is_open(writer, task):
                 writers[name] = writer
-        timings, copied = _fill(config, task, writers, report) if writers else (StageTimings(), ())
+        timings, copied = (
+            _fill(config, task, writers, report, end_turn) if writers else (StageTimings(), ())
+        )
         # A lease may be lost on the way, by a long sleep: somebody else is at it, or will be.
         busy += [name for name in writers if not _is_finished(writers[name], task.partition)]
+        notes = engine.device.take_notes()
     if not busy and not writers:
         frames = sum(clip.probe.frames for clip in task.clips)
         report(TaskProgress(task.name, len(task.clips), frames, {}))
     return PartitionResult(
-        task.name, tuple(busy), timings.frames, frozenset(copied), timings.seconds
+        task.name,
+        tuple(busy),
+        timings.frames,
+        frozenset(copied),
+        timings.seconds,
+        timings.compile_seconds,
+        notes,
     )
 
 
@@ -208,35 +241,36 @@ def compute(
     clips: Iterable[ClipTask],
     results: Mapping[str, StreamResult],
     report: Report,
-    task: str = "",
+    begun: Callable[[], None] = lambda: None,
 ) -> StageTimings:
     """Decode clips and add to each stream's result what it does not have yet.
 
     Args:
         clips: those that at least one of the streams needs.
         results: by stream; clips that already have features are left alone.
-        report: called after every clip with the progress of ``task``.
+        report: called after every clip with the progress, of a task without a name.
+        begun: called when the last clip's decoding has begun.
     """
-    encoders = load_encoders(config, list(results))
-    timings, failed, done, planned = StageTimings(), dict[str, str](), 0, 0
-    began = time.perf_counter()
-    # One thread per batch: as fast in sum, and equal for any number of threads.
-    threads = config.threads or devices.cpu_cores()
-    with cpu_threads(1), thread_pool(threads, "encode") as pool:
-        slots = BoundedSemaphore(2 * threads + 2)
+    with shared(config.device, config.decoding, threads_of(config)) as engine:
+        encoders = load_encoders(config, list(results))
+        timings, failed, done, planned = StageTimings(), dict[str, str](), 0, 0
+        timings.compile_seconds = sum(
+            compiled(engine, encoder, config.streams[name]) for name, encoder in encoders.items()
+        )
         batches = {
             name: Batches(
                 encoder,
-                device=config.device,
+                device=engine.device,
                 compute=registry.resolve_compute(config.compute, config.device),
                 dtype=config.dtype,
-                pool=pool,
-                slots=slots,
+                pool=engine.threads,
+                slots=engine.slots,
             )
             for name, encoder in encoders.items()
         }
         specs = {encoder.preprocess.resize_spec for encoder in encoders.values()}
-        for clip, decoded in decode_ahead(config.decoding, clips, specs):
+        for clip, decoded in engine.decoders.ahead(clips, specs, begun):
+            engine.check()
             timings.seconds["decode"] += decoded.decode_seconds
             timings.seconds["prepare"] += decoded.prepare_seconds
             for name, result in results.items():
@@ -250,15 +284,35 @@ def compute(
                     failed[clip.id] = result.failures[clip.id] = decoded.reason
             done, planned = done + 1, planned + clip.probe.frames
             timings.frames += clip.probe.frames if decoded.reason is None else 0
-            report(TaskProgress(task, done, planned, failed))
+            report(TaskProgress("", done, planned, failed))
         for name, batch in batches.items():
             features, faults = batch.finish()
             results[name].features.update(features)
             results[name].failures.update(faults)
+            results[name].arithmetic = {
+                "compiled": batch.encoder.compiled,
+                "batch_tokens": engine.device.batch_tokens,
+            }
             failed |= {clip: f"{name}: {fault}" for clip, fault in faults.items()}
-    report(TaskProgress(task, done, planned, failed))
-    timings.seconds["encode"] = time.perf_counter() - began
+        timings.seconds["encode"], timings.seconds["wait"] = engine.device.take_time()
+    report(TaskProgress("", done, planned, failed))
     return timings
+
+
+def compiled(engine: Engine, encoder: Encoder, target: StreamTarget) -> float:
+    """Compile an encoder if that is wanted and not done yet; returns the seconds it took."""
+    if target.compile == "off":
+        encoder.interpret_forward()
+    if target.compile == "off" or encoder.compiled or not encoder.compilable:
+        return 0.0
+    must = target.compile == "on"
+    # By a thread that encodes: a program is for threads with the same settings.
+    return engine.threads.submit(engine.device.compile, encoder, must=must).result()
+
+
+def threads_of(config: WorkerConfig) -> int:
+    """Threads that encode on this machine."""
+    return config.threads or devices.cpu_cores()
 
 
 @contextmanager
@@ -307,8 +361,12 @@ def _is_finished(writer: StoreWriter, partition: int) -> bool:
 
 
 def _fill(
-    config: WorkerConfig, task: PartitionTask, writers: Mapping[str, StoreWriter], report: Report
-) -> tuple[StageTimings, Collection[str]]:
+    config: WorkerConfig,
+    task: PartitionTask,
+    writers: Mapping[str, StoreWriter],
+    report: Report,
+    begun: Callable[[], None],
+) -> tuple[StageTimings, set[str]]:
     """Copy, compute and publish; returns also the clips that took no computing."""
     results: dict[str, StreamResult] = {}
     origins: dict[str, dict[str, int]] = {}
@@ -321,10 +379,13 @@ def _fill(
 
     def advance(step: TaskProgress) -> None:
         clips, frames = len(known) + step.clips, skipped + step.frames
-        report(TaskProgress(step.task, clips, frames, step.failed))
+        report(TaskProgress(task.name, clips, frames, step.failed))
 
     clips = [clip for clip in task.clips if clip.id not in known]
-    timings = compute(config, clips, results, advance, task.name) if clips else StageTimings()
+    timings = StageTimings()
+    if clips:
+        timings = compute(config, clips, results, advance, begun)
+    begun()
     began = time.perf_counter()
     for name, writer in writers.items():
         result = results[name].fitted(writer.rows(task.partition))
@@ -334,13 +395,13 @@ def _fill(
             task.partition,
             result.features,
             result.failures,
-            _provenance(config, timings) | {"copied": origins[name]},
+            {**_provenance(config, timings), **result.arithmetic, "copied": origins[name]},
             result.sources,
             replace=task.retry,
         )
     timings.seconds["publish"] = time.perf_counter() - began
     if not clips:
-        advance(TaskProgress(task.name, 0, 0, {}))
+        advance(TaskProgress("", 0, 0, {}))
     return timings, known
 
 

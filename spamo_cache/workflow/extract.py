@@ -33,6 +33,7 @@ def extract(
     reader: Reader | None = None,
     store: str | Path | None = None,
     device: str = "auto",
+    compile: Literal["auto", "on", "off"] = "auto",  # noqa: A002 (the option's name)
     workers: int | None = None,
     scheduler: str | None = None,
     slurm: Path | str | None = None,
@@ -61,6 +62,7 @@ def extract(
         reader: video decoder; all give the same frames.
         store: root to write to; None is the first of ``SPAMO_CACHE``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        compile: ``auto`` compiles on a GPU, where that pays; ``on`` compiles all networks.
         workers: processes; None is one per GPU, or one with all cores.
         scheduler: address of a running Dask scheduler, which does the work.
         slurm: YAML of a Slurm cluster, which does the work.
@@ -93,6 +95,7 @@ def extract(
         "scheduler": scheduler,
         "slurm": None if slurm is None else Path(slurm),
         "device": device,
+        "compile": compile,
         "dry_run": dry_run,
         "calibrate": calibrate,
     }

@@ -12,7 +12,8 @@ import torch
 
 from spamo_cache.config import CacheSpec
 from spamo_cache.errors import SpamoError, shortage
-from spamo_cache.extract import decoding, worker
+from spamo_cache.extract import decoding
+from spamo_cache.extract.device import Device
 from spamo_cache.extract.extraction import extract
 from spamo_cache.extract.worker import shortages_explained
 
@@ -56,7 +57,7 @@ def test_full_memory_stops_cleanly_and_goes_on(
 ) -> None:
     owner, name = {
         "decode": (decoding, "squares"),
-        "encode": (worker.Batches, "_gathered"),
+        "encode": (Device, "_computed"),
     }[part]
     plain, calls = getattr(owner, name), []
 

@@ -18,7 +18,7 @@ import zarr
 from spamo_cache.config import CacheSpec
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import StoreError
-from spamo_cache.extract import worker
+from spamo_cache.extract import executors, worker
 from spamo_cache.extract.extraction import extract
 from spamo_cache.store.copy import copy
 from spamo_cache.store.reader import FeatureStore
@@ -200,6 +200,7 @@ def test_a_run_that_began_before_another_gave_a_clip_its_place_goes_on(
         return run(*args)
 
     monkeypatch.setattr(worker, "run_task", late)
+    monkeypatch.setattr(executors, "AT_ONCE", 1)
     assert go(splits=["train"]).failed == []
     assert outcomes[0].failed == []
     assert_whole(go, clips, go(), tmp_path)
