@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -97,10 +98,17 @@ def sha256(data: bytes) -> str:
 
 def crc32c(data: Bytes | bytes, before: int = 0) -> int:
     """The CRC-32C of ``data``, going on from that of what stood before it."""
-    # Takes as long to import as numpy, and listing stores needs none.
+    return _awscrt_crc32c()(data, before)
+
+
+@cache
+def _awscrt_crc32c() -> Callable[[Bytes | bytes, int], int]:
+    # Takes as long to import as numpy, and listing stores needs none; an import statement that is
+    # passed again takes as long as the checksum of a short clip.
     from awscrt.checksums import crc32c  # noqa: PLC0415
 
-    return int(crc32c(data, before))
+    found: Callable[[Bytes | bytes, int], int] = crc32c
+    return found
 
 
 def corpus_hash(keys: Iterable[ClipKey]) -> str:
