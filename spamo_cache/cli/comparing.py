@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import spamo_cache as sc
-from spamo_cache.cli import display, options, watching
+from spamo_cache.cli import completion, display, options, watching
 
 if TYPE_CHECKING:
     from spamo_cache.store.compare import Cause, ClipComparison, Comparison
@@ -26,6 +26,17 @@ def compare(
     ],
     store: options.StoreName,
     *,
+    root: options.Root = None,
+    spec: Annotated[
+        str | None,
+        typer.Option(
+            "--spec",
+            metavar="SPEC",
+            help="Cache spec of the store [default: that of the corpus's pipeline]",
+            autocompletion=completion.specs,
+        ),
+    ] = None,
+    device: options.Device = "auto",
     json: options.Json = False,
 ) -> None:
     """Say whether features of others are those of a store, and if not, why; exit code 1 then.
@@ -33,13 +44,16 @@ def compare(
     Clips are found by their ids, whatever their files are called. They are equal (every value, in
     the coarser type), near (as many rows, relative error up to 0.01) or different. Of those that
     differ a sample is tried for the usual causes: another layer norm, stride, offset, tail, order,
-    scale, centring or precision.
+    scale, centring or precision. With the videos at hand (--root) a few clips are computed again
+    in other ways: another layer, token, resize, crop, frame rate, offset, arithmetic, BGR.
 
     Example:
 
         spamo-cache store compare downloads/mae_feat_Phoenix14T phoenix14t/motion
     """
-    found = sc.compare(features, store, watcher=watching.watcher())
+    found = sc.compare(
+        features, store, root=root, spec=spec, device=device, watcher=watching.watcher()
+    )
     if json:
         display.as_json({**asdict(found), "counts": found.counts, "same": found.same})
     else:

@@ -526,14 +526,14 @@ def _scale(given: Sample) -> Iterator[Related]:
     a, b = (np.concatenate(side) for side in zip(*pairs, strict=True))
     factor = float((a * b).sum() / (b * b).sum()) if b.any() else 0.0
     if factor:
-        yield "scale", f"scale: theirs are {factor:.4g} times the store's", [(a / factor, b)]
+        yield "scale", f"scale: theirs are {factor:.4g} times the store's", [(factor * b, a)]
     spread = float(((b - b.mean()) ** 2).sum())
     if spread:
         slope = float(((a - a.mean()) * (b - b.mean())).sum() / spread)
         if slope:
             moved = float(a.mean() - slope * b.mean())
             what = f"scale: theirs are {slope:.4g} times the store's, and {moved:+.4g}"
-            yield "scale", what, [((a - moved) / slope, b)]
+            yield "scale", what, [(slope * b + moved, a)]
 
 
 def _normalised(given: Sample) -> Iterator[Related]:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spamo_cache.errors import UsageError
-from spamo_cache.workflow import resolve
+import numpy as np
+
+from spamo_cache import devices, extras
+from spamo_cache.errors import ConfigError, SpamoError, UsageError, VideoError
+from spamo_cache.workflow import resolve, stores
 from spamo_cache.workflow.watcher import QUIET, Watcher
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from spamo_cache.config import StreamSpec
+    from spamo_cache.extract.variants import Trials
     from spamo_cache.store.compare import ClipComparison, Comparison, Rows
     from spamo_cache.store.foreign import Item
     from spamo_cache.store.reader import FeatureStore
@@ -25,6 +30,9 @@ def compare(
     features: str | Path,
     store: str | Path,
     *,
+    root: Path | str | None = None,
+    spec: str | Path | None = None,
+    device: str = "auto",
     watcher: Watcher = QUIET,
 ) -> Comparison:
     """Compare features of others with a store, clip by clip, and look for why they differ.
@@ -33,6 +41,11 @@ def compare(
         features: whatever ``store import`` reads: a folder, an archive, HDF5, a pickle, tensors;
             or a store by name, path or address.
         store: by name, path or address.
+        root: folder of the raw corpus, so that features can be made in other ways, to see which
+            are theirs; None is where it was extracted from last, if it is still there.
+        spec: cache spec of the store, which names its weights; None is that of the corpus's
+            pipeline.
+        device: what computes them.
         watcher: is told of progress.
 
     Returns:
@@ -42,6 +55,7 @@ def compare(
     Raises:
         UsageError: no such features or store, or no clip is in both.
         StoreError: the store, or a file of many clips, cannot be read.
+        ConfigError, WeightsError, VideoError: with ``root``, features cannot be made.
     """
     from spamo_cache.store import compare as numbers
     from spamo_cache.store.reader import FeatureStore
@@ -50,9 +64,9 @@ def compare(
     with _opened(features) as items:
         found = numbers.align(items, ours.select(state="ok"), ours.stream)
         if not found.pairs:
-            theirs = ", ".join(item.id for item in items[:3]) or "nothing"
+            named = ", ".join(item.id for item in items[:3]) or "nothing"
             raise UsageError(
-                f"no clip is in both: {theirs} ... and {', '.join(list(ours.ids)[:3])} ...",
+                f"no clip is in both: {named} ... and {', '.join(list(ours.ids)[:3])} ...",
                 where=features,
                 remedy="check the stream and the corpus; clips are found by their ids",
             )
@@ -72,7 +86,8 @@ def compare(
             if found.spare
             else [],
         )
-        return _explained(known, {clip: item for item, clip in found.pairs}, ours)
+        theirs = {clip: item for item, clip in found.pairs}
+        return _explained(known, theirs, ours, _Lab(root, spec, device, watcher))
 
 
 @contextmanager
@@ -99,7 +114,19 @@ def _read(store: FeatureStore, clip: str) -> NDArray[Any]:
     return store.read([clip])[0]
 
 
-def _explained(known: Comparison, items: dict[str, Item], store: FeatureStore) -> Comparison:
+@dataclass(frozen=True, slots=True)
+class _Lab:
+    """Where features can be made, and by what."""
+
+    root: Path | str | None
+    spec: str | Path | None
+    device: str
+    watcher: Watcher
+
+
+def _explained(
+    known: Comparison, items: Mapping[str, Item], store: FeatureStore, lab: _Lab
+) -> Comparison:
     """The comparison with the causes of its differences."""
     from spamo_cache.store import compare as numbers
 
@@ -108,13 +135,132 @@ def _explained(known: Comparison, items: dict[str, Item], store: FeatureStore) -
         return known
     pairs = _pairs(chosen, items, store)
     tried = numbers.causes(numbers.Sample.of(pairs, store))
-    even = [(a, b) for a, b in pairs if a.shape == b.shape]
-    apart = numbers.judge(even)[0] if len(even) == len(pairs) else None
-    return replace(known, tried=tried, cause=numbers.explanation(tried, apart))
+    apart = numbers.judge(pairs)[0] if all(a.shape == b.shape for a, b in pairs) else None
+    cause = numbers.explanation(tried, apart)
+    found = replace(known, tried=tried, cause=cause)
+    if cause is not None or (found.same and lab.root is None):
+        return found
+    found = _tried_on_videos(found, chosen, pairs, store, lab)
+    width = pairs[0][0].shape[1]
+    if found.cause is None and width != store.width:
+        what = f"another model: rows of theirs have {width} values, the store's {store.width}"
+        return replace(found, cause=numbers.Cause("weights", what, 1.0, 0.0, 0))
+    return found
+
+
+def _tried_on_videos(
+    found: Comparison,
+    chosen: Sequence[ClipComparison],
+    pairs: Sequence[tuple[Rows, Rows]],
+    store: FeatureStore,
+    lab: _Lab,
+) -> Comparison:
+    """The comparison with what features tell that are made in other ways."""
+    from spamo_cache.store import compare as numbers
+
+    try:
+        trials = _trials(chosen, pairs, store, lab)
+    except SpamoError as error:
+        if lab.root is not None:
+            raise
+        return replace(found, notes=[*found.notes, f"nothing was tried on videos: {error.what}"])
+    if trials is None:
+        note = "with the videos at hand (--root DIR), other ways to make features are tried, too"
+        return replace(found, notes=[*found.notes, note])
+    if trials.reproduced > numbers.NEAR:
+        note = (
+            f"the store's own features do not come out of these videos and weights (relative error "
+            f"{trials.reproduced:.2g}): check --root and --spec"
+        )
+        return replace(found, notes=[*found.notes, note])
+    tried = numbers.ranked([*found.tried, *trials.tried])
+    cause = numbers.explanation(tried, trials.apart)
+    if cause is None and not found.same:
+        what = "other weights or another model: no other way to make the features explains them"
+        cause = numbers.Cause("weights", what, trials.apart, trials.cosine, trials.rows)
+    return replace(found, tried=tried, cause=cause)
+
+
+_CLIPS = 3
+_MAX_FRAME_BYTES = 1 << 28
+"""Of one clip."""
+
+
+def _trials(
+    chosen: Sequence[ClipComparison],
+    pairs: Sequence[tuple[Rows, Rows]],
+    store: FeatureStore,
+    lab: _Lab,
+) -> Trials | None:
+    """What features of a few clips tell that are made in other ways; None without videos."""
+    root = stores.at_hand(store.corpus, lab.root)
+    if root is None:
+        return None
+    extras.need(*extras.EXTRAS["extract"], use="making features in other ways")
+    from spamo_cache.extract.variants import Recipe, Seen, explain
+
+    stream, base = _stream(store, lab.spec)
+    made = store.attributes["spec"]
+    # Short clips are quickly decoded, but rows have to differ.
+    few = sorted(zip(chosen, pairs, strict=True), key=lambda one: (one[0].rows[1] < 4, one[0].rows))
+    seen = [
+        Seen(*_frames(root, store, one.clip), theirs, ours) for one, (theirs, ours) in few[:_CLIPS]
+    ]
+    lengths = [
+        (store.slot(one.clip).frames, one.rows[0]) for one in chosen if store.slot(one.clip).frames
+    ]
+    with lab.watcher.task("try", store.stream, "ways") as advance:
+        return explain(
+            seen,
+            Recipe(stream, made["resize"], made["compute"]),
+            base,
+            lengths=lengths,
+            device=devices.resolve(lab.device),
+            progress=advance,
+        )
+
+
+def _stream(store: FeatureStore, given: str | Path | None) -> tuple[StreamSpec, Path]:
+    """How a store was made, with the weights that a spec names; and the folder of the spec."""
+    made = store.attributes["spec"]
+    if "encoder" not in made:
+        raise UsageError("was imported: nothing says how it was made", where=store.path)
+    spec, file = resolve.named_spec(given or resolve.spec_of(store.corpus))
+    own = spec.streams.get(store.stream)
+    if own is None or own.encoder != made["encoder"]:
+        raise ConfigError(
+            f"has no stream {store.stream!r} of {made['encoder']}",
+            where=file,
+            remedy="name the spec that the store was made by: --spec FILE",
+        )
+    kept = {key: value for key, value in made.items() if key in type(own).model_fields}
+    weights = {"weights": own.weights, "key_map": own.key_map}
+    return type(own).model_validate({**kept, **weights}), file.parent
+
+
+def _frames(root: Path, store: FeatureStore, clip: str) -> tuple[NDArray[Any], int]:
+    """The frames of a clip, the first ones where it is long, and how many it has."""
+    from spamo_cache.video import each_frame, probe
+
+    key = store.clip_key(clip)
+    probed = probe(root, key)
+    if probed.reason is not None or probed.size != key.size:
+        raise VideoError(
+            probed.reason or "is not the clip that was extracted",
+            where=root / key.source,
+            remedy="check --root",
+        )
+    kept: list[NDArray[Any]] = []
+    with closing(each_frame(root, key, probed)) as frames:
+        for frame in frames:
+            kept.append(frame.copy())
+            if len(kept) * frame.nbytes > _MAX_FRAME_BYTES:
+                break
+    return np.stack(kept), probed.frames
 
 
 def _pairs(
-    chosen: Sequence[ClipComparison], items: dict[str, Item], store: FeatureStore
+    chosen: Sequence[ClipComparison], items: Mapping[str, Item], store: FeatureStore
 ) -> list[tuple[Rows, Rows]]:
     from spamo_cache.store.compare import rows_of
 
