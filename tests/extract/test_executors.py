@@ -38,6 +38,17 @@ from spamo_cache.extract.worker import PartitionResult, PartitionTask, WorkerCon
 GOLDEN = Path(__file__).parents[1] / "golden" / "encoders"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _workers_begin_with_their_imports() -> Iterator[None]:
+    """They are forks of one process that has the libraries, which takes each of them seconds."""
+    import dask
+    from distributed.utils import get_mp_context
+
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        get_mp_context().set_forkserver_preload(["tests.support.preloaded"])
+        yield
+
+
 @pytest.fixture
 def go(corpus: Path, manifest: Any, spec: CacheSpec, tmp_path: Path) -> Callable[..., Any]:
     def extracted(place: str, **options: Any) -> Any:

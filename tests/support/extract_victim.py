@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import functools
+import gc
 import io
 import itertools
 import json
@@ -121,6 +122,8 @@ def main(folder: Path) -> None:
     for stream in spec.streams.values():
         registry.build(stream, folder, "float32")
         registry.build(stream, folder, spec.compute, "cpu")
+    gc.collect()
+    gc.freeze()  # no child goes through it, and copies its pages
     for line in sys.stdin:
         order = json.loads(line)
         began = time.monotonic()

@@ -23,12 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from spamo_cache.compat import declare_torchvision_ops
 from tests.support import environment, program
-
-PRELOADED = ("spamo_cache.cli.main", "spamo_cache.extract.extraction", "spamo_cache.train",
-             "spamo_cache.evaluate", "open_clip", "transformers.models.videomae.modeling_videomae",
-             "transformers.models.t5.modeling_t5")  # fmt: skip
 
 
 class Child:
@@ -155,9 +150,7 @@ def _become(module: str, arguments: list[str], cwd: str, env: Mapping[str, str])
 
 
 def main(connection: str) -> None:
-    declare_torchvision_ops()
-    for name in PRELOADED:
-        importlib.import_module(name)
+    importlib.import_module("tests.support.preloaded")
     assert threading.active_count() == 1, "a fork would lose threads"
     gc.collect()
     gc.freeze()  # no fork goes through it, and copies its pages

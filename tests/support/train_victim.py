@@ -6,6 +6,7 @@ any. Answers with the child's exit status and the events it saw.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import os
@@ -68,6 +69,8 @@ def main() -> None:
     # What is imported only when a model is loaded or a text is scored.
     Translator(toy.pipeline(), {"spatial": 8, "motion": 6}, toy.GOLDEN / "llm").attach()
     bleu4(["a"], ["a"], tokenize="13a")
+    gc.collect()
+    gc.freeze()  # no child goes through it, and copies its pages
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
