@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import pickle
 import re
 import warnings
@@ -34,6 +35,18 @@ def test_read_into_packs_and_leaves_the_rest_alone(material, sealed):
     for clip, start, end in zip(ids, offsets, offsets[1:], strict=False):
         np.testing.assert_array_equal(buffer[start:end], material.features[clip])
     assert (buffer[total:] == 7).all()
+
+
+def test_reading_passes_no_import_statement(sealed, monkeypatch):
+    """One takes as long as the checksum of a short clip."""
+    store = FeatureStore.open(sealed.path)
+    ids = store.select(state="ok")
+    store.read(ids)
+    passed, imported = [], builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", lambda *a: passed.append(a[0]) or imported(*a))
+    store.read(ids)
+    monkeypatch.undo()
+    assert passed == []
 
 
 def test_states_reasons_and_counts(material, sealed):

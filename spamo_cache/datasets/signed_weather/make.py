@@ -20,6 +20,7 @@ from spamo_cache.datasets.signed_weather.grammar import ClipPlan, clips
 from spamo_cache.datasets.signed_weather.lexicon import LEXICON
 from spamo_cache.datasets.signed_weather.signer import SIZE, Signer
 from spamo_cache.errors import CorpusError
+from spamo_cache.io import replace, sweep
 
 NAME = "signed-weather"
 VERSION = 1
@@ -111,7 +112,7 @@ def _claim(root: Path, card: dict[str, object]) -> None:
     try:
         root.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            _write(path, json.dumps(card).encode())
+            replace(path, json.dumps(card).encode(), root)
         present = bounded.read_json(path)
     except OSError as error:
         raise CorpusError(f"cannot be written: {error}", where=root) from None
@@ -132,6 +133,8 @@ def _film_all(
     if progress:
         progress(done, total)
     (root / "videos").mkdir(exist_ok=True)
+    for folder in (root, root / "videos"):
+        sweep(folder)
     # Not by fork: whoever shows the progress may have threads.
     context = multiprocessing.get_context("forkserver")
     with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=context) as pool:
@@ -152,7 +155,7 @@ def film(plan: ClipPlan, root: Path) -> None:
     rng = np.random.default_rng(plan.seed)
     signs = [LEXICON[gloss] for gloss in plan.utterance.glosses]
     pictures = [signer.draw(beat.pose, rng) for beat in perform(signs, signer, rng)]
-    _write(root / _source(plan), encode(np.stack(pictures)))
+    replace(root / _source(plan), encode(np.stack(pictures)), root / "videos")
 
 
 def encode(pictures: np.ndarray) -> bytes:
@@ -168,12 +171,6 @@ def encode(pictures: np.ndarray) -> bytes:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
     return file.getvalue()
-
-
-def _write(path: Path, content: bytes) -> None:
-    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    aside.write_bytes(content)
-    aside.replace(path)
 
 
 def _source(plan: ClipPlan) -> str:
