@@ -50,6 +50,11 @@ class TemporalConv(nn.Module):
         kernels = [size for kind, size in self.steps if kind == "k"]
         widths = [given, *(width for _ in kernels)]
         self.convs = nn.ModuleList(map(nn.Conv1d, widths, widths[1:], kernels))
+        for conv in self.convs:
+            # Batch norm takes a constant off again, so its true gradient is zero. What is computed
+            # is rounding, of which AdamW makes steps as large as any: in training nobody sees them,
+            # in evaluation the running mean lags behind.
+            conv.get_parameter("bias").register_hook(torch.zeros_like)
         self.norms = nn.ModuleList(nn.BatchNorm1d(width) for _ in kernels)
         self.out = widths[-1]
         self.masked = norm == "masked"

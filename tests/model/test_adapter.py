@@ -77,6 +77,14 @@ def test_short_clips_are_padded_not_dropped():
     assert rows.rows.isfinite().all()
 
 
+def test_rounding_does_not_move_what_batch_norm_takes_off():
+    model = adapter()
+    model(clips([20, 61, 33], [2, 7, 4])).rows.square().sum().backward()
+    for conv in model.tcn.convs:
+        assert not conv.bias.grad.any()
+        assert conv.weight.grad.any()
+
+
 def test_counts_the_rows_a_tcn_needs():
     assert TemporalConv(4, 4, "k5 p2 k5 p2", "batch").needs == 16
     assert TemporalConv(4, 4, "", "batch").needs == 1
