@@ -11,6 +11,8 @@ Usage: python benchmarks/train.py [--rounds 5] [--only steps ...] [--check]
     checkpoints  bytes, and the time to write one, with that LLM
     large        steps and memory at full size (Flan-T5-XL's shape, bfloat16), and how long the
                  device waits for data; needs a GPU
+    memory       most memory of a step of translation with the longest clips, with and without
+                 checkpointing, of Flan-T5-base's and -XL's shape: reckoned, and measured by a GPU
 
 Everything runs in turn, in one thread; features are as long and wide as PHOENIX14T's, and too many
 to be kept in memory. Weights are random. CPU figures are ratios of CPU time (of wall time in
@@ -32,9 +34,11 @@ import time
 from argparse import RawTextHelpFormatter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from reference.aims import Aim, conclude
+from reference.memory import BATCH, CLIPS, memory
 from reference.official_train import OfficialTrainer
 from reference.training import STAGES, Bench, Idle, Timed
 from reference.turns import Times, measure, ratio
@@ -149,49 +153,61 @@ def first_step(bench: Bench, who: str, stage: TrainPhase) -> None:
     print(json.dumps({"cpu": time.process_time(), "peak": peak}))
 
 
-def show_large(place: Path, rounds: int, shape: str = "large", device: str = "cuda") -> None:
-    """Steps per second, memory, and the share of time in which the device waits for data."""
-    if device == "cuda" and not torch.cuda.is_available():
-        print("large: no GPU at hand, left out")
-        return
-    bench = Bench(place, shape, clips=400, batch=16, device=device)
+def compare(
+    place: Path, *, device: str, size: str, seconds: float, batch: int = 16, clips: int = 400
+) -> dict[str, dict[str, Any]]:
+    """Steps per second of both phases, trained by the release's ways and by ours.
+
+    Args:
+        place: folder for weights and features, which stay there; at full size 7 GB.
+        device: ``cuda`` or ``cpu``.
+        size: ``small``, ``base`` (Flan-T5-base) or ``large`` (Flan-T5-XL).
+        seconds: about as long as steps are timed; making, loading and warming up come on top.
+
+    Returns:
+        Phase -> ``steps_per_second`` and ``peak_bytes`` by contestant (``official``, ``ours``, and
+        ``at hand``, ours with batches that lie on the device), ``times_official``, ``waiting`` (the
+        share of time in which the device had no batch) as it was noted, and ``waiting_by_rate``,
+        from the steps with data at hand.
+    """
+    bench = Bench(place, size, clips=clips, batch=batch, device=device)
     contestants: dict[str, Callable[[], Timed | OfficialTrainer]] = {
         "official": bench.official,
         "ours": bench.ours,
         "at hand": lambda: bench.ours(Idle),
     }
-    seconds: dict[tuple[str, TrainPhase], float] = {}
+    share = seconds / len(contestants) / len(STAGES)
+    found: dict[str, dict[str, Any]] = {
+        stage: {"steps_per_second": {}, "peak_bytes": {}} for stage in STAGES
+    }
     for name, make in contestants.items():
         trainer = make()
         for stage in STAGES:
-            found, gigabytes = timed(bench, trainer, stage, rounds)
-            seconds[name, stage] = found
-            rate = bench.steps / found
-            print(f"{shape}, {name:<8} {stage:<10} {rate:8.2f} steps/s {gigabytes:6.1f} GB")
+            rate, peak = timed(bench, trainer, stage, share)
+            found[stage]["steps_per_second"][name] = rate
+            found[stage]["peak_bytes"][name] = peak
+            if name == "ours" and isinstance(trainer, Timed):
+                found[stage]["waiting"] = trainer.timer.waiting_share
         # Before the next one: only one LLM lies on the device at a time.
         del trainer
-        gc.unfreeze()
-        gc.collect()
-        torch.cuda.empty_cache()
-    for stage, least in zip(STAGES, (10, 1), strict=True):
-        ours = seconds["ours", stage]
-        print(Aim(f"{stage}: official / ours", seconds["official", stage] / ours, least))
-        waits = 1 - seconds["at hand", stage] / ours
-        print(Aim(f"{stage}: share of time the device waits for data", waits, most=0.02))
+        _forget(device)
+    for one in found.values():
+        rates = one["steps_per_second"]
+        one["times_official"] = rates["ours"] / rates["official"]
+        one["waiting_by_rate"] = max(0.0, 1 - rates["ours"] / rates["at hand"])
+    return found
 
 
 def timed(
-    bench: Bench, trainer: Timed | OfficialTrainer, stage: TrainPhase, rounds: int
-) -> tuple[float, float]:
-    """Median seconds of a round, and the most memory of the device, GB."""
+    bench: Bench, trainer: Timed | OfficialTrainer, stage: TrainPhase, seconds: float
+) -> tuple[float, int]:
+    """Steps per second in the median of rounds, and the most memory of the device, in bytes."""
     gpu = bench.device == "cuda"
     if isinstance(trainer, Timed) and stage == "translate":
         trainer._attach()
     gc.freeze()
-    if gpu:
-        torch.cuda.reset_peak_memory_stats()
-    found = []
-    for _ in range(rounds + 1):
+    found: list[float] = []
+    while not found or sum(found[1:]) < seconds:
         began = time.perf_counter()
         if isinstance(trainer, Timed):
             trainer.again(stage)
@@ -200,7 +216,46 @@ def timed(
         if gpu:
             torch.cuda.synchronize()
         found.append(time.perf_counter() - began)
-    return statistics.median(found[1:]), torch.cuda.max_memory_allocated() / 1e9 if gpu else 0.0
+        if gpu and len(found) == 1:
+            torch.cuda.reset_peak_memory_stats()
+    peak = torch.cuda.max_memory_allocated() if gpu else 0
+    return bench.steps / statistics.median(found[1:]), peak
+
+
+def _forget(device: str) -> None:
+    gc.unfreeze()
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+
+
+def show_large(place: Path, seconds: float) -> list[Aim]:
+    """Steps per second, memory, and the share of time in which the device waits for data."""
+    if not torch.cuda.is_available():
+        print("large: no GPU at hand, left out")
+        return []
+    aims = []
+    found = compare(place, device="cuda", size="large", seconds=seconds)
+    for (stage, one), least in zip(found.items(), (10, 1.5), strict=True):
+        for name, rate in one["steps_per_second"].items():
+            gigabytes = one["peak_bytes"][name] / 1e9
+            print(f"large, {name:<8} {stage:<10} {rate:8.2f} steps/s {gigabytes:6.1f} GB")
+        aims.append(Aim(f"{stage}: steps/s, ours / official", one["times_official"], least))
+        waits = f"{stage}: share of time the device waits for data"
+        aims.append(Aim(waits, one["waiting"], most=0.02))
+    return aims
+
+
+def show_memory(device: str) -> None:
+    """A step of LoRA in bfloat16 at batch 16: reckoned from shapes and, on a GPU, measured."""
+    print(f"\nmost memory of a step of translation, batch {BATCH}, GB (rows read, tokens said)")
+    for size in ("base", "large"):
+        for clips, (rows, tokens) in CLIPS.items():
+            for checkpointing in (False, True):
+                found = memory(device, size, rows, tokens, checkpointing=checkpointing)
+                figures = " ".join(f"{name} {value / 1e9:6.2f}" for name, value in found.items())
+                how = "checkpointing" if checkpointing else ""
+                print(f"  {size:<6} {clips:<8} ({rows}, {tokens})  {how:<14} {figures}")
 
 
 def told(what: str, slow: Times, fast: Times, least: float) -> Aim:
@@ -211,7 +266,8 @@ def told(what: str, slow: Times, fast: Times, least: float) -> Aim:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    sections = ["large", "steps", "set-up", "checkpoints"]
+    parser.add_argument("--seconds", type=float, default=120, help="timed of the section large")
+    sections = ["large", "memory", "steps", "set-up", "checkpoints"]
     parser.add_argument("--only", nargs="+", choices=sections, default=sections)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--check", action="store_true", help="exit 1 where an aim is missed")
@@ -226,7 +282,9 @@ def main() -> None:
             return
         aims: list[Aim] = []
         if "large" in arguments.only:
-            show_large(place / "large", arguments.rounds)
+            aims += show_large(place / "large", arguments.seconds)
+        if "memory" in arguments.only:
+            show_memory("cuda" if torch.cuda.is_available() else "cpu")
         if "steps" in arguments.only:
             for width in (768, 64):
                 bench = Bench(

@@ -19,8 +19,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 """As small as shows anything, Flan-T5-base, and Flan-T5-XL."""
 
 
-def write_llm(folder: Path, shape: str, dtype: str) -> None:
-    """A T5 with random weights, under the tokenizer of the embedded corpus."""
+def outline(shape: str, dtype: torch.dtype, device: str, dropout: float = 0.0) -> Any:
+    """A T5 of Flan-T5's kind with random weights, born on ``device``."""
     declare_torchvision_ops()
     from transformers import T5Config, T5ForConditionalGeneration
 
@@ -29,10 +29,21 @@ def write_llm(folder: Path, shape: str, dtype: str) -> None:
         **SHAPES[shape],
         vocab_size=32_128,
         feed_forward_proj="gated-gelu",
-        dropout_rate=0.0,
+        dropout_rate=dropout,
     )
     config.decoder_start_token_id = 0
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with quiet(), torch.device(device):
+            return T5ForConditionalGeneration(config)
+    finally:
+        torch.set_default_dtype(usual)
+
+
+def write_llm(folder: Path, shape: str, dtype: str, device: str = "cpu") -> None:
+    """One with its tokenizer, that of the embedded corpus; a GPU draws a large one in seconds."""
     with quiet():
-        T5ForConditionalGeneration(config).to(getattr(torch, dtype)).save_pretrained(folder)
+        outline(shape, getattr(torch, dtype), device).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(shipped("pipelines") / "signed-weather" / "llm" / name, folder)

@@ -49,7 +49,8 @@ class OfficialTrainer:
         self.translator.train()
         trained = [value for value in self.translator.parameters() if value.requires_grad]
         optimiser = optim.make(self.translator, config)
-        device, half = self.translator.device, self.llm.dtype == torch.bfloat16
+        device = self.translator.device
+        half = device.type == "cuda" or self.llm.dtype == torch.bfloat16
         for step, numbers in enumerate(batches):
             optim.set_rate(optimiser, optim.learning_rate(config, step))
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
