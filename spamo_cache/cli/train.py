@@ -181,5 +181,7 @@ def _show(summary: RunSummary) -> None:
             "retrieval on dev after VT-Align": summary.recall,
             "best BLEU-4 on dev": summary.best_bleu,
             "at step": summary.best_step,
+            "seconds a step": summary.step_seconds,
+            "waiting for features": None if summary.waiting is None else f"{summary.waiting:.1%}",
         }
     )

@@ -127,8 +127,9 @@ class TranslateConfig(StageConfig):
     """Steps between two scorings of dev; the best dev BLEU is what is kept."""
     patience: Annotated[int, Field(ge=1)] = 50
     """Scorings without a better dev BLEU after which training stops."""
-    checkpointing: bool = False
-    """Compute the LLM's activations anew on the way back: less memory, about a third more time."""
+    checkpointing: bool | Literal["auto"] = "auto"
+    """Compute the LLM's activations anew on the way back: less memory, about a third more time, the
+    same weights. ``auto``: from where a GPU's memory is full, in one process."""
 
 
 class DecodeConfig(StrictModel):

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
+from threading import Lock
 
 from spamo_cache.config import LLMConfig, Pipeline
 from spamo_cache.datasets.manifest import Clip, Manifest
@@ -100,6 +101,8 @@ class Prompts:
         wanted = self._languages and not self._leaky
         self._donors = donors(training, held_out, self._languages) if wanted else []
         self._encode = lru_cache(4096)(lambda text: tokens.prompts([text])[0])
+        # Batches are made by several threads, and not every tokenizer can be used by two at once.
+        self._encoding = Lock()
 
     def ids(self, sentences: Sequence[Sentence], draw: int = 0) -> Packed:
         """Token ids, (sum of lengths,) and those lengths.
@@ -108,7 +111,9 @@ class Prompts:
             sentences: the clips of the batch.
             draw: pairs change with it; a step's number in training, 0 in evaluation.
         """
-        return packed_ids([self._encode(text) for text in self.texts(sentences, draw)])
+        texts = self.texts(sentences, draw)
+        with self._encoding:
+            return packed_ids([self._encode(text) for text in texts])
 
     def texts(self, sentences: Sequence[Sentence], draw: int = 0) -> list[str]:
         """One prompt per clip."""

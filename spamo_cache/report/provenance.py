@@ -48,8 +48,12 @@ def _effort(run: RunView) -> list[str]:
     known, done = [], run.done
     if done is not None and done.step_seconds:
         known.append(f"{1000 * done.step_seconds:,.0f} ms a step")
+    if done is not None and done.waiting is not None:
+        known.append(f"{done.waiting:.1%} of it waiting for features")
     if done is not None and done.peak_bytes:
         known.append(f"{size(done.peak_bytes)} of memory at most")
+    if done is not None and done.checkpointing:
+        known.append("activations computed anew to save memory")
     return known
 
 

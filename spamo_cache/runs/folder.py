@@ -111,8 +111,10 @@ class RunSummary:
         failed: split -> clips left out for want of features -> reason.
         steps: of the last stage, taken by this call.
         step_seconds: mean wall time of these, reading included, scorings of dev left out.
+        waiting: share (0..1) of that time in which the device waited for features, at most.
         peak_bytes: most memory of this call: on a GPU what torch allocated, on a CPU what the
             process held.
+        checkpointing: the LLM's activations were computed anew on the way back, to save memory.
     """
 
     path: Path
@@ -125,7 +127,9 @@ class RunSummary:
     failed: Mapping[str, Mapping[str, str]]
     steps: int = 0
     step_seconds: float | None = None
+    waiting: float | None = None
     peak_bytes: int | None = None
+    checkpointing: bool = False
 
 
 _SUMMARY = TypeAdapter(RunSummary)

@@ -31,8 +31,9 @@ DEV_SPLITS = ("dev", "val", "validation")
 
 T = TypeVar("T")
 
-_AHEAD = 2
-"""Batches that are read and brought to the device while one is worked on."""
+_READERS = 4
+"""Threads that read and verify batches for a GPU, whose steps of a warm-up are shorter than one
+thread takes to read a batch."""
 
 _CPU = torch.device("cpu")
 _POOL = 16
@@ -264,21 +265,25 @@ def stream_batches(
     """Batches on ``device``; the next ones are brought there while the current one is worked on."""
     if device.type == "cuda":
         bring = Transfer(device)
-        made = starmap_ahead(lambda *asked: bring.begin(data.batch(*asked)), wanted)
+        # Frames are large, and decoded by threads of their own.
+        threads = 1 if data.bank.of_frames else _READERS
+        made = starmap_ahead(lambda *asked: bring.begin(data.batch(*asked)), wanted, threads)
         yield from map(bring.arrive, made)
     elif data.bank.in_memory:
         yield from starmap(data.batch, wanted)
     else:
-        yield from starmap_ahead(data.batch, wanted)
+        yield from starmap_ahead(data.batch, wanted, 1)
 
 
-def starmap_ahead(make: Callable[..., T], wanted: Iterable[tuple[Any, ...]]) -> Iterator[T]:
-    """As ``itertools.starmap``, computed by a thread that is some results ahead."""
+def starmap_ahead(
+    make: Callable[..., T], wanted: Iterable[tuple[Any, ...]], threads: int
+) -> Iterator[T]:
+    """As ``itertools.starmap``, computed by threads that are two results each ahead."""
     upcoming: deque[Future[T]] = deque()
-    with ThreadPoolExecutor(1) as reader:
+    with ThreadPoolExecutor(threads) as readers:
         for asked in wanted:
-            upcoming.append(reader.submit(make, *asked))
-            if len(upcoming) > _AHEAD:
+            upcoming.append(readers.submit(make, *asked))
+            if len(upcoming) > 2 * threads:
                 yield upcoming.popleft().result()
         while upcoming:
             yield upcoming.popleft().result()

@@ -153,7 +153,8 @@ class Bank:
             int(self._kept[name].sum()) * store.width * np.dtype(store.dtype).itemsize
             for name, store in stores.items()
         )
-        self.in_memory = size <= memory and not any(map(are_frames, stores.values()))
+        self.of_frames = any(map(are_frames, stores.values()))
+        self.in_memory = size <= memory and not self.of_frames
         self._held = {name: self._read(name, range(len(clips))) for name in self._held_names()}
         self._starts = {
             name: np.concatenate([[0], np.cumsum(kept)]) for name, kept in self._kept.items()

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from itertools import tee
+from itertools import islice, tee
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from spamo_cache.compat import checkpoint_activations
 from spamo_cache.config import Pipeline, StageConfig
@@ -91,7 +93,9 @@ class Trainer:
         memory: int = MEMORY,
         save_seconds: float = SAVE_SECONDS,
         progress: Progress | None = None,
+        notice: Callable[[str], None] | None = None,
     ) -> None:
+        self.notice = notice or (lambda _: None)
         self.pipeline, self.accelerator, self.folder = pipeline, accelerator, folder
         self.progress = progress if accelerator.is_main_process else None
         self.timer, self.weights = StepTimer(accelerator.device), weights
@@ -112,6 +116,7 @@ class Trainer:
         self.optimizer_state: dict[str, Tensor] = {}
         self.save_seconds, self.saved = save_seconds, time.monotonic()
         self.meter = Meter()
+        self.checkpointing = False
         self.curves: list[Curves] = []
 
     def start(self, *, resume: bool) -> None:
@@ -145,6 +150,15 @@ class Trainer:
                 self._run_phase("translate", self.pipeline.translate)
             else:
                 self._keep()
+        except torch.OutOfMemoryError as error:
+            phase = self.state.phase
+            accumulated = getattr(self.pipeline, phase).grad_accum_steps
+            raise SpamoError(
+                f"the memory of {self.accelerator.device} is full",
+                where=f"step {self.state.step + 1} of {phase}, {self.folder.path}",
+                remedy=f"raise {phase}.grad_accum_steps (now {accumulated}), lower decode.batch or "
+                "quantise the LLM (llm.quantise), or take a GPU with more memory",
+            ) from error
         finally:
             for drawn in self.curves:
                 drawn.close()
@@ -155,9 +169,14 @@ class Trainer:
 
     def _attach(self) -> None:
         torch.manual_seed(self.pipeline.seed)
-        llm = self.translator.attach()
-        if self.pipeline.translate.checkpointing:
-            checkpoint_activations(llm.model)
+        self.translator.attach()
+        if self.pipeline.translate.checkpointing is True:
+            self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """From here on compute the LLM's activations anew on the way back."""
+        checkpoint_activations(self.translator.attach().model)
+        self.checkpointing = True
 
     def _run_phase(self, phase: TrainPhase, config: StageConfig) -> None:
         """The steps that are left of a phase, or those until patience is over."""
@@ -165,24 +184,21 @@ class Trainer:
         self.accelerator.free_memory()
         self.translator.train()
         protocol = self.pipeline.protocol
-        optimiser: Any = optim.make(
-            self.translator, config, decay_everything=protocol.decay_everything
-        )
+        optimiser = optim.make(self.translator, config, decay_everything=protocol.decay_everything)
         optim.restore(optimiser, self.translator, self.optimizer_state)
-        module, optimiser = self.accelerator.prepare(self.translator, optimiser)
+        # The module alone: of the rest accelerate's own would look for libraries in every step.
+        module: Any = self.accelerator.prepare(self.translator)
         trained = [value for value in self.translator.parameters() if value.requires_grad]
         planned, batches = self._planned(phase, config)
         self.timer.begin()
         self._report(phase, config, {})
         for step, microbatches in planned:
             optim.set_rate(optimiser, self._rate(config, step))
-            for number, microbatch in enumerate(microbatches):
-                # Seeded by seed, phase and step: a resumed run needs no generator's state.
-                seed(self.accelerator.device, self._chance(phase, step, number))
-                last = number == len(microbatches) - 1
-                with nullcontext() if last else self.accelerator.no_sync(module):
-                    self._descend(module, phase, microbatch, next(batches))
-            norm = self.accelerator.clip_grad_norm_(trained, config.max_grad_norm)
+            with self.timer.waiting():
+                given = list(islice(batches, len(microbatches)))
+            for shares in self._gradients(module, phase, step, microbatches, given):
+                self.meter.add(shares)
+            norm = clip_grad_norm_(trained, config.max_grad_norm)
             optimiser.step()
             optimiser.zero_grad()
             self.meter.add({"gradient_norm": norm / self.accelerator.num_processes})
@@ -225,17 +241,64 @@ class Trainer:
         from_zero = self.pipeline.protocol.lr_from_zero
         return optim.learning_rate(config, step, from_zero=from_zero)
 
+    def _gradients(
+        self,
+        module: Any,
+        phase: TrainPhase,
+        step: int,
+        microbatches: Sequence[Microbatch],
+        batches: Sequence[Batch],
+    ) -> list[dict[str, Tensor]]:
+        """Compute those of a step; what its microbatches contribute to the figures.
+
+        Where memory is short, begin the step again and save memory from there on: the gradients
+        are the same.
+        """
+        try:
+            return self._accumulate(module, phase, step, microbatches, batches)
+        except torch.OutOfMemoryError:
+            asked = phase == "translate" and self.pipeline.translate.checkpointing == "auto"
+            if self.checkpointing or not asked or self.accelerator.num_processes > 1:
+                raise
+        # Not within `except`: its error holds all that the step had computed.
+        self.notice(
+            f"the memory of {self.accelerator.device} is full in step {step + 1}: from here on the "
+            "LLM's activations are computed anew on the way back (translate.checkpointing)"
+        )
+        module.zero_grad()
+        gc.collect()
+        torch.cuda.empty_cache()
+        self.checkpoint()
+        return self._accumulate(module, phase, step, microbatches, batches)
+
+    def _accumulate(
+        self,
+        module: Any,
+        phase: TrainPhase,
+        step: int,
+        microbatches: Sequence[Microbatch],
+        batches: Sequence[Batch],
+    ) -> list[dict[str, Tensor]]:
+        found = []
+        for number, (microbatch, batch) in enumerate(zip(microbatches, batches, strict=True)):
+            # Seeded by seed, phase and step: a resumed run needs no generator's state.
+            seed(self.accelerator.device, self._chance(phase, step, number))
+            last = number == len(microbatches) - 1
+            with nullcontext() if last else self.accelerator.no_sync(module):
+                found.append(self._descend(module, phase, microbatch, batch))
+        return found
+
     def _descend(
         self, module: Any, phase: TrainPhase, microbatch: Microbatch, batch: Batch
-    ) -> None:
+    ) -> dict[str, Tensor]:
         """Add the gradients of a microbatch to those of its step."""
         config = self.pipeline.translate
         options = {"alpha": config.alpha, "smoothing": config.label_smoothing}
         losses = module(batch, phase=phase, **options if phase == "translate" else {})
         shares = microbatch.weigh(losses, config.alpha if phase == "translate" else 1.0)
         # DDP gives the mean of the processes' gradients; shares want their sum.
-        self.accelerator.backward(shares["loss"] * self.accelerator.num_processes)
-        self.meter.add(shares)
+        (shares["loss"] * self.accelerator.num_processes).backward()
+        return {name: value.detach() for name, value in shares.items()}
 
     def _chance(self, phase: TrainPhase, step: int, number: int) -> int:
         """Seed of what is random in a microbatch of a step; every process has its own."""

@@ -8,8 +8,8 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,6 +53,7 @@ class StepTimer:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self.steps, self._seconds, self._since = 0, 0.0, time.perf_counter()
+        self._waited = 0.0
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         else:
@@ -62,8 +63,21 @@ class StepTimer:
 
     def begin(self) -> None:
         """A stage begins."""
-        self.steps, self._seconds = 0, 0.0
+        self.steps, self._seconds, self._waited = 0, 0.0, 0.0
         self.skip()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around the wait for a batch: what of it the device had nothing to do.
+
+        A GPU that is done by the end of the wait is taken to have been idle all the time.
+        """
+        began, queued = time.perf_counter(), None
+        if self._device.type == "cuda":
+            queued = torch.cuda.current_stream(self._device).record_event()
+        yield
+        if queued is None or queued.query():
+            self._waited += time.perf_counter() - began
 
     def step(self) -> None:
         """A step is over, and what was logged and saved since the one before."""
@@ -79,6 +93,11 @@ class StepTimer:
     def step_seconds(self) -> float | None:
         """Mean wall time; None without a step."""
         return self._seconds / self.steps if self.steps else None
+
+    @property
+    def waiting_share(self) -> float | None:
+        """Of that time what the device waited for batches, at most; None without a step."""
+        return self._waited / self._seconds if self.steps else None
 
     @property
     def peak_bytes(self) -> int:

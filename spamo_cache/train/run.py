@@ -57,7 +57,8 @@ def train(
     Args:
         base: folder of the pipeline's file, which a relative ``llm.weights`` refers to.
         stores: stream -> features, or frames where the pipeline tunes its encoders.
-        notice: called, before anything is trained, with what the training sentences lose.
+        notice: called with what the training sentences lose, before anything is trained, and with
+            what is done where memory is short.
         memory: bytes of features of one split to keep in memory.
         save_seconds: least time between two states to resume from.
 
@@ -114,6 +115,7 @@ def train(
             memory=memory,
             save_seconds=save_seconds,
             progress=progress,
+            notice=notice,
         )
         if notice is not None and accelerator.is_main_process:
             for words in _lost(pipeline, trainer):
@@ -132,7 +134,9 @@ def train(
             failed={data.split: dict(data.failed) for data in (trainer.data, trainer.dev)},
             steps=trainer.timer.steps,
             step_seconds=trainer.timer.step_seconds,
+            waiting=trainer.timer.waiting_share,
             peak_bytes=trainer.timer.peak_bytes,
+            checkpointing=trainer.checkpointing,
         )
         if accelerator.is_main_process:
             folder.finish(summary)
@@ -220,4 +224,7 @@ def describe(
 
 def settings(pipeline: Pipeline) -> dict[str, Any]:
     """What of a pipeline counts for a run's identity; of ``start`` it is the weights."""
-    return pipeline.model_dump(mode="json", exclude=_WORDS | {"init_from"})
+    plain = pipeline.model_dump(mode="json", exclude=_WORDS | {"init_from"})
+    # It changes no weight. The value is that of the runs made when it was a switch alone.
+    plain["translate"]["checkpointing"] = False
+    return plain

@@ -103,8 +103,7 @@ def run(out, config=None, *, stores=None, manifest=None, **options):
         manifest=manifest or made,
         stores=stores or features,
         out=out,
-        device="cpu",
-        **{"save_seconds": 0.0} | options,
+        **{"save_seconds": 0.0, "device": "cpu"} | options,
     )
 
 

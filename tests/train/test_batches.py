@@ -6,7 +6,7 @@ import torch
 
 from spamo_cache.errors import StoreError
 from spamo_cache.model.tokens import Tokens
-from spamo_cache.train.data import Schedule, examples, stream_batches
+from spamo_cache.train.data import Schedule, examples, starmap_ahead, stream_batches
 from spamo_cache.train.features import Bank, MemoryFeatures, derangement
 
 
@@ -108,6 +108,8 @@ def test_reading_ahead_changes_nothing(toy):
     for one, other in pairs:
         assert torch.equal(one.labels, other.labels)
         assert torch.equal(one.streams["motion"].rows, other.streams["motion"].rows)
+    asked = [(number,) for number in range(20)]
+    assert list(starmap_ahead(lambda number: number, asked, 4)) == list(range(20))
 
 
 def test_reading_ahead_passes_errors_on(toy):

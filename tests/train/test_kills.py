@@ -53,7 +53,8 @@ def whole(nursery, tmp_path_factory):
 def results(run: Path) -> dict[str, object]:
     """Everything but times, places, and what this call took of the work."""
     done = io.read_json(run / "done.json")
-    done |= {"seconds": 0, "path": "", "steps": 0, "step_seconds": None, "peak_bytes": None}
+    done |= {"seconds": 0, "path": "", "steps": 0, "step_seconds": None}
+    done |= {"waiting": None, "peak_bytes": None}
     files = {path.name: path.read_bytes() for path in run.iterdir() if path.name != "done.json"}
     return files | {"done": done}
 

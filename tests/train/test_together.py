@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from spamo_cache.errors import ConfigError
+from spamo_cache.errors import ConfigError, SpamoError
 from spamo_cache.model.translator import Translator
 from spamo_cache.runs.folder import RunFolder
 from spamo_cache.train import loop
@@ -35,8 +35,8 @@ def check_equal(found: Path, expected: Path) -> None:
         del one["sha256"], other["sha256"]
         # Of a norm in the hundreds, much is cancelled on the way.
         assert one.pop("gradient_norm", 0) == pytest.approx(other.pop("gradient_norm", 0), rel=1e-3)
-        # Of dev, at weights that all steps before have left a little different.
-        assert one.pop("dev_loss", 0) == pytest.approx(other.pop("dev_loss", 0), rel=1e-3)
+        # Of dev, at weights that AdamW has led apart a little.
+        assert one.pop("dev_loss", 0) == pytest.approx(other.pop("dev_loss", 0), rel=1e-4)
         assert one == pytest.approx(other, rel=1e-5)
 
 
@@ -168,6 +168,31 @@ def test_checkpointing_changes_nothing_but_memory(toy, tmp_path, monkeypatch):
         kept[name] = saved_bytes(monkeypatch, lambda: toy.run(tmp_path / name, config))  # noqa: B023
     check_equal(tmp_path / "checkpointed", tmp_path / "plain")
     assert kept["checkpointed"] < 0.7 * kept["plain"]
+
+
+@pytest.mark.slow
+def test_a_full_memory_is_saved_from_there_on(toy, tmp_path, monkeypatch):
+    stage = {"steps": 3, "batch": 8, "lr": 1e-3, "grad_accum_steps": 2}
+    config = toy.pipeline(align=stage | {"steps": 0}, translate=stage)
+    toy.run(tmp_path / "plain", config)
+    descend = loop.Trainer._descend
+
+    def short(self, *given):
+        found = descend(self, *given)
+        if self.state.step == 1 and not self.checkpointing:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return found
+
+    monkeypatch.setattr(loop.Trainer, "_descend", short)
+    told: list[str] = []
+    summary = toy.run(tmp_path / "short", config, notice=told.append)
+    assert summary.checkpointing
+    assert "memory of cpu is full in step 2: from here on" in told[-1]
+    check_equal(tmp_path / "short", tmp_path / "plain")
+    never = toy.pipeline(align=stage | {"steps": 0}, translate=stage | {"checkpointing": False})
+    with pytest.raises(SpamoError, match="memory of cpu is full") as raised:
+        toy.run(tmp_path / "never", never)
+    assert "translate.grad_accum_steps (now 2)" in str(raised.value)
 
 
 def saved_bytes(monkeypatch, work) -> int:

@@ -228,6 +228,7 @@ def test_a_run_tells_what_it_took(finished):
     known = json.loads((finished[0] / "done.json").read_text())
     assert known["steps"] == 40
     assert 0 < known["step_seconds"] * known["steps"] < known["seconds"]
+    assert 0 < known["waiting"] < 0.5
     assert known["peak_bytes"] > 50 << 20
 
 
