@@ -92,7 +92,8 @@ class Device:
                 raise
             encoder.interpret_forward()
             encoder.compilable = False
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            first, *_ = str(error).strip().splitlines() or [""]
+            reason = f"{type(error).__name__}: {first[:200]}"
             if must:
                 raise SpamoError(
                     f"the encoder cannot be compiled: {reason}",
