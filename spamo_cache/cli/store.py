@@ -47,8 +47,8 @@ def ls(
     SPAMO_CACHE names the roots: SPAMO_CACHE=/scratch/me:/nfs/lab/features:s3://lab/features.
     One is a folder; s3://BUCKET/PREFIX, with server and keys by AWS_ENDPOINT_URL, AWS_REGION,
     AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true where anybody may read;
-    hf://datasets/ORG/NAME[@REVISION][/PREFIX] at the Hugging Face Hub, with the login of `hf auth
-    login` or HF_TOKEN; or the https:// address of a folder, for reading only.
+    hf://datasets/ORG/NAME at the Hugging Face Hub, or hf://datasets/ORG/NAME@REVISION/PREFIX, with
+    the login of `hf auth login` or HF_TOKEN; or the https:// address of a folder, for reading only.
 
     Example:
 

@@ -64,7 +64,7 @@ class FeatureStore:
         Args:
             store: ``CORPUS/STREAM`` with or without ``-FINGERPRINT``, as ``spamo-cache store ls``
                 shows it, or just ``CORPUS`` if it has one store; a ``.zarr`` folder; or an address
-                in a remote root (``s3://``, ``https://``).
+                in a remote root (``s3://``, ``hf://``, ``https://``).
             roots: where to look for a name; None is what ``SPAMO_CACHE`` lists, else the features
                 below ``SPAMO_HOME``.
 

@@ -48,6 +48,8 @@ def push(
         create: make the dataset of an ``hf://`` root, where there is none.
         private: make it a private one.
     """
+    if private and not create:
+        raise UsageError("--private is for a dataset that is made now", remedy="give --create, too")
     return _copy(
         resolve.located(name),
         root,

@@ -252,6 +252,8 @@ def _found(
     clips = manifest.table["id"].to_pylist()
     opened = [FeatureStore.open(path) for path in found]
     stores = [store for store in opened if all(clip in store for clip in clips)]
+    # One of which a part was pulled is completed from where the rest is.
+    stores.sort(key=lambda store: _lacking(store, clips))
     _same_weights(stream, weights, stores)
     if stores:
         return stores[0]
@@ -260,6 +262,13 @@ def _found(
         where=", ".join(dict.fromkeys(roots)),
         remedy=f"run `{_extraction(pipeline, base, note, stream)}`",
     )
+
+
+def _lacking(store: FeatureStore, clips: Sequence[str]) -> int:
+    """How many of these clips nobody has computed there."""
+    from spamo_cache.store.index import ABSENT
+
+    return int((store.index.state[store.ids.positions(clips)] == ABSENT).sum())
 
 
 def _extraction(pipeline: Pipeline, base: Path, note: _Note, stream: str | None = None) -> str:

@@ -62,7 +62,8 @@ def test_a_store_travels_by_way_of_a_server(features, call, s3, tmp_path, monkey
     known = json.loads(call(f"store info '{listed[1]['path']}' --json").stdout)
     assert known["terms"]
     assert known["states"]["ok"] == 4
-    for command in ("verify", "rm --yes"):
+    assert "sound" in call(f"store verify '{listed[1]['path']}' --deep").stdout
+    for command in ("verify --repair", "rm --yes"):
         assert "remote root" in call(f"store {command} '{listed[1]['path']}'", code=2).stderr
 
 

@@ -63,6 +63,7 @@ class HubServer:
         before: asked before every request; what it returns is the answer, ConnectionResetError
             hangs up.
         requests: ``METHOD /path`` as they came.
+        received: SHA-256 of every large file that was sent.
     """
 
     def __init__(self) -> None:
@@ -70,6 +71,7 @@ class HubServer:
         self.models: set[str] = set()
         self.large: dict[str, bytes] = {}
         self.requests: list[str] = []
+        self.received: list[str] = []
         self.before: Answer = lambda _: None
         self.ranges, self.ignored = True, False
         self._lock = threading.Lock()
@@ -219,6 +221,7 @@ class HubServer:
             if hashlib.sha256(data).hexdigest() != digest:
                 return refusal(400, "", "other contents")
             self.large[digest] = data
+            self.received.append(digest)
             return Response(status=200)
         return self._bytes(request, self.large[digest], digest)
 
