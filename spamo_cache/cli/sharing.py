@@ -178,7 +178,7 @@ def export(
     name: options.StoreName,
     target: Annotated[
         Path,
-        typer.Argument(metavar="TARGET", help="New .h5, .hdf5 or .zip file, or a folder for .npy."),
+        typer.Argument(metavar="TARGET", help="New .h5, .zip or .tar file, or a folder for .npy."),
     ],
     *,
     official: Official = False,
@@ -191,9 +191,10 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Write a store's features as HDF5 or .npy, one array for each clip.
+    """Write a store's features as HDF5, .npy or WebDataset, one array for each clip.
 
-    A .zip holds what a folder would; numpy.load opens it as it is. With --official they are what
+    A .zip holds what a folder would; numpy.load opens it as it is. NAME.tar stands for the files
+    NAME-SPLIT-000000.tar and so on, in WebDataset's layout. With --official they are what
     the official code wants as feat_root or mae_feat_root.
 
     Example:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
+import tarfile
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -185,6 +187,65 @@ def _fill(file: Path, features: FeatureStore) -> int:
         code = int(number[1])
         raise OSError(code, os.strerror(code), str(file)) from error
     return count
+
+
+def export_webdataset(store: Location, file: Path) -> int:
+    """Write tar files in WebDataset's layout: ``NAME-SPLIT-000000.tar`` for ``NAME.tar``.
+
+    A sample is ``KEY.npy`` and ``KEY.json``, which tells the clip's id and split, and where the
+    features come from. A file has about 1 GiB at most, and no clip of another split.
+
+    Returns:
+        Number of clips written; failed and absent ones have no sample.
+
+    Raises:
+        UsageError: there are such files already.
+        StoreError: a store that cannot be read, a folder that cannot be written.
+    """
+    features = FeatureStore.open(store)
+    with io.reading(file.parent):
+        for there in file.parent.glob(f"{glob.escape(file.stem)}-*.tar"):
+            raise UsageError("the file exists", where=there, remedy="give another name")
+    count = 0
+    for split in features.splits:
+        clips = features.select(split=split, state="ok")
+        for number, part in enumerate(_parts(clips, features)):
+            name = f"{file.stem}-{file_name(split)}-{number:06}.tar"
+            with _whole(file.with_name(name)) as unfinished, tarfile.open(unfinished, "w") as tape:
+                for clip in part:
+                    _add_sample(tape, features, clip, split)
+            count += len(part)
+    return count
+
+
+_SHARD_BYTES = 1 << 30
+
+
+def _parts(clips: Sequence[str], features: FeatureStore) -> Iterator[list[str]]:
+    part: list[str] = []
+    size = 0
+    for clip in clips:
+        part.append(clip)
+        size += features.rows(clip) * features.layout.row_bytes
+        if size >= _SHARD_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def _add_sample(tape: tarfile.TarFile, features: FeatureStore, clip: str, split: str) -> None:
+    rows = BytesIO()
+    np.save(rows, features.read([clip])[0], allow_pickle=False)
+    about = {name: features.attributes[name] for name in ("corpus", "stream", "fingerprint")}
+    told = canonical({"id": clip, "split": split, **about})
+    # What follows the first dot of a name is the kind of its content.
+    key = file_name(clip).replace(".", "%2E")
+    for ending, data in (("npy", rows.getvalue()), ("json", told)):
+        # Without a time: equal features give equal bytes.
+        entry = tarfile.TarInfo(f"{key}.{ending}")
+        entry.size = len(data)
+        tape.addfile(entry, BytesIO(data))
 
 
 def _clips(features: FeatureStore) -> Iterator[tuple[str, str, NDArray[Any]]]:

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from spamo_cache.store.remote import Location
 
 _HDF5 = (".h5", ".hdf5")
-_WRITTEN = "name a folder, or a .zip, .h5 or .hdf5 file"
+_WRITTEN = "name a folder, or a .zip, .tar, .h5 or .hdf5 file"
 _NOT_WRITTEN = (
-    *(".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".npy", ".npz", ".pt", ".pth"),
+    *(".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".npy", ".npz", ".pt", ".pth"),
     *(".pkl", ".pickle", ".mat", ".csv", ".tsv", ".json", ".parquet", ".safetensors", ".zarr"),
 )
 """Endings by which people mean a file, not a folder."""
@@ -149,18 +149,24 @@ def import_features(
 def export_features(
     name: str, target: Path, *, official: bool = False, manifest: Path | None = None
 ) -> tuple[int, int]:
-    """Write a store's features as HDF5 or ``.npy`` (in a folder or a zip), an array for each clip.
+    """Write a store's features as HDF5, ``.npy`` (in a folder or a zip) or WebDataset's tar files.
 
     Args:
         name: path, address, or ``CORPUS/STREAM`` with or without ``-FINGERPRINT``.
-        target: new ``.h5``, ``.hdf5`` or ``.zip`` file, or a folder.
+        target: new ``.h5``, ``.hdf5`` or ``.zip`` file, or a folder; ``NAME.tar`` stands for
+            ``NAME-SPLIT-000000.tar`` and so on.
         official: name the files as the official release does.
         manifest: with ``official``, write its annotation files of these clips, too.
 
     Returns:
         Clips written, and clips in the annotation files.
     """
-    from spamo_cache.store.exchange import export_hdf5, export_npy, export_zip
+    from spamo_cache.store.exchange import (
+        export_hdf5,
+        export_npy,
+        export_webdataset,
+        export_zip,
+    )
 
     store = resolve.located(name)
     if manifest is not None and not official:
@@ -168,12 +174,12 @@ def export_features(
     kind = target.suffix.lower()
     if kind in _NOT_WRITTEN and not target.is_dir():
         raise UsageError(f"no {kind} file is written", where=target, remedy=_WRITTEN)
-    if manifest is not None and kind in {*_HDF5, ".zip"}:
+    if manifest is not None and kind in {*_HDF5, ".zip", ".tar"}:
         raise UsageError("annotations are written into a folder", where=target, remedy=_WRITTEN)
-    if kind in _HDF5:
+    if kind in {*_HDF5, ".tar"}:
         if official:
-            raise UsageError("the release reads no HDF5", where=target, remedy=_WRITTEN)
-        count = export_hdf5(store, target)
+            raise UsageError(f"the release reads no {kind} file", where=target, remedy=_WRITTEN)
+        count = (export_webdataset if kind == ".tar" else export_hdf5)(store, target)
     elif kind == ".zip":
         count = export_zip(store, target, naming=_naming(official))
     else:

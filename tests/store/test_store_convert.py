@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from spamo_cache.errors import SpamoError, StoreError, UsageError
-from spamo_cache.store.exchange import export_hdf5, export_npy, import_features
+from spamo_cache.store.exchange import export_hdf5, export_npy, export_webdataset, import_features
 from spamo_cache.store.foreign import MARKER, UNREADABLE, opened
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.verify import verify
@@ -79,6 +80,33 @@ def test_official_layout(material, sealed, tmp_path):
     assert back.dtype == np.float16, "every value of the float32 files is one of float16"
     np.testing.assert_array_equal(back.read(["clip 000"])[0], material.features["clip 000"])
     assert "clip 000" in back.select(split="test")
+
+
+def test_webdataset_round_trip_is_exact(sealed, tmp_path, monkeypatch):
+    """And the library of that name reads the files."""
+    from webdataset.tariterators import group_by_keys, tar_file_expander
+
+    monkeypatch.setattr("spamo_cache.store.exchange._SHARD_BYTES", 256)
+    store = FeatureStore.open(sealed.path)
+    (tmp_path / "out").mkdir()
+    count = export_webdataset(sealed.path, tmp_path / "out" / "a.tar")
+    assert count == len(store.select(state="ok"))
+    files = sorted((tmp_path / "out").iterdir())
+    assert len(files) > len(store.splits)
+    assert "a-test-000000.tar" in {file.name for file in files}
+    back = import_features(tmp_path / "out", tmp_path / "b", stream="spatial", **SMALL)
+    assert same(sealed.path, back.path)
+    found = {}
+    for file in files:
+        with file.open("rb") as stream:
+            for sample in group_by_keys(tar_file_expander([{"url": file.name, "stream": stream}])):
+                told = json.loads(sample["json"])
+                assert told["fingerprint"] == store.fingerprint
+                found[told["id"]] = np.load(io.BytesIO(sample["npy"]))
+    assert sorted(found) == store.select(state="ok")
+    np.testing.assert_array_equal(found["clip 000"], store.read(["clip 000"])[0])
+    with pytest.raises(UsageError, match="exists"):
+        export_webdataset(sealed.path, tmp_path / "out" / "a.tar")
 
 
 @pytest.mark.parametrize("ending", ["_overlap-8", "_overlap-8-pretrained"])
