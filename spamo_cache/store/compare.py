@@ -280,7 +280,7 @@ def judge(pairs: Sequence[tuple[Rows, Rows]]) -> tuple[float, float]:
         dots = (theirs * ours).sum(axis=1)
         cosines += float(np.divide(dots, norms, out=np.ones_like(dots), where=norms > 0).sum())
         count += len(dots)
-    error = (square / whole) ** 0.5 if whole else (0.0 if not square else float("inf"))
+    error = (square / whole) ** 0.5 if whole else float(square > 0)
     return error, cosines / count if count else 0.0
 
 

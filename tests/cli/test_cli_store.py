@@ -276,3 +276,28 @@ def test_features_of_others_are_compared(features: Path, call: Call) -> None:
     np.savez("other.npz", nobody=np.ones((3, 8)))
     refused = call(f"store compare other.npz {made}", code=2)
     assert "no clip is in both" in refused.stderr
+
+
+@pytest.mark.slow
+def test_videos_tell_what_numbers_do_not(tiny: Tiny, call: Call, tmp_path: Path) -> None:
+    """Features of the mean of the patches, against a store of the first token."""
+    import cv2
+
+    from spamo_cache.config.spec import MotionStream
+    from spamo_cache.encoders.encoder import encode_clip
+    from spamo_cache.encoders.registry import build
+    from spamo_cache.store.reader import FeatureStore
+
+    stream = MotionStream(encoder="videomae", weights="videomae", token="mean")  # noqa: S106
+    encoder = build(stream, tiny.folder, "float32")
+    (tmp_path / "theirs").mkdir()
+    for clip in FeatureStore.open(tiny.stores["motion"]).ids:
+        files = sorted((tiny.folder / "frames" / clip).iterdir())
+        frames = np.stack([cv2.imread(str(file))[..., ::-1] for file in files])
+        np.save(tmp_path / "theirs" / f"{clip}.npy", encode_clip(encoder, frames))
+    line = f"store compare {tmp_path}/theirs {tiny.stores['motion']} --device cpu"
+    spec = f"--spec {tiny.folder}/spec.yaml"
+    known = json.loads(call(f"{line} --root {tiny.folder} {spec} --json", code=1).stdout)
+    assert (known["cause"]["kind"], known["counts"]["different"]) == ("token", 10)
+    refused = call(f"{line} --root {tiny.folder} --spec spamo", code=1)
+    assert "error" in refused.stderr
