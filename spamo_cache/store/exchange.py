@@ -358,8 +358,9 @@ def _import(
     surveyed.sort(key=lambda entry: (entry.item.split, entry.item.id))
     usable = [entry for entry in surveyed if not entry.reason]
     if not usable:
+        found = next((f": {e.item.source}: {e.reason}" for e in surveyed if e.reason), "")
         remedy = "check the folder, the stream and the naming"
-        raise UsageError("no features to import", where=root, remedy=remedy)
+        raise UsageError(f"no features to import{found}", where=root, remedy=remedy)
     contents = canonical([[entry.item.id, entry.sha256] for entry in surveyed])
     dtype = dtype or ("float16" if all(entry.halves for entry in usable) else "float32")
     form = {"dtype": dtype, "chunk_rows": chunk_rows, "shard_rows": shard_rows}

@@ -226,6 +226,9 @@ def test_nothing_in_a_pickle_runs(tmp_path: Path, form: Callable[[Any], bytes]) 
     target = tmp_path / "touched"
     (tmp_path / "a.pkl").write_bytes(form({"features": Runs(target)}))
     assert "nothing was run" in why(tmp_path / "a.pkl")
+    options: dict[str, Any] = {"corpus": "c", "stream": "s"}
+    with pytest.raises(UsageError, match=r"a\.pkl: .*nothing was run"):
+        import_features(tmp_path / "a.pkl", tmp_path / "root", **options)
     assert not target.exists()
 
 
