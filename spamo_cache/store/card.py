@@ -202,7 +202,7 @@ def _reading(branch: Place, name: str) -> str:
     address = str(branch._replace(path=root))
     revision = "" if branch.revision is None else f", revision={branch.revision!r}"
     return f"""\
-With [spamo-cache](https://pypi.org/project/spamo-cache/), every byte checked:
+With spamo-cache, every byte checked:
 
 ```sh
 spamo-cache store pull {name} --from "{address}"
