@@ -51,7 +51,7 @@ def test_a_sweep_trains_each_combination(extracted: Path, call: Call) -> None:
     (extracted / "swept.yaml").write_text(
         text + "sweep:\n  translate.lr: [1e-4, 1e-3]\n  streams: [[spatial], [spatial, motion]]\n"
     )
-    found = last(call("train swept.yaml -o sweep --json"))
+    found = last(call("train swept.yaml -o sweep --jobs 1 --json"))
     names = [Path(run["path"]).name for run in found["runs"]]
     assert names == [
         "tiny-lr-0.0001-streams-spatial",
@@ -67,7 +67,7 @@ def test_a_sweep_trains_each_combination(extracted: Path, call: Call) -> None:
 def test_a_run_that_fails_leaves_the_others(extracted: Path, call: Call) -> None:
     """Here because another run is in its place."""
     call("train pipeline.yaml --set translate.steps=1 -o failing/tiny-0")
-    result = call("train pipeline.yaml --seeds 2 -o failing --json", code=1)
+    result = call("train pipeline.yaml --seeds 2 --jobs 1 -o failing --json", code=1)
     assert [run["path"] for run in last(result)["runs"]] == ["failing/tiny-1"]
     assert "failed: tiny-0: holds a run of something else" in result.stderr
 
