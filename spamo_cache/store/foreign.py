@@ -289,11 +289,15 @@ def kind_of(source: Path) -> str:
 
     Raises:
         UsageError: nothing that is known here.
+        StoreError: it cannot be read.
     """
     if source.is_dir():
         return "npy"
-    with source.open("rb") as file:
-        head = file.read(512)
+    try:
+        with source.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise StoreError(f"cannot be read: {error.strerror}", where=source) from None
     found = next((kind for magic, kind in _MAGIC if head.startswith(magic)), None)
     told = _kind(source.name)
     if found == "zip":

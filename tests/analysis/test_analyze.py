@@ -203,12 +203,18 @@ def test_runs_are_shown_side_by_side(aligned, monkeypatch) -> None:
     monkeypatch.setattr("spamo_cache.analysis.analyze", lambda run, *_, **__: known[run.name])
     shown = CliRunner().invoke(app, ["analyze", "runs/one", "two"])
     assert shown.exit_code == 0
-    lines = {line.split("│")[1].strip(): line for line in shown.stdout.splitlines() if "│" in line}
+    heads, *lines = shown.stdout.splitlines()
+    starts = [heads.index(f"{run}, {when}") for run in known for when in ("before", "after")]
+
+    def cells(label: str) -> list[str]:
+        (line,) = (line for line in lines if line.startswith(f"{label}  "))
+        ends = [*starts[1:], None]
+        return [line[start:end].strip() for start, end in zip(starts, ends, strict=True)]
+
     recall = [f"{one.alignment.recall_at_1:.2f} (0.02)" for one in (found.before, found.after)]
-    cells = [cell.strip() for cell in lines["recall@1"].split("│")[2:6]]
-    assert cells == [*recall, "", recall[1]]
-    assert lines["entropy of clips, nats"].split("│")[5].strip() == "-"
-    assert lines["glosses covered"].split("│")[5].strip() == "-"
+    assert cells("recall@1") == [*recall, "", recall[1]]
+    assert cells("entropy of clips, nats")[3] == "-"
+    assert cells("glosses covered")[3] == "-"
     assert "test-regen-sonne-0: REGEN SONNE · regen sonne" in shown.stdout
     as_json = CliRunner().invoke(app, ["analyze", "runs/one", "two", "--json"]).stdout
     assert json.loads(as_json) == {"runs/one": asdict(found), "two": asdict(imported)}

@@ -111,7 +111,7 @@ BAD = [
     ("missing store", "store export a/b x.h5", 2, "a/b"),
     ("missing folder", "store import none -d frames --stream spatial", 2, "none"),
     ("empty folder", "store import empty -d frames --stream spatial", 2, "features"),
-    ("no HDF5", "store import spec.yaml -d frames --stream spatial", 1, "spec.yaml"),
+    ("no file of features", "store import spec.yaml -d frames --stream spatial", 2, "spec.yaml"),
     ("foreign files", "store import frames -d ../up --stream spatial", 2, "no features"),
     # train
     ("missing pipeline", "train none.yaml", 2, "none.yaml"),
