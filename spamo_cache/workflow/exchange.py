@@ -178,7 +178,9 @@ def export_features(
         raise UsageError("annotations are written into a folder", where=target, remedy=_WRITTEN)
     if kind in {*_HDF5, ".tar"}:
         if official:
-            raise UsageError(f"the release reads no {kind} file", where=target, remedy=_WRITTEN)
+            raise UsageError(
+                f"the release reads no {kind} file", where=target, remedy="name a folder or a .zip"
+            )
         count = (export_webdataset if kind == ".tar" else export_hdf5)(store, target)
     elif kind == ".zip":
         count = export_zip(store, target, naming=_naming(official))

@@ -211,7 +211,7 @@ def test_a_zip_is_a_zip_and_other_archives_are_not_written(features, call, tmp_p
         assert inside.read_bytes() == file.read_bytes()
     assert "file exists" in call("store export phoenix14t out.zip", code=2).stderr
     assert "no .gz file is written" in call("store export phoenix14t out.tar.gz", code=2).stderr
-    assert "reads no HDF5" in call("store export phoenix14t a.h5 --official", code=2).stderr
+    assert "reads no .h5" in call("store export phoenix14t a.h5 --official", code=2).stderr
     assert "clips     4" in call("store import out.zip -d phoenix14t --stream spatial").stdout
     assert not list(tmp_path.glob("*.tmp"))
 
