@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """A figure and what it has to be: at least ``least``, or at most ``most``."""
+    """A figure and what it has to be: at least ``least``, at most ``most``, or whatever it is."""
 
     what: str
     found: float
@@ -21,6 +21,8 @@ class Aim:
         return low and (self.most is None or self.found <= self.most)
 
     def __str__(self) -> str:
+        if self.least is None and self.most is None:
+            return f"{self.what:<58} {self.found:8.2f}"
         bound = f"at least {self.least:g}" if self.least is not None else f"at most {self.most:g}"
         verdict = "reached" if self.reached else "MISSED"
         return f"{self.what:<58} {self.found:8.2f}   {bound:<15} {verdict}"

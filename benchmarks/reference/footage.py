@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -44,8 +45,18 @@ def png_folders(root: Path, lengths: list[int]) -> list[str]:
     return names
 
 
+def again(root: Path, folders: list[str], count: int) -> list[str]:
+    """These folders and, until there are ``count``, the same frames under other names."""
+    names = [f"clip{k}" for k in range(count)]
+    for k, name in enumerate(names[len(folders) :]):
+        shutil.copytree(root / folders[k % len(folders)], root / name, copy_function=os.link)
+    return names
+
+
 def mp4_files(root: Path, lengths: list[int], bits_per_second: int) -> list[str]:
     """One 1280x720 H.264 file per clip; returns their names."""
+    import av  # too large to be carried to where only PNG is read
+
     root.mkdir(parents=True, exist_ok=True)
     names = [f"clip{k}.mp4" for k in range(len(lengths))]
     for seed, (name, length) in enumerate(zip(names, lengths, strict=True)):
