@@ -144,6 +144,14 @@ class _Budget:
 
     def __init__(self) -> None:
         self.left = _MAX_STEPS
+        self._bytes: dict[int, tuple[str, bytes]] = {}
+
+    def bytes_of(self, text: str) -> bytes:
+        """The bytes that stand as latin-1 text; made once, however often a file refers to them."""
+        if id(text) not in self._bytes:
+            # The text is kept, so that no other one gets its identity.
+            self._bytes[id(text)] = text, text.encode("latin1")
+        return self._bytes[id(text)][1]
 
     def spend(self, steps: int) -> None:
         self.left -= steps
@@ -290,7 +298,8 @@ class _Dtype:
 class _Array:
     """An array as pickled: a shape, a dtype, and bytes or a list of objects."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: _Budget) -> None:
+        self._budget = budget
         self.content: Any = None
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -303,7 +312,7 @@ class _Array:
                 raise pickle.UnpicklingError("an array whose shape and content disagree")
             self.content = raw[0] if shape == () else raw
             return
-        content = raw.encode("latin1") if isinstance(raw, str) else raw
+        content = self._budget.bytes_of(raw) if isinstance(raw, str) else raw
         self.content = _array(dtype, content, count).reshape(
             tuple(shape), order="F" if fortran else "C"
         )
@@ -323,7 +332,7 @@ def _reconstructors(budget: _Budget) -> dict[tuple[str, str], Any]:
         return _Dtype(code)
 
     def reconstruct(*_: object) -> _Array:
-        return _Array()
+        return _Array(budget)
 
     def scalar(kind: _Dtype, content: bytes | str) -> Any:
         budget.spend(len(content))
@@ -346,7 +355,7 @@ def _reconstructors(budget: _Budget) -> dict[tuple[str, str], Any]:
         raise _Refused("an array made in an unusual way")
 
     def frombuffer(raw: bytes, kind: _Dtype, shape: tuple[int, ...], order: str) -> _Array:
-        made = _Array()
+        made = _Array(budget)
         made.__setstate__((1, shape, kind, order == "F", raw))
         return made
 
@@ -403,7 +412,9 @@ class _Storage:
     def fill(self, raw: bytes | memoryview) -> None:
         if len(raw) != self.count * self.kind.dtype.itemsize:
             raise pickle.UnpicklingError("a storage of another size than its content")
-        self.content = np.frombuffer(raw, self.kind.dtype)
+        numbers = np.frombuffer(raw, self.kind.dtype)
+        # Here and not by tensor: any number of them can share a storage.
+        self.content = (numbers.astype("<u4") << 16).view("<f4") if self.kind.halves else numbers
 
 
 class _Tensor:
@@ -429,10 +440,7 @@ class _Tensor:
             raise pickle.UnpicklingError("a tensor larger than its storage")
         base = content[self.offset :] if count else content[:0]
         steps = tuple(step * content.itemsize for step in self.stride)
-        shown = np.lib.stride_tricks.as_strided(base, self.size, steps, writeable=False)
-        if self.storage.kind.halves:
-            return (shown.astype("<u4") << 16).view("<f4")
-        return shown
+        return np.lib.stride_tricks.as_strided(base, self.size, steps, writeable=False)
 
 
 def _tuple(value: object) -> tuple[Any, ...]:
@@ -440,11 +448,15 @@ def _tuple(value: object) -> tuple[Any, ...]:
 
 
 def _tensor_names(budget: _Budget) -> dict[tuple[str, str], Any]:
+    storages: dict[int, tuple[bytes, object]] = {}
+
     def storage(raw: bytes | str) -> object:
-        data = raw.encode("latin1") if isinstance(raw, str) else raw
+        data = budget.bytes_of(raw) if isinstance(raw, str) else raw
         if not isinstance(data, bytes):
             raise _Refused("a tensor made in an unusual way")
-        return _torch(io.BytesIO(data), budget)
+        if id(data) not in storages:
+            storages[id(data)] = data, _torch(io.BytesIO(data), budget)
+        return storages[id(data)][1]
 
     def tensor(kept: object, offset: object, size: object, stride: object, *_: object) -> _Tensor:
         return _Tensor(kept, offset, size, stride)

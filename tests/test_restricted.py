@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import resource
@@ -9,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from numpy._core.multiarray import _reconstruct
 
-from spamo_cache import restricted
+from spamo_cache import bounded, restricted
 from spamo_cache.errors import CorpusError
 
 PLAIN: dict[str, Any] = {
@@ -207,6 +210,52 @@ def test_what_a_small_pickle_may_cost_is_bounded(tmp_path: Path, kind: str) -> N
         restricted.load_pickle(path)
     assert time.process_time() - started < 5
     assert peak() - before < 1 << 30
+
+
+class Made:
+    """Pickles as what ``__reduce__`` of something else would return."""
+
+    def __init__(self, *reduced: Any) -> None:
+        self.reduced = reduced
+
+    def __reduce__(self) -> Any:
+        return self.reduced
+
+
+def of_text(text: str) -> Made:
+    """An array as Python 2 wrote it."""
+    return Made(_reconstruct, (np.ndarray, (0,), b"b"), (1, (3,), np.dtype("u1"), False, text))
+
+
+def of_storage(stored: bytes) -> Made:
+    """A tensor as it is pickled by itself."""
+    kept = Made(torch.storage._load_from_bytes, (stored,))
+    return Made(torch._utils._rebuild_tensor_v2, (kept, 0, (3,), (1,), False, {}))
+
+
+def saved(content: Any) -> bytes:
+    """As torch wrote files before 1.6."""
+    file = io.BytesIO()
+    torch.save(content, file, _use_new_zipfile_serialization=False)
+    return file.getvalue()
+
+
+HALVES = torch.ones(4, dtype=torch.bfloat16)
+TWICE = {
+    "text": pickle.dumps([of_text(text) for text in ["abc"] * 2]),
+    "a storage in bytes": pickle.dumps(
+        [of_storage(stored) for stored in [saved(torch.ones(3)._typed_storage())] * 2]
+    ),
+    "a storage of bfloat16": saved([HALVES[:3], HALVES[1:]]),
+}
+
+
+@pytest.mark.parametrize("kind", TWICE)
+def test_what_a_file_holds_once_is_in_memory_once(kind: str) -> None:
+    file = bounded.Limited(io.BytesIO(TWICE[kind]), 1 << 20)
+    first, second = restricted.load_features(file, kind)
+    assert len(first) == len(second) == 3
+    assert np.shares_memory(first, second)
 
 
 def test_a_memo_as_large_as_memory_is_not_made(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ _MAX_VALUES = 5_000_000
 # What numpy, zipfile, tarfile, h5py and torch raise of files that are not what they seem.
 UNREADABLE = (
     *(StoreError, OSError, EOFError, RuntimeError, ValueError, KeyError, MemoryError),
+    *(TypeError, OverflowError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, TokenError, tarfile.TarError),
     *(pickle.UnpicklingError, struct.error, NotImplementedError),
 )
@@ -452,7 +453,7 @@ def _hdf5(file: _File, stack: ExitStack) -> Iterator[Item]:
         # In an archive the library reads it through Python.
         at = file.path or BytesIO(file.content())
         yield from _datasets(stack.enter_context(h5py.File(at, "r")), file.source)
-    except (OSError, RuntimeError, KeyError) as error:
+    except UNREADABLE as error:
         where = file.path or file.source
         raise StoreError(f"is no sound HDF5 file: {error}", where=where) from None
 

@@ -310,6 +310,32 @@ def test_a_bomb_in_an_archive_is_one_clip_that_failed(
                 item.load()
 
 
+@pytest.mark.parametrize("shape", [(1 << 70, 3), (True, 3)])
+def test_a_header_of_an_impossible_shape_is_one_clip_that_failed(
+    tmp_path: Path, shape: tuple[int, int]
+) -> None:
+    made = io.BytesIO()
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(made, header)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.npy", made.getvalue() + bytes(256))
+    (tmp_path / "b.npy").write_bytes(made.getvalue() + bytes(256))
+    (tmp_path / "c.npy").write_bytes(saved_npy(FEATURES))
+    done = import_features(tmp_path, tmp_path / "root", corpus="c", stream="s")
+    assert set(done.failures) == {"a", "b"}
+
+
+def test_hdf5_of_types_that_numpy_has_not(tmp_path: Path) -> None:
+    dates = h5py.h5t.UNIX_D32LE
+    with h5py.File(tmp_path / "rows.h5", "w") as file:
+        h5py.h5d.create(file.id, b"a", dates, h5py.h5s.create_simple((3, 4)))
+    assert "No NumPy equivalent" in why(tmp_path / "rows.h5")
+    with h5py.File(tmp_path / "id.h5", "w") as file:
+        rows = file.create_dataset("a", data=FEATURES)
+        h5py.h5a.create(rows.id, b"id", dates, h5py.h5s.create(h5py.h5s.SCALAR))
+    assert "no sound HDF5 file" in why(tmp_path / "id.h5")
+
+
 def test_hdf5_in_a_zip_and_in_a_folder(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["dev/a"] = FEATURES
