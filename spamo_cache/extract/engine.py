@@ -67,29 +67,42 @@ class Engine:
         self.threads.shutdown(wait=True, cancel_futures=True)
 
 
-_opened: dict[Any, tuple[Engine, int, ExitStack]] = {}
+_opened: dict[Any, tuple[Engine, int]] = {}
+"""Engines by their settings, and how many use them."""
 _opening = Lock()
+_limit = ExitStack()
 
 
 @contextmanager
 def shared(device: str, decoding: DecodeConfig, threads: int) -> Iterator[Engine]:
     """The process's engine for these settings; it is closed by whoever is the last to leave."""
     key = device, decoding, threads
-    with _opening:
+    with _opening, _limited():
         if key not in _opened:
-            # One thread per batch: as fast in sum, and equal for any number of threads.
-            limit = ExitStack()
-            limit.enter_context(cpu_threads(1))
-            _opened[key] = Engine(open_device(device), decoding, threads), 0, limit
-        engine, users, limit = _opened[key]
-        _opened[key] = engine, users + 1, limit
+            _opened[key] = Engine(open_device(device), decoding, threads), 0
+        engine, users = _opened[key]
+        _opened[key] = engine, users + 1
     try:
         yield engine
     finally:
-        with _opening:
-            _, users, limit = _opened.pop(key)
+        with _opening, _limited():
+            _, users = _opened.pop(key)
             if users > 1:
-                _opened[key] = engine, users - 1, limit
+                _opened[key] = engine, users - 1
             else:
                 engine.close()
-                limit.close()
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    """While any engine is open, compute a batch with one thread.
+
+    That is as fast in sum, and equal for any number of threads.
+    """
+    if not _opened:
+        _limit.enter_context(cpu_threads(1))
+    try:
+        yield
+    finally:
+        if not _opened:
+            _limit.close()

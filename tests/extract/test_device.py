@@ -19,6 +19,8 @@ from spamo_cache.config import CacheSpec, parse
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.encoders import registry
 from spamo_cache.encoders.encoder import Encoder, stack_windows, window
+from spamo_cache.extract import engine
+from spamo_cache.extract.decoding import DecodeConfig
 from spamo_cache.extract.device import Device, Row, cuda_tokens, packed
 from spamo_cache.extract.extraction import extract
 
@@ -144,6 +146,31 @@ def ten(tmp_path: Path) -> dict[str, Any]:
         "executor": "serial",
         "device": "cpu",
     }
+
+
+def test_every_batch_has_one_thread_until_the_last_engine_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = (
+        engine.shared("cpu", DecodeConfig(root=tmp_path / name, resize="pil", decoders=1), 1)
+        for name in ("phoenix14t", "csl-daily")
+    )
+    with cpu_threads(2):
+        one.__enter__()
+        other.__enter__()
+        one.__exit__(None, None, None)
+        assert torch.get_num_threads() == 1
+        other.__exit__(None, None, None)
+        assert torch.get_num_threads() == 2
+
+        def broken(_: str) -> Device:
+            raise RuntimeError("no CUDA GPUs are available")
+
+        monkeypatch.setattr(engine, "open_device", broken)
+        config = DecodeConfig(root=tmp_path, resize="pil", decoders=1)
+        with pytest.raises(RuntimeError), engine.shared("cpu", config, 1):
+            pass
+        assert torch.get_num_threads() == 2
 
 
 @pytest.mark.slow
