@@ -537,4 +537,6 @@ def _missing(url: str) -> DamagedError:
 
 
 def _short(error: object) -> str:
-    return re.sub(r"\s+", " ", str(error)).strip()[:300]
+    # A signed address opens a private file, and a proxy's may hold a password.
+    plain = re.sub(r"(?<=://)[^\s/'\"]*@|\?[^\s'\"]*=[^\s'\"]*", "", str(error))
+    return re.sub(r"\s+", " ", plain).strip()[:300]

@@ -169,6 +169,7 @@ def test_other_bytes_than_the_receipt_has_are_not_pulled(
         ("busy", "no more requests for now(.|\n)*in 0 seconds"),
         ("years", "no more requests for now(.|\n)*in 99999999 seconds"),
         ("down", "answers with 503"),
+        ("signed", r"answers with 503(.|\n)*/large/weights'"),
         ("gone", "does not answer as it should"),
         ("page", "does not answer as it should"),
     ],
@@ -196,14 +197,24 @@ def test_what_the_hub_refuses_is_one_clear_error(
         answer = Response("slow down", 429, headers={"Retry-After": wait})
     elif case == "down":
         answer = Response("\x1b[2J", 503)
+    elif case == "signed":
+        hub.before = _sign
     elif case == "gone":
         hub.before = _hang_up
     else:
         answer = Response("<html>welcome</html>")
     if answer is not None:
         hub.before = lambda _: answer
-    with pytest.raises(StoreError, match=words):
+    with pytest.raises(StoreError, match=words) as raised:
         FeatureStore.open(store)
+    assert "secret" not in str(raised.value)
+
+
+def _sign(request: Request) -> Response:
+    if request.path == "/large/weights":
+        return Response("", 503)
+    signed = f"{request.host_url}large/weights?X-Amz-Expires=60&X-Amz-Signature=secret"
+    return Response(status=302, headers={"Location": signed})
 
 
 def _hang_up(_: object) -> Response:
