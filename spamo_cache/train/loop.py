@@ -251,14 +251,17 @@ class Trainer:
     ) -> list[dict[str, Tensor]]:
         """Compute those of a step; what its microbatches contribute to the figures.
 
-        Where memory is short, begin the step again and save memory from there on: the gradients
-        are the same.
+        Where memory is short, begin the step again and save memory from there on: the weights
+        become the same.
         """
+        asked = phase == "translate" and self.pipeline.translate.checkpointing == "auto"
+        may_repeat = asked and not self.checkpointing and self.accelerator.num_processes == 1
+        # The running means of batch norm move with every microbatch.
+        before = [value.clone() for value in self.translator.adapter.buffers() if may_repeat]
         try:
             return self._accumulate(module, phase, step, microbatches, batches)
         except torch.OutOfMemoryError:
-            asked = phase == "translate" and self.pipeline.translate.checkpointing == "auto"
-            if self.checkpointing or not asked or self.accelerator.num_processes > 1:
+            if not may_repeat:
                 raise
         # Not within `except`: its error holds all that the step had computed.
         self.notice(
@@ -268,6 +271,8 @@ class Trainer:
         module.zero_grad()
         gc.collect()
         torch.cuda.empty_cache()
+        for value, kept in zip(self.translator.adapter.buffers(), before, strict=True):
+            value.copy_(kept)
         self.checkpoint()
         return self._accumulate(module, phase, step, microbatches, batches)
 

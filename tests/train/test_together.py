@@ -12,6 +12,7 @@ import torch
 from spamo_cache.errors import ConfigError, SpamoError
 from spamo_cache.model.translator import Translator
 from spamo_cache.runs.folder import RunFolder
+from spamo_cache.runs.tensors import read_tensors
 from spamo_cache.train import loop
 from tests.support.launcher import Launch
 
@@ -189,6 +190,11 @@ def test_a_full_memory_is_saved_from_there_on(toy, tmp_path, monkeypatch):
     assert summary.checkpointing
     assert "memory of cpu is full in step 2: from here on" in told[-1]
     check_equal(tmp_path / "short", tmp_path / "plain")
+    plain, after = (read_tensors(RunFolder(tmp_path / n).weights())[0] for n in ("plain", "short"))
+    means = [name for name in plain if name.endswith(("running_mean", "running_var"))]
+    assert means
+    for name in means:
+        torch.testing.assert_close(after[name], plain[name])
     never = toy.pipeline(align=stage | {"steps": 0}, translate=stage | {"checkpointing": False})
     with pytest.raises(SpamoError, match="memory of cpu is full") as raised:
         toy.run(tmp_path / "never", never)
