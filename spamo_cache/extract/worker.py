@@ -38,7 +38,6 @@ from spamo_cache.video import decord_backend
 _STAGES = ("decode", "prepare", "encode", "wait", "publish")
 RERUN = "then rerun the same command: what is finished is kept"
 
-
 Compile = Literal["auto", "on", "off"]
 
 
@@ -159,11 +158,7 @@ class StageTimings:
 
     frames: int = 0
     compile_seconds: float = 0.0
-    seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(
-            ("decode", "prepare", "encode", "wait", "publish"), 0.0
-        )
-    )
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STAGES, 0.0))
 
 
 def run_task(config: WorkerConfig, task: PartitionTask, report: Report) -> PartitionResult:

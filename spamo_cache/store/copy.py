@@ -33,9 +33,6 @@ from spamo_cache.store.writer import StoreWriter
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-_THREADS = 16
-_POINTER = "zarr.json"
-_TRIES = 8
 Outcome = Literal["copied", "there", "different", "busy"]
 
 

@@ -183,9 +183,12 @@ def _remote_damage(
             return f"{file}: the shard has {size} bytes, not {receipt.shard.size}"
         digest = file.sha256()
         if deep:
-            hashed = hashlib.sha256()
-            for block in file.blocks(receipt.shard.size):
+            hashed, left = hashlib.sha256(), size
+            for block in file.blocks(size):
                 hashed.update(block)
+                left -= memoryview(block).nbytes
+                if left < 0:
+                    return f"{file}: the server sends more than the {size} bytes that it told"
             digest = hashed.hexdigest()
         same = digest in {None, receipt.shard.sha256}
         return None if same else f"{file}: the shard disagrees with its receipt"
@@ -206,7 +209,9 @@ def repair(report: Report) -> None:
     """
     path = report.path
     if not isinstance(path, Path):
-        raise UsageError("is not mended from here", where=path, remedy="push a sound one anew")
+        raise UsageError(
+            "a store on a server cannot be repaired", where=path, remedy="push an intact copy again"
+        )
     writer = StoreWriter.at(path)
     with io.writing(path):
         for name, document in documents(writer.attributes, writer.attributes.partitions).items():

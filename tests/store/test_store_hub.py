@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from huggingface_hub import DatasetCard
+from typing_extensions import Buffer
 from werkzeug.wrappers import Request, Response
 
 from spamo_cache.errors import DamagedError, SpamoError, StoreError, UsageError
@@ -20,7 +21,7 @@ from spamo_cache.store.index import FAILED, OK
 from spamo_cache.store.inspect import info
 from spamo_cache.store.inventory import list_stores
 from spamo_cache.store.reader import FeatureStore
-from spamo_cache.store.remote import location
+from spamo_cache.store.remote import RemotePath, location
 from spamo_cache.store.roots import locate, pinned
 from spamo_cache.store.verify import verify
 from spamo_cache.store.writer import StoreWriter
@@ -514,6 +515,21 @@ def test_a_store_on_the_hub_is_verified_by_what_the_hub_lists(
     assert list(found.partitions) == [0]
     assert "disagrees with its receipt" in found.partitions[0]
     assert found.damaged
+
+
+def test_a_shard_without_end_is_not_read_to_its_end(
+    sealed: StoreWriter, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(hub, sealed.path)
+    blocks = RemotePath.blocks
+
+    def longer(file: RemotePath, limit: int) -> Iterator[Buffer]:
+        yield from blocks(file, limit)
+        yield from [b"x"] * (2 if file.parent.name == "features" else 0)
+
+    monkeypatch.setattr(RemotePath, "blocks", longer)
+    found = verify(locate(f"{ROOT}/weather/{sealed.path.name}"), deep=True)
+    assert "sends more than the" in found.partitions[0]
 
 
 def test_a_pulled_store_knows_the_commit_that_it_is_from(
