@@ -38,6 +38,9 @@ def test_one_lab_pushes_and_another_one_trains(  # noqa: PLR0917 (fixtures)
     assert {entry["path"] for entry in listed} >= {store}
     assert "sound" in call(f"store verify {store}").stdout
     assert "no difference" in call(f"store diff {store} {tiny.stores['spatial']}").stdout
+    for pair in (f"{store} {tiny.stores['spatial']}", f"{tiny.stores['spatial']} {store}"):
+        compared = json.loads(call(f"store compare {pair} --json").stdout)
+        assert compared["counts"] == {"equal": 10, "near": 0, "different": 0}
     assert "remote root" in call(f"store rm --yes {store}", code=2).stderr
     monkeypatch.setenv("SPAMO_CACHE", f"{tmp_path}/own:{ROOT}")
     call(f"store pull frames/spatial --from {ROOT} --split dev")
