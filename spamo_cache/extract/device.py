@@ -98,7 +98,7 @@ class Device:
                 raise SpamoError(
                     f"the encoder cannot be compiled: {reason}",
                     where=self.name,
-                    remedy="install a C++ compiler if it is that, or use --compile off",
+                    remedy="install a C++ compiler if none is found, or use --compile off",
                 ) from error
             self._notes.append(f"an encoder is not compiled, which makes it slower: {reason}")
         self._forget_time()

@@ -287,7 +287,7 @@ class Trials:
     tried: Sequence[Cause] = ()
 
 
-class _Kitchen:
+class _RowMaker:
     """Makes rows by recipes; networks are kept while they are used."""
 
     def __init__(self, clips: Sequence[Seen], base: Path, device: str) -> None:
@@ -378,19 +378,19 @@ def explain(
     Raises:
         ConfigError, WeightsError: the store's own network cannot be loaded.
     """
-    kitchen = _Kitchen(clips, base, device)
-    reproduced, _ = judge(_turned(kitchen.rows(recipe, lambda clip: clip.ours)))
+    maker = _RowMaker(clips, base, device)
+    reproduced, _ = judge(_turned(maker.rows(recipe, lambda clip: clip.ours)))
     if reproduced > NEAR:
         return Trials(reproduced)
-    own = kitchen.encoder(recipe.stream.model_copy(update=_still(recipe.stream)), recipe.compute)
+    own = maker.encoder(recipe.stream.model_copy(update=_still(recipe.stream)), recipe.compute)
     own.place_rows(recipe.stream)
-    pairs = _turned(kitchen.rows(recipe, lambda clip: clip.theirs))
+    pairs = _turned(maker.rows(recipe, lambda clip: clip.theirs))
     alike = all(clip.theirs.shape == clip.ours.shape for clip in clips)
     apart, cosine = judge(pairs) if alike else (1.0, 0.0)
     listed = alternatives(recipe, own, lengths)
     tried: list[tuple[Cause, Alternative]] = []
     for done, other in enumerate(listed, 1):
-        tried += _try(kitchen, recipe, other, other.what)
+        tried += _try(maker, recipe, other, other.what)
         progress(done, len(listed))
     if tried:
         best, first = min(tried, key=lambda pair: pair[0].error)
@@ -398,18 +398,18 @@ def explain(
             seconds = [other for other in listed if other.kind != first.kind]
             for done, other in enumerate(seconds, 1):
                 both = recipe.with_(first)
-                tried += _try(kitchen, both, other, f"{first.what}; {other.what}")
+                tried += _try(maker, both, other, f"{first.what}; {other.what}")
                 progress(len(listed) + done, len(listed) + len(seconds))
     rows = sum(len(made) for made, _ in pairs)
     return Trials(reproduced, apart, cosine, rows, ranked([cause for cause, _ in tried]))
 
 
 def _try(
-    kitchen: _Kitchen, recipe: Recipe, other: Alternative, what: str
+    maker: _RowMaker, recipe: Recipe, other: Alternative, what: str
 ) -> list[tuple[Cause, Alternative]]:
     """The alternative as a cause; nothing where the network cannot do it."""
     try:
-        pairs = _turned(kitchen.rows(recipe.with_(other), lambda clip: clip.theirs))
+        pairs = _turned(maker.rows(recipe.with_(other), lambda clip: clip.theirs))
     except (SpamoError, RuntimeError, ValueError):
         return []  # no such layer or output, or no such arithmetic on this device
     alike = [(a, b) for a, b in pairs if a.shape == b.shape and np.isfinite(a).all()]

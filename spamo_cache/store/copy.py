@@ -102,7 +102,9 @@ def copy(
     target = store_path(location(root), about.corpus, about.stream, about.fingerprint)
     _allow(store, target, about, accept_terms)
     if (create or private) and not (isinstance(target, RemotePath) and target.on_hub):
-        raise UsageError("only datasets of the Hub are created", where=root, remedy="hf://...")
+        raise UsageError(
+            "only a dataset of the Hub can be created", where=root, remedy="name hf://datasets/..."
+        )
     wanted = _partitions(index, splits, ids)
     receipts = list(finished(store, about, index.finished_partitions(), wanted))
     manifest = _snapshot(store, about)

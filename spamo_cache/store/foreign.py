@@ -1,4 +1,4 @@
-"""Features that others wrote, as arrays of clips: whatever circulates, read with suspicion.
+"""Feature files that others wrote, read as one array per clip; nothing in them is trusted.
 
 A file holds one clip (``.npy``, ``.npz``, ``.pose``, a tensor) or many (HDF5, pickles, dictionaries
 of tensors); a zip or tar file is a folder that is not unpacked. Nothing that a file names is

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -50,6 +51,7 @@ from spamo_cache.store.addresses import HUB_ADDRESS, Place
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+_LOG = logging.getLogger(__name__)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LIBRARY = "spamo-cache"
 _DATASET = "dataset"
@@ -236,7 +238,9 @@ class Hub:
         """Raise UsageError if an address names a commit, to which nothing can be added."""
         if _COMMIT.fullmatch(place.revision or ""):
             raise UsageError(
-                "a commit is for reading", where=place, remedy="leave @... out, or name a branch"
+                "nothing can be pushed to a commit",
+                where=place,
+                remedy="leave @... out, or name a branch",
             )
 
     def create(self, url: str, *, private: bool) -> None:
@@ -400,6 +404,8 @@ def _ask(url: str, question: Callable[[], Result]) -> Result:
                 wait = _wait(error, pause)
                 if wait is None:
                     raise
+                if wait > pause:
+                    _LOG.warning("%s: the Hub asks to wait %.0f seconds", url, wait)
                 time.sleep(wait)
         return question()
 
@@ -461,7 +467,7 @@ _ROOM = "free some; HF_HOME holds the Hub's cache, TMPDIR the shards that are on
 _MEANINGS = (
     (
         OfflineModeIsEnabled,
-        "the Hub is not asked, for HF_HUB_OFFLINE is set",
+        "HF_HUB_OFFLINE is set, so the Hub is not asked",
         "unset it, or pull the store where there is a network",
     ),
     (LocalTokenNotFoundError, "this needs a login at the Hub", _LOGIN),

@@ -188,7 +188,7 @@ def _remote_damage(
                 hashed.update(block)
                 left -= memoryview(block).nbytes
                 if left < 0:
-                    return f"{file}: the server sends more than the {size} bytes that it told"
+                    return f"{file}: the server sends more than the {size} bytes it announced"
             digest = hashed.hexdigest()
         same = digest in {None, receipt.shard.sha256}
         return None if same else f"{file}: the shard disagrees with its receipt"

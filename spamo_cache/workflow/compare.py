@@ -165,11 +165,11 @@ def _tried_on_videos(
             raise
         return replace(found, notes=[*found.notes, f"nothing was tried on videos: {error.what}"])
     if trials is None:
-        note = "with the videos at hand (--root DIR), other ways to make features are tried, too"
+        note = "other ways to make the features are tried where the videos are named by --root DIR"
         return replace(found, notes=[*found.notes, note])
     if trials.reproduced > numbers.NEAR:
         note = (
-            f"the store's own features do not come out of these videos and weights (relative error "
+            "these videos and weights do not reproduce the store's own features (relative error "
             f"{trials.reproduced:.2g}): check --root and --spec"
         )
         return replace(found, notes=[*found.notes, note])
@@ -224,7 +224,9 @@ def _stream(store: FeatureStore, given: str | Path | None) -> tuple[StreamSpec, 
     """How a store was made, with the weights that a spec names; and the folder of the spec."""
     made = store.attributes["spec"]
     if "encoder" not in made:
-        raise UsageError("was imported: nothing says how it was made", where=store.path)
+        raise UsageError(
+            "the store was imported: how its features were made is not recorded", where=store.path
+        )
     spec, file = resolve.named_spec(given or resolve.spec_of(store.corpus))
     own = spec.streams.get(store.stream)
     if own is None or own.encoder != made["encoder"]:

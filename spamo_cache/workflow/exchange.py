@@ -49,7 +49,7 @@ def push(
         private: make it a private one.
     """
     if private and not create:
-        raise UsageError("--private is for a dataset that is made now", remedy="give --create, too")
+        raise UsageError("--private makes a new dataset private", remedy="give --create, too")
     return _copy(
         resolve.located(name),
         root,

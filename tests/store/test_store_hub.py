@@ -223,7 +223,7 @@ def _hang_up(_: object) -> Response:
 
 
 def test_the_hub_is_asked_again_after_as_long_as_it_says(
-    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     commit = hub.create("lab/features").branches["main"]
     waits: list[float] = []
@@ -232,6 +232,7 @@ def test_the_hub_is_asked_again_after_as_long_as_it_says(
     hub.before = lambda _: answers.pop() if answers else None
     assert str(pinned(location(ROOT))) == f"{ROOT}@{commit}"
     assert waits == [0.0, 7.0]
+    assert f"{ROOT}: the Hub asks to wait 7 seconds" in caplog.messages
 
 
 def test_a_hub_without_ranges_says_so(sealed: StoreWriter, hub: HubServer) -> None:
@@ -362,7 +363,7 @@ def test_other_features_on_the_hub_are_never_overwritten(
         ("reader", "refuses: your token may not write here"),
         ("full", "no room for it: Private repository storage limit reached"),
         ("ignored", "did not keep what it was given"),
-        ("commit", "a commit is for reading"),
+        ("commit", "nothing can be pushed to a commit"),
         ("card", "metadata of the dataset's card cannot be read"),
     ],
 )
@@ -392,7 +393,7 @@ def test_what_keeps_a_push_from_the_hub_is_one_clear_error(
 
 
 def test_only_datasets_are_created(sealed: StoreWriter, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="only datasets of the Hub are created"):
+    with pytest.raises(UsageError, match="only a dataset of the Hub can be created"):
         copy(sealed.path, tmp_path / "b", create=True)
 
 
