@@ -339,10 +339,10 @@ def _slurm(path: Path) -> Iterator[Any]:
     jobs, options = slurm_options(path)
     from dask_jobqueue.slurm import SLURMCluster
 
-    shared = Path(options.pop("shared_temp_directory", config.home())).expanduser()
-    with io.writing(shared):
-        shared.mkdir(parents=True, exist_ok=True)
-        folder = TemporaryDirectory(prefix="slurm-", dir=shared)  # for its owner alone
+    parent = Path(options.pop("shared_temp_directory", config.home())).expanduser()
+    with io.writing(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = TemporaryDirectory(prefix="slurm-", dir=parent)  # for its owner alone
     with folder as private:
         try:
             cluster = SLURMCluster(security=_credentials(Path(private)), **options)

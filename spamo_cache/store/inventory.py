@@ -128,7 +128,7 @@ _ALWAYS = ("stride", "phase")
 def traits(entries: Sequence[StoreEntry]) -> list[str]:
     """What tells each of these stores from the others of its corpus and stream, in words.
 
-    Stride and phase are notes in any case.
+    Stride and phase are always noted.
     """
     known = [({} if entry.damaged else _traits(entry), entry) for entry in entries]
     notes = []
