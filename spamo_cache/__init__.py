@@ -1,6 +1,6 @@
 """A feature cache for gloss-free sign-language translation (SpaMo, arXiv 2408.10593).
 
-Everything that the commands do, from Python; see docs/python-api.md::
+What the commands do, from Python; see docs/python-api.md::
 
     import spamo_cache as sc
 
