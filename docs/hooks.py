@@ -18,6 +18,7 @@ PAGES = {
     "index.md": "README.md",
     "cache-specs.md": "cache_specs/README.md",
     "pipelines.md": "pipelines/README.md",
+    "gpu.md": "benchmarks/gpu.md",
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
 }

@@ -17,6 +17,7 @@ PAGES = sorted(
     {
         *REPOSITORY.glob("*.md"),
         *(REPOSITORY / "docs").rglob("*.md"),
+        REPOSITORY / "benchmarks" / "gpu.md",
         *(REPOSITORY / "cache_specs").rglob("*.md"),
         *(REPOSITORY / "pipelines").rglob("*.md"),
         *(REPOSITORY / "cache_specs").rglob("*.yaml"),
