@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import shlex
+import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,10 @@ def need(*modules: str, use: str, where: str | None = None, instead: str | None 
 
 def is_there(module: str) -> bool:
     """Whether a library is installed."""
-    return importlib.util.find_spec(module) is not None
+    with warnings.catch_warnings():
+        # Looking for pip has setuptools replace distutils, if need be, with a warning of its own.
+        warnings.simplefilter("ignore")
+        return importlib.util.find_spec(module) is not None
 
 
 def explained(error: BaseException) -> MissingLibraryError | None:

@@ -1,6 +1,7 @@
 """Libraries that may be missing: what is said of them, and how they are to be installed."""
 
 import json
+import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
@@ -111,3 +112,14 @@ def test_a_command_says_so_wherever_the_import_fails(monkeypatch: pytest.MonkeyP
     assert "open_clip, which is not installed" in str(extras.explained(anywhere))
     assert extras.explained(ModuleNotFoundError("no", name="torch")) is None
     assert extras.explained(ValueError("no")) is None
+
+
+def test_looking_for_pip_is_silent_beside_a_distutils_that_was_imported() -> None:
+    """As the compiler of torch imports it; the hook of setuptools warns then, an error here."""
+    script = (
+        "import sys, types; sys.modules['distutils'] = types.ModuleType('distutils');"
+        "from spamo_cache import extras; print(extras.is_there('pip'))"
+    )
+    command = [sys.executable, "-W", "error", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == "True\n", done.stderr
