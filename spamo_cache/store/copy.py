@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +25,7 @@ from spamo_cache.store.index import ClipIndex, with_receipts
 from spamo_cache.store.layout import store_path
 from spamo_cache.store.leases import LeaseLostError, Leases
 from spamo_cache.store.receipts import Receipt, finished, load_receipt, shard_path
-from spamo_cache.store.remote import Location, RemotePath, file_blocks, location
+from spamo_cache.store.remote import Location, RemotePath, location, verified_blocks
 from spamo_cache.store.upload import HubUpload, Upload, different
 from spamo_cache.store.writer import StoreWriter
 
@@ -258,34 +257,13 @@ def _copied(store: Location, writer: Target, receipt: Receipt) -> tuple[Outcome,
         shard, size = None, 0
         if receipt.shard is not None:
             size = receipt.shard.size
-            shard = _verified(shard_path(store, partition), size, receipt.shard.sha256)
+            shard = verified_blocks(shard_path(store, partition), size, receipt.shard.sha256)
         return ("copied", size) if writer.publish(receipt, shard) else ("busy", 0)
 
 
 def _same(have: Receipt, wanted: Receipt) -> bool:
     there = (have.clips, have.failures, have.shard)
     return there == (wanted.clips, wanted.failures, wanted.shard)
-
-
-def _verified(file: Location, size: int, digest: str) -> Iterator[Buffer]:
-    """The blocks of a shard; the last one is followed by an error if they are not what they were.
-
-    Raises:
-        DamagedError: too few, too many or other bytes.
-    """
-    hashed, remaining = hashlib.sha256(), size
-    for block in file_blocks(file, size):
-        remaining -= memoryview(block).nbytes
-        if remaining < 0:
-            break
-        hashed.update(block)
-        yield block
-    if remaining or hashed.hexdigest() != digest:
-        raise DamagedError(
-            "the shard disagrees with its receipt",
-            where=file,
-            remedy="run `spamo-cache store verify --deep --repair` on the store it comes from",
-        )
 
 
 def _check(target: Location, counts: Mapping[Outcome, int]) -> None:

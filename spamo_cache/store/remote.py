@@ -7,6 +7,7 @@ pickled and shared. Clients are made on first use, one per server and process.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -372,6 +373,32 @@ def read_file(path: Location, limit: int) -> bytes:
 def file_blocks(path: Location, limit: int) -> Iterator[Buffer]:
     """A store's file, see :meth:`RemotePath.blocks`; raises as :func:`read_file`."""
     return path.blocks(limit) if isinstance(path, RemotePath) else io.regular_blocks(path)
+
+
+def verified_blocks(shard: Location, size: int, digest: str) -> Iterator[Buffer]:
+    """The blocks of a shard; the last one is followed by an error if they are not what they were.
+
+    Args:
+        size: in bytes, as the receipt has it.
+        digest: SHA-256, likewise.
+
+    Raises:
+        DamagedError: too few, too many or other bytes.
+    """
+    what, remaining, hashed = "the shard disagrees with its receipt", size, hashlib.sha256()
+    for block in file_blocks(shard, size):
+        remaining -= memoryview(block).nbytes
+        if remaining < 0:
+            what = f"sends more than the {size} bytes it should have: {what}"
+            break
+        hashed.update(block)
+        yield block
+    if remaining or hashed.hexdigest() != digest:
+        raise DamagedError(
+            what,
+            where=shard,
+            remedy="run `spamo-cache store verify --deep --repair` on the store it comes from",
+        )
 
 
 def location(text: str | Location) -> Location:

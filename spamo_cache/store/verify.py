@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -39,7 +38,7 @@ from spamo_cache.store.layout import (
 )
 from spamo_cache.store.leases import Leases
 from spamo_cache.store.receipts import ClipReceipt, Receipt, Receipts, load_receipt, shard_path
-from spamo_cache.store.remote import Location, RemotePath, read_file
+from spamo_cache.store.remote import Location, RemotePath, read_file, verified_blocks
 from spamo_cache.store.shard import Shard, as_bytes, scratch
 from spamo_cache.store.writer import StoreWriter
 
@@ -181,17 +180,12 @@ def _remote_damage(
         file = shard_path(path, partition)
         if (size := file.size()) != receipt.shard.size:
             return f"{file}: the shard has {size} bytes, not {receipt.shard.size}"
-        digest = file.sha256()
         if deep:
-            hashed, left = hashlib.sha256(), size
-            for block in file.blocks(size):
-                hashed.update(block)
-                left -= memoryview(block).nbytes
-                if left < 0:
-                    return f"{file}: the server sends more than the {size} bytes it announced"
-            digest = hashed.hexdigest()
-        same = digest in {None, receipt.shard.sha256}
-        return None if same else f"{file}: the shard disagrees with its receipt"
+            for _ in verified_blocks(file, size, receipt.shard.sha256):
+                pass
+        elif file.sha256() not in {None, receipt.shard.sha256}:
+            return f"{file}: the shard disagrees with its receipt"
+        return None
     except DamagedError as error:
         return _in_a_line(error)
 
