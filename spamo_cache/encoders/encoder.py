@@ -17,7 +17,7 @@ from spamo_cache.config import StreamSpec, home
 from spamo_cache.encoders.preprocess import Normalise, Preprocess, Resize, prepare
 from spamo_cache.store.layout import first_start
 
-_BATCH_TOKENS = {"cpu": 1024, "cuda": 65_536}
+BATCH_TOKENS = {"cpu": 1024, "cuda": 65_536}
 """Per device type, where memory is not short."""
 
 
@@ -101,7 +101,7 @@ class Encoder(nn.Module):
 
     def batch_rows(self, device: str, tokens: int | None = None) -> int:
         """Rows per forward pass: as many as make ``tokens``, or what is usual on the device."""
-        tokens = tokens or _BATCH_TOKENS[torch.device(device).type]
+        tokens = tokens or BATCH_TOKENS[torch.device(device).type]
         return max(1, tokens // self.tokens_per_row)
 
     @torch.inference_mode()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from spamo_cache.encoders.encoder import Encoder
+from spamo_cache.encoders.encoder import BATCH_TOKENS, Encoder
 from spamo_cache.errors import SpamoError, shortage
 
 Row = tuple[str, int, torch.Tensor, int]
@@ -314,8 +314,7 @@ def packed(rows: Sequence[Row], span: int, count: int) -> tuple[list[torch.Tenso
     return pieces, chosen[:, 0] if span == 1 else chosen
 
 
-_CPU_TOKENS = (1024,)
-_CUDA_TOKENS = {80: 65_536, 24: 49_152, 16: 32_768, 8: 16_384}
+_CUDA_TOKENS = {80: BATCH_TOKENS["cuda"], 24: 49_152, 16: 32_768, 8: 16_384}
 """Gigabytes of a GPU's memory -> tokens of a batch: ViT-L and VideoMAE-L in half precision take
 some 40 KB a token. More than 65,536 are no faster."""
 _FREE = 0.8
@@ -325,7 +324,7 @@ _FREE = 0.8
 def open_device(name: str) -> Device:
     """The device ``name``, with batches as its free memory allows."""
     if torch.device(name).type != "cuda":
-        return Device(name, _CPU_TOKENS)
+        return Device(name, [BATCH_TOKENS["cpu"]])
     free, _ = torch.cuda.mem_get_info(name)
     # What this process has allocated is its own weights, and is there in any case.
     return CudaDevice(name, cuda_tokens(free + torch.cuda.memory_reserved(name)))

@@ -219,11 +219,11 @@ def _placements(
     for step in steps:
         for stride in range(1, _STRIDES + 1):
             for tail in tails:
-                told = {"stride": stride} | ({} if tail is None else {"tail": tail})
-                same = all(getattr(base.stream, key) == value for key, value in told.items())
-                if (same and step == 1) or not _fits(base, own, lengths, told, step):
+                placed = {"stride": stride} | ({} if tail is None else {"tail": tail})
+                same = all(getattr(base.stream, key) == value for key, value in placed.items())
+                if (same and step == 1) or not _fits(base, own, lengths, placed, step):
                     continue
-                found.append(_placed(base, told, step))
+                found.append(_placed(base, placed, step))
     # Those that change least come first.
     found.sort(key=lambda one: len(one.what))
     yield from found[:_PLACEMENTS]
@@ -232,19 +232,19 @@ def _placements(
         yield Alternative("offset", what, changes={"first": first})
 
 
-def _placed(base: Recipe, told: Mapping[str, Any], step: int) -> Alternative:
+def _placed(base: Recipe, placed: Mapping[str, Any], step: int) -> Alternative:
     words = []
     kind = "tail"
-    if told.get("tail", getattr(base.stream, "tail", None)) != getattr(base.stream, "tail", None):
-        after = "padded to one more row" if told["tail"] == "pad" else "dropped"
+    if placed.get("tail", getattr(base.stream, "tail", None)) != getattr(base.stream, "tail", None):
+        after = "padded to one more row" if placed["tail"] == "pad" else "dropped"
         words.append(f"tail policy: frames after their last full window are {after}")
-    if told["stride"] != base.stream.stride:
+    if placed["stride"] != base.stream.stride:
         kind = "stride"
-        words.append(f"another stride: {told['stride']}, not {base.stream.stride}")
+        words.append(f"another stride: {placed['stride']}, not {base.stream.stride}")
     if step > 1:
         kind = "frame-rate"
         words.append(f"another frame rate: theirs took every {_ordinal(step)} frame")
-    return Alternative(kind, "; ".join(words), told, {"step": step} if step > 1 else {})
+    return Alternative(kind, "; ".join(words), placed, {"step": step} if step > 1 else {})
 
 
 def _ordinal(number: int) -> str:
@@ -255,11 +255,11 @@ def _fits(
     base: Recipe,
     own: Encoder,
     lengths: Sequence[tuple[int, int]],
-    told: Mapping[str, Any],
+    placed: Mapping[str, Any],
     step: int,
 ) -> bool:
     """Whether every clip would have as many rows as theirs."""
-    own.place_rows(base.stream.model_copy(update=dict(told)))
+    own.place_rows(base.stream.model_copy(update=dict(placed)))
     fits = all(own.rows(-(-frames // step)) == rows for frames, rows in lengths)
     own.place_rows(base.stream)
     return fits
@@ -297,7 +297,7 @@ class _RowMaker:
         )
 
     def rows(self, recipe: Recipe, wanted: Callable[[Seen], Rows]) -> list[tuple[Rows, Rows]]:
-        """Rows as ``wanted`` has them, and made by the recipe."""
+        """Rows made by the recipe, and as ``wanted`` has them, to which errors are relative."""
         fixed = recipe.stream.model_copy(update=_still(recipe.stream))
         encoder = self.encoder(fixed, recipe.compute)
         encoder.place_rows(recipe.stream)
@@ -328,7 +328,7 @@ class _RowMaker:
         pixels = stack_windows(windows, encoder.span).to(self._device)
         step = encoder.batch_rows(self._device)
         made = [encoder.encode(part) for part in pixels.split(step)]
-        return wanted[chosen], rows_of(torch.cat(made).cpu().numpy())
+        return rows_of(torch.cat(made).cpu().numpy()), wanted[chosen]
 
 
 def _still(stream: StreamSpec) -> dict[str, Any]:
@@ -379,12 +379,12 @@ def explain(
         ConfigError, WeightsError: the store's own network cannot be loaded.
     """
     maker = _RowMaker(clips, base, device)
-    reproduced, _ = judge(_turned(maker.rows(recipe, lambda clip: clip.ours)))
+    reproduced, _ = judge(maker.rows(recipe, lambda clip: clip.ours))
     if reproduced > NEAR:
         return Trials(reproduced)
     own = maker.encoder(recipe.stream.model_copy(update=_still(recipe.stream)), recipe.compute)
     own.place_rows(recipe.stream)
-    pairs = _turned(maker.rows(recipe, lambda clip: clip.theirs))
+    pairs = maker.rows(recipe, lambda clip: clip.theirs)
     alike = all(clip.theirs.shape == clip.ours.shape for clip in clips)
     apart, cosine = judge(pairs) if alike else (1.0, 0.0)
     listed = alternatives(recipe, own, lengths)
@@ -409,7 +409,7 @@ def _try(
 ) -> list[tuple[Cause, Alternative]]:
     """The alternative as a cause; nothing where the network cannot do it."""
     try:
-        pairs = _turned(maker.rows(recipe.with_(other), lambda clip: clip.theirs))
+        pairs = maker.rows(recipe.with_(other), lambda clip: clip.theirs)
     except (SpamoError, RuntimeError, ValueError):
         return []  # no such layer or output, or no such arithmetic on this device
     alike = [(a, b) for a, b in pairs if a.shape == b.shape and np.isfinite(a).all()]
@@ -417,8 +417,3 @@ def _try(
         return []
     error, cosine = judge(alike)
     return [(Cause(other.kind, what, error, cosine, sum(len(a) for a, _ in alike)), other)]
-
-
-def _turned(pairs: Sequence[tuple[Rows, Rows]]) -> list[tuple[Rows, Rows]]:
-    """Made rows first: errors are relative to those that are there."""
-    return [(made, there) for there, made in pairs]

@@ -170,13 +170,13 @@ def block(branch: Place, about: Attributes, columns: Columns, splits: Sequence[s
         "terms of use": about.terms,
     }
     spec = {f"spec: {key}": json.dumps(value) for key, value in about.spec.items()}
-    told = {key: value for key, value in (facts | spec).items() if value}
+    given = {key: value for key, value in (facts | spec).items() if value}
     return "\n\n".join(
         [
             f"## Features {_text(f'{about.corpus}/{name}')}",
             "_Written by `spamo-cache store push`, which replaces what stands between the two"
             " comments around it and nothing else._",
-            _table(("", ""), told.items()),
+            _table(("", ""), given.items()),
             _table(("split", "clips", *STATES, "rows"), _counts(columns, splits)),
             _reading(branch, f"{about.corpus}/{name}"),
             f"Cite the corpus as its terms of use ask, and the method:\n\n```bibtex\n{_CITATION}"

@@ -238,10 +238,10 @@ def _add_sample(tape: tarfile.TarFile, features: FeatureStore, clip: str, split:
     rows = BytesIO()
     np.save(rows, features.read([clip])[0], allow_pickle=False)
     about = {name: features.attributes[name] for name in ("corpus", "stream", "fingerprint")}
-    told = canonical({"id": clip, "split": split, **about})
+    sample = canonical({"id": clip, "split": split, **about})
     # What follows the first dot of a name is the kind of its content.
     key = file_name(clip).replace(".", "%2E")
-    for ending, data in (("npy", rows.getvalue()), ("json", told)):
+    for ending, data in (("npy", rows.getvalue()), ("json", sample)):
         # Without a time: equal features give equal bytes.
         entry = tarfile.TarInfo(f"{key}.{ending}")
         entry.size = len(data)

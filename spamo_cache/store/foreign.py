@@ -239,10 +239,10 @@ def _description(
     beside = found.get(name.with_name(f"{name.name.partition('.')[0]}.json"))
     if beside is None:
         return None
-    told = bounded.parse_json(beside.limited(_MAX_SAMPLE_BYTES).read())
-    if not isinstance(told, dict) or not isinstance(told.get("id"), str):
+    sample = bounded.parse_json(beside.limited(_MAX_SAMPLE_BYTES).read())
+    if not isinstance(sample, dict) or not isinstance(sample.get("id"), str):
         return None
-    return told["id"], str(told.get("split", ""))
+    return sample["id"], str(sample.get("split", ""))
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -299,12 +299,12 @@ def kind_of(source: Path) -> str:
     except OSError as error:
         raise StoreError(f"cannot be read: {error.strerror}", where=source) from None
     found = next((kind for magic, kind in _MAGIC if head.startswith(magic)), None)
-    told = _kind(source.name)
+    by_name = _kind(source.name)
     if found == "zip":
-        found = told if told in ("npz", "torch") else _kind_of_zip(source)
+        found = by_name if by_name in ("npz", "torch") else _kind_of_zip(source)
     elif head[257:262] == b"ustar":
         found = "tar"
-    if (kind := found or told) is None:
+    if (kind := found or by_name) is None:
         raise UsageError("is no file of features that is known here", where=source, remedy=_KNOWN)
     return kind
 

@@ -308,17 +308,17 @@ class Hub:
     @contextmanager
     def _without_bars(self) -> Iterator[None]:
         """Progress is told by partitions, not by a bar for each of them, unless a variable says."""
-        told = constants.HF_HUB_DISABLE_PROGRESS_BARS is not None
+        chosen = constants.HF_HUB_DISABLE_PROGRESS_BARS is not None
         with self._lock:
             self._inside += 1
-            if self._inside == 1 and not told:
+            if self._inside == 1 and not chosen:
                 disable_progress_bars()
         try:
             yield
         finally:
             with self._lock:
                 self._inside -= 1
-                if self._inside == 0 and not told:
+                if self._inside == 0 and not chosen:
                     enable_progress_bars()
 
     def lost(self, url: str, operations: Iterable[Operation]) -> str | None:
@@ -424,8 +424,9 @@ def _wait(error: BaseException, pause: float) -> float | None:
 
 
 def _retry_after(error: HfHubHTTPError) -> float | None:
-    told = str(error.response.headers.get("Retry-After", "")).strip()
-    return float(told) if told.isascii() and told.isdecimal() and len(told) < 10 else None
+    header = str(error.response.headers.get("Retry-After", "")).strip()
+    is_number = header.isascii() and header.isdecimal() and len(header) < 10
+    return float(header) if is_number else None
 
 
 @contextmanager
