@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import shlex
-import warnings
+import sys
 from importlib import metadata
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -50,10 +50,11 @@ def need(*modules: str, use: str, where: str | None = None, instead: str | None 
 
 def is_there(module: str) -> bool:
     """Whether a library is installed."""
-    with warnings.catch_warnings():
-        # Looking for pip has setuptools replace distutils, if need be, with a warning of its own.
-        warnings.simplefilter("ignore")
-        return importlib.util.find_spec(module) is not None
+    # importlib.util.find_spec asks the hook of setuptools too, which after a question for pip can
+    # no longer be imported, and with it the compiler of torch.
+    if module in sys.modules:
+        return sys.modules[module] is not None
+    return PathFinder.find_spec(module) is not None
 
 
 def explained(error: BaseException) -> MissingLibraryError | None:

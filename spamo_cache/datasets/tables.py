@@ -113,7 +113,7 @@ def read_json_lines(path: Path) -> tuple[pa.Table, list[str]]:
     schema = pa.schema(columns.KINDS)
     parse = pa.json.ParseOptions(explicit_schema=schema, newlines_in_values=False)
     try:
-        table = pa.json.read_json(pa.BufferReader(text.encode()), parse_options=parse)
+        table = pa.json.read_json(_memory(text), parse_options=parse)
     except pa.ArrowInvalid:
         # Numbers for texts, rows of over a megabyte: pyarrow's fast way takes neither.
         return _from_objects(list(_objects(text, path)), path), []
@@ -121,6 +121,17 @@ def read_json_lines(path: Path) -> tuple[pa.Table, list[str]]:
     written = [name for name in table.column_names if name not in columns.KINDS]
     others = {name.strip().lower() for name in written}
     return table.drop_columns([name for name in columns.KINDS if name in others]), []
+
+
+def _memory(text: str) -> pa.BufferReader:
+    """Text in memory of Arrow's own.
+
+    A thread of its reader may let go of it while the interpreter shuts down; an object of Python's
+    would abort the process there.
+    """
+    stream = pa.BufferOutputStream()
+    stream.write(text.encode())
+    return pa.BufferReader(stream.getvalue())
 
 
 def _separator(text: str, usual: str) -> str:
@@ -154,7 +165,7 @@ def _parsed(text: str, separator: str, path: Path) -> pa.Table:
     )
     try:
         table = pa.csv.read_csv(
-            pa.BufferReader(text.encode()),
+            _memory(text),
             read_options=read,
             parse_options=parse,
             convert_options=convert,
