@@ -154,6 +154,8 @@ class Copies:
     """Features read from other stores, every checksum verified."""
 
     features: dict[str, NDArray[Any]] = field(default_factory=dict)
+    valid: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    """Of clips from stores with validity, which rows are valid."""
     sources: dict[str, str] = field(default_factory=dict)
     """Clip -> SHA-256 of its source's contents, as recorded by the store it comes from."""
     origins: dict[str, int] = field(default_factory=dict)
@@ -173,6 +175,8 @@ def read(copies: Iterable[Copy]) -> Copies:
             continue
         features = _features(store, copy.ids)
         copied.features.update(features)
+        if store.has_validity:
+            copied.valid.update(zip(features, store.valid(list(features)), strict=True))
         copied.sources.update({clip: sources[clip] for clip in features if clip in sources})
         origins[store.fingerprint] += len(features)
     copied.origins.update(origins)

@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -127,6 +128,8 @@ class StreamResult:
     sources: dict[str, str] = field(default_factory=dict)
     arithmetic: Mapping[str, Any] = field(default_factory=dict)
     """How the device computed them, beyond what the spec says."""
+    valid: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    """Of streams with validity: which rows are valid."""
 
     def fitted(self, planned: Mapping[str, int]) -> StreamResult:
         """What of it still fits the partition.
@@ -145,6 +148,7 @@ class StreamResult:
             {clip: why for clip, why in (self.failures | changed).items() if clip in planned},
             {clip: digest for clip, digest in self.sources.items() if clip in planned},
             self.arithmetic,
+            {clip: valid for clip, valid in self.valid.items() if clip in kept},
         )
 
 
@@ -367,7 +371,7 @@ def _fill(
     origins: dict[str, dict[str, int]] = {}
     for name in writers:
         copies = reuse.read(task.copies[name])
-        results[name] = StreamResult(copies.features, {}, copies.sources)
+        results[name] = StreamResult(copies.features, sources=copies.sources, valid=copies.valid)
         origins[name] = copies.origins
     known = set.intersection(*(set(result.features) for result in results.values()))
     skipped = sum(clip.probe.frames for clip in task.clips if clip.id in known)
@@ -392,6 +396,7 @@ def _fill(
             result.failures,
             {**_provenance(config, timings), **result.arithmetic, "copied": origins[name]},
             result.sources,
+            valid=result.valid,
             replace=task.retry,
         )
     timings.seconds["publish"] = time.perf_counter() - began

@@ -15,7 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from spamo_cache import bounded, io
 from spamo_cache.config import Name, StrictModel
@@ -23,6 +29,7 @@ from spamo_cache.errors import DamagedError, StoreError
 from spamo_cache.store.addresses import HUB_ADDRESS
 from spamo_cache.store.layout import (
     FORMAT,
+    VALIDITY_FORMAT,
     ChunkLayout,
     canonical,
     features_metadata,
@@ -64,6 +71,8 @@ class Attributes(StrictModel):
     shard_rows: Annotated[int, Field(ge=1, le=1 << 28)]
     terms: str = ""
     """Terms of use of the corpus."""
+    validity: bool = False
+    """Whether the store says of each row if it is valid; see ``clips/<generation>/valid``."""
     manifest_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     """Of the snapshot; empty where the store was made without a manifest."""
     manifest_bytes: Annotated[int, Field(ge=0, le=MAX_MANIFEST_BYTES)] = 0
@@ -74,6 +83,22 @@ class Attributes(StrictModel):
     @property
     def layout(self) -> ChunkLayout:
         return ChunkLayout(self.width, self.dtype, self.chunk_rows, self.shard_rows)
+
+    @model_validator(mode="after")
+    def _check_format(self) -> Attributes:
+        if self.format != (VALIDITY_FORMAT if self.validity else FORMAT):
+            raise ValueError("the format and the entry on validity disagree")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Stores without validity keep the attributes that they had before there was such a thing.
+        return without(dump(self), "validity", False)
+
+
+def without(document: dict[str, Any], key: str, default: object) -> dict[str, Any]:
+    """The document, without a key that has its default."""
+    return {name: value for name, value in document.items() if (name, value) != (key, default)}
 
 
 def load_attributes(path: Location) -> Attributes:
@@ -102,7 +127,8 @@ def describe(where: Path, **values: Any) -> Attributes:
         DamagedError: a value that no store can have.
     """
     made = {"created": now(), "created_by": user(), "versions": versions()}
-    attributes = validated({"format": FORMAT, **made, **values}, Attributes, where)
+    form = VALIDITY_FORMAT if values.get("validity") else FORMAT
+    attributes = validated({"format": form, **made, **values}, Attributes, where)
     check_layout(attributes.layout, where)
     return attributes
 
@@ -186,10 +212,11 @@ def read_record(document: Any, model: type[Record], where: Location) -> Record:
     """
     rest = io.without_checksum(document, where)
     form = rest.get("format")
-    if isinstance(form, int) and form != FORMAT:
-        newer = form > FORMAT
+    if isinstance(form, int) and not FORMAT <= form <= VALIDITY_FORMAT:
+        newer = form > VALIDITY_FORMAT
+        known = VALIDITY_FORMAT if newer else FORMAT
         raise StoreError(
-            f"has store format {form}, {'newer' if newer else 'older'} than {FORMAT}",
+            f"has store format {form}, {'newer' if newer else 'older'} than {known}",
             where=where,
             remedy="upgrade spamo-cache" if newer else "remove the store and extract again",
         )

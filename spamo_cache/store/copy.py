@@ -262,8 +262,7 @@ def _copied(store: Location, writer: Target, receipt: Receipt) -> tuple[Outcome,
 
 
 def _same(have: Receipt, wanted: Receipt) -> bool:
-    there = (have.clips, have.failures, have.shard)
-    return there == (wanted.clips, wanted.failures, wanted.shard)
+    return have.has_features_of(wanted) and have.failures == wanted.failures
 
 
 def _check(target: Location, counts: Mapping[Outcome, int]) -> None:

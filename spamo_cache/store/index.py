@@ -28,6 +28,7 @@ from spamo_cache.store.attributes import MAX_PARTITIONS, Attributes, Sha256, loa
 from spamo_cache.store.layout import (
     CHECKSUM_BYTES,
     FORMAT,
+    VALIDITY_FORMAT,
     ChunkLayout,
     ClipKey,
     Slot,
@@ -74,8 +75,11 @@ _SCHEMA: dict[str, tuple[DType, int]] = {
     "crop": ("float64", 2),
     "failed": ("int64", 1),
     "reason": ("uint8", 2),
+    "valid": ("uint8", 1),
 }
 _PER_FAILURE = {"failed", "reason"}
+_PER_ROW = {"valid"}
+"""Of ``features``; only in stores that say which rows are valid. Padding is not."""
 _SOURCE = {"source", "size", "start", "end", "crop"}
 
 
@@ -232,11 +236,16 @@ def goes_on(known: Columns, wanted: Columns) -> bool:
     )
 
 
-def with_receipts(columns: Columns, receipts: Iterable[Receipt]) -> Columns:
+def with_receipts(
+    columns: Columns, receipts: Iterable[Receipt], attributes: Attributes | None = None
+) -> Columns:
     """The plan with the states that receipts give its clips.
 
     A receipt may name clips that were given a place in a later partition since: those are not its
     own any more.
+
+    Args:
+        attributes: of the store, where the columns are to say which rows are valid if it does.
 
     Raises:
         DamagedError: a receipt for clips, rows or a partition that were not planned.
@@ -244,6 +253,9 @@ def with_receipts(columns: Columns, receipts: Iterable[Receipt]) -> Columns:
     ids = StringColumn(columns["id"])
     state = np.zeros(len(ids), np.uint8)
     checksum = np.zeros(len(ids), "<u4")
+    valid = None
+    if attributes is not None and attributes.validity:
+        valid = np.zeros(room(attributes, columns) * attributes.shard_rows, np.uint8)
     sizes = np.bincount(columns["partition"])
     reasons: dict[int, str] = {}
     for receipt in receipts:
@@ -263,12 +275,16 @@ def with_receipts(columns: Columns, receipts: Iterable[Receipt]) -> Columns:
             raise DamagedError(f"receipt {receipt.partition} disagrees with the plan")
         state[ok], state[failed] = OK, FAILED
         checksum[ok] = [clip.crc32c for clip in entries]
+        if valid is not None:
+            for row, clip in zip(columns["row"][ok].tolist(), entries, strict=True):
+                valid[row : row + clip.rows] = clip.valid
         why = compress(receipt.failures.values(), here[done:])
         reasons.update(zip(failed.tolist(), why, strict=True))
     positions = np.array(sorted(reasons), "<i8")
     texts = encode_strings([reasons[position] for position in positions.tolist()], "reason")
-    known = {**columns, "state": state, "checksum": checksum}
-    return {**known, "failed": positions, "reason": texts}
+    known = {**columns, "state": state, "checksum": checksum, "failed": positions, "reason": texts}
+    known.pop("valid", None)
+    return known if valid is None else {**known, "valid": valid}
 
 
 # --- a generation on disk -------------------------------------------------------------------------
@@ -286,6 +302,11 @@ class ColumnRecord(StrictModel):
         """Size of the chunk's file; 0 where there is none."""
         values = math.prod(self.shape) * np.dtype(self.dtype).itemsize
         return values + CHECKSUM_BYTES if values else 0
+
+    def metadata(self, name: str) -> bytes:
+        """``zarr.json`` of the column called ``name``."""
+        per = "row" if name in _PER_ROW else "clip"
+        return canonical(column_metadata(self.shape, self.dtype, per))
 
 
 class Generation(StrictModel):
@@ -312,12 +333,13 @@ def write_generation(path: Path, desk: Path, columns: Columns, splits: tuple[str
         name: ColumnRecord(dtype=_SCHEMA[name][0], shape=column.shape, sha256=sha256(chunks[name]))
         for name, column in columns.items()
     }
-    generation = Generation(format=FORMAT, splits=splits, columns=records)
+    form = VALIDITY_FORMAT if "valid" in columns else FORMAT
+    generation = Generation(format=form, splits=splits, columns=records)
     document = canonical(group_metadata(generation.model_dump(mode="json")))
     digest = sha256(document)
     contents = {Path("zarr.json"): document}
     for name, record in records.items():
-        contents[Path(name, "zarr.json")] = canonical(column_metadata(record.shape, record.dtype))
+        contents[Path(name, "zarr.json")] = record.metadata(name)
         if record.size:
             contents[Path(name, _key(record))] = chunks[name]
 
@@ -369,9 +391,6 @@ def _key(record: ColumnRecord) -> str:
 # --- reading a generation -------------------------------------------------------------------------
 
 
-# --- reading a generation -----------------------------------------------------------------------
-
-
 class ClipIndex:
     """The current generation, checked.
 
@@ -386,9 +405,10 @@ class ClipIndex:
         self.layout = attributes.layout
         self.digest = current_generation(path)
         self.folder = path / "clips" / self.digest[:_NAME_CHARACTERS]
-        self.generation = _read_generation(self.folder, self.digest, attributes.clips)
+        self.generation = _read_generation(self.folder, self.digest, attributes)
         # Now or never: a writer that moves on to the next generation removes this one's files.
-        wanted = [name for name in _SCHEMA if everything or name not in _SOURCE]
+        names = self.generation.columns
+        wanted = [name for name in names if everything or name not in _SOURCE]
         small = sum(self.generation.columns[name].size for name in wanted) < _SMALL_BYTES
         if small and isinstance(path, Path):
             self.columns: Columns = {name: self._column(name) for name in wanted}
@@ -442,6 +462,13 @@ class ClipIndex:
         splits = [self.splits[code] for code in self.split[chosen].tolist()]
         named = zip(map(_decoded, self.ids.raw[chosen]), splits, places, strict=True)
         return [Slot(clip, split, *place) for clip, split, place in named]
+
+    def valid(self, position: int) -> NDArray[np.bool_]:
+        """(rows,) which rows of a clip with features are valid; all, where nothing is said."""
+        row, rows = int(self.row[position]), int(self.rows[position])
+        if "valid" not in self.columns:
+            return np.ones(rows, bool)
+        return self.columns["valid"][row : row + rows].astype(bool)
 
     def states(self, partition: int) -> list[int]:
         """The states of a partition's clips, in order of ids."""
@@ -507,6 +534,9 @@ class ClipIndex:
             and (last[planned] // shard == partition[planned]).all()
             and 0 <= partition.min() <= partition.max() < MAX_PARTITIONS
         )
+        if sound and attributes.validity:
+            valid = self.columns["valid"]
+            sound = len(valid) == room(attributes, self.columns) * shard and valid.max() <= 1
         if not sound:
             raise DamagedError("the clip index is impossible", where=self.folder)
 
@@ -527,17 +557,18 @@ def current_generation(path: Location) -> str:
     return digest
 
 
-def _read_generation(folder: Location, digest: str, clips: int) -> Generation:
+def _read_generation(folder: Location, digest: str, about: Attributes) -> Generation:
     where = folder / "zarr.json"
     attributes = load_group(where)
     if sha256(canonical(group_metadata(attributes))) != digest:
         raise DamagedError("is not the generation its pointer names", where=where)
     generation = validated(attributes, Generation, where)
     columns = generation.columns
-    sound = columns.keys() == _SCHEMA.keys() and all(
+    expected = _SCHEMA.keys() if about.validity else _SCHEMA.keys() - _PER_ROW
+    sound = columns.keys() == expected and all(
         (record.dtype, len(record.shape)) == _SCHEMA[name]
         and (record.shape[-1] > 0 or name == "failed")
-        and (name in _PER_FAILURE or record.shape[0] == clips)
+        and (name in _PER_FAILURE | _PER_ROW or record.shape[0] == about.clips)
         for name, record in columns.items()
     )
     if sum(record.size for record in columns.values()) > MAX_INDEX_BYTES:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -317,6 +317,16 @@ def _feature_differences(a: FeatureStore, b: FeatureStore) -> Iterator[str]:
     other = [clip for clip in sums_a.keys() & sums_b.keys() if sums_a[clip] != sums_b[clip]]
     if other:
         yield f"{len(other)} clips have other features: {_some(other)}"
+    if a.has_validity or b.has_validity:
+        equal = sorted((sums_a.keys() & sums_b.keys()) - set(other))
+        pairs = zip(equal, _valid(a, equal), _valid(b, equal), strict=True)
+        marked = [clip for clip, one, two in pairs if one != two]
+        if marked:
+            yield f"{len(marked)} clips have other valid rows: {_some(marked)}"
+
+
+def _valid(store: FeatureStore, clips: Sequence[str]) -> list[list[bool]]:
+    return [valid.tolist() for valid in store.valid(clips)]
 
 
 def _only(what: str, first: Iterable[str], second: Iterable[str]) -> Iterator[str]:

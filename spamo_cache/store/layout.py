@@ -28,6 +28,8 @@ Bytes = NDArray[np.uint8]
 
 FORMAT = 2
 """Version of everything a reader has to understand; higher ones are refused."""
+VALIDITY_FORMAT = 3
+"""Of stores that say which rows are valid: a version that knows no validity must not read them."""
 FINGERPRINT_CHARACTERS = 12
 CHECKSUM_BYTES = 4
 ABSENT_CHUNK = 2**64 - 1
@@ -360,10 +362,10 @@ def features_metadata(layout: ChunkLayout, partitions: int) -> dict[str, Any]:
     )
 
 
-def column_metadata(shape: Sequence[int], dtype: str) -> dict[str, Any]:
+def column_metadata(shape: Sequence[int], dtype: str, per: str = "clip") -> dict[str, Any]:
     """``zarr.json`` of a column of the clip index: one chunk with a checksum."""
     endian = {} if dtype == "uint8" else {"configuration": {"endian": "little"}}
-    names = ("clip", "element")[: len(shape)]
+    names = (per, "element")[: len(shape)]
     chunk = tuple(max(1, size) for size in shape)
     codecs: list[Mapping[str, Any]] = [{"name": "bytes", **endian}, _CHECKSUM]
     return _array_metadata(shape, dtype, chunk=chunk, codecs=codecs, names=names)

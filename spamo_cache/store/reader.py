@@ -90,6 +90,11 @@ class FeatureStore:
         return self.about.stream
 
     @property
+    def has_validity(self) -> bool:
+        """Whether the store says of each row if it is valid; where not, all are."""
+        return self.about.validity
+
+    @property
     def splits(self) -> tuple[str, ...]:
         return self.index.splits
 
@@ -224,6 +229,29 @@ class FeatureStore:
         features: list[NDArray[Any]] = [np.empty(shape, self.dtype) for shape in shapes]
         self._fetch(positions, [as_bytes(rows) for rows in features])
         return features
+
+    def valid(self, ids: Sequence[str]) -> list[NDArray[np.bool_]]:
+        """Which rows of clips are valid: (rows,) of each; the index knows, nothing is read.
+
+        Rows that are not valid hold numbers like all others, of a region that was not seen:
+        training leaves them out. Of a store without validity all rows are valid.
+
+        Raises:
+            StoreError: a clip that is unknown, failed or absent.
+        """
+        return [self.index.valid(position) for position in self._available(ids).tolist()]
+
+    def read_valid(self, clip: str) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """The features of a clip, and which of them are valid.
+
+        Returns:
+            (rows, width) as :meth:`read` gives them, and (rows,) as :meth:`valid` does.
+
+        Raises:
+            StoreError: a clip that is unknown, failed or absent.
+            DamagedError: bytes that disagree with a checksum or receipt.
+        """
+        return self.read([clip])[0], self.valid([clip])[0]
 
     def read_into(self, ids: Sequence[str], buffer: NDArray[Any]) -> NDArray[np.int64]:
         """Fill a caller's buffer with the rows of clips, one after the other; no other copy.

@@ -7,15 +7,25 @@ from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, overload
 
-from pydantic import Field
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from spamo_cache import io
 from spamo_cache.config import StrictModel
 from spamo_cache.errors import DamagedError
-from spamo_cache.store.attributes import Attributes, Sha256, document_of, load_json, read_record
+from spamo_cache.store.attributes import (
+    Attributes,
+    Sha256,
+    document_of,
+    load_json,
+    read_record,
+    without,
+)
 from spamo_cache.store.layout import canonical
 from spamo_cache.store.leases import Leases
 from spamo_cache.store.remote import Location, RemotePath
@@ -33,6 +43,34 @@ class ClipReceipt(StrictModel):
     """Of its (rows, width) values, little-endian, without padding."""
     crc32c: Annotated[int, Field(ge=0, lt=2**32)]
     """Of the crc32c of each of its chunks: cheap to compare whenever it is read."""
+    invalid: tuple[Annotated[tuple[Count, Count], Field(strict=False)], ...] = ()
+    """First row and end of each run of rows that are not valid, in order."""
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """(rows,) whether each row is valid."""
+        valid = np.ones(self.rows, bool)
+        for start, end in self.invalid:
+            valid[start:end] = False
+        return valid
+
+    @model_validator(mode="after")
+    def _check_invalid(self) -> ClipReceipt:
+        edges = [edge for run in self.invalid for edge in run]
+        if not all(a < b for a, b in pairwise([-1, *edges, self.rows + 1])):
+            raise ValueError("not runs of the clip's rows")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A clip whose rows are all valid is written as it was before there was validity.
+        return without(dump(self), "invalid", [])
+
+
+def invalid_runs(valid: NDArray[np.bool_]) -> tuple[tuple[int, int], ...]:
+    """First row and end of each run of rows that are not valid."""
+    edges = np.flatnonzero(np.diff(~valid, prepend=False, append=False)).tolist()
+    return tuple(zip(edges[::2], edges[1::2], strict=True))
 
 
 class ShardReceipt(StrictModel):
@@ -58,6 +96,10 @@ class Receipt(StrictModel):
     shard: ShardReceipt | None
     """None where every clip failed."""
     provenance: Mapping[str, Any]
+
+    def has_features_of(self, other: Receipt) -> bool:
+        """Whether both vouch for the same features, and call the same rows valid."""
+        return (self.clips, self.shard) == (other.clips, other.shard)
 
 
 @overload
@@ -86,7 +128,8 @@ def load_receipt(path: Location, about: Attributes, partition: int) -> Receipt:
     """
     where = receipt_path(path, partition)
     receipt = read_record(load_json(where, MAX_RECEIPT_BYTES), Receipt, where)
-    if (receipt.fingerprint, receipt.partition) != (about.fingerprint, partition):
+    mine = (about.format, about.fingerprint, partition)
+    if (receipt.format, receipt.fingerprint, receipt.partition) != mine:
         raise DamagedError("is the receipt of something else", where=where)
     if receipt.shard is not None:
         chunks, rest = divmod(receipt.shard.rows, about.chunk_rows)

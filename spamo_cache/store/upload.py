@@ -128,7 +128,7 @@ class Upload:
             return False
         file = receipt_path(self.path, receipt.partition)
         if not file.create(canonical(document_of(receipt))):
-            return self._know(receipt.partition).shard == receipt.shard
+            return self._know(receipt.partition).has_features_of(receipt)
         self._known[receipt.partition] = receipt
         return True
 
@@ -189,7 +189,7 @@ class Upload:
 
     def _columns_now(self) -> Columns:
         """The plan, with what the receipts that are there say of it."""
-        return with_receipts(self._columns, self._finished())
+        return with_receipts(self._columns, self._finished(), self.attributes)
 
     def _index(self) -> dict[str, bytes]:
         """The files of the index, made here as they are made for a local store."""
@@ -334,7 +334,7 @@ class HubUpload(Upload):
             have = self.have(partition)
             if have is not None:
                 del self._waiting[partition]
-                if have.shard != one.receipt.shard:
+                if not have.has_features_of(one.receipt):
                     self._different.add(partition)
 
     def _last_operations(self) -> list[Operation]:

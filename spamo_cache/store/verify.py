@@ -30,7 +30,6 @@ from spamo_cache.store.layout import (
     Slot,
     StreamIdentity,
     canonical,
-    column_metadata,
     corpus_hash,
     fingerprint,
     sha256,
@@ -175,6 +174,7 @@ def _remote_damage(
         _compare(receipt, slots, index)
         if _is_behind(receipt, slots, index.states(partition), index.checksums(partition)):
             return f"receipt {partition} disagrees with the index"
+        _compare_validity(receipt, slots, index)
         if receipt.shard is None:
             return None
         file = shard_path(path, partition)
@@ -264,9 +264,8 @@ def _current_index(
 def _index_problems(index: ClipIndex, attributes: Attributes) -> Iterator[str]:
     for name, record in index.generation.columns.items():
         where = index.folder / name / "zarr.json"
-        expected = canonical(column_metadata(record.shape, record.dtype))
         try:
-            same = read_file(where, MAX_ATTRIBUTES_BYTES) == expected
+            same = read_file(where, MAX_ATTRIBUTES_BYTES) == record.metadata(name)
         except StoreError:
             same = False
         if not same:
@@ -341,6 +340,7 @@ class _Partitions:
         behind = bool(slots) and (
             not listed or _is_behind(receipt, slots, states, self.index.checksums(partition))
         )
+        _compare_validity(receipt, slots, self.index)
         if self._deep:
             _read_all(self._path, receipt, slots, self.index.layout)
         return behind
@@ -381,6 +381,17 @@ def _is_behind(
             raise DamagedError(f"receipt {receipt.partition} disagrees with the index")
         behind = True
     return behind
+
+
+def _compare_validity(receipt: Receipt, slots: list[Slot], index: ClipIndex) -> None:
+    """Raise DamagedError where the index, of clips that it knows, calls other rows valid."""
+    clips = [slot.id for slot in slots if slot.id in receipt.clips]
+    for clip, position in zip(clips, index.ids.positions(clips).tolist(), strict=True):
+        known = index.state[position] == OK
+        if known and (index.valid(position) != receipt.clips[clip].valid).any():
+            raise DamagedError(
+                f"receipt {receipt.partition} and the index disagree on valid rows", where=clip
+            )
 
 
 def _read_all(store: Path, receipt: Receipt, slots: list[Slot], layout: ChunkLayout) -> None:

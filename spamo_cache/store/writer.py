@@ -39,7 +39,6 @@ from spamo_cache.store.index import (
     write_generation,
 )
 from spamo_cache.store.layout import (
-    FORMAT,
     ChunkLayout,
     ClipKey,
     Slot,
@@ -55,7 +54,13 @@ from spamo_cache.store.layout import (
     work_path,
 )
 from spamo_cache.store.leases import STALE_SECONDS, LeaseLostError, Leases, sweep_corpus
-from spamo_cache.store.receipts import ClipReceipt, Receipt, Receipts, ShardReceipt
+from spamo_cache.store.receipts import (
+    ClipReceipt,
+    Receipt,
+    Receipts,
+    ShardReceipt,
+    invalid_runs,
+)
 from spamo_cache.store.shard import clip_checksum, write_shard
 
 _INDEX_LEASE = "index"
@@ -115,6 +120,7 @@ class StoreWriter:
         dtype: str,
         chunk_rows: int,
         shard_rows: int,
+        validity: bool = False,
         terms: str = "",
         manifest: bytes = b"",
     ) -> StoreWriter:
@@ -126,6 +132,7 @@ class StoreWriter:
         Args:
             keys: every clip of the corpus, in any order.
             slots: the place of each of them, in any order; see :func:`layout.pack`.
+            validity: whether the store says of each row if it is valid.
             terms: terms of use of the corpus, shown wherever the store is shared.
             manifest: the corpus's manifest as Parquet, kept in a store that is created.
 
@@ -152,6 +159,7 @@ class StoreWriter:
             dtype=dtype,
             chunk_rows=chunk_rows,
             shard_rows=shard_rows,
+            validity=validity,
             terms=terms,
             **manifest_attributes(manifest),
         )
@@ -179,7 +187,7 @@ class StoreWriter:
 
         def fill(folder: Path) -> None:
             (folder / "clips").mkdir()
-            write_generation(folder, work, columns, splits)
+            write_generation(folder, work, with_receipts(columns, (), attributes), splits)
             if manifest:
                 (folder / MANIFEST).write_bytes(manifest)
             for name, document in documents(attributes, room(attributes, columns)).items():
@@ -275,6 +283,7 @@ class StoreWriter:
         provenance: Mapping[str, Any],
         sources: Mapping[str, str] = MappingProxyType({}),
         *,
+        valid: Mapping[str, NDArray[np.bool_]] = MappingProxyType({}),
         replace: bool = False,
     ) -> bool:
         """Make one partition's features durable, then vouch for them; the first to do so wins.
@@ -285,6 +294,8 @@ class StoreWriter:
             failures: clip id -> why it has no features; with ``features``, the whole partition.
             provenance: whatever tells how these bytes came about (times, device, versions).
             sources: clip id -> SHA-256 of the source's contents.
+            valid: clip id -> (rows,) which rows are valid, of every clip that has features; of a
+                store without validity, nothing.
             replace: take the place of what the partition holds; only under its lease.
 
         Returns:
@@ -295,6 +306,7 @@ class StoreWriter:
         """
         slots = self.slots(partition)
         kept = checked(slots, features, failures, self.layout)
+        check_validity(kept, valid, self.attributes)
         if not replace and self.receipts.valid(partition) is not None:
             return False
         try:
@@ -313,11 +325,11 @@ class StoreWriter:
                 if kept and not self.receipts.place(partition, file):
                     return False
                 done = receipt(
-                    self.fingerprint,
+                    self.attributes,
                     partition,
                     kept,
                     record,
-                    layout=self.layout,
+                    valid=valid,
                     failures=failures,
                     sources=sources,
                     provenance=provenance,
@@ -383,7 +395,8 @@ class StoreWriter:
             ):
                 columns, splits = planned()
                 known = (receipt for receipt in self.receipts if receipt.partition not in without)
-                write_generation(self.path, desk, with_receipts(columns, known), splits)
+                now = with_receipts(columns, known, self.attributes)
+                write_generation(self.path, desk, now, splits)
                 self._make_room(columns, desk)
                 return
         raise StoreError(
@@ -431,6 +444,20 @@ def checked(
     return kept
 
 
+def check_validity(
+    kept: Clips, valid: Mapping[str, NDArray[np.bool_]], attributes: Attributes
+) -> None:
+    """Raise StoreError unless there is validity of exactly the rows that there are."""
+    wanted = {clip: len(rows) for clip, rows in kept.items()} if attributes.validity else {}
+    for clip in sorted(wanted.keys() | valid.keys()):
+        given = valid.get(clip)
+        if clip not in wanted:
+            raise StoreError("validity is given of a clip that has none to be kept", where=clip)
+        if given is None or given.shape != (wanted[clip],) or given.dtype != np.bool_:
+            what = "nothing" if given is None else f"{given.dtype} of {given.shape}"
+            raise StoreError(f"validity is {what}, not bool of {(wanted[clip],)}", where=clip)
+
+
 def rows_of_shard(slots: Sequence[Slot], kept: Clips, layout: ChunkLayout) -> NDArray[Any]:
     """The shard's rows up to the last clip's; zeros between clips and where one has failed."""
     placed = [slot for slot in slots if slot.id in kept]
@@ -443,12 +470,12 @@ def rows_of_shard(slots: Sequence[Slot], kept: Clips, layout: ChunkLayout) -> ND
 
 
 def receipt(
-    fingerprint: str,
+    attributes: Attributes,
     partition: int,
     kept: Clips,
     shard: ShardReceipt | None,
     *,
-    layout: ChunkLayout,
+    valid: Mapping[str, NDArray[np.bool_]],
     failures: Mapping[str, str],
     sources: Mapping[str, str],
     provenance: Mapping[str, Any],
@@ -456,14 +483,15 @@ def receipt(
     """What there is of the partition now, and who made it where and when."""
     made = {"published": now(), "user": user(), "host": platform.node(), "versions": versions()}
     return Receipt(
-        format=FORMAT,
-        fingerprint=fingerprint,
+        format=attributes.format,
+        fingerprint=attributes.fingerprint,
         partition=partition,
         clips={
             clip: ClipReceipt(
                 rows=len(rows),
                 sha256=sha256(rows.tobytes()),
-                crc32c=clip_checksum(rows, layout),
+                crc32c=clip_checksum(rows, attributes.layout),
+                invalid=invalid_runs(valid[clip]) if clip in valid else (),
             )
             for clip, rows in kept.items()
         },

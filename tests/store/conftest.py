@@ -27,6 +27,8 @@ class Material:
     features: dict[str, np.ndarray]
     failures: dict[str, str] = field(default_factory=dict)
     identity: StreamIdentity = IDENTITY
+    valid: dict[str, np.ndarray] = field(default_factory=dict)
+    """Of material for a store with validity: (rows,) of each clip."""
 
     @property
     def partitions(self) -> list[int]:
@@ -45,6 +47,7 @@ class Material:
             "chunk_rows": CHUNK,
             "shard_rows": SHARD,
             "manifest": MANIFEST,
+            "validity": bool(self.valid),
         }
         return StoreWriter.open(root, **{**arguments, **changes})
 
@@ -56,6 +59,7 @@ class Material:
             {clip: self.failures[clip] for clip in ids if clip in self.failures},
             provenance,
             dict.fromkeys(ids, "cd" * 32),
+            valid={c: v for c, v in self.valid.items() if c in ids and c not in self.failures},
         )
 
     def write(self, root: Path, order: Iterable[int] | None = None) -> StoreWriter:

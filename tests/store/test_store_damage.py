@@ -149,7 +149,7 @@ def rewrite(path: Path, **changes: object) -> None:
     ("changes", "words"),
     [
         ({"format": 1}, "has store format 1, older than"),
-        ({"format": 3}, "has store format 3, newer than"),
+        ({"format": 4}, "has store format 4, newer than"),
         ({"corpus": "../../etc"}, "corpus: String should match"),
         ({"stream": "a/b"}, "stream: String should match"),
         ({"width": 2**62}, "width: .* less than or equal"),

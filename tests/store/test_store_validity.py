@@ -1,0 +1,197 @@
+"""Rows that are not valid: kept, read by anybody, carried along, and checked like all the rest."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from spamo_cache import io
+from spamo_cache.errors import DamagedError, StoreError
+from spamo_cache.store.copy import copy
+from spamo_cache.store.index import ClipIndex
+from spamo_cache.store.inspect import diff
+from spamo_cache.store.layout import VALIDITY_FORMAT, canonical
+from spamo_cache.store.reader import FeatureStore
+from spamo_cache.store.receipts import receipt_path
+from spamo_cache.store.verify import verify
+from spamo_cache.store.writer import StoreWriter
+from tests.conftest import Server
+from tests.store.conftest import Material
+from tests.store.test_store_hub import ROOT
+from tests.support.hub_server import HubServer
+
+
+@pytest.fixture
+def marked(make: Callable[..., Material]) -> Material:
+    """Material of whose rows about a third are not valid; the first clip has none that is."""
+    material: Material = make(12, failed=1)
+    random = np.random.default_rng(1)
+    material.valid = {clip: random.random(len(r)) > 0.3 for clip, r in material.features.items()}
+    material.valid["clip 000"][:] = False
+    material.valid["手語"][:] = True
+    return material
+
+
+@pytest.fixture
+def kept(marked: Material, tmp_path: Path) -> StoreWriter:
+    return marked.write(tmp_path / "root")
+
+
+def assert_marked(material: Material, store: FeatureStore) -> None:
+    clips = [clip for clip in material.valid if clip not in material.failures]
+    assert store.has_validity
+    for clip, valid in zip(clips, store.valid(clips), strict=True):
+        np.testing.assert_array_equal(valid, material.valid[clip])
+        assert valid.dtype == bool
+
+
+def generation(path: Path) -> Path:
+    return next(folder for folder in (path / "clips").iterdir() if folder.is_dir())
+
+
+def test_validity_comes_back_beside_the_rows_and_to_plain_zarr(
+    marked: Material, kept: StoreWriter
+) -> None:
+    store = FeatureStore.open(kept.path)
+    assert_marked(marked, store)
+    rows, valid = store.read_valid("clip 002")
+    np.testing.assert_array_equal(rows, marked.features["clip 002"])
+    np.testing.assert_array_equal(valid, marked.valid["clip 002"])
+    features = zarr.open_array(kept.path / "features", mode="r")
+    column = zarr.open_array(generation(kept.path) / "valid", mode="r")
+    assert (column.shape, str(column.dtype)) == (features.shape[:1], "uint8")
+    expected = np.zeros(column.shape, np.uint8)
+    for slot in marked.slots:
+        if slot.id not in marked.failures:
+            expected[slot.row : slot.row + slot.rows] = marked.valid[slot.id]
+    np.testing.assert_array_equal(column[:], expected)
+
+
+def test_stores_without_it_are_as_they_were(make: Callable[..., Material], tmp_path: Path) -> None:
+    path = make(12).write(tmp_path).path
+    store = FeatureStore.open(path)
+    assert not store.has_validity
+    rows, valid = store.read_valid("手語")
+    assert valid.all()
+    assert valid.shape == rows.shape[:1]
+    documents = [json.loads(file.read_bytes()) for file in path.rglob("*.json")]
+    assert not any(word in str(documents) for word in ("valid", "validity", "'format': 3"))
+    assert not (generation(path) / "valid").exists()
+
+
+def test_a_version_that_knows_no_validity_refuses_the_store(kept: StoreWriter) -> None:
+    documents = [kept.path / "zarr.json", *(kept.path / "receipts").glob("?.json")]
+    for file in [*documents, generation(kept.path) / "zarr.json"]:
+        document = json.loads(file.read_bytes())
+        about = document.get("attributes", {}).get("spamo_cache", document)
+        assert about["format"] == VALIDITY_FORMAT > 2, file
+    # One that says otherwise contradicts itself.
+    document = json.loads((kept.path / "zarr.json").read_bytes())
+    about = document["attributes"]["spamo_cache"]
+    del about["sha256"]
+    document["attributes"]["spamo_cache"] = io.with_checksum({**about, "format": 2})
+    (kept.path / "zarr.json").write_bytes(canonical(document))
+    with pytest.raises(DamagedError, match="disagree"):
+        FeatureStore.open(kept.path)
+
+
+def test_validity_of_exactly_the_rows_is_asked_for(marked: Material, tmp_path: Path) -> None:
+    writer = marked.open(tmp_path)
+    marked.valid["clip 003"] = np.ones(99, bool)
+    with pytest.raises(StoreError, match=r"validity is bool of \(99,\)"):
+        marked.publish(writer, 0)
+    del marked.valid["clip 003"]
+    with pytest.raises(StoreError, match="validity is nothing"):
+        marked.publish(writer, 0)
+    plain = marked.open(tmp_path / "plain", validity=False)
+    with pytest.raises(StoreError, match="none to be kept"):
+        marked.publish(plain, 0)
+
+
+def test_a_lost_index_is_made_again_and_copies_carry_it(
+    marked: Material, kept: StoreWriter, tmp_path: Path
+) -> None:
+    whole = {file.name: file.read_bytes() for file in generation(kept.path).glob("valid/*")}
+    shutil.rmtree(kept.path / "clips")
+    (kept.path / "clips").mkdir()
+    marked.open(tmp_path / "root")
+    assert {f.name: f.read_bytes() for f in generation(kept.path).glob("valid/*")} == whole
+    copied = copy(kept.path, tmp_path / "b").path
+    assert_marked(marked, FeatureStore.open(copied))
+    assert diff(kept.path, copied) == []
+    assert verify(copied, deep=True).sound
+    marked.valid["clip 002"] = ~marked.valid["clip 002"]
+    other = marked.write(tmp_path / "c").path
+    assert diff(kept.path, other) == ["1 clips have other valid rows: clip 002"]
+    with pytest.raises(StoreError, match="other features under the same name"):
+        copy(other, tmp_path / "b")
+
+
+def test_s3_has_it_too_and_a_clip_is_one_request(
+    marked: Material, kept: StoreWriter, s3: Server, tmp_path: Path
+) -> None:
+    path = copy(kept.path, s3.root).path
+    store = FeatureStore.open(path)
+    assert_marked(marked, store)
+    s3.requests.clear()
+    store.read_valid("clip 002")
+    assert len(s3.requests) == 1
+    assert verify(path, deep=True).sound
+    assert diff(kept.path, copy(path, tmp_path / "back").path) == []
+
+
+def test_so_has_the_hub(marked: Material, kept: StoreWriter, hub: HubServer) -> None:
+    hub.create("lab/features")
+    path = copy(kept.path, ROOT).path
+    assert_marked(marked, FeatureStore.open(path))
+    assert verify(path).sound
+
+
+def test_flipped_bits_of_it_are_found(kept: StoreWriter) -> None:
+    receipt = receipt_path(kept.path, 0)
+    assert b'"invalid":[[0,' in receipt.read_bytes()
+    for file in (receipt, generation(kept.path) / "valid" / "c.0"):
+        whole = file.read_bytes()
+        for at in range(0, len(whole), 37):
+            file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+            assert not verify(kept.path).sound, (file, at)
+        file.write_bytes(whole)
+    assert verify(kept.path, deep=True).sound
+
+
+def test_an_index_and_a_receipt_that_disagree_are_found(
+    marked: Material, kept: StoreWriter, tmp_path: Path
+) -> None:
+    """Each sound by itself: only the other tells."""
+    marked.valid["clip 002"] = ~marked.valid["clip 002"]
+    other = marked.write(tmp_path / "other").path
+    shutil.rmtree(kept.path / "clips")
+    shutil.copytree(other / "clips", kept.path / "clips")
+    assert [damage.why for damage in verify(kept.path).damaged][:1] == [
+        "clip 002: receipt 1 and the index disagree on valid rows"
+    ]
+
+
+@pytest.mark.parametrize("runs", [[[3, 2]], [[0, 1], [1, 2]], [[0, 10**6]], [[2, 3], [0, 1]]])
+def test_impossible_runs_are_refused(kept: StoreWriter, runs: list[list[int]]) -> None:
+    file = receipt_path(kept.path, 0)
+    document = json.loads(file.read_bytes())
+    del document["sha256"]
+    document["clips"]["clip 000"]["invalid"] = runs
+    file.write_bytes(canonical(io.with_checksum(document)))
+    with pytest.raises(DamagedError, match="not runs of the clip's rows"):
+        FeatureStore.open(kept.path).receipt(0)
+
+
+def test_an_index_of_other_values_is_impossible(kept: StoreWriter) -> None:
+    about = kept.attributes
+    index = ClipIndex(kept.path, about)
+    index.columns["valid"] = index.columns["valid"] * 2
+    with pytest.raises(DamagedError, match="impossible"):
+        index._check(about)
