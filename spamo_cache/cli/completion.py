@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from spamo_cache import config
-from spamo_cache.workflow import EMBEDDED
+from spamo_cache.workflow import DRAWN
 
 Complete = Callable[[str], list[str]]
 
-KNOWN_CORPORA = (EMBEDDED, "phoenix14t", "csl-daily", "how2sign", "openasl", "youtube-asl")
+KNOWN_CORPORA = (*DRAWN, "phoenix14t", "csl-daily", "how2sign", "openasl", "youtube-asl")
 """The names in :mod:`datasets.registry`, which takes half a second to import."""
 
 

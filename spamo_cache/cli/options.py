@@ -37,7 +37,7 @@ ManifestFile = Annotated[
 ]
 Size = Annotated[
     int | None,
-    typer.Option("--size", metavar="N", min=1, help=f"Clips of {EMBEDDED} to draw."),
+    typer.Option("--size", metavar="N", min=1, help="Clips of an embedded corpus to draw."),
 ]
 Store = Annotated[
     str | None,

@@ -42,8 +42,6 @@ class Corpus:
     """What someone who has worked with it would say first."""
     synthetic: bool = False
     """Drawn by a program: every page and table says so."""
-    root: Callable[[], Path | None] = field(default=lambda: None)
-    """Where the corpus lies when the user names no root."""
 
     def manifest(self, root: Path) -> Manifest:
         """Read the corpus; its text convention is recorded with the raw text.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from spamo_cache import config
 from spamo_cache.config import TextConfig
 from spamo_cache.datasets import csl_daily, how2sign, openasl, phoenix14t, youtube_asl
 from spamo_cache.datasets.corpus import Corpus
@@ -29,37 +28,34 @@ def corpus(name: str) -> Corpus:
     )
 
 
-def _read_signed_weather(root: Path) -> Manifest:
-    # The drawing program is heavy; nothing but this corpus needs it.
-    from spamo_cache.datasets import signed_weather  # noqa: PLC0415
+def _signed_weather(name: str, title: str) -> Corpus:
+    def read(root: Path) -> Manifest:
+        # The drawing program is heavy; nothing but this corpus needs it.
+        from spamo_cache.datasets import signed_weather  # noqa: PLC0415
 
-    return signed_weather.manifest(root)
+        return signed_weather.manifest(root, name)
 
+    return Corpus(
+        name=name,
+        title=title,
+        language="German",
+        sign_language="an invented toy language, no natural sign language",
+        terms=(
+            "Drawn by this project's own program and free under its licence (Apache-2.0); "
+            "no person and no natural sign language is shown."
+        ),
+        fps=15.0,
+        text=TextConfig(language="German"),
+        read=read,
+        synthetic=True,
+    )
 
-def _signed_weather_root() -> Path:
-    return config.home() / "corpora" / "signed-weather"
-
-
-_SIGNED_WEATHER = Corpus(
-    name="signed-weather",
-    title="signed-weather (synthetic)",
-    language="German",
-    sign_language="an invented toy language, no natural sign language",
-    terms=(
-        "Drawn by this project's own program and free under its licence (Apache-2.0); "
-        "no person and no natural sign language is shown."
-    ),
-    fps=15.0,
-    text=TextConfig(language="German"),
-    read=_read_signed_weather,
-    synthetic=True,
-    root=_signed_weather_root,
-)
 
 CORPORA: dict[str, Corpus] = {
     known.name: known
     for known in (
-        _SIGNED_WEATHER,
+        _signed_weather("signed-weather", "signed-weather (synthetic)"),
+        _signed_weather("signed-weather-coast", "signed-weather-coast (synthetic)"),
         phoenix14t.CORPUS,
         csl_daily.CORPUS,
         how2sign.CORPUS,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from spamo_cache import extras, io
 from spamo_cache.config.spec import Reader
 from spamo_cache.errors import StoreError
-from spamo_cache.workflow import EMBEDDED, resolve, stores
+from spamo_cache.workflow import DRAWN, EMBEDDED, resolve, stores
 from spamo_cache.workflow.resolve import Changes, Names
 from spamo_cache.workflow.watcher import QUIET, Advance, Watcher
 
@@ -148,7 +148,7 @@ def _check(
     check(loaded, **request)
     for name in request["streams"] or loaded.streams:
         weights.local(loaded.streams[name].weights, path.parent)
-    if corpus == signed_weather.NAME:
+    if corpus in DRAWN:
         check_names(splits, signed_weather.SPLITS, "split")
 
 

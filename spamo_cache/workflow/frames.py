@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from spamo_cache import devices, extras
 from spamo_cache.config import Pipeline
 from spamo_cache.errors import SpamoError, StoreError, UsageError, VideoError
-from spamo_cache.workflow import EMBEDDED, resolve
+from spamo_cache.workflow import DRAWN, resolve
 from spamo_cache.workflow.watcher import QUIET, Watcher
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def input_streams(
 def _root(corpus: str, root: Path | str | None, watcher: Watcher) -> Path:
     if root is not None:
         return resolve.folder(root)
-    if corpus == EMBEDDED:
+    if corpus in DRAWN:
         return resolve.corpus_root(corpus, None, watcher=watcher)
     raise UsageError(
         "its encoders are tuned, which takes the frames",

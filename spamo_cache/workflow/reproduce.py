@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from spamo_cache import config, io
 from spamo_cache.errors import UsageError
-from spamo_cache.workflow import EMBEDDED, resolve
+from spamo_cache.workflow import DRAWN, EMBEDDED, resolve
 from spamo_cache.workflow.evaluate import evaluate
 from spamo_cache.workflow.extract import extract
 from spamo_cache.workflow.report import report
@@ -313,7 +313,7 @@ def prepare(source: Source, stages: StageTimings, watcher: Watcher) -> tuple[Man
         stage.reused = given or resolve.is_there(source.corpus, source.root, source.size)
         table, root = source.load_manifest(watcher)
         # Only what this project draws: walking through a real one takes longer than reading it.
-        stage.bytes = size_of(root) if source.corpus == EMBEDDED else 0
+        stage.bytes = size_of(root) if source.corpus in DRAWN else 0
     with stages.stage("manifest") as stage:
         stage.bytes = size_of(table.write(source.out / _MANIFEST))
     return table, root

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from spamo_cache import bounded, config
 from spamo_cache.errors import ConfigError, UsageError
-from spamo_cache.workflow import EMBEDDED
+from spamo_cache.workflow import DRAWN, EMBEDDED
 from spamo_cache.workflow.watcher import QUIET, Watcher
 
 if TYPE_CHECKING:
@@ -68,18 +68,20 @@ def check_corpus(name: str) -> None:
 def corpus_root(
     name: str, root: Path | str | None, size: int | None = None, watcher: Watcher = QUIET
 ) -> Path:
-    """The folder of a corpus; the embedded one is drawn if it is not there yet.
+    """The folder of a corpus; an embedded one is drawn if it is not there yet.
 
     Raises:
         UsageError: unknown corpus, or a real one without its folder.
     """
     from spamo_cache.datasets import registry
 
-    known = registry.corpus(name)
-    if name == EMBEDDED:
-        return _drawn(Path(root or _drawn_root(known.root(), size)), size, watcher)
+    registry.corpus(name)
+    if name in DRAWN:
+        return _drawn(name, Path(root or _drawn_root(name, size)), size, watcher)
     if size is not None:
-        raise UsageError(f"corpus {name} has the size it has", remedy=f"--size is for {EMBEDDED}")
+        raise UsageError(
+            f"corpus {name} has the size it has", remedy=f"--size is for {' and '.join(DRAWN)}"
+        )
     if root is None:
         raise UsageError(f"corpus {name} needs --root", remedy="name its folder by --root DIR")
     return folder(root)
@@ -99,27 +101,25 @@ def folder(path: Path | str) -> Path:
 
 def is_there(name: str, root: Path | str | None, size: int | None) -> bool:
     """Whether a corpus need not be drawn first."""
-    from spamo_cache.datasets import registry
-
-    if name != EMBEDDED:
+    if name not in DRAWN:
         return True
-    drawn = Path(root or _drawn_root(registry.corpus(name).root(), size))
+    drawn = Path(root or _drawn_root(name, size))
     return (drawn / "manifest.parquet").is_file()
 
 
-def _drawn_root(default: Path | None, size: int | None) -> Path:
-    base = default or config.home() / "corpora" / EMBEDDED
-    return base if size is None else base.with_name(f"{EMBEDDED}-{size}")
+def _drawn_root(name: str, size: int | None) -> Path:
+    return config.home() / "corpora" / (name if size is None else f"{name}-{size}")
 
 
-def _drawn(root: Path, size: int | None, watcher: Watcher) -> Path:
+def _drawn(name: str, root: Path, size: int | None, watcher: Watcher) -> Path:
     from spamo_cache.datasets import signed_weather
 
     # A finished corpus is taken as it is, whatever its size.
     if size is None and (root / "manifest.parquet").is_file():
         return root
-    with watcher.task("draw", EMBEDDED, "clips") as advance:
-        signed_weather.make(root, size or signed_weather.DEFAULT_SIZE, progress=advance)
+    with watcher.task("draw", name, "clips") as advance:
+        size = size or signed_weather.DEFAULT_SIZE
+        signed_weather.make(root, size, progress=advance, name=name)
     return root
 
 
@@ -162,14 +162,14 @@ def load_manifest(
 
 
 def _check_name(corpus: str, root: Path, table: Path | None = None) -> None:
-    """Keep other clips from being filed as the embedded corpus."""
-    if corpus != EMBEDDED:
+    """Keep other clips from being filed as an embedded corpus."""
+    if corpus not in DRAWN:
         return
     from spamo_cache.datasets import signed_weather
 
-    if not signed_weather.is_drawn(root):
+    if not signed_weather.is_drawn(root, corpus):
         raise UsageError(
-            f"{EMBEDDED} is the corpus that comes with spamo-cache, and these clips are not its",
+            f"{corpus} is a corpus that comes with spamo-cache, and these clips are not its",
             where=table or root,
             remedy="give your corpus another name by --dataset NAME",
         )

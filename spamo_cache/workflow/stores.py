@@ -24,7 +24,7 @@ from spamo_cache.errors import (
     StoreError,
     UsageError,
 )
-from spamo_cache.workflow import EMBEDDED, resolve
+from spamo_cache.workflow import DRAWN, resolve
 from spamo_cache.workflow.watcher import QUIET, Watcher
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def remember(
 def at_hand(corpus: str, root: Path | str | None) -> Path | None:
     """The folder of a corpus, None where it is not known.
 
-    Without ``root`` it is the embedded corpus's, if that is drawn already, and of another one where
+    Without ``root`` it is an embedded corpus's, if that is drawn already, and of another one where
     it was extracted from last.
 
     Raises:
@@ -82,7 +82,7 @@ def at_hand(corpus: str, root: Path | str | None) -> Path | None:
     """
     if root is not None:
         return resolve.folder(root)
-    if corpus == EMBEDDED:
+    if corpus in DRAWN:
         there = resolve.is_there(corpus, None, None)
         return resolve.corpus_root(corpus, None) if there else None
     try:
@@ -282,7 +282,7 @@ def _extraction(pipeline: Pipeline, base: Path, note: _Note, stream: str | None 
         words += (
             ["--root", note.root] if note.root not in {"", str(Path(note.table).parent)} else []
         )
-    elif corpus != EMBEDDED:
+    elif corpus not in DRAWN:
         words += ["--root", note.root or "DIR"]
     if stream is not None or spec != resolve.spec_of(corpus):
         words += ["--spec", str(base / spec) if (base / spec).is_file() else spec]
@@ -337,9 +337,9 @@ def _table(file: Path, pipeline: Pipeline) -> Manifest:
     try:
         table = Manifest.read(file)
     except UsageError:  # it does not say which corpus it describes
-        if pipeline.corpus == EMBEDDED:
+        if pipeline.corpus in DRAWN:
             raise UsageError(
-                f"the pipeline is that of {EMBEDDED}, which this table does not describe",
+                f"the pipeline is that of {pipeline.corpus}, which this table does not describe",
                 where=file,
                 remedy=f"write a pipeline for your corpus by `{_init(file)}`, and train that",
             ) from None

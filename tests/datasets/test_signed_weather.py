@@ -19,6 +19,7 @@ import pytest
 from spamo_cache.datasets import registry
 from spamo_cache.datasets.signed_weather import NAME, grammar, lexicon, make, manifest
 from spamo_cache.datasets.signed_weather.animate import offset, perform, shape
+from spamo_cache.datasets.signed_weather.dialects import COAST, COASTAL_SIGNS, INLAND
 from spamo_cache.datasets.signed_weather.grammar import ClipPlan
 from spamo_cache.datasets.signed_weather.lexicon import LEXICON, Sign
 from spamo_cache.datasets.signed_weather.signer import SIZE, Signer
@@ -44,7 +45,7 @@ def few() -> Iterator[list[ClipPlan]]:
         for plan in islice(grammar.clips(SMALLEST), 3, 6)
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(making, "clips", lambda _: plans)
+        patch.setattr(making, "clips", lambda *_, **__: plans)
         yield plans
 
 
@@ -204,9 +205,9 @@ def test_sizes_are_exact_and_the_larger_corpus_begins_with_the_smaller() -> None
 
 def test_two_signers_sign_in_test_only() -> None:
     signers = {name: {plan.signer for plan in of(name)} for name in ("train", "dev", "test")}
-    assert signers["test"] - signers["train"] - signers["dev"] == set(grammar.UNSEEN_SIGNERS)
-    assert len(grammar.UNSEEN_SIGNERS) == 2
-    assert signers["train"] == signers["dev"] == set(grammar.SIGNERS)
+    assert signers["test"] - signers["train"] - signers["dev"] == set(INLAND.unseen_signers)
+    assert len(INLAND.unseen_signers) == 2
+    assert signers["train"] == signers["dev"] == set(INLAND.signers)
     assert len({replace(Signer.from_seed(s), seed=0) for s in signers["test"]}) == 8
 
 
@@ -367,3 +368,51 @@ def test_a_changed_bit_in_the_manifest_never_changes_a_sentence(made: Path, tmp_
         except CorpusError:
             refused += 1
     assert refused
+
+
+# --- the second dialect -------------------------------------------------------------------------
+
+
+def test_what_inland_is_scored_on_is_never_said_on_the_coast() -> None:
+    """Pretraining on the coast must not have seen a sentence of inland's dev or test."""
+    held_out = {p.utterance.german for p in grammar.clips(2000) if p.split != "train"}
+    coast = list(grammar.clips(4000, dialect=COAST))
+    assert held_out.isdisjoint(plan.utterance.german for plan in coast)
+    splits = defaultdict(set)
+    for plan in coast:
+        splits[plan.split].add(plan.utterance.german)
+    assert all(one.isdisjoint(other) for one, other in combinations(splits.values(), 2))
+    assert set(splits) == {"train", "dev", "test"}
+
+
+def test_on_the_coast_other_people_sign_and_a_third_of_the_signs_are_others() -> None:
+    changed = {name for name, sign in COAST.lexicon.items() if sign != INLAND.lexicon[name]}
+    assert changed == set(COASTAL_SIGNS)
+    assert COAST.lexicon.keys() == INLAND.lexicon.keys()
+    assert round(len(changed) / len(LEXICON), 1) == 0.3
+    assert len(set(COAST.lexicon.values())) == len(COAST.lexicon), "two glosses share a sign"
+    coast, inland = list(grammar.clips(300, dialect=COAST)), list(grammar.clips(300))
+    for attribute in ("id", "signer", "seed"):
+        ours, theirs = ({getattr(plan, attribute) for plan in one} for one in (coast, inland))
+        assert ours.isdisjoint(theirs)
+    assert {plan.signer for plan in coast} == {*COAST.signers, *COAST.unseen_signers}
+
+
+def test_a_folder_holds_one_dialect(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r'another corpus: .*"corpus": "signed-weather"'):
+        make(made, SMALLEST, name=COAST.name)
+    make(tmp_path, SMALLEST, name=COAST.name, workers=1)
+    assert manifest(tmp_path, COAST.name).corpus == COAST.name
+    with pytest.raises(CorpusError, match="has not been made here"):
+        manifest(tmp_path / "none", COAST.name)
+
+
+def test_a_sign_of_the_coast_is_filmed_as_it_is_signed_there(tmp_path: Path) -> None:
+    plan = next(p for p in grammar.clips(300, dialect=COAST) if "MONTAG" in p.utterance.glosses)
+    plan = plan._replace(utterance=plan.utterance._replace(glosses=("MONTAG",)))
+    (tmp_path / "videos").mkdir()
+    videos = []
+    for dialect in (COAST, INLAND):
+        making.film(plan._replace(dialect=dialect.name), tmp_path)
+        videos.append((tmp_path / f"videos/{plan.id}.mp4").read_bytes())
+    assert videos[0] != videos[1]

@@ -1,5 +1,6 @@
-"""The corpus that comes with the project: synthetic videos of a toy sign language."""
+"""The corpora that come with the project: synthetic videos of a toy sign language."""
 
+from spamo_cache.datasets.signed_weather.dialects import DIALECTS
 from spamo_cache.datasets.signed_weather.make import (
     DEFAULT_SIZE,
     NAME,
@@ -9,4 +10,4 @@ from spamo_cache.datasets.signed_weather.make import (
     manifest,
 )
 
-__all__ = ["DEFAULT_SIZE", "NAME", "SPLITS", "is_drawn", "make", "manifest"]
+__all__ = ["DEFAULT_SIZE", "DIALECTS", "NAME", "SPLITS", "is_drawn", "make", "manifest"]

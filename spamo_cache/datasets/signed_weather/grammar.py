@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from spamo_cache.datasets.signed_weather.dialects import INLAND, Dialect
 from spamo_cache.datasets.signed_weather.lexicon import (
     DECADE_MOVEMENTS,
     REGIONS,
@@ -31,10 +32,7 @@ TRAIN_KINDS: dict[Kind, float] = {
     "two-clauses": 0.22,
 }
 UNSEEN_KIND: Kind = "everything"
-"""Weather with a degree and a number: a structure that stands in the test split only."""
-SIGNERS = (1, 2, 3, 4, 5, 6)
-UNSEEN_SIGNERS = (7, 8)
-"""Signers of the test split only."""
+"""Weather with a degree and a number: a structure that stands in inland's test split only."""
 
 
 class Clause(NamedTuple):
@@ -78,6 +76,7 @@ class ClipPlan(NamedTuple):
     signer: int
     seed: int
     utterance: Utterance
+    dialect: str
 
 
 TIME_TEXTS = {
@@ -326,44 +325,50 @@ def _weather(weather: str, degree: Degree | None, rng: random.Random) -> tuple[C
     return (usual if rng.random() < 0.7 else other), english
 
 
-def home_split(kind: Kind, content: Meaning) -> str:
-    """The only split in which a meaning may stand, at any size of the corpus.
+def home_split(kind: Kind, content: Meaning, dialect: Dialect = INLAND) -> str:
+    """The only split of a dialect in which a meaning may stand, at any size of the corpus.
 
     A tenth of the meanings belongs to test and a twentieth to dev, by hash; so does all of the
-    structure that training never shows. The language model is pretrained on ``train`` alone.
+    structure that training never shows. The language model is pretrained on ``train`` alone. What
+    inland's dev or test may say has no home in another dialect: pretraining must not see it.
     """
-    if kind == UNSEEN_KIND:
-        return "test"
-    rank = hashlib.sha256(repr(content).encode()).digest()[0]
+    ranks = hashlib.sha256(repr(content).encode()).digest()
+    if dialect is INLAND:
+        return "test" if kind == UNSEEN_KIND else _share(ranks[0])
+    return _share(ranks[1]) if home_split(kind, content) == "train" else ""
+
+
+def _share(rank: int) -> str:
     return "test" if rank < 26 else "dev" if rank < 39 else "train"
 
 
-def clips(size: int, seed: int = 0) -> Iterator[ClipPlan]:
+def clips(size: int, seed: int = 0, dialect: Dialect = INLAND) -> Iterator[ClipPlan]:
     """The clips of a corpus of ``size`` clips: a seventh test, a fourteenth dev.
 
-    Half of the test clips are signed by people, and a sixth of them have a structure, that
+    Half of the test clips are signed by people, and inland a sixth of them have a structure, that
     training never shows.
     """
     test, dev = max(1, size // 7), max(1, size // 14)
     for split, count in (("test", test), ("dev", dev), ("train", size - test - dev)):
         # One stream of chance per split: a larger corpus begins with the smaller one.
-        rng = random.Random(f"signed-weather {seed} {split}")  # noqa: S311
+        rng = random.Random(f"{dialect.name} {seed} {split}")  # noqa: S311
         for index in range(count):
-            unseen = split == "test" and index % 6 == 0
-            content = _meaning_of(split, UNSEEN_KIND if unseen else None, rng)
-            signers = UNSEEN_SIGNERS if split == "test" and index % 2 else SIGNERS
+            unseen = dialect is INLAND and split == "test" and index % 6 == 0
+            content = _meaning_of(split, UNSEEN_KIND if unseen else None, rng, dialect)
+            new = split == "test" and index % 2
             yield ClipPlan(
-                id=f"{split}-{index:05d}",
+                id=f"{dialect.prefix}{split}-{index:05d}",
                 split=split,
-                signer=rng.choice(signers),
+                signer=rng.choice(dialect.unseen_signers if new else dialect.signers),
                 seed=rng.randrange(2**31),
                 utterance=express(content, rng),
+                dialect=dialect.name,
             )
 
 
-def _meaning_of(split: str, kind: Kind | None, rng: random.Random) -> Meaning:
+def _meaning_of(split: str, kind: Kind | None, rng: random.Random, dialect: Dialect) -> Meaning:
     while True:
         (chosen,) = [kind] if kind else rng.choices(list(TRAIN_KINDS), list(TRAIN_KINDS.values()))
         content = meaning(chosen, rng)
-        if home_split(chosen, content) == split:
+        if home_split(chosen, content, dialect) == split:
             return content

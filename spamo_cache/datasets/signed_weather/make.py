@@ -16,13 +16,13 @@ import numpy as np
 from spamo_cache import bounded, extras
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.datasets.signed_weather.animate import FPS, perform
+from spamo_cache.datasets.signed_weather.dialects import DIALECTS, INLAND
 from spamo_cache.datasets.signed_weather.grammar import ClipPlan, clips
-from spamo_cache.datasets.signed_weather.lexicon import LEXICON
 from spamo_cache.datasets.signed_weather.signer import SIZE, Signer
 from spamo_cache.errors import CorpusError
 from spamo_cache.io import replace, sweep
 
-NAME = "signed-weather"
+NAME = INLAND.name
 VERSION = 1
 """Raised whenever the same seed would give other videos or other sentences."""
 DEFAULT_SIZE = 1200
@@ -38,6 +38,8 @@ def make(
     size: int = DEFAULT_SIZE,
     progress: Progress | None = None,
     workers: int | None = None,
+    *,
+    name: str = NAME,
 ) -> Path:
     """Make the corpus below ``root``, or what is missing of it; a finished one is left alone.
 
@@ -46,6 +48,7 @@ def make(
         size: number of clips over all splits, at least 28.
         progress: called with clips done and clips in all.
         workers: processes; None is one per core.
+        name: of the corpus: which dialect is signed.
 
     Returns:
         Path of the manifest.
@@ -56,8 +59,8 @@ def make(
     if size < 28:
         raise CorpusError(f"a corpus of {size} clips", remedy="ask for 28 clips or more")
     manifest = root / MANIFEST
-    _claim(root, {"corpus": NAME, "version": VERSION, "size": size, "synthetic": True})
-    plans = list(clips(size))
+    _claim(root, {"corpus": name, "version": VERSION, "size": size, "synthetic": True})
+    plans = list(clips(size, dialect=DIALECTS[name]))
     if manifest.exists():
         return manifest
     missing = [plan for plan in plans if not (root / _source(plan)).exists()]
@@ -65,12 +68,16 @@ def make(
         _film_all(missing, root, len(plans) - len(missing), progress, workers)
     except OSError as error:
         raise CorpusError(f"cannot be written: {error}", where=root) from None
-    Manifest.from_clips(NAME, map(_clip, plans)).write(manifest)
+    Manifest.from_clips(name, map(_clip, plans)).write(manifest)
     return manifest
 
 
-def manifest(root: Path) -> Manifest:
+def manifest(root: Path, name: str = NAME) -> Manifest:
     """The manifest of a corpus that :func:`make` finished.
+
+    Args:
+        root: folder of the corpus.
+        name: of the corpus.
 
     Raises:
         CorpusError: none was made here, or it is not what was made.
@@ -78,14 +85,15 @@ def manifest(root: Path) -> Manifest:
     path = root / MANIFEST
     if not path.exists():
         raise CorpusError(
-            f"{NAME} has not been made here",
+            f"{name} has not been made here",
             where=root,
             remedy="run `spamo-cache reproduce` or `spamo-cache manifest`, which make it",
         )
-    recorded = Manifest.read(path, NAME)
+    recorded = Manifest.read(path, name)
     try:
         size = int(json.loads((root / _CARD).read_bytes())["size"])
-        same = recorded.table.equals(Manifest.from_clips(NAME, map(_clip, clips(size))).table)
+        plans = clips(size, dialect=DIALECTS[name])
+        same = recorded.table.equals(Manifest.from_clips(name, map(_clip, plans)).table)
     except (OSError, ValueError, KeyError, TypeError):
         same = False
     if not same:
@@ -97,13 +105,13 @@ def manifest(root: Path) -> Manifest:
     return recorded
 
 
-def is_drawn(root: Path) -> bool:
-    """Whether :func:`make` has drawn the clips below ``root``, or some of them."""
+def is_drawn(root: Path, name: str = NAME) -> bool:
+    """Whether :func:`make` has drawn this corpus below ``root``, or a part of it."""
     try:
         card = bounded.read_json(root / _CARD)
     except (OSError, ValueError):
         return False
-    return isinstance(card, dict) and card.get("corpus") == NAME
+    return isinstance(card, dict) and card.get("corpus") == name
 
 
 def _claim(root: Path, card: dict[str, object]) -> None:
@@ -153,7 +161,7 @@ def film(plan: ClipPlan, root: Path) -> None:
     """Draw one clip and publish its video in one rename."""
     signer = Signer.from_seed(plan.signer)
     rng = np.random.default_rng(plan.seed)
-    signs = [LEXICON[gloss] for gloss in plan.utterance.glosses]
+    signs = [DIALECTS[plan.dialect].lexicon[gloss] for gloss in plan.utterance.glosses]
     pictures = [signer.draw(beat.pose, rng) for beat in perform(signs, signer, rng)]
     replace(root / _source(plan), encode(np.stack(pictures)), root / "videos")
 
