@@ -49,9 +49,9 @@ reproduce: setup ## all stages on the embedded corpus; CORPUS=phoenix14t ROOT=/d
 # hour. Other corpora keep theirs.
 SMALL := align.steps=100 translate.steps=250 translate.eval_every=125
 
-experiments: setup ## every experiment of the paper and a page of them; small on the embedded corpus
+experiments: setup ## every experiment of the paper and a page of them; QUICK=1 for one seed of each
 	$(BIN)/spamo-cache reproduce $(CORPUS) --all $(if $(ROOT),--root '$(ROOT)') \
-		$(if $(filter signed-weather,$(CORPUS)),$(SMALL:%=--set %))
+		$(if $(filter signed-weather,$(CORPUS)),$(SMALL:%=--set %)) $(if $(QUICK),--quick)
 
 check: setup ## unit tests, a few minutes at most: before every commit
 	$(BIN)/python -m pytest $(PARALLEL) -m 'not slow'

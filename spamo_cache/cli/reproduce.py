@@ -78,8 +78,17 @@ def reproduce(
         ),
     ] = None,
     seeds: Annotated[
-        int, typer.Option("--seeds", metavar="N", min=1, help="With --all: runs of each variant.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            "--seeds",
+            metavar="N",
+            min=1,
+            help="With --all: runs of each variant [default: 3, or what an experiment says]",
+        ),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="With --all: one run of each variant.")
+    ] = False,
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -128,10 +137,14 @@ def reproduce(
     if everything:
         from spamo_cache.workflow.experiments.run import ExperimentRequest
 
-        request = ExperimentRequest(only=only, seeds=seeds, jobs=jobs)
+        if quick and seeds is not None:
+            raise UsageError("--quick is one seed", remedy="give --quick or --seeds, not both")
+        request = ExperimentRequest(only=only, seeds=1 if quick else seeds, jobs=jobs)
         failed, sources = _experiments(source, request, dry_run=dry_run, json=json), None
-    elif only or jobs or dry_run or seeds > 1:
-        raise UsageError("--only, --seeds, --jobs and --dry-run are for experiments: add --all")
+    elif only or jobs or dry_run or seeds or quick:
+        raise UsageError(
+            "--only, --seeds, --quick, --jobs and --dry-run are for experiments: add --all"
+        )
     else:
         done = reproduce_source(source, watching.watcher(json=json))
         if json:

@@ -39,4 +39,6 @@ class Experiment(StrictModel):
     """What the paper or its release says about it."""
     axis: Axis | None = None
     """None: the variants have no order, and a table will do."""
+    seeds: Annotated[int, Field(ge=1)] = 3
+    """Runs of each variant, unless another number is asked for."""
     variants: Mapping[Name, Variant] = Field(min_length=1)

@@ -41,6 +41,8 @@ class ExperimentResult(StrictModel):
     question: str
     paper: str = ""
     axis: Axis | None = None
+    seeds: Sequence[int] = ()
+    """Those that every variant was to be run with."""
     variants: Sequence[VariantResult] = Field(min_length=1)
 
 
@@ -53,6 +55,7 @@ class ExperimentResults(StrictModel):
     set: Sequence[str] = ()
     """What the user set over the corpus's pipeline, ``key=value``."""
     seeds: Sequence[int] = ()
+    """Those of any of the experiments."""
     experiments: Sequence[ExperimentResult]
 
 

@@ -22,7 +22,7 @@ Enter = Callable[[Path, pytest.MonkeyPatch], None]
 
 LINE = (
     "reproduce frames --manifest manifest.csv --pipeline pipeline.yaml --executor serial -o out "
-    "--all --device cpu"
+    "--all --device cpu --quick"
 )
 BOTH = "--only streams,windows"
 STREAMS = """\
@@ -193,11 +193,16 @@ def _children(pid: int) -> list[int]:
 
 @pytest.mark.parametrize(
     ("words", "named"),
-    [("--all --only hands", "choose among streams"), ("--only streams", "add --all")],
+    [
+        ("--all --only hands", "choose among streams"),
+        ("--only streams", "add --all"),
+        ("--quick", "add --all"),
+        ("--all --quick --seeds 2", "--quick is one seed"),
+    ],
 )
 def test_what_cannot_be_meant_is_refused(fresh: Path, call: Call, words: str, named: str) -> None:
     assert fresh == Path.cwd()
-    line = LINE.replace(" --all", "")
+    line = LINE.replace(" --all", "").replace(" --quick", "")
     assert named in call(line, words, code=2).stderr
 
 

@@ -86,8 +86,9 @@ def test_every_experiment_fits_every_corpus(corpus: str) -> None:
     def load(changes: Sequence[str]) -> Pipeline:
         return config.load(path, Pipeline, changes)
 
+    seeds = {name: [0] for name in ORDER}
     found = plan_experiments(
-        experiments, load, lambda one: resolve.spec_used(one, path.parent)[0], [0]
+        experiments, load, lambda one: resolve.spec_used(one, path.parent)[0], seeds
     )
     assert [trial for trial in found.trials if trial.error is not None] == []
     for run in found.runs.values():

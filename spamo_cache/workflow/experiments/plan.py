@@ -124,17 +124,23 @@ def _spelt(value: Any) -> str:
 
 
 def plan_experiments(
-    experiments: Sequence[Experiment], load: Load, load_spec: LoadSpec, seeds: Sequence[int]
+    experiments: Sequence[Experiment],
+    load: Load,
+    load_spec: LoadSpec,
+    seeds: Mapping[str, Sequence[int]],
 ) -> Plan:
-    """The runs of ``experiments`` under each of ``seeds``, every distinct one once.
+    """The runs of ``experiments`` under each of their seeds, every distinct one once.
 
     A variant that does not fit the base or its spec becomes trials with an error; others stay.
+
+    Args:
+        seeds: name of an experiment -> its seeds.
     """
     runs: dict[str, Planned] = {}
     trials = []
     for experiment in experiments:
         for name, variant in experiment.variants.items():
-            for seed in seeds:
+            for seed in seeds[experiment.name]:
                 key, error = None, None
                 try:
                     run = _planned(experiment, name, seed, load)
@@ -202,13 +208,17 @@ def _variant(experiment: Experiment, name: str) -> Variant:
 
 
 def _tested(runs: Iterable[Planned], trials: Sequence[Trial]) -> dict[str, Planned]:
-    """By key, those that others start from first; each with the tests that trials ask for."""
+    """By key, each with the tests that trials ask for, in the order in which to train them.
+
+    Those that others start from come before these. All runs of the first seed come before any of
+    the second: what is interrupted has an answer to every question, if a rougher one.
+    """
     tests: dict[str, dict[bytes, Mapping[str, Any]]] = {}
     for trial in trials:
         if trial.run is not None:
             tests.setdefault(trial.run, {})[canonical(dict(trial.test))] = trial.test
     ordered: dict[str, Planned] = {}
-    for run in runs:
+    for run in sorted(runs, key=lambda run: run.pipeline.seed):
         for one in (run.init_from, run):
             if one is not None:
                 own = tuple(tests.get(one.key, {}).values())

@@ -26,12 +26,14 @@ class Results:
         folder: Path,
         experiments: Sequence[Experiment],
         asked: Sequence[str],
+        *,
+        seeds: Mapping[str, Sequence[int]],
         **common: Any,
     ) -> None:
-        """``common``: corpus, base, set and seeds, equal for all runs."""
+        """``seeds`` by experiment; ``common``: corpus, base and set, equal for all runs."""
         self._path = folder / RESULTS
         self._experiments = experiments
-        self._asked, self._common = frozenset(asked), common
+        self._asked, self._seeds, self._common = frozenset(asked), seeds, common
         self._before = self._kept()
         self._runs: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
 
@@ -54,8 +56,10 @@ class Results:
         write_results(self._path, self.document())
 
     def document(self) -> dict[str, Any]:
-        listed = (self._entry(experiment) for experiment in self._experiments)
-        return {**self._common, "experiments": [entry for entry in listed if entry is not None]}
+        entries = [self._entry(experiment) for experiment in self._experiments]
+        listed = [entry for entry in entries if entry is not None]
+        seeds = sorted({seed for entry in listed for seed in entry["seeds"]})
+        return {**self._common, "seeds": seeds, "experiments": listed}
 
     @property
     def failed(self) -> list[tuple[str, str]]:
@@ -68,7 +72,7 @@ class Results:
         ]
 
     def _entry(self, experiment: Experiment) -> Mapping[str, Any] | None:
-        document = experiment.model_dump(mode="json")
+        document = experiment.model_dump(mode="json", exclude={"seeds"})
         if experiment.name not in self._asked:
             before = self._before.get(experiment.name)
             return before if before and self._holds(before, document) else None
@@ -76,7 +80,7 @@ class Results:
             {"name": name, **variant, "runs": self._sorted(experiment.name, name)}
             for name, variant in document["variants"].items()
         ]
-        return {**document, "variants": variants}
+        return {**document, "seeds": list(self._seeds[experiment.name]), "variants": variants}
 
     def _sorted(self, experiment: str, variant: str) -> list[dict[str, Any]]:
         return [entry for _, entry in sorted(self._runs.get((experiment, variant), {}).items())]
@@ -93,10 +97,12 @@ class Results:
             for run in one["runs"]
             if run["evaluation"] is not None
         ]
-        return {**entry, "variants": bare} == document and all(card.is_file() for card in cards)
+        known = {**entry, "variants": bare}
+        del known["seeds"]
+        return known == document and all(card.is_file() for card in cards)
 
     def _kept(self) -> dict[str, Mapping[str, Any]]:
-        """Entries of an earlier call with the same corpus, settings and seeds."""
+        """Entries of an earlier call with the same corpus and settings, of however many seeds."""
         try:
             document = read_results(self._path).model_dump(mode="json")
         except SpamoError:

@@ -40,12 +40,12 @@ class ExperimentRequest:
 
     Attributes:
         only: names of experiments; None is all.
-        seeds: runs of each variant.
+        seeds: runs of each variant; None is what each experiment says.
         jobs: runs at a time; None is one per GPU, or as many as the cores allow.
     """
 
     only: Names | None = None
-    seeds: int = 1
+    seeds: int | None = None
     jobs: int | None = None
 
 
@@ -143,7 +143,8 @@ def _planned(
 
     experiments = listed(context.pipeline.parent)
     names = _names(experiments, request)
-    whole = plan_experiments(experiments, context.load, context.load_spec, _seeds(context, request))
+    seeds = _seeds(context, request, experiments)
+    whole = plan_experiments(experiments, context.load, context.load_spec, seeds)
     return experiments, names, whole.only(names)
 
 
@@ -156,9 +157,12 @@ def _names(experiments: Sequence[Experiment], request: ExperimentRequest) -> lis
     return names
 
 
-def _seeds(context: ExperimentContext, request: ExperimentRequest) -> list[int]:
+def _seeds(
+    context: ExperimentContext, request: ExperimentRequest, experiments: Sequence[Experiment]
+) -> dict[str, Sequence[int]]:
+    """The seeds of each experiment, from the pipeline's own on."""
     first = context.load().seed
-    return list(range(first, first + request.seeds))
+    return {one.name: range(first, first + (request.seeds or one.seeds)) for one in experiments}
 
 
 def _run(
@@ -173,8 +177,8 @@ def _run(
         names,
         corpus=base.corpus,
         base=context.digest(base),
+        seeds=_seeds(context, request, experiments),
         set=list(context.overrides),
-        seeds=_seeds(context, request),
     )
     with stages.stage("extract") as stage:
         features = extract_features(context, plan)

@@ -62,8 +62,12 @@ STRIDE = experiment(
 )
 
 
+def planned(experiments, load, seeds=(0,)):
+    return plan_experiments(experiments, load, load_spec, {one.name: seeds for one in experiments})
+
+
 def test_equal_settings_are_one_run(load):
-    found = plan_experiments([STREAMS, STRIDE], load, load_spec, [0])
+    found = planned([STREAMS, STRIDE], load)
     assert [run.name for run in found.runs.values()] == [
         *("toy-0", "streams-spatial-0", "stride-trained-0"),
     ]
@@ -75,16 +79,26 @@ def test_equal_settings_are_one_run(load):
 
 
 def test_seeds_are_runs_of_their_own(load):
-    found = plan_experiments([STREAMS], load, load_spec, [3, 4])
+    found = planned([STREAMS], load, [3, 4])
     assert [run.name for run in found.runs.values()] == [
-        *("toy-3", "toy-4", "streams-spatial-3", "streams-spatial-4"),
+        *("toy-3", "streams-spatial-3", "toy-4", "streams-spatial-4"),
     ]
     assert {run.pipeline.seed for run in found.runs.values()} == {3, 4}
     assert [trial.seed for trial in found.trials] == [3, 4] * 3
 
 
+def test_an_experiment_has_its_own_number_of_seeds(load):
+    seeds = {"streams": [0, 1], "stride": [0]}
+    found = plan_experiments([STREAMS, STRIDE], load, load_spec, seeds)
+    assert [run.name for run in found.runs.values()] == [
+        *("toy-0", "streams-spatial-0", "stride-trained-0", "toy-1", "streams-spatial-1"),
+    ]
+    by_seed = {run.pipeline.seed: run for run in found.runs.values() if run.name[:3] == "toy"}
+    assert (len(by_seed[0].tests), len(by_seed[1].tests)) == (3, 1)
+
+
 def test_a_run_says_what_it_is_for(load):
-    plan = plan_experiments([STREAMS], load, load_spec, [5])
+    plan = planned([STREAMS], load, [5])
     spatial = plan.runs[plan.trials[1].run].pipeline
     assert (spatial.name, spatial.seed) == ("streams-spatial", 5)
     assert spatial.question == "which? Here: the spatial one"
@@ -100,7 +114,7 @@ def test_a_variant_that_does_not_fit_hinders_no_other(load):
         sweep={"set": {"sweep": {"seed": [1, 2]}}},
         fine={},
     )
-    found = plan_experiments([odd], load, load_spec, [0])
+    found = planned([odd], load)
     errors = {trial.variant: trial.error for trial in found.trials}
     assert errors.pop("fine") is None
     words = {"typo": "'lr'", "stream": "hands", "spec": "'stride'", "test": "stride"}
@@ -111,7 +125,7 @@ def test_a_variant_that_does_not_fit_hinders_no_other(load):
 
 def test_only_some_experiments_keep_the_names_of_all(load):
     other = experiment("other", small={"set": {"streams": ["spatial"]}})
-    found = plan_experiments([STREAMS, STRIDE, other], load, load_spec, [0])
+    found = planned([STREAMS, STRIDE, other], load)
     some = found.only(["other"])
     assert [run.name for run in some.runs.values()] == ["streams-spatial-0"]
     assert {trial.experiment for trial in some.trials} == {"other"}
@@ -128,7 +142,7 @@ def test_a_run_can_start_from_another(load):
         base={"set": {"streams": ["motion"]}},
         lost={"set": {**more, "init_from": "nobody"}},
     )
-    found = plan_experiments([tuned], load, load_spec, [0])
+    found = planned([tuned], load)
     by_name = {trial.variant: trial for trial in found.trials}
     assert [run.name for run in found.runs.values()] == [
         *("toy-0", "encoders-plain-0", "encoders-base-0", "encoders-half-0"),
@@ -145,9 +159,7 @@ def test_a_run_can_start_from_another(load):
 
 
 def test_every_stream_is_extracted_once_and_for_tests_alone_in_part(load):
-    found = extractions(
-        plan_experiments([STREAMS, STRIDE], load, load_spec, [0]).runs.values(), load_spec
-    )
+    found = extractions(planned([STREAMS, STRIDE], load).runs.values(), load_spec)
     told = [(list(one.streams), dict(one.pipeline.spec_set), one.tested) for one in found]
     assert told == [
         (["spatial", "motion"], {}, False),

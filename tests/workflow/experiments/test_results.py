@@ -19,11 +19,12 @@ def noted(tmp_path: Path) -> Callable[..., list[str]]:
     """Names of the experiments in the table after one, ``now``, has been asked for again."""
 
     def known(question: str = "which?", base: str = "a") -> list[str]:
+        seeds = {"before": [0, 1], "now": [0]}
         for name, asked in (("before", "a"), ("now", base)):
             wanted = [experiment("before", "which?"), experiment("now", "what?")]
             if name == "now":
                 wanted[0] = experiment("before", question)
-            table = Results(tmp_path, wanted, [name], corpus="c", base=asked)
+            table = Results(tmp_path, wanted, [name], seeds=seeds, corpus="c", base=asked)
             trial = Trial(experiment=name, variant="plain", seed=0, run="key", test={})
             table.add(trial, tmp_path / "runs" / "one", evaluation="test")
         return [one["name"] for one in results_in(tmp_path)["experiments"]]
@@ -41,8 +42,11 @@ def results_in(folder: Path) -> Any:
     return json.loads((folder / "results.json").read_text())
 
 
-def test_what_was_found_before_stays(noted: Callable[..., list[str]]) -> None:
+def test_what_was_found_before_stays(noted: Callable[..., list[str]], tmp_path: Path) -> None:
     assert noted() == ["before", "now"]
+    found = results_in(tmp_path)
+    assert found["seeds"] == [0, 1]
+    assert [one["seeds"] for one in found["experiments"]] == [[0, 1], [0]]
 
 
 def test_what_no_longer_holds_is_forgotten(noted: Callable[..., list[str]], tmp_path: Path) -> None:
