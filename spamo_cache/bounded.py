@@ -1,7 +1,8 @@
 """Files and JSON that anybody may have written: read within bounds, or refused.
 
 A small file can cost hours, and a pipe or a device never ends. What is read here is a regular
-file of a size that was asked for, and JSON that is nested no deeper than people nest it.
+file of a size that was asked for, and JSON that is nested no deeper than people nest it. A path
+that a table names stays in its folder.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import errno
 import json
 import os
 import stat
-from pathlib import Path
+import unicodedata
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 MAX_JSON_BYTES = 1 << 28
@@ -118,3 +121,59 @@ def is_deeper(document: Any, depth: int) -> bool:
         if not level:
             return False
     return True
+
+
+def locate(root: Path, name: str) -> Path:
+    """Path of ``name`` below ``root``, in the Unicode form that the disk has it in.
+
+    Raises:
+        ValueError: it would leave the root, by its name or by a symbolic link.
+    """
+    parts = PurePosixPath(name)
+    if parts.is_absolute() or ".." in parts.parts:
+        raise ValueError("lies outside the corpus")
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        raise ValueError("has a name that no file can have") from None
+    if "\0" in name:
+        raise ValueError("has a name that no file can have")
+    path = root / parts
+    if not name.isascii():
+        path = _as_on_disk(root, parts)
+    for depth in range(len(parts.parts)):
+        require_inside(root, root.joinpath(*path.relative_to(root).parts[: depth + 1]))
+    return path
+
+
+def require_inside(root: Path, path: Path) -> None:
+    """Refuse a symbolic link that leads out of the corpus.
+
+    Raises:
+        ValueError: it does.
+    """
+    if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(_real(root)):
+        name = shown(path.relative_to(root).as_posix())
+        raise ValueError(
+            f"lies outside the corpus: {name} is a link that leads out of it; "
+            "point --root at the real folder"
+        )
+
+
+def shown(name: str) -> str:
+    """A file's name on one line, whatever it consists of."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)
+
+
+def _as_on_disk(root: Path, parts: PurePosixPath) -> Path:
+    """The path with each name in a form that exists: macOS composes accents in its own way."""
+    path = root
+    for name in parts.parts:
+        forms = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
+        path /= next((form for form in forms if os.path.lexists(path / form)), name)
+    return path
+
+
+@lru_cache(maxsize=16)
+def _real(root: Path) -> Path:
+    return Path(os.path.realpath(root))

@@ -77,6 +77,10 @@ class VideoError(SpamoError):
     """One clip that cannot be decoded; recorded as failed, never fatal to its neighbours."""
 
 
+class PoseError(SpamoError):
+    """A pose that cannot be read, or is not of its clip; the clip is recorded as failed."""
+
+
 class WeightsError(SpamoError):
     """Encoder or LLM weights that are missing, incomplete or not what they were."""
 

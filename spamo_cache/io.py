@@ -23,6 +23,7 @@ from io import BufferedReader
 from pathlib import Path
 from threading import Lock
 from typing import Any
+from urllib.parse import quote
 
 from spamo_cache import bounded
 from spamo_cache.errors import DamagedError, SpamoError, StoreError, UsageError
@@ -210,6 +211,15 @@ def file_sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file, links followed; never held in memory as a whole."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_name(text: str) -> str:
+    """``text`` where it can name a file anywhere, else a form of it that can."""
+    plain = text == text.strip() and not text.startswith(".") and text.isprintable()
+    if plain and not set(text) & set('/\\:*?"<>|%') and 0 < len(text.encode()) <= 200:
+        return text
+    # Not to be read back: the true id stands in the marker, attribute or manifest.
+    return f"{quote(text, safe='')[:80]}%{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 # --- unfinished files ---------------------------------------------------------------------------

@@ -23,6 +23,7 @@ KINDS: dict[str, pa.DataType] = {
     "start": pa.float64(),
     "end": pa.float64(),
     "crop": pa.list_(pa.float64()),
+    "pose": pa.string(),
     "text": pa.string(),
     "language": pa.string(),
     "gloss": pa.string(),
@@ -154,16 +155,17 @@ def _faults(data: dict[str, pa.Array]) -> Iterator[Faults]:
     yield _repeated_ids(data["id"])
     split = pc.match_substring_regex(data["split"], r"^[\pL\pN][\pL\pN_.-]*$")
     yield _rows(_mask(pc.invert(split)), "split", "is not a plain name", data["split"])
-    yield from _source_faults(data["source"])
+    for name in ("source", "pose"):
+        yield from _path_faults(name, data[name])
     yield from _range_faults(data["start"], data["end"])
     yield from _crop_faults(data["crop"])
 
 
-def _source_faults(source: pa.Array) -> Iterator[Faults]:
-    outside = pc.match_substring_regex(source, r"^/|^[A-Za-z]:[/\\]|(^|/)\.\.(/|$)|^[a-z0-9]+://")
-    yield _rows(_mask(outside), "source", "leaves the corpus root", source)
-    irregular = pc.match_substring_regex(source, r"\\|[\x00-\x1f]")
-    yield _rows(_mask(irregular), "source", "is not a path with forward slashes", source)
+def _path_faults(name: str, paths: pa.Array) -> Iterator[Faults]:
+    outside = pc.match_substring_regex(paths, r"^/|^[A-Za-z]:[/\\]|(^|/)\.\.(/|$)|^[a-z0-9]+://")
+    yield _rows(_mask(outside), name, "leaves the corpus root", paths)
+    irregular = pc.match_substring_regex(paths, r"\\|[\x00-\x1f]")
+    yield _rows(_mask(irregular), name, "is not a path with forward slashes", paths)
 
 
 def _range_faults(start: pa.Array, end: pa.Array) -> Iterator[Faults]:

@@ -29,7 +29,7 @@ from spamo_cache.errors import CorpusError, UsageError
 _CORPUS_KEY = b"spamo_cache.corpus"
 _NOTES_KEY = b"spamo_cache.notes"
 _TEXT_KEY = b"spamo_cache.text"
-_REPEATED = ("split", "source", "language", "gloss", "signer")
+_REPEATED = ("split", "source", "pose", "language", "gloss", "signer")
 """Columns whose values are often equal."""
 
 
@@ -47,6 +47,8 @@ class Clip:
     """Seconds from the beginning of the video; None is its end."""
     crop: tuple[float, float, float, float] | None = None
     """x0, y0, x1, y1 as shares of width and height."""
+    pose: str | None = None
+    """POSIX path of a ``.pose`` file relative to the corpus root; it begins with the source."""
     text: str
     language: str
     gloss: str | None = None
@@ -240,6 +242,7 @@ def _clip(  # noqa: PLR0917 - in the order of the columns
     start: float | None,
     end: float | None,
     crop: tuple[float, float, float, float] | None,
+    pose: str | None,
     text: str,
     language: str,
     gloss: str | None,
@@ -253,6 +256,7 @@ def _clip(  # noqa: PLR0917 - in the order of the columns
         start=start,
         end=end,
         crop=crop,
+        pose=pose,
         text=text,
         language=language,
         gloss=gloss,

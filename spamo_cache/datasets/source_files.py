@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
-import unicodedata
 from collections.abc import Iterable
-from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from spamo_cache import bounded
 from spamo_cache.errors import VideoError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -26,21 +24,10 @@ def locate(root: Path, source: str) -> Path:
     Raises:
         VideoError: the source would leave the root, by its name or by a symbolic link.
     """
-    parts = PurePosixPath(source)
-    if parts.is_absolute() or ".." in parts.parts:
-        raise VideoError("source lies outside the corpus", where=source)
     try:
-        os.fsencode(source)
-    except UnicodeEncodeError:
-        raise VideoError("source has a name that no file can have") from None
-    if "\0" in source:
-        raise VideoError("source has a name that no file can have")
-    path = root / parts
-    if not source.isascii():
-        path = _as_on_disk(root, parts)
-    for depth in range(len(parts.parts)):
-        require_inside(root, root.joinpath(*path.relative_to(root).parts[: depth + 1]))
-    return path
+        return bounded.locate(root, source)
+    except ValueError as error:
+        raise VideoError(f"source {error}", where=source) from None
 
 
 def require_inside(root: Path, path: Path) -> None:
@@ -49,13 +36,10 @@ def require_inside(root: Path, path: Path) -> None:
     Raises:
         VideoError: it does.
     """
-    if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(_real(root)):
-        name = shown(path.relative_to(root).as_posix())
-        raise VideoError(
-            f"source lies outside the corpus: {name} is a link that leads out of it; "
-            "point --root at the real folder",
-            where=path,
-        )
+    try:
+        bounded.require_inside(root, path)
+    except ValueError as error:
+        raise VideoError(f"source {error}", where=path) from None
 
 
 def is_glob(path: Path) -> bool:
@@ -81,24 +65,5 @@ def doubles(names: Iterable[str]) -> set[str]:
     return passed
 
 
-def shown(name: str) -> str:
-    """A file's name on one line, whatever it consists of."""
-    return "".join(letter if letter.isprintable() else "?" for letter in name)
-
-
 def _preference(name: str) -> tuple[int, str]:
     return SUFFIXES.index("." + name.rpartition(".")[2].lower()), name
-
-
-def _as_on_disk(root: Path, parts: PurePosixPath) -> Path:
-    """The path with each name in a form that exists: macOS composes accents in its own way."""
-    path = root
-    for name in parts.parts:
-        forms = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
-        path /= next((form for form in forms if os.path.lexists(path / form)), name)
-    return path
-
-
-@lru_cache(maxsize=16)
-def _real(root: Path) -> Path:
-    return Path(os.path.realpath(root))

@@ -16,7 +16,6 @@ from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
 
 import h5py
 import numpy as np
@@ -140,7 +139,7 @@ def _named_files(
 ) -> Iterator[tuple[str, bytes]]:
     listed: dict[str, dict[str, str]] = {}
     for split, clip, rows in _clips(features):
-        name = f"{file_name(split)}/{file_name(clip)}{ending}"
+        name = f"{io.file_name(split)}/{io.file_name(clip)}{ending}"
         # In memory first: numpy does not say why a disk refuses.
         data = BytesIO()
         np.save(data, rows.astype(dtype, copy=False), allow_pickle=False)
@@ -175,7 +174,7 @@ def _fill(file: Path, features: FeatureStore) -> int:
         with h5py.File(file, "w") as opened:
             opened.attrs["spamo_cache"] = canonical(_provenance(features)).decode("ascii")
             for split, clip, rows in _clips(features):
-                name = f"{file_name(split)}/{file_name(clip)}"
+                name = f"{io.file_name(split)}/{io.file_name(clip)}"
                 dataset = opened.create_dataset(name, data=rows, track_times=False)
                 dataset.attrs["id"], dataset.attrs["split"] = clip, split
                 count += 1
@@ -210,7 +209,7 @@ def export_webdataset(store: Location, file: Path) -> int:
     for split in features.splits:
         clips = features.select(split=split, state="ok")
         for number, part in enumerate(_parts(clips, features)):
-            name = f"{file.stem}-{file_name(split)}-{number:06}.tar"
+            name = f"{file.stem}-{io.file_name(split)}-{number:06}.tar"
             with _whole(file.with_name(name)) as unfinished, tarfile.open(unfinished, "w") as tape:
                 for clip in part:
                     _add_sample(tape, features, clip, split)
@@ -240,7 +239,7 @@ def _add_sample(tape: tarfile.TarFile, features: FeatureStore, clip: str, split:
     about = {name: features.attributes[name] for name in ("corpus", "stream", "fingerprint")}
     sample = canonical({"id": clip, "split": split, **about})
     # What follows the first dot of a name is the kind of its content.
-    key = file_name(clip).replace(".", "%2E")
+    key = io.file_name(clip).replace(".", "%2E")
     for ending, data in (("npy", rows.getvalue()), ("json", sample)):
         # Without a time: equal features give equal bytes.
         entry = tarfile.TarInfo(f"{key}.{ending}")
@@ -266,15 +265,6 @@ def _ending(features: FeatureStore) -> str:
 def _provenance(features: FeatureStore) -> dict[str, Any]:
     named = ("corpus", "stream", "fingerprint", "spec", "weights", "weights_sha256", "terms")
     return {name: features.attributes[name] for name in named}
-
-
-def file_name(text: str) -> str:
-    """``text`` where it can name a file anywhere, else a form of it that can."""
-    plain = text == text.strip() and not text.startswith(".") and text.isprintable()
-    if plain and not set(text) & set('/\\:*?"<>|%') and 0 < len(text.encode()) <= 200:
-        return text
-    # Not to be read back: the true id stands in the marker or attribute.
-    return f"{quote(text, safe='')[:80]}%{sha256(text.encode())[:16]}"
 
 
 # --- import ---------------------------------------------------------------------------------------

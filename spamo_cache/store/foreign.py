@@ -29,8 +29,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from spamo_cache import bounded, extras, restricted
-from spamo_cache.errors import StoreError, UsageError
+from spamo_cache import bounded, poses, restricted
+from spamo_cache.errors import PoseError, StoreError, UsageError
 from spamo_cache.store.attributes import load_json
 
 Naming = Literal["ids", "official"]
@@ -417,17 +417,11 @@ def _npz(file: IO[bytes]) -> NDArray[Any]:
 
 def _pose(data: bytes) -> NDArray[Any]:
     """Rows of a ``.pose`` file: of each frame, person and point the coordinates and confidence."""
-    pose_format = extras.load("pose_format", "reading .pose files")
-    version = round(struct.unpack_from("<f", data)[0], 3)
-    # Of version 0 a small file can count people for hours.
-    if version not in (0.1, 0.2):
-        raise StoreError(f"is no .pose file of version 0.1 or 0.2 ({version})")
     try:
-        body = pose_format.Pose.read(data).body
-        points = np.ma.filled(body.data, 0).astype(np.float32, copy=False)
-        rows = np.concatenate([points, np.asarray(body.confidence)[..., None]], axis=-1)
-    except Exception as error:
-        raise StoreError(f"is no sound .pose file ({type(error).__name__}: {error})") from error
+        body = poses.parse(data)
+    except PoseError as error:
+        raise StoreError(error.what) from None
+    rows = np.concatenate([body.points, body.confidence[..., None]], axis=-1)
     return rows.reshape(len(rows), -1).astype(np.float32, copy=False)
 
 

@@ -15,7 +15,8 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from spamo_cache.datasets.source_files import doubles, is_frame, is_glob, require_inside, shown
+from spamo_cache.bounded import shown
+from spamo_cache.datasets.source_files import doubles, is_frame, is_glob, require_inside
 from spamo_cache.errors import VideoError
 from spamo_cache.video.frames import Frame, check_size
 

@@ -199,7 +199,7 @@ def export_features(
 def _annotate(store: Location, folder: Path, manifest: Path) -> int:
     from spamo_cache.datasets.manifest import Manifest
     from spamo_cache.datasets.official import write_annotations
-    from spamo_cache.store.exchange import file_name
+    from spamo_cache.io import file_name
     from spamo_cache.store.reader import FeatureStore
 
     features = FeatureStore.open(store)

@@ -1,0 +1,208 @@
+"""``.pose`` files of versions 0.1 and 0.2: looked at first, then read by ``pose-format``.
+
+A header of a few bytes can promise years of a stadium. So components, sizes and rate are held
+against the length of the file before the library sees it.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spamo_cache import bounded, extras
+from spamo_cache.errors import PoseError
+from spamo_cache.poses.pose import Pose
+
+MAX_BYTES = 1 << 31
+"""Of a file: an hour and a half of MediaPipe Holistic at 30 frames per second."""
+_MAX_FPS = 1000.0
+_MAX_COMPONENTS, _MAX_POINTS = 64, 4096
+_MAX_PIXELS = 1e6
+"""Estimators guess points beyond the edge of a frame; none lies so far off."""
+_AGAIN = "make the file again, or leave the clip without a pose"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Body:
+    """All that a file holds."""
+
+    fps: float
+    width: int
+    height: int
+    names: tuple[str, ...]
+    """Of the points: ``COMPONENT/POINT``."""
+    points: NDArray[np.float32]
+    """(frames, people, points, dimensions); 0 where not seen."""
+    confidence: NDArray[np.float32]
+    """(frames, people, points)."""
+
+
+def read(path: Path) -> Pose:
+    """The pose of one person: of several in the file the one seen with most confidence overall.
+
+    Confidence beyond 0..1, as estimators that score by heat maps give it, is cut to that.
+
+    Raises:
+        PoseError: missing, not to be read, or no sound ``.pose`` file.
+        MissingLibraryError: ``pose-format`` is not installed.
+    """
+    try:
+        body = parse(bounded.read(path, MAX_BYTES))
+    except OSError as error:
+        raise PoseError(f"cannot be read: {error.strerror or error}", where=path) from None
+    except PoseError as error:
+        raise PoseError(error.what, where=path, remedy=_AGAIN) from None
+    person = int(body.confidence.sum(axis=(0, 2), dtype=np.float64).argmax())
+    confidence = np.clip(body.confidence[:, person], 0, 1)
+    return Pose(
+        fps=body.fps,
+        width=body.width,
+        height=body.height,
+        points=np.where(confidence[..., None] > 0, body.points[:, person, :, :2], 0),
+        confidence=confidence,
+        names=body.names,
+    )
+
+
+def parse(data: bytes) -> Body:
+    """The content of a ``.pose`` file, everyone in it.
+
+    Raises:
+        PoseError: it is none, or not a sound one.
+        MissingLibraryError: ``pose-format`` is not installed.
+    """
+    pose_format = extras.load("pose_format", "reading .pose files")
+    try:
+        header = _Header.read(data)
+    except (struct.error, UnicodeDecodeError):
+        raise PoseError("is no sound .pose file: its header is cut or garbled") from None
+    header.check(len(data))
+    try:
+        body = pose_format.Pose.read(data).body
+    except Exception as error:
+        raise PoseError(f"is no sound .pose file ({type(error).__name__}: {error})") from error
+    points = np.ma.filled(body.data, 0).astype(np.float32, copy=False)
+    confidence = np.asarray(body.confidence, np.float32)
+    _check_values(points, confidence)
+    return Body(header.fps, header.width, header.height, header.names, points, confidence)
+
+
+def _check_values(points: NDArray[np.float32], confidence: NDArray[np.float32]) -> None:
+    # A sum tells of NaN and infinity without a mask as large as the file.
+    if not np.isfinite(confidence.sum(dtype=np.float64)):
+        raise PoseError("is no sound .pose file: a confidence is no finite number")
+    if not points.size:
+        return
+    low, high = float(points.min()), float(points.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise PoseError("is no sound .pose file: a coordinate is no finite number")
+    if max(-low, high) > _MAX_PIXELS:
+        worst = low if -low > high else high
+        raise PoseError(f"is no sound .pose file: a coordinate of {worst:g} pixels")
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    version: float
+    width: int
+    height: int
+    names: tuple[str, ...]
+    dimensions: int
+    fps: float
+    frames: int
+    people: int
+    size: int
+    """Bytes of the header."""
+
+    @classmethod
+    def read(cls, data: bytes) -> _Header:
+        """What the first bytes say.
+
+        Raises:
+            PoseError: another version, or absurd numbers.
+            struct.error, UnicodeDecodeError: it is cut or garbled.
+        """
+        cursor = _Cursor(data)
+        (version,) = cursor.unpack("<f")
+        version = round(version, 3)
+        # Of version 0 a small file can count people for hours.
+        if version not in (0.1, 0.2):
+            raise PoseError(f"is no .pose file of version 0.1 or 0.2 ({version:g})")
+        width, height, _ = cursor.unpack("<HHH")
+        (components,) = cursor.unpack("<H")
+        if not 0 < components <= _MAX_COMPONENTS:
+            raise PoseError(f"is no sound .pose file: it has {components:,} components")
+        names: list[str] = []
+        formats = [_component(cursor, names) for _ in range(components)]
+        if len(set(names)) < len(names):
+            raise PoseError("is no sound .pose file: two points have one name")
+        fps, frames, people = cursor.unpack("<HHH" if version == 0.1 else "<fIH")
+        dimensions = max(map(len, formats)) - 1
+        return cls(
+            *(version, width, height, tuple(names), dimensions),
+            *(float(fps), frames, people, cursor.place),
+        )
+
+    def check(self, size: int) -> None:
+        """Hold the numbers against the bytes that a file has.
+
+        Raises:
+            PoseError: they do not fit, or cannot be.
+        """
+        if not (math.isfinite(self.fps) and 0 < self.fps <= _MAX_FPS):
+            raise PoseError(f"is no sound .pose file: {self.fps:g} frames per second")
+        if not (self.width and self.height):
+            raise PoseError(f"is no sound .pose file: frames of {self.width}x{self.height} pixels")
+        if not self.people:
+            raise PoseError("is a .pose file without a person")
+        frame = self.people * len(self.names) * (self.dimensions + 1) * 4
+        held, rest = divmod(size - self.size, frame)
+        # Version 0.1 counts frames in 16 bits, and begins anew beyond.
+        told = held % (1 << 16) if self.version == 0.1 else held
+        if rest or told != self.frames:
+            there = (size - self.size) / frame
+            raise PoseError(
+                f"is no sound .pose file: it promises {self.frames:,} frames of {self.people:,} "
+                f"people with {len(self.names):,} points, and holds {there:.1f}"
+            )
+        if not held:
+            raise PoseError("is a .pose file without a frame")
+
+
+def _component(cursor: _Cursor, names: list[str]) -> str:
+    """Read a component: its points are put to ``names``; its format comes back."""
+    name, layout = cursor.text(), cursor.text()
+    points, limbs, colours = cursor.unpack("<HHH")
+    if not (layout.startswith("XY") and layout.endswith("C") and len(layout) <= 8):
+        raise PoseError(f"is no sound .pose file: points of format {layout[:20]!r}, not XYC")
+    if points + len(names) > _MAX_POINTS or not points:
+        raise PoseError(f"is no sound .pose file: a component of {points:,} points")
+    names += [f"{name}/{cursor.text()}" for _ in range(points)]
+    cursor.skip(4 * limbs + 6 * colours)
+    return layout
+
+
+class _Cursor:
+    """A place in bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self.place = data, 0
+
+    def unpack(self, layout: str) -> tuple[Any, ...]:
+        found = struct.unpack_from(layout, self._data, self.place)
+        self.place += struct.calcsize(layout)
+        return found
+
+    def text(self) -> str:
+        (size,) = self.unpack("<H")
+        (text,) = self.unpack(f"<{size}s")
+        return str(text, "utf-8")
+
+    def skip(self, size: int) -> None:
+        self.place += size
