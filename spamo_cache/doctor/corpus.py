@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from spamo_cache import extras, io
 from spamo_cache.datasets import registry
 from spamo_cache.datasets.corpus import Corpus
 from spamo_cache.datasets.layout import ABSENT, tally
-from spamo_cache.datasets.manifest import Manifest
+from spamo_cache.datasets.manifest import Clip, Manifest
+from spamo_cache.datasets.overlap import gist, same_signers, same_videos
 from spamo_cache.doctor import media
 from spamo_cache.doctor.findings import Diagnosis, Finding, Level, diagnosis
 from spamo_cache.errors import CorpusError
@@ -25,6 +26,7 @@ SAMPLE = 64
 
 _BOM = b"\xef\xbb\xbf"
 _LAST = {"dev": 1, "train": 2}
+_APART = "`spamo-cache manifest --resplit signer` makes splits without shared signers or footage"
 _GARBLED = (
     r"\x{fffd}|[ÃÂ][\x{80}-\x{bf}Ÿ]|â\x{20ac}"
     # Chinese; a blank and a quote that do not break lines follow French words rightly.
@@ -175,21 +177,44 @@ def _sentence_facts(manifest: Manifest) -> dict[str, int]:
 
 
 def _overlaps(manifest: Manifest) -> Iterator[Finding]:
-    """Sentences that stand in two splits: a model can know them by heart."""
+    """What stands in two splits: a model can know it by heart."""
     # Test against dev, test against train, dev against train.
     splits = sorted(manifest.splits, key=lambda split: _LAST.get(split, 0))
-    texts = {
-        split: {text.strip() for text in manifest.select([split]).table["text"].to_pylist()}
-        for split in splits
-    }
+    clips = {split: manifest.clips(split) for split in splits}
     for split, other in combinations(splits, 2):
-        if shared := texts[split] & texts[other]:
-            overlap = (
-                f"{len(shared):,} of {len(texts[split]):,} distinct sentences of {split} "
-                f"stand in {other} too"
+        yield from _shared_sentences(manifest, clips, split, other)
+        if shared := sum(same_videos(clips[other], clips[split])):
+            footage = (
+                f"{shared:,} of {len(clips[split]):,} clips of {split} show footage of {other}: "
+                "the same video at overlapping times"
             )
-            remedy = "what is chosen on dev is then chosen on test" if other == "dev" else ""
-            yield Finding("warning", overlap, manifest.corpus, remedy)
+            yield Finding("warning", footage, manifest.corpus, _APART)
+        if other == "train":
+            yield from _shared_signers(manifest, clips, split)
+
+
+def _shared_sentences(
+    manifest: Manifest, clips: Mapping[str, Sequence[Clip]], split: str, other: str
+) -> Iterator[Finding]:
+    own, others = ({gist(clip.text) for clip in clips[name]} for name in (split, other))
+    if shared := own & others:
+        overlap = (
+            f"{len(shared):,} of {len(own):,} distinct sentences of {split} stand in {other} too"
+        )
+        remedy = "what is chosen on dev is then chosen on test" if other == "dev" else ""
+        yield Finding("warning", overlap, manifest.corpus, remedy)
+
+
+def _shared_signers(
+    manifest: Manifest, clips: Mapping[str, Sequence[Clip]], split: str
+) -> Iterator[Finding]:
+    found = same_signers(clips["train"], clips[split])
+    if any(found.known):
+        words = found.words(split, "train")
+        yield Finding("warning", words, manifest.corpus, _APART if split == "test" else "")
+    if gaps := found.gaps(split, "train"):
+        what = f"whether {split} shares signers with train is not known of all: {gaps}"
+        yield Finding("note", what, manifest.corpus, "fill the manifest's column signer")
 
 
 def _encoding(manifest: Manifest, column: str) -> Iterator[Finding]:

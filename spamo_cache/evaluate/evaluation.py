@@ -17,6 +17,7 @@ from spamo_cache import io
 from spamo_cache.compat import cpu_threads
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Clip, Manifest
+from spamo_cache.datasets.overlap import same_sentences
 from spamo_cache.errors import SpamoError, UsageError
 from spamo_cache.evaluate import bleurt
 from spamo_cache.evaluate.conventions import Texts, conventions, headline, texts
@@ -28,7 +29,6 @@ from spamo_cache.evaluate.warnings import (
     Predictions,
     lineage,
     score_warnings,
-    seen,
 )
 from spamo_cache.metrics import (
     BOOTSTRAP,
@@ -311,7 +311,7 @@ def _lines(evidence: Evidence, measured: Mapping[str, Measure]) -> Iterator[Scor
         sentence_bleu(measured["bleu4"]),
         measured["chrf"].per_clip,
         measured["rouge_l"].per_clip,
-        seen(evidence.lineage.clips("train"), made.references),
+        same_sentences(evidence.lineage.clips("train"), made.references),
         strict=True,
     )
     for clip, hypothesis, reference, bleu, chrf, rouge_l, known in columns:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import posixpath
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import inf
 from pathlib import Path
 from typing import Literal
 
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Clip, Manifest
+from spamo_cache.datasets.overlap import gist, same_sentences, same_signers, same_videos
 from spamo_cache.datasets.registry import CORPORA
 from spamo_cache.errors import DamagedError, UsageError
 from spamo_cache.evaluate import bleurt
 from spamo_cache.evaluate.conventions import tokenizer_warnings
 from spamo_cache.evaluate.published import published
 from spamo_cache.metrics import bleu4, words
-from spamo_cache.model.text import gist
 from spamo_cache.model.tokens import Coverage, cut_words, unknown_words
 from spamo_cache.runs.folder import RunFolder
 from spamo_cache.runs.records import Convention, ScoreWarning
@@ -200,35 +197,59 @@ def _sentences(case: Evidence) -> Iterator[ScoreWarning]:
             severity="warning",
         )
     else:
-        yield from _overlap(case, "train", "seen-in-training")
+        yield from _shared_sentences(case, "train", "seen-in-training")
     if case.split == "test":
         for dev in DEV_SPLITS:
-            yield from _overlap(case, dev, "dev-test-overlap")
+            yield from _shared_sentences(case, dev, "dev-test-overlap")
 
 
-def _overlap(case: Evidence, other: str, kind: str) -> Iterator[ScoreWarning]:
-    hits = seen(case.lineage.clips(other), case.predictions.references)
-    if not any(hits):
-        return
+def _shared_sentences(case: Evidence, other: str, kind: str) -> Iterator[ScoreWarning]:
+    hits = same_sentences(case.lineage.clips(other), case.predictions.references)
     count, share = sum(hits), sum(hits) / len(hits)
-    rest, bleu = _bleu4_of_others(
-        case.predictions.hypotheses,
-        case.predictions.references,
-        hits,
-        tokenize=case.pipeline.text.tokenize,
-    )
-    others = "no other is left" if bleu is None else f"BLEU-4 of the other {rest} is {bleu:.2f}"
-    yield ScoreWarning(
-        kind=kind,
-        words=f"{count} of {len(hits)} references ({share:.1%}) are sentences of {other} too; "
-        f"{others}.",
-        clips=count,
-        severity=_severity(other == "train" and share > _MANY),
-    )
+    if count:
+        yield ScoreWarning(
+            kind=kind,
+            words=f"{count} of {len(hits)} references ({share:.1%}) are sentences of {other} too; "
+            f"{_bleu4_of_others(case, hits)}.",
+            clips=count,
+            severity=_severity(other == "train" and share > _MANY),
+        )
+
+
+def _signers(case: Evidence) -> Iterator[ScoreWarning]:
+    if case.split == "train":
+        return
+    found = same_signers(case.lineage.clips("train"), case.predictions.clips)
+    count, gaps = sum(found.known), found.gaps(case.split, "train")
+    if count:
+        yield ScoreWarning(
+            kind="signers-in-training",
+            words=f"{found.words(case.split, 'train')}; {_bleu4_of_others(case, found.known)}. "
+            "What it comes to with signers that it has never seen is another question.",
+            clips=count,
+            severity=_severity(count > _MANY * len(found.known)),
+        )
+    if gaps:
+        yield ScoreWarning(
+            kind="unknown-signers",
+            words=f"Whether {case.split} shares signers with train is not known of all: {gaps}.",
+            clips=found.unnamed,
+        )
+
+
+def _bleu4_of_others(case: Evidence, hits: Sequence[bool]) -> str:
+    """In words, the number and BLEU-4 of the clips that are no hits."""
+    rest = [number for number, hit in enumerate(hits) if not hit]
+    if not rest:
+        return "no other is left"
+    made = case.predictions
+    pairs = [[side[number] for number in rest] for side in (made.hypotheses, made.references)]
+    bleu = bleu4(*pairs, tokenize=case.pipeline.text.tokenize)
+    return f"BLEU-4 of the other {len(rest)} is {bleu:.2f}"
 
 
 def _videos(case: Evidence) -> Iterator[ScoreWarning]:
-    shared = same_videos(case.lineage.clips("train"), case.predictions.clips)
+    shared = sum(same_videos(case.lineage.clips("train"), case.predictions.clips))
     if shared and case.split != "train":
         yield ScoreWarning(
             kind="video-in-training",
@@ -289,57 +310,13 @@ def _bleurt(case: Evidence) -> Iterator[ScoreWarning]:
 
 
 _CHECKS = (
-    *(_weights, _selection, _pairs, _missing, _unknown, _sentences),
+    *(_weights, _selection, _pairs, _missing, _unknown, _sentences, _signers),
     *(_videos, _sampled, _tokenizer, _rouge, _sample, _bleurt),
 )
 
 
 def _severity(severe: bool) -> Literal["warning", "note"]:
     return "warning" if severe else "note"
-
-
-# --- sentences and videos that a split shares with those that a run was made from ---------------
-
-
-def seen(others: Iterable[Clip], references: Iterable[str]) -> list[bool]:
-    """Whether each of the references is also a sentence of the others, whatever case and dots."""
-    known = {gist(clip.text) for clip in others}
-    return [gist(text) in known for text in references]
-
-
-def same_videos(others: Iterable[Clip], clips: Iterable[Clip]) -> int:
-    """How many of the clips show footage of the others: the same video at overlapping times.
-
-    Clips that merely touch, one beginning where another ends, do not overlap.
-    """
-    known: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
-    for clip in others:
-        known[posixpath.normpath(clip.source)].append(_times(clip))
-    return sum(
-        any(
-            max(start, first) < min(end, last)
-            for first, last in known.get(posixpath.normpath(clip.source), ())
-        )
-        for clip in clips
-        for start, end in [_times(clip)]
-    )
-
-
-def _times(clip: Clip) -> tuple[float, float]:
-    """From when to when, in seconds, a clip is shown; a whole video without times."""
-    start = 0.0 if clip.start is None else clip.start
-    return start, inf if clip.end is None else clip.end
-
-
-def _bleu4_of_others(
-    hypotheses: Sequence[str], references: Sequence[str], hits: Sequence[bool], *, tokenize: str
-) -> tuple[int, float | None]:
-    """Number and BLEU-4 of the clips that are no hits; None where all are."""
-    rest = [number for number, hit in enumerate(hits) if not hit]
-    if not rest:
-        return 0, None
-    pairs = [[side[number] for number in rest] for side in (hypotheses, references)]
-    return len(rest), bleu4(*pairs, tokenize=tokenize)
 
 
 # --- whose weights a run holds: of its own training, and of the runs that it began with ---------

@@ -15,9 +15,10 @@ from threading import Lock
 
 from spamo_cache.config import LLMConfig, Pipeline
 from spamo_cache.datasets.manifest import Clip, Manifest
+from spamo_cache.datasets.overlap import gist
 from spamo_cache.errors import ConfigError
 from spamo_cache.model.rows import Packed
-from spamo_cache.model.text import gist, normalise
+from spamo_cache.model.text import normalise
 from spamo_cache.model.tokens import Tokens, packed_ids
 
 

@@ -27,10 +27,5 @@ def scored(hypothesis: str, config: TextConfig) -> str:
     return text.lower() if config.hypotheses == "lower" else text
 
 
-def gist(text: str) -> str:
-    """Equal for sentences that differ in case, spacing or punctuation only."""
-    return "".join(filter(str.isalnum, text.casefold()))
-
-
 def _ends_sentence(character: str) -> bool:
     return unicodedata.category(character) == "Po"

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from spamo_cache import checkpoints
+from spamo_cache.datasets.overlap import gist
 from spamo_cache.errors import WeightsError
 from spamo_cache.model.rows import Packed
-from spamo_cache.model.text import gist
 
 IGNORED = -100
 """Stands where a sequence of ids is padded; as a label it costs nothing."""

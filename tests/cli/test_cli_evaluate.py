@@ -84,7 +84,7 @@ def test_a_run_without_leaks_says_what_remains(lab: Path, call: Call) -> None:
     card = document(call("evaluate plain --json"))
     kinds = {one["kind"]: one["clips"] for one in card["warnings"]}
     leaks = {"failed": 1, "seen-in-training": 2, "dev-test-overlap": 2}
-    assert kinds == leaks | {"unknown-tokens": 1, "cut-targets": 2}
+    assert kinds == leaks | {"unknown-tokens": 1, "cut-targets": 2, "unknown-signers": 3}
     assert card["n"] == 3
     shown = call("evaluate plain").stdout
     assert "note: 1 of 3 clips have no features and are scored as empty sentences" in shown

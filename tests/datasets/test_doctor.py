@@ -84,6 +84,26 @@ def test_the_two_csl_label_versions_are_told_apart(csl: Callable[[str], Path]) -
     assert "S000005_P0004_T00" in told(first, "note")
 
 
+def test_what_a_split_shares_with_another_is_counted(tmp_path: Path) -> None:
+    """Signers, footage of one video at overlapping times, sentences but for case and dots."""
+    said = [("train", "Regen.", "ann"), ("train", "schnee", "ben"), ("train", "sonne", None)]
+    said += [("test", "regen", "ann"), ("test", "wind", "cleo"), ("test", "nebel", "")]
+    times = [(0.0, 2.0), (2.0, 4.0), (4.0, 6.0), (1.5, 2.0), (6.0, 7.0), (7.0, None)]
+    rows = [(*one, *span) for one, span in zip(said, times, strict=True)]
+    clips = [
+        Clip(id=f"c{number}", split=split, source="long.mp4", start=start, end=end, text=text,
+             language="German", signer=signer)
+        for number, (split, text, signer, start, end) in enumerate(rows)
+    ]  # fmt: skip
+    found = lint_lab(tmp_path, Manifest.from_clips("lab", clips), sample=0)
+    warned = told(found, "warning")
+    assert "1 of 3 clips of test are by signers of train (1 of 2 signers)" in warned
+    assert "1 of 3 clips of test show footage of train: the same video at" in warned
+    assert "1 of 3 distinct sentences of test stand in train too" in warned
+    gaps = "no signer is given for 1 of 3 clips of test and 1 of 3 clips of train"
+    assert gaps in told(found, "note")
+
+
 def test_a_corpus_that_is_not_there_is_a_finding(tmp_path: Path) -> None:
     found = lint(tmp_path, corpus("how2sign"))
     assert found.failed

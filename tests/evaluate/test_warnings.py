@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from spamo_cache.datasets.manifest import Manifest
+from spamo_cache.datasets.overlap import same_videos
 from spamo_cache.evaluate import evaluate
-from spamo_cache.evaluate.warnings import same_videos
 from spamo_cache.metrics.scores import bleu4
 
 SHORT = {
@@ -292,6 +292,18 @@ def test_a_training_video_in_the_test_split(judged):
     assert (leak.clips, leak.severity) == (1, "warning")
 
 
+@pytest.mark.slow
+def test_signers_of_training_and_clips_without_one(judged, tmp_path):
+    signers = {"test/0": "train-0", "test/1": " train-1 ", "test/2": None, "train/0": ""}
+    _, found = judged(
+        change=lambda clip: replace(distinct(clip), signer=signers.get(clip.id, clip.signer))
+    )
+    leak, gaps = found["signers-in-training"], found["unknown-signers"]
+    assert (leak.clips, leak.severity, gaps.clips, gaps.severity) == (2, "warning", 1, "note")
+    assert "2 of 6 clips of test are by signers of train (2 of 4 signers); BLEU-4" in leak.words
+    assert "no signer is given for 1 of 6 clips of test and 1 of 16 clips of train" in gaps.words
+
+
 @pytest.mark.parametrize(
     ("times", "shared"),
     [
@@ -312,9 +324,9 @@ def test_overlapping_times_of_a_training_video(toy, times, shared):
         replace(clip, start=start, end=end)
         for clip, (start, end) in zip(clips, [(2.0, 5.0), times], strict=True)
     )
-    assert same_videos([train], [test]) == shared
-    assert same_videos([train], [replace(test, source="./a.mp4")]) == shared
-    assert same_videos([train], [replace(test, source="b.mp4")]) == 0
+    assert same_videos([train], [test]) == [shared]
+    assert same_videos([train], [replace(test, source="./a.mp4")]) == [shared]
+    assert same_videos([train], [replace(test, source="b.mp4")]) == [False]
 
 
 @pytest.mark.slow

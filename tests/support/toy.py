@@ -71,6 +71,7 @@ def corpus(counts=COUNTS, failed=()):
                     source=f"{clip}.mp4",
                     text=" ".join(words),
                     language="German",
+                    signer=f"{split}-{number % 2}",
                     extra={},
                 )
             )
