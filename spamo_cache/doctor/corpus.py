@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from spamo_cache import extras, io
+from spamo_cache import extras, io, poses
 from spamo_cache.datasets import registry
 from spamo_cache.datasets.corpus import Corpus
 from spamo_cache.datasets.layout import ABSENT, tally
@@ -19,7 +19,7 @@ from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.datasets.overlap import gist, same_signers, same_videos
 from spamo_cache.doctor import media
 from spamo_cache.doctor.findings import Diagnosis, Finding, Level, diagnosis
-from spamo_cache.errors import CorpusError
+from spamo_cache.errors import CorpusError, PoseError
 
 SAMPLE = 64
 """Clips that are decoded by default."""
@@ -58,7 +58,8 @@ def lint(
 
     Returns:
         Findings, and the facts ``corpus``, ``root``, ``clips``, ``conventions``, ``labels``,
-        ``terms``, ``sentences``, ``frames`` (of image folders), ``decoded`` and ``frame_sizes``.
+        ``terms``, ``sentences``, ``frames`` (of image folders), ``poses`` (clips that have one, by
+        split), ``decoded`` and ``frame_sizes``.
     """
     try:
         manifest = load()
@@ -76,6 +77,9 @@ def lint(
         **({"frames": dict(seen.frames)} if seen.frames else {}),
     }
     findings = [*_notes(manifest, root), *_sentence_findings(manifest)]
+    with_pose, lacking = _poses(manifest, root)
+    facts |= {"poses": with_pose} if with_pose else {}
+    findings += lacking
     findings += media.source_findings(seen, root, missing={} if known is None else known.missing)
     if known is not None:
         findings += _published(known, root, facts["clips"], seen.frames)
@@ -96,6 +100,34 @@ def _notes(manifest: Manifest, root: Path) -> Iterator[Finding]:
         # Which videos are missing is looked up, split by split.
         if not note.startswith(ABSENT):
             yield Finding("note", note, str(root))
+
+
+def _poses(manifest: Manifest, root: Path) -> tuple[dict[str, int], list[Finding]]:
+    """Clips with a pose, by split, and who lacks one; nothing of a corpus without poses."""
+    if not (root / poses.FOLDER).is_dir() and not manifest.table["pose"].drop_null():
+        return {}, []
+    found: Counter[str] = Counter()
+    without: list[str] = []
+    broken: list[str] = []
+    for clip in manifest.clips():
+        try:
+            path = poses.find(clip, root)
+        except PoseError:
+            broken.append(clip.id)
+            continue
+        if path is None:
+            without.append(clip.id)
+        else:
+            found[clip.split] += 1
+    remedy = "region and pose streams fail these clips; `spamo-cache pose` makes poses"
+    findings = [
+        Finding("warning", what, str(root), remedy)
+        for what in (
+            *tally("clips whose pose is missing, or lies outside the corpus", broken),
+            *tally("clips without a pose, which others have", without),
+        )
+    ]
+    return dict(found), findings
 
 
 def _published(

@@ -4,9 +4,21 @@ They are read from ``.pose`` files, the format of the sign-language community's 
 ``pose-format``. Nothing in a file is trusted, and nothing is aligned by counting frames.
 """
 
-from spamo_cache.poses.clips import digest, find, of_clip
-from spamo_cache.poses.files import Body, parse, read
+from spamo_cache.poses.clips import FOLDER, digest, file_name, find, of_clip
+from spamo_cache.poses.files import Body, pack, parse, read
 from spamo_cache.poses.parts import parts
 from spamo_cache.poses.pose import Pose
 
-__all__ = ["Body", "Pose", "digest", "find", "of_clip", "parse", "parts", "read"]
+__all__ = [
+    "FOLDER",
+    "Body",
+    "Pose",
+    "digest",
+    "file_name",
+    "find",
+    "of_clip",
+    "pack",
+    "parse",
+    "parts",
+    "read",
+]

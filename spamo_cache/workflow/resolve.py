@@ -116,6 +116,9 @@ def _drawn(name: str, root: Path, size: int | None, watcher: Watcher) -> Path:
 
     # A finished corpus is taken as it is, whatever its size.
     if size is None and (root / "manifest.parquet").is_file():
+        if signed_weather.lacks_poses(root, name):
+            with watcher.task("draw", f"poses of {name}", "clips") as advance:
+                signed_weather.add_poses(root, name, advance)
         return root
     with watcher.task("draw", name, "clips") as advance:
         size = size or signed_weather.DEFAULT_SIZE

@@ -300,6 +300,18 @@ def test_what_tells_prepared_copies_apart_is_counted(tmp_path: Path) -> None:
     assert facts == {"distinct": 3, "with capital letters": 1, "with final punctuation": 2}
 
 
+def test_clips_with_a_pose_are_counted_and_those_without_told(tmp_path: Path) -> None:
+    manifest = lab(tmp_path, "a.mp4", "b.mp4", "c.mp4")
+    assert "poses" not in lint_lab(tmp_path, manifest).facts
+    (tmp_path / "poses").mkdir()
+    (tmp_path / "poses" / "c0.pose").touch()
+    named = [replace(clip, pose="p.pose" if clip.id == "c1" else None) for clip in manifest.clips()]
+    found = lint_lab(tmp_path, Manifest.from_clips("lab", named))
+    assert found.facts["poses"] == {"train": 1}
+    assert "without a pose, which others have: 1 (c2)" in told(found, "warning")
+    assert "pose is missing, or lies outside the corpus: 1 (c1)" in told(found, "warning")
+
+
 def test_the_machine_is_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     snapshot = tmp_path / "hf/hub/models--org--net/snapshots/0123456789abcdef"

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from spamo_cache import poses
 from spamo_cache.datasets import registry
 from spamo_cache.datasets.signed_weather import NAME, grammar, lexicon, make, manifest
 from spamo_cache.datasets.signed_weather.animate import offset, perform, shape
@@ -73,7 +74,8 @@ def test_the_same_seed_gives_the_same_bytes_whoever_draws(
     assert make(tmp_path, SMALLEST, workers=2) == tmp_path / "manifest.parquet"
     found = contents(tmp_path)
     videos = [f"videos/{plan.id}.mp4" for plan in few]
-    assert sorted(found) == sorted(["corpus.json", "manifest.parquet", *videos])
+    estimates = [f"poses/{plan.id}.pose" for plan in few]
+    assert sorted(found) == sorted(["corpus.json", "manifest.parquet", *estimates, *videos])
     assert found == contents(made)
     assert len({found[name] for name in videos}) == len(few), "clips that should differ are equal"
 
@@ -102,6 +104,53 @@ def test_a_finished_corpus_is_left_alone(made: Path) -> None:
     make(made, SMALLEST, lambda done, total: calls.append((done, total)))
     assert not calls
     assert times(made) == before
+
+
+def test_poses_are_added_to_a_finished_corpus_and_nothing_else_is_touched(
+    few: list[ClipPlan], made: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(made, tmp_path / "of-an-earlier-version")
+    shutil.rmtree(root / "poses")
+    before = times(root)
+    make(root, SMALLEST)
+    assert contents(root) == contents(made)
+    assert times(root).items() >= before.items()
+
+
+def test_poses_are_where_the_drawing_is_and_lose_hands_as_often_as_asked(
+    few: list[ClipPlan], made: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("pose_format")
+    clip = manifest(made).clips()[0]
+    frames = read_clip(made, clip)
+    seen: dict[float, list[poses.Pose]] = {}
+    for share in (0.0, 0.1, 0.3):
+        assert making.write_poses(few, tmp_path / str(share), share) == len(few)
+        found = [poses.find(clip, made, tmp_path / str(share)) for clip in manifest(made).clips()]
+        seen[share] = [poses.read(path) for path in found if path]
+    whole = seen[0.0][0]
+    assert (whole.fps, whole.frames, whole.width) == (15, len(frames), SIZE)
+    assert {part: len(found) for part, found in poses.parts(whole).items()} == {
+        "right-hand": 21, "left-hand": 21, "face": 17, "mouth": 6,
+        "right-wrist": 1, "left-wrist": 1, "shoulders": 2, "upper-body": 9,
+    }  # fmt: skip
+    # The signer's right shoulder is cloth, on the viewer's left.
+    right, left = whole.points[0, poses.parts(whole)["shoulders"]]
+    assert right[0] < left[0]
+    cloth = np.array(Signer.from_seed(few[0].signer).shirt) * 1.15
+    for x, y in (right, left):
+        assert np.abs(frames[0, int(y), int(x)] - cloth).max() < 30
+    lost = {
+        share: np.concatenate([each.select("RIGHT_HAND_LANDMARKS")[1][:, 0] for each in of]) == 0
+        for share, of in seen.items()
+    }
+    assert not lost[0.0].any()
+    assert 0 < lost[0.1].sum() < lost[0.3].sum()
+    assert not (lost[0.1] & ~lost[0.3]).any()
+    # In runs, and what is seen is the same at every rate.
+    assert np.diff(lost[0.3].astype(int)).astype(bool).sum() < lost[0.3].sum()
+    kept = seen[0.3][0].confidence > 0
+    assert np.array_equal(seen[0.3][0].points[kept], whole.points[kept])
 
 
 def test_another_size_in_the_same_folder_is_refused(made: Path) -> None:
@@ -410,7 +459,8 @@ def test_a_folder_holds_one_dialect(made: Path, tmp_path: Path) -> None:
 def test_a_sign_of_the_coast_is_filmed_as_it_is_signed_there(tmp_path: Path) -> None:
     plan = next(p for p in grammar.clips(300, dialect=COAST) if "MONTAG" in p.utterance.glosses)
     plan = plan._replace(utterance=plan.utterance._replace(glosses=("MONTAG",)))
-    (tmp_path / "videos").mkdir()
+    for folder in ("videos", "poses"):
+        (tmp_path / folder).mkdir()
     videos = []
     for dialect in (COAST, INLAND):
         making.film(plan._replace(dialect=dialect.name), tmp_path)

@@ -5,9 +5,23 @@ from spamo_cache.datasets.signed_weather.make import (
     DEFAULT_SIZE,
     NAME,
     SPLITS,
+    add_poses,
     is_drawn,
+    lacks_poses,
     make,
     manifest,
+    write_poses,
 )
 
-__all__ = ["DEFAULT_SIZE", "DIALECTS", "NAME", "SPLITS", "is_drawn", "make", "manifest"]
+__all__ = [
+    "DEFAULT_SIZE",
+    "DIALECTS",
+    "NAME",
+    "SPLITS",
+    "add_poses",
+    "is_drawn",
+    "lacks_poses",
+    "make",
+    "manifest",
+    "write_poses",
+]

@@ -1,4 +1,4 @@
-"""Draw and encode the corpus: one H.264 mp4 per clip and a manifest, on demand."""
+"""Draw and encode the corpus on demand: an H.264 mp4 and a pose per clip, and a manifest."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ import io
 import json
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from spamo_cache import bounded, extras
+from spamo_cache import bounded, extras, poses
+from spamo_cache.datasets.layout import names_in
 from spamo_cache.datasets.manifest import Clip, Manifest
-from spamo_cache.datasets.signed_weather.animate import FPS, perform
+from spamo_cache.datasets.signed_weather.animate import FPS, Beat, perform
 from spamo_cache.datasets.signed_weather.dialects import DIALECTS, INLAND
+from spamo_cache.datasets.signed_weather.estimator import DROP_OUT, estimated
 from spamo_cache.datasets.signed_weather.grammar import ClipPlan, clips
-from spamo_cache.datasets.signed_weather.signer import SIZE, Signer
+from spamo_cache.datasets.signed_weather.signer import GRAINS, SIZE, Signer
 from spamo_cache.errors import CorpusError
-from spamo_cache.io import replace, sweep
+from spamo_cache.io import make_folders, replace, sweep
 
 NAME = INLAND.name
 VERSION = 1
@@ -41,7 +44,9 @@ def make(
     *,
     name: str = NAME,
 ) -> Path:
-    """Make the corpus below ``root``, or what is missing of it; a finished one is left alone.
+    """Make the corpus below ``root``, or what is missing of it.
+
+    Of a finished one that an earlier version made, the poses are added; its videos stay.
 
     Args:
         root: folder of the corpus, made if need be.
@@ -62,14 +67,65 @@ def make(
     _claim(root, {"corpus": name, "version": VERSION, "size": size, "synthetic": True})
     plans = list(clips(size, dialect=DIALECTS[name]))
     if manifest.exists():
+        add_poses(root, name)
         return manifest
     missing = [plan for plan in plans if not (root / _source(plan)).exists()]
     try:
         _film_all(missing, root, len(plans) - len(missing), progress, workers)
+        write_poses(plans, root / poses.FOLDER)
     except OSError as error:
         raise CorpusError(f"cannot be written: {error}", where=root) from None
     Manifest.from_clips(name, map(_clip, plans)).write(manifest)
     return manifest
+
+
+def lacks_poses(root: Path, name: str = NAME) -> bool:
+    """Whether a corpus below ``root`` has clips without a pose, as earlier versions drew them."""
+    try:
+        size = bounded.read_json(root / _CARD)["size"]
+        return is_drawn(root, name) and len(names_in(root / poses.FOLDER)) < size
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
+def add_poses(root: Path, name: str = NAME, progress: Progress | None = None) -> None:
+    """Write the poses that a finished corpus lacks; one that is for reading only stays so."""
+    if not lacks_poses(root, name):
+        return
+    plans = clips(bounded.read_json(root / _CARD)["size"], dialect=DIALECTS[name])
+    with suppress(OSError):
+        write_poses(plans, root / poses.FOLDER, progress=progress)
+
+
+def write_poses(
+    plans: Iterable[ClipPlan],
+    folder: Path,
+    drop_out: float = DROP_OUT,
+    progress: Progress | None = None,
+) -> int:
+    """Write what an estimator sees of clips to a folder; a file that is there is left alone.
+
+    Args:
+        drop_out: share of the frames in which a hand is not found, 0 to 0.9.
+
+    Returns:
+        How many were written.
+    """
+    make_folders(folder)
+    sweep(folder)
+    present = names_in(folder)
+    plans = list(plans)
+    missing = [plan for plan in plans if poses.file_name(plan.id) not in present]
+    for done, plan in enumerate(missing, start=len(plans) - len(missing) + 1):
+        rng = np.random.default_rng(plan.seed)
+        beats = []
+        for beat in _performed(plan, rng):
+            beats.append(beat)
+            rng.integers(GRAINS)  # as drawing does in between
+        _write_pose(plan, beats, folder, drop_out)
+        if progress:
+            progress(done, len(plans))
+    return len(missing)
 
 
 def manifest(root: Path, name: str = NAME) -> Manifest:
@@ -140,8 +196,8 @@ def _film_all(
     total = done + len(plans)
     if progress:
         progress(done, total)
-    (root / "videos").mkdir(exist_ok=True)
-    for folder in (root, root / "videos"):
+    for folder in (root, root / "videos", root / poses.FOLDER):
+        folder.mkdir(exist_ok=True)
         sweep(folder)
     # Not by fork: whoever shows the progress may have threads.
     context = multiprocessing.get_context("forkserver")
@@ -158,12 +214,30 @@ def _film_all(
 
 
 def film(plan: ClipPlan, root: Path) -> None:
-    """Draw one clip and publish its video in one rename."""
+    """Draw one clip, and publish its pose and its video in one rename each."""
     signer = Signer.from_seed(plan.signer)
     rng = np.random.default_rng(plan.seed)
-    signs = [DIALECTS[plan.dialect].lexicon[gloss] for gloss in plan.utterance.glosses]
-    pictures = [signer.draw(beat.pose, rng) for beat in perform(signs, signer, rng)]
+    beats: list[Beat] = []
+    pictures = []
+    for beat in _performed(plan, rng):
+        beats.append(beat)
+        pictures.append(signer.draw(beat.pose, rng))
+    _write_pose(plan, beats, root / poses.FOLDER, DROP_OUT)
     replace(root / _source(plan), encode(np.stack(pictures)), root / "videos")
+
+
+def _performed(plan: ClipPlan, rng: np.random.Generator) -> Iterator[Beat]:
+    signs = [DIALECTS[plan.dialect].lexicon[gloss] for gloss in plan.utterance.glosses]
+    return perform(signs, Signer.from_seed(plan.signer), rng)
+
+
+def _write_pose(plan: ClipPlan, beats: list[Beat], folder: Path, drop_out: float) -> None:
+    path = folder / poses.file_name(plan.id)
+    if path.exists():
+        return
+    signer = Signer.from_seed(plan.signer)
+    pose = estimated(signer, [beat.pose for beat in beats], plan.seed, drop_out)
+    replace(path, poses.pack(pose), folder)
 
 
 def encode(pictures: np.ndarray) -> bytes:

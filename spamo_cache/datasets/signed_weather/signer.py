@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
@@ -14,10 +15,15 @@ from numpy.typing import NDArray
 SIZE = 128
 """Width and height of a picture, pixels."""
 
+GRAINS = 8
+"""Pictures' worth of noise that a sensor has."""
+
 Point = NDArray[np.float64]
 Colour = tuple[int, int, int]
 Picture = NDArray[np.uint8]
 
+# Four corners of the palm, and where the hole of a ring is.
+_PALM = np.array([(0.21, 0.17), (-0.21, 0.14), (-0.16, -0.30), (0.16, -0.30), (0.29, 0.17)])
 _SHIFT = 4  # cv2 draws at 1/16 pixel
 _SKINS: tuple[Colour, ...] = (
     (236, 198, 172), (225, 175, 140), (205, 150, 110),
@@ -129,21 +135,27 @@ class Signer:
             (128, 128, 3) uint8 RGB.
         """
         picture = _wall(self.wall)
-        head = _moved(self._place(*pose.head), y=-1.15 * self.head * self.shoulder)
         self._torso(picture)
-        self._head(picture, head, pose)
+        self._head(picture, self.face(pose), pose)
         for side, hand in ((1.0, pose.left), (-1.0, pose.right)):
-            wrist = self._wrist(hand, side)
-            self._arm(picture, side, wrist)
+            self._arm(picture, *self.arm(hand, side))
             self._hand(picture, hand, side)
         return self._camera(picture, pose.camera, rng)
 
     def _place(self, x: float, y: float) -> Point:
         return np.array([self.neck[0] + x * self.shoulder, self.neck[1] - y * self.shoulder])
 
-    def _wrist(self, hand: Hand, side: float) -> Point:
+    def face(self, pose: Pose) -> Point:
+        """Middle of the head, before the camera."""
+        return _moved(self._place(*pose.head), y=-1.15 * self.head * self.shoulder)
+
+    def arm(self, hand: Hand, side: float) -> tuple[Point, Point, Point]:
+        """Shoulder, elbow and wrist, before the camera; side is 1 of the signer's left arm."""
+        s = self.shoulder
         down = np.array([-np.sin(hand.roll) * -side, np.cos(hand.roll)])
-        return self._place(hand.x, hand.y) + down * self.hand * self.shoulder * 0.30
+        wrist = self._place(hand.x, hand.y) + down * self.hand * s * 0.30
+        shoulder = self._place(side * 0.45, -0.14)
+        return shoulder, _elbow(shoulder, wrist, 0.86 * s, 0.84 * s, side), wrist
 
     def _torso(self, picture: Picture) -> None:
         s = self.shoulder
@@ -184,47 +196,34 @@ class Signer:
             (150, 60, 70),
         )
 
-    def _arm(self, picture: Picture, side: float, wrist: Point) -> None:
+    def _arm(self, picture: Picture, shoulder: Point, elbow: Point, wrist: Point) -> None:
         s = self.shoulder
-        shoulder = self._place(side * 0.45, -0.14)
-        elbow = _elbow(shoulder, wrist, 0.86 * s, 0.84 * s, side)
         cloth = _shade(self.shirt, 1.15)
         _outlined(picture, shoulder, elbow, cloth, 0.24 * s)
         _outlined(picture, elbow, wrist, self.skin, 0.17 * s)
         if self.sleeve:
             _outlined(picture, elbow, elbow + (wrist - elbow) * self.sleeve, cloth, 0.21 * s)
 
-    def _hand(self, picture: Picture, hand: Hand, side: float) -> None:
-        """Palm, thumb and four fingers, the folded ones as knuckles; dark edges keep them apart."""
+    def on_hand(self, hand: Hand, side: float, points: Point) -> Point:
+        """Points of a hand, (n, 2), before the camera.
+
+        Args:
+            points: in hand lengths from the palm's centre: towards the thumb, along the fingers.
+        """
         size = self.hand * self.shoulder
         cos, sin = np.cos(hand.roll), np.sin(hand.roll)
-        centre = self._place(hand.x, hand.y)
+        x, y = points.T
+        x, y = x * cos + y * sin, -x * sin + y * cos
+        offsets = np.stack([-side * x * size, -y * size], axis=1)
+        placed: Point = self._place(hand.x, hand.y) + offsets
+        return placed
 
-        def at(x: float, y: float) -> Point:
-            # Hand coordinates: y along the fingers, x towards the thumb (mirrored on the left).
-            x, y = x * cos + y * sin, -x * sin + y * cos
-            return _moved(centre, x=-side * x * size, y=-y * size)
-
-        fingers, spread, thumb, ring = hand.shape[:4], *hand.shape[4:7]
+    def _hand(self, picture: Picture, hand: Hand, side: float) -> None:
+        """Palm, thumb and four fingers, the folded ones as knuckles; dark edges keep them apart."""
+        size, ring = self.hand * self.shoulder, hand.shape[6]
+        placed = self.on_hand(hand, side, np.concatenate([_PALM, fingers(hand).reshape(10, 2)]))
+        palm, hole, strokes = placed[:4], placed[4], placed[5:].reshape(5, 2, 2)
         edge, light = _shade(self.skin, 0.45), _shade(self.skin, 1.08)
-        palm = [at(x, y) for x, y in ((0.21, 0.17), (-0.21, 0.14), (-0.16, -0.30), (0.16, -0.30))]
-        strokes = []
-        for index, straight in enumerate(fingers):
-            offset = 1.5 - index
-            root = (0.135 * offset, 0.14 - 0.02 * abs(offset))
-            angle = spread * offset
-            length = 0.10 + 0.44 * straight * (0.86 if index in (0, 3) else 1.0)
-            tip = (root[0] + length * np.sin(angle), root[1] + length * np.cos(angle))
-            if index == 0 and ring > 0:
-                tip = (0.30 * ring + tip[0] * (1 - ring), 0.38 * ring + tip[1] * (1 - ring))
-            strokes.append((at(*root), at(*tip)))
-        base = np.array([0.16, -0.16])
-        out = np.array([0.52, 0.10])
-        across = np.array([-0.02, 0.06])
-        tip = out * thumb + across * (1 - thumb)
-        if ring > 0:
-            tip = np.array([0.44, 0.22]) * ring + tip * (1 - ring)
-        strokes.append((at(*base), at(*tip)))
         width = 0.115 * size
         _polygon(picture, palm, edge, grow=2)
         for start, end in strokes:
@@ -234,28 +233,55 @@ class Signer:
             _line(picture, start, end, edge, width + 1.2)
             _line(picture, start, end, light, width)
         if ring > 0.5:
-            hole = at(0.29, 0.17)
             _disc(picture, hole, 0.155 * size, light)
             _disc(picture, hole, 0.075 * size, edge)
 
     def _camera(
         self, picture: Picture, camera: tuple[float, float, float], rng: np.random.Generator
     ) -> Picture:
-        dx, dy, zoom = camera
-        shift = (1 - zoom) * SIZE / 2
-        matrix = np.array([[zoom, 0, shift + dx], [0, zoom, shift + dy]])
+        matrix = filmed(camera)
         moved = cv2.warpAffine(
             picture, matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )
-        grain = _grain()[rng.integers(len(_grain()))] * self.noise
+        grain = _grain()[rng.integers(GRAINS)] * self.noise
         noisy: Any = cv2.add(moved, grain.astype(np.int16), dtype=cv2.CV_8U)
         return cast("Picture", noisy)
+
+
+def fingers(hand: Hand) -> Point:
+    """Root and tip of the four fingers, the one beside the thumb first, and of the thumb.
+
+    Returns:
+        (5, 2, 2), as :meth:`Signer.on_hand` takes points.
+    """
+    straights, spread, thumb, ring = hand.shape[:4], *hand.shape[4:7]
+    strokes = []
+    for index, straight in enumerate(straights):
+        offset = 1.5 - index
+        root = (0.135 * offset, 0.14 - 0.02 * abs(offset))
+        angle = spread * offset
+        length = 0.10 + 0.44 * straight * (0.86 if index in (0, 3) else 1.0)
+        tip = (root[0] + length * np.sin(angle), root[1] + length * np.cos(angle))
+        if index == 0 and ring > 0:
+            tip = (0.30 * ring + tip[0] * (1 - ring), 0.38 * ring + tip[1] * (1 - ring))
+        strokes.append((root, tip))
+    x, y = (out * thumb + across * (1 - thumb) for out, across in ((0.52, -0.02), (0.10, 0.06)))
+    if ring > 0:
+        x, y = 0.44 * ring + x * (1 - ring), 0.22 * ring + y * (1 - ring)
+    return np.array([*strokes, ((0.16, -0.16), (x, y))])
+
+
+def filmed(camera: tuple[float, float, float]) -> NDArray[np.float64]:
+    """What a camera's shift and zoom make of points: a matrix (2, 3)."""
+    dx, dy, zoom = camera
+    shift = (1 - zoom) * SIZE / 2
+    return np.array([[zoom, 0, shift + dx], [0, zoom, shift + dy]])
 
 
 @cache
 def _grain() -> NDArray[np.float64]:
     """A few pictures' worth of noise; drawing it anew for each would cost more than the signer."""
-    return np.random.default_rng(0).normal(size=(8, SIZE, SIZE, 1)).repeat(3, axis=3)
+    return np.random.default_rng(0).normal(size=(GRAINS, SIZE, SIZE, 1)).repeat(3, axis=3)
 
 
 def _wall(colours: tuple[Colour, Colour]) -> Picture:
@@ -316,7 +342,7 @@ def _ellipse(
     cv2.ellipse(picture, _fixed(centre), half, 0, *arc, colour, -1, cv2.LINE_AA, _SHIFT)
 
 
-def _polygon(picture: Picture, corners: list[Point], colour: Colour, grow: int = 0) -> None:
+def _polygon(picture: Picture, corners: Iterable[Point], colour: Colour, grow: int = 0) -> None:
     points = np.array([_fixed(corner) for corner in corners], np.int32)
     if grow:
         cv2.polylines(picture, [points], True, colour, 2 * grow, cv2.LINE_AA, _SHIFT)
