@@ -41,6 +41,7 @@ from spamo_cache.encoders.preprocess import Normalise, prepare
 from spamo_cache.extract.decoding import ClipTask, DecodeConfig, Decoders
 from spamo_cache.extract.device import open_device
 from spamo_cache.extract.extraction import extract
+from spamo_cache.extract.regions import View
 from spamo_cache.extract.summary import Summary
 
 BIT_RATES = (250_000, 2_000_000, 9_000_000)
@@ -84,12 +85,12 @@ class Bench:
             ClipTask(clip.id, clip.source, None, None, None, probe)
             for clip, probe in zip(self.manifest.clips(), self.probes, strict=True)
         ]
-        specs = {encoder.preprocess.resize_spec for encoder in encoders}
+        views = {View(encoder.preprocess.resize_spec) for encoder in encoders}
         config = DecodeConfig(root=self.corpus, resize=self.spec.frames.resize, decoders=1)
         decoders = Decoders(config)
-        for _, clip in decoders.ahead(clips, specs):
+        for _, clip in decoders.ahead(clips, views):
             for encoder in encoders if normalise else []:
-                prepared = clip.prepared[encoder.preprocess.resize_spec]
+                prepared = clip.prepared[View(encoder.preprocess.resize_spec)]
                 for start in encoder.starts(len(prepared)):
                     Normalise(encoder.preprocess)(window(prepared, start, encoder.span))
         decoders.close()

@@ -39,6 +39,7 @@ def extract(
         str | None,
         typer.Option("--split", help="Splits to compute, separated by commas [default: all]"),
     ] = None,
+    poses: options.Poses = None,
     changes: Annotated[
         list[str] | None,
         typer.Option(
@@ -100,6 +101,7 @@ def extract(
         spec=spec,
         streams=streams,
         split=split,
+        poses=poses,
         set=changes or (),
         reader=reader,
         store=store,

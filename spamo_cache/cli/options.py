@@ -24,6 +24,14 @@ Dataset = Annotated[
         autocompletion=completion.corpora,
     ),
 ]
+Poses = Annotated[
+    Path | None,
+    typer.Option(
+        "--poses",
+        metavar="DIR",
+        help="Folder of the clips' .pose files by id [default: poses below --root]",
+    ),
+]
 Root = Annotated[
     Path | None, typer.Option("--root", metavar="DIR", help="Folder that holds the raw corpus.")
 ]

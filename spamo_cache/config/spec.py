@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,10 +11,31 @@ from spamo_cache.config.strict import Name, StrictModel
 
 Unit = Literal["frame", "window"]
 Reader = Literal["auto", "pyav", "decord"]
+Region = Literal["right-hand", "left-hand", "face", "mouth", "upper-body"]
+Part = Literal["body", "right-hand", "left-hand", "face", "mouth"]
 
 
-class _Stream(StrictModel):
-    """What all streams have."""
+class BoxSpec(StrictModel):
+    """How the square around a region follows a clip's pose."""
+
+    scale: Annotated[float, Field(gt=0, le=100)] = 1.5
+    """Side of the square in multiples of the region's extent."""
+    smooth: Annotated[int, Field(ge=1, le=999)] = 5
+    """Frames over which the square's centre is averaged, an odd number; 1 is none but its own."""
+    confidence: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """Least confidence of a point that counts. A region is visible where half of its points do."""
+    missing: Literal["repeat", "blank"] = "repeat"
+    """What is cut from a frame without a visible region: the last box seen, or nothing (black)."""
+
+    @model_validator(mode="after")
+    def _smooth_has_a_middle(self) -> BoxSpec:
+        if self.smooth % 2 == 0:
+            raise ValueError(f"smooth: {self.smooth} frames have no middle; give an odd number")
+        return self
+
+
+class _Network(StrictModel):
+    """What streams have that are computed by a network."""
 
     weights: str
     """``org/name[@revision]`` of a hub, or a folder or file beside the spec."""
@@ -27,7 +48,27 @@ class _Stream(StrictModel):
         return hash(self.model_dump_json())
 
 
-class SpatialStream(_Stream):
+class _Frames(_Network):
+    """A network that may be shown a region of each frame in place of the whole."""
+
+    region: Region | None = None
+    """What is cut out of each frame, by the clip's pose; None is the whole frame."""
+    box: BoxSpec = BoxSpec()
+    """Of the region."""
+
+    @property
+    def uses_poses(self) -> bool:
+        """Whether a clip's pose is an input."""
+        return self.region is not None
+
+    @model_validator(mode="after")
+    def _boxes_are_of_regions(self) -> Self:
+        if self.region is None and self.box != BoxSpec():
+            raise ValueError("box: without a `region` whole frames are shown; name one")
+        return self
+
+
+class SpatialStream(_Frames):
     """One row per ``stride`` frames: an image encoder with S2 scaling (paper section 3.1)."""
 
     encoder: Literal["open_clip"]
@@ -49,7 +90,7 @@ class SpatialStream(_Stream):
         return "frame"
 
 
-class MotionStream(_Stream):
+class MotionStream(_Network):
     """One row per window of frames: a video encoder (paper section 3.1)."""
 
     encoder: Literal["videomae"]
@@ -71,8 +112,13 @@ class MotionStream(_Stream):
         """What a row stands for."""
         return "window"
 
+    @property
+    def uses_poses(self) -> bool:
+        """Whether a clip's pose is an input."""
+        return False
 
-class TransformersStream(_Stream):
+
+class TransformersStream(_Frames):
     """One row per frame or per window: any vision network of transformers' ``AutoModel``."""
 
     encoder: Literal["transformers"]
@@ -98,10 +144,48 @@ class TransformersStream(_Stream):
             raise ValueError("output: pooler is made of the last hidden state; leave `layer` out")
         return self
 
+    @model_validator(mode="after")
+    def _regions_are_of_frames(self) -> TransformersStream:
+        if self.region is not None and self.window is not None:
+            raise ValueError("region: windows are shown as whole frames; leave `window` out")
+        return self
 
-StreamSpec = Annotated[
-    SpatialStream | MotionStream | TransformersStream, Field(discriminator="encoder")
-]
+
+class PoseStream(StrictModel):
+    """One row per ``stride`` frames: points of the clip's pose, without any network."""
+
+    encoder: Literal["pose"]
+    points: tuple[Part, ...] = Field(
+        ("body", "right-hand", "left-hand", "face", "mouth"), min_length=1
+    )
+    """Parts of a pose, in the order in which they stand in a row; three values for each point."""
+    stride: Annotated[int, Field(ge=1, le=1 << 20)] = 1
+    """Frames between two rows."""
+
+    @property
+    def per(self) -> Unit:
+        """What a row stands for."""
+        return "frame"
+
+    @property
+    def weights(self) -> str:
+        """None: a row is what the pose says."""
+        return ""
+
+    @property
+    def uses_poses(self) -> bool:
+        """Whether a clip's pose is an input."""
+        return True
+
+    @model_validator(mode="after")
+    def _points_are_named_once(self) -> PoseStream:
+        if len(set(self.points)) < len(self.points):
+            raise ValueError("points: a part is named twice")
+        return self
+
+
+NetworkStream = SpatialStream | MotionStream | TransformersStream
+StreamSpec = Annotated[NetworkStream | PoseStream, Field(discriminator="encoder")]
 
 
 class FramesSpec(StrictModel):

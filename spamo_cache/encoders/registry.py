@@ -13,9 +13,10 @@ from typing import Literal
 import torch
 
 from spamo_cache import checkpoints
-from spamo_cache.config import StreamSpec
+from spamo_cache.config import PoseStream, StreamSpec
 from spamo_cache.encoders import weights
 from spamo_cache.encoders.encoder import Encoder
+from spamo_cache.encoders.points import PoseEncoder
 
 Compute = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -38,6 +39,8 @@ def build(
         ConfigError: the spec asks for something the network does not have.
         WeightsError: missing, incomplete, changed or unsuitable weights.
     """
+    if isinstance(stream, PoseStream):
+        return PoseEncoder(stream)
     with checkpoints.explained(stream.weights):
         encoder = _kinds()[stream.encoder](stream, base)
     if weights.local(stream.weights, base) is None:
@@ -63,6 +66,8 @@ def outline(stream: StreamSpec, base: Path) -> Encoder:
     """
     from spamo_cache.encoders import openclip, preprocess
 
+    if isinstance(stream, PoseStream):
+        return PoseEncoder(stream)
     encoder = Encoder()
     with checkpoints.explained(stream.weights):
         if stream.encoder == "open_clip":
@@ -89,6 +94,8 @@ def without_weights(stream: StreamSpec, base: Path) -> Encoder | None:
     """
     from spamo_cache.encoders.unloaded import unloaded
 
+    if isinstance(stream, PoseStream):
+        return None
     with checkpoints.explained(stream.weights):
         return unloaded(stream, base, _pin_name(stream))
 

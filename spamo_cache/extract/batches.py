@@ -7,7 +7,7 @@ partition alone: not on the number of threads, workers or machines of a kind.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import BoundedSemaphore
 from typing import Any
@@ -46,9 +46,13 @@ class Batches:
         self._features: dict[str, NDArray[Any]] = {}
         self._unsound: Counter[str] = Counter()
 
-    def add(self, clip: str, prepared: torch.Tensor) -> None:
-        """Queue all rows of a clip; blocks while too many batches are in flight."""
-        starts = self.encoder.starts(len(prepared))
+    def add(self, clip: str, prepared: torch.Tensor, starts: Sequence[int]) -> None:
+        """Queue all rows of a clip; blocks while too many batches are in flight.
+
+        Args:
+            prepared: what the encoder is shown of the clip.
+            starts: first picture of each row.
+        """
         self._features[clip] = np.empty((len(starts), self.encoder.width), self.dtype)
         self._waiting += [(clip, row, prepared, start) for row, start in enumerate(starts)]
         while len(self._waiting) >= self.rows:

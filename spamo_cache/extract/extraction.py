@@ -108,6 +108,7 @@ def extract(
     store_root: Path,
     streams: Sequence[str] | None = None,
     splits: Sequence[str] | None = None,
+    poses: Path | None = None,
     executor: Executor = "dask",
     workers: int | None = None,
     scheduler: str | None = None,
@@ -130,6 +131,7 @@ def extract(
         store_root: root that new stores are written to.
         streams: names of streams of the spec; None is all.
         splits: names of splits; None is all.
+        poses: folder of the clips' poses by their ids; None is ``poses`` below ``root``.
         executor: ``serial`` computes in this process.
         workers: processes of a local cluster; None is one per GPU, or one with all cores.
         scheduler: address of a running Dask scheduler instead.
@@ -189,6 +191,7 @@ def extract(
         store_root=store_root,
         streams=streams,
         splits=splits,
+        poses=poses,
         retry=retry_failed,
         progress=tracker.probed,
     )
@@ -291,12 +294,13 @@ def _open_writers(
                 stream=name,
                 identity=stream.identity,
                 weights=stream.weights,
-                keys=plan.keys,
+                keys=stream.keys,
                 slots=stream.placement.slots(plan.clips),
                 width=stream.width,
                 dtype=spec.store.dtype,
                 chunk_rows=stream.chunk_rows,
                 shard_rows=stream.shard_rows,
+                validity=stream.uses_poses,
                 terms="" if corpus is None else corpus.terms,
                 manifest=snapshot,
             )

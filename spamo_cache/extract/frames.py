@@ -14,15 +14,16 @@ import torch
 from numpy.typing import NDArray
 
 from spamo_cache.encoders.encoder import window
-from spamo_cache.encoders.preprocess import Resize, ResizeSpec
+from spamo_cache.encoders.preprocess import Resize
 from spamo_cache.encoders.tunable import TunableEncoder
 from spamo_cache.errors import VideoError, WeightsError
 from spamo_cache.extract.decoding import FrameBuffer
+from spamo_cache.extract.regions import View
 from spamo_cache.store.layout import ClipKey
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.video import decode, probe
 
-Prepared = Mapping[ResizeSpec, torch.Tensor]
+Prepared = Mapping[View, torch.Tensor]
 
 
 def frame_streams(
@@ -38,9 +39,9 @@ def frame_streams(
     Raises:
         WeightsError: a store was computed with other weights than its encoder has.
     """
-    specs = {one.encoder.preprocess.resize_spec for one in encoders.values()}
+    views = {View(one.encoder.preprocess.resize_spec) for one in encoders.values()}
     keys = next(iter(stores.values())).clip_keys()
-    decoder = ClipDecoder(root, keys, specs, resize, threads)
+    decoder = ClipDecoder(root, keys, views, resize, threads)
     return {name: FrameStream(store, encoders[name], decoder) for name, store in stores.items()}
 
 
@@ -54,11 +55,11 @@ class ClipDecoder:
         self,
         root: Path,
         clips: Sequence[ClipKey],
-        specs: set[ResizeSpec],
+        views: set[View],
         resize: Resize,
         threads: int,
     ) -> None:
-        self._root, self._specs, self._resize = root, specs, resize
+        self._root, self._views, self._resize = root, views, resize
         self._clips = {clip.id: clip for clip in clips}
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         # Two: while training reads ahead, dev is decoded.
@@ -73,7 +74,7 @@ class ClipDecoder:
         probed = probe(self._root, key)
         if probed.reason is None and probed.size != key.size:
             raise VideoError("is not the clip that was extracted", where=key.source)
-        buffer = FrameBuffer(self._resize, probed.frames, self._specs)
+        buffer = FrameBuffer(self._resize, probed.frames, self._views)
         decode(self._root, key, probed, buffer.take)
         return buffer.prepared()
 
@@ -125,6 +126,6 @@ class FrameStream:
     def _windows(self, prepared: Prepared) -> Iterator[torch.Tensor]:
         """The frames under each row, colours last."""
         network = self.encoder.encoder
-        frames = prepared[network.preprocess.resize_spec].permute(0, 2, 3, 1)
+        frames = prepared[View(network.preprocess.resize_spec)].permute(0, 2, 3, 1)
         for start in network.starts(len(frames)):
             yield window(frames, start, network.span)

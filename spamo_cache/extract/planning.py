@@ -19,7 +19,8 @@ from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.encoders import registry
 from spamo_cache.encoders.encoder import Encoder
 from spamo_cache.errors import DamagedError, UsageError
-from spamo_cache.extract import reuse
+from spamo_cache.extract import clip_poses, reuse
+from spamo_cache.extract.clip_poses import PoseFile
 from spamo_cache.extract.decoding import ClipTask
 from spamo_cache.extract.placement import (
     CountedClips,
@@ -35,6 +36,7 @@ from spamo_cache.extract.placement import (
 )
 from spamo_cache.extract.reuse import Reusable
 from spamo_cache.extract.worker import PartitionTask
+from spamo_cache.poses.clips import FOLDER
 from spamo_cache.store.attributes import Attributes, load_attributes
 from spamo_cache.store.index import ABSENT, FAILED, OK, PLACE, ClipIndex, Columns, with_receipts
 from spamo_cache.store.inventory import find
@@ -43,6 +45,7 @@ from spamo_cache.store.layout import (
     StreamIdentity,
     corpus_hash,
     fingerprint,
+    poses_hash,
     store_path,
     stream_spec,
 )
@@ -76,6 +79,9 @@ class StreamPlan:
     """Whether the store lies, complete, in a root other than the one written to."""
     placement: Placement
     """Of the clips; as the store has recorded it, if there is one."""
+    keys: Sequence[ClipKey]
+    """Of the clips, with their poses where the stream uses them."""
+    uses_poses: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +92,8 @@ class ExtractionPlan:
     clips: Sequence[SplitClip]
     probes: Sequence[Probe]
     counted: CountedClips
-    keys: Sequence[ClipKey]
+    pose_files: Sequence[PoseFile]
+    """Of the clips; empty where no stream uses them."""
     streams: Mapping[str, StreamPlan]
     requested: Mask
     """(clips,) whether the clip belongs to a requested split."""
@@ -122,17 +129,20 @@ def plan_extraction(
     store_root: Path,
     streams: Sequence[str] | None,
     splits: Sequence[str] | None,
+    poses: Path | None = None,
     retry: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> ExtractionPlan:
     """Probe the corpus, load the encoders, plan the partitions, find the stores.
 
     Args:
+        poses: folder of the clips' poses; None is ``poses`` below ``root``.
         load: gives a stream's encoder, or its outline; only its sizes and hash are looked at.
         retry: do not settle for a store in another root if it has failed clips.
 
     Raises:
-        UsageError: a stream or split that does not exist, an empty manifest, a missing root.
+        UsageError: a stream or split that does not exist, an empty manifest, a missing root, no
+            pose of any clip where a stream uses poses.
         ConfigError: a spec that cannot be carried out.
         WeightsError: weights that cannot be used.
     """
@@ -156,7 +166,12 @@ def plan_extraction(
         [0 if probed.span is None else probed.span.first for probed in probes],
     )
     requested = np.array([clip.split in wanted for clip in clips], bool)
-    corpus = corpus_hash(keys)
+    files: list[PoseFile] = []
+    posed = keys
+    if any(spec.streams[name].uses_poses for name in names):
+        files = clip_poses.find_all(root, poses, clips)
+        _check_poses(files, requested, root, poses)
+        posed = [replace(key, pose=file.sha256) for key, file in zip(keys, files, strict=True)]
     plans = {
         name: _stream(
             name,
@@ -165,7 +180,7 @@ def plan_extraction(
             counted=counted,
             requested=requested,
             corpus=manifest.corpus,
-            corpus_sha256=corpus,
+            keys=posed if spec.streams[name].uses_poses else keys,
             store_root=store_root,
             lacks=(ABSENT, FAILED) if retry else (ABSENT,),
         )
@@ -176,10 +191,24 @@ def plan_extraction(
         clips=clips,
         probes=probes,
         counted=counted,
-        keys=keys,
+        pose_files=files,
         streams=plans,
         requested=requested,
     )
+
+
+def _check_poses(
+    files: Sequence[PoseFile], requested: Mask, root: Path, poses: Path | None
+) -> None:
+    """Raise UsageError where no clip has a pose: nobody wants an extraction of failures."""
+    wanted = [file for file, asked in zip(files, requested, strict=True) if asked]
+    if wanted and all(file.path is None for file in wanted):
+        raise UsageError(
+            f"streams use poses, and none of {len(wanted):,} clips has one: {wanted[0].reason}",
+            where=poses or root / FOLDER,
+            remedy="make them by `spamo-cache pose`, name their folder by --poses, or choose other "
+            "--streams",
+        )
 
 
 def _stream(
@@ -190,7 +219,7 @@ def _stream(
     counted: CountedClips,
     requested: Mask,
     corpus: str,
-    corpus_sha256: str,
+    keys: Sequence[ClipKey],
     store_root: Path,
     lacks: Sequence[int],
 ) -> StreamPlan:
@@ -204,7 +233,8 @@ def _stream(
         rows_of(spec.store.chunk_rows, encoder.per),
         rows_of(spec.store.shard_rows, encoder.per),
     )
-    digest = fingerprint(identity, corpus_sha256)
+    corpus_sha256 = corpus_hash(keys)
+    digest = fingerprint(identity, corpus_sha256, poses_hash(keys))
     own = store_path(store_root, corpus, name, digest)
     elsewhere: _Recorded | None = None
     if own.exists():
@@ -234,6 +264,8 @@ def _stream(
             if recorded is None
             else recorded.continued(counted, layout, name, lacks, requested)
         ),
+        keys=keys,
+        uses_poses=spec.streams[name].uses_poses,
     )
 
 
@@ -412,7 +444,8 @@ class RemainingWork:
         reason = self.plan.counted.too_long.get(position)
         if reason is not None:
             probe = replace(probe, frames=0, reason=reason)
-        return ClipTask(clip.id, clip.source, clip.start, clip.end, clip.crop, probe)
+        file = self.plan.pose_files[position] if self.plan.pose_files else None
+        return ClipTask(clip.id, clip.source, clip.start, clip.end, clip.crop, probe, file)
 
     def affected(self, name: str) -> Mask:
         """(clips,) whether the clip lies in a partition that the stream lacks."""
@@ -461,7 +494,7 @@ def remaining_work(
             reusable[name] = reuse.search(
                 [path for path in stores if _exists(path)],
                 stream.identity,
-                plan.keys,
+                stream.keys,
                 stream.placement.rows,
                 np.stack([stream.placement.first, stream.placement.frames]),
             )

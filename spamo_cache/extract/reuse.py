@@ -132,8 +132,10 @@ def _held(
     there = np.stack([index.first[positions], index.frames[positions]])
     same &= (there == spans).all(axis=0) | (there[1] == 0)  # 0: nobody has counted them
     for name, column in wanted.items():
+        if name not in index.columns:
+            return np.zeros(len(positions), bool)  # without any pose
         there = index.columns[name][positions]
-        if name == "source":
+        if name in {"source", "pose"}:
             same &= _texts(there) == _texts(column)
         else:
             equal = (there == column) | ((there != there) & (column != column))  # noqa: PLR0124

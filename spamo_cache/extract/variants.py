@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from spamo_cache.config import StreamSpec
+from spamo_cache.config import NetworkStream
 from spamo_cache.encoders.encoder import Encoder, stack_windows, window
 from spamo_cache.encoders.preprocess import (
     Interpolation,
@@ -78,7 +78,7 @@ class Recipe:
         step: every n-th frame is taken.
     """
 
-    stream: StreamSpec
+    stream: NetworkStream
     resize: Resize
     compute: Compute
     spec: ResizeSpec | None = None
@@ -136,7 +136,7 @@ _OUTPUTS = {
 }
 
 
-def _outputs(stream: StreamSpec) -> Iterator[Alternative]:
+def _outputs(stream: NetworkStream) -> Iterator[Alternative]:
     offered: dict[str, tuple[str, tuple[Any, ...]]] = {
         "open_clip": ("output", ("cls-pre-norm", "cls", "mean", "embedding")),
         "videomae": ("token", (0, "mean")),
@@ -153,7 +153,7 @@ def _outputs(stream: StreamSpec) -> Iterator[Alternative]:
         yield Alternative(kind, f"{kind.replace('-', ' ')}: {what}", {key: value})
 
 
-def _layers(stream: StreamSpec) -> Iterator[Alternative]:
+def _layers(stream: NetworkStream) -> Iterator[Alternative]:
     own = stream.layer
     if stream.encoder == "transformers" and own is None:
         what = "layer norm: theirs are before the network's last layer norm, the store's after it"
@@ -331,7 +331,7 @@ class _RowMaker:
         return rows_of(torch.cat(made).cpu().numpy()), wanted[chosen]
 
 
-def _still(stream: StreamSpec) -> dict[str, Any]:
+def _still(stream: NetworkStream) -> dict[str, Any]:
     """What places rows, as it is in no recipe: networks of equal rows are one."""
     still = {"stride": 1, "phase": 0, "tail": "drop"}
     return {key: value for key, value in still.items() if hasattr(stream, key)}

@@ -23,15 +23,16 @@ import torch
 from numpy.typing import NDArray
 
 from spamo_cache import devices
-from spamo_cache.config import StreamSpec
+from spamo_cache.config import PoseStream, StreamSpec
 from spamo_cache.encoders import registry
 from spamo_cache.encoders.encoder import Encoder
 from spamo_cache.encoders.registry import Compute
 from spamo_cache.errors import SpamoError, WeightsError, shortage
 from spamo_cache.extract import reuse
 from spamo_cache.extract.batches import Batches
-from spamo_cache.extract.decoding import ClipTask, DecodeConfig
+from spamo_cache.extract.decoding import ClipTask, DecodeConfig, Sight
 from spamo_cache.extract.engine import Engine, shared
+from spamo_cache.extract.regions import View
 from spamo_cache.extract.reuse import Copy
 from spamo_cache.store.writer import StoreWriter
 from spamo_cache.video import decord_backend
@@ -253,8 +254,10 @@ def compute(
     with shared(config.device, config.decoding, threads_of(config)) as engine:
         encoders = load_encoders(config, list(results))
         timings, failed, done, planned = StageTimings(), dict[str, str](), 0, 0
+        sights = {name: _sight(config.streams[name].stream, encoders[name]) for name in results}
+        networks = {name: encoders[name] for name in results if isinstance(sights[name], View)}
         timings.compile_seconds = sum(
-            compiled(engine, encoder, config.streams[name]) for name, encoder in encoders.items()
+            compiled(engine, encoder, config.streams[name]) for name, encoder in networks.items()
         )
         batches = {
             name: Batches(
@@ -265,29 +268,36 @@ def compute(
                 pool=engine.threads,
                 slots=engine.slots,
             )
-            for name, encoder in encoders.items()
+            for name, encoder in networks.items()
         }
-        specs = {encoder.preprocess.resize_spec for encoder in encoders.values()}
-        for clip, decoded in engine.decoders.ahead(clips, specs, begun):
+        for clip, decoded in engine.decoders.ahead(clips, set(sights.values()), begun):
             engine.check()
             timings.seconds["decode"] += decoded.decode_seconds
             timings.seconds["prepare"] += decoded.prepare_seconds
-            for name, result in results.items():
-                if clip.id in result.features:
+            lacking = [name for name in results if clip.id not in results[name].features]
+            for name in lacking:
+                sight, result = sights[name], results[name]
+                if sight in decoded.reasons:
+                    result.failures[clip.id] = decoded.reasons[sight]
                     continue
-                if decoded.reason is None:
-                    batch = batches[name]
-                    batch.add(clip.id, decoded.prepared[batch.encoder.preprocess.resize_spec])
+                if sight in decoded.valid:
+                    result.valid[clip.id] = decoded.valid[sight]
+                if isinstance(sight, View):
+                    shown = decoded.prepared[sight]
+                    batches[name].add(clip.id, shown, sight.starts(encoders[name], len(shown)))
                     result.sources[clip.id] = decoded.source_sha256
                 else:
-                    failed[clip.id] = result.failures[clip.id] = decoded.reason
+                    result.features[clip.id] = decoded.rows[sight].astype(config.dtype)
+            failed |= _failed(clip.id, lacking, results)
             done, planned = done + 1, planned + clip.probe.frames
-            timings.frames += clip.probe.frames if decoded.reason is None else 0
+            timings.frames += clip.probe.frames if decoded.source_sha256 else 0
             report(TaskProgress("", done, planned, failed))
         for name, batch in batches.items():
             features, faults = batch.finish()
             results[name].features.update(features)
             results[name].failures.update(faults)
+            for faulty in faults:
+                results[name].valid.pop(faulty, None)
             results[name].arithmetic = {
                 "compiled": batch.encoder.compiled,
                 "batch_tokens": engine.device.batch_tokens,
@@ -296,6 +306,24 @@ def compute(
         timings.seconds["encode"], timings.seconds["wait"] = engine.device.take_time()
     report(TaskProgress("", done, planned, failed))
     return timings
+
+
+def _sight(stream: StreamSpec, encoder: Encoder) -> Sight:
+    """What of a clip a stream is computed from."""
+    return stream if isinstance(stream, PoseStream) else View.of(stream, encoder)
+
+
+def _failed(
+    clip: str, streams: Sequence[str], results: Mapping[str, StreamResult]
+) -> dict[str, str]:
+    """Why a clip has failed in all of these streams, or in which."""
+    reasons = {n: results[n].failures[clip] for n in streams if clip in results[n].failures}
+    if not reasons:
+        return {}
+    (first, *others) = dict.fromkeys(reasons.values())
+    if not others and len(reasons) == len(streams):
+        return {clip: first}
+    return {clip: "; ".join(f"{name}: {reason}" for name, reason in reasons.items())}
 
 
 def compiled(engine: Engine, encoder: Encoder, target: StreamTarget) -> float:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import compress
+from itertools import compress, repeat
 from pathlib import Path
 from typing import Annotated, Any, Literal, overload
 
@@ -73,6 +73,7 @@ _SCHEMA: dict[str, tuple[DType, int]] = {
     "start": ("float64", 1),
     "end": ("float64", 1),
     "crop": ("float64", 2),
+    "pose": ("uint8", 2),
     "failed": ("int64", 1),
     "reason": ("uint8", 2),
     "valid": ("uint8", 1),
@@ -80,7 +81,7 @@ _SCHEMA: dict[str, tuple[DType, int]] = {
 _PER_FAILURE = {"failed", "reason"}
 _PER_ROW = {"valid"}
 """Of ``features``; only in stores that say which rows are valid. Padding is not."""
-_SOURCE = {"source", "size", "start", "end", "crop"}
+_SOURCE = {"source", "size", "start", "end", "crop", "pose"}
 
 
 Chosen = slice | NDArray[np.int64]
@@ -186,14 +187,19 @@ def plan(
 
 
 def identities(keys: Sequence[ClipKey]) -> Columns:
-    """What identifies the clips' sources, in the keys' order: source, size, start, end, crop."""
+    """What identifies the clips' sources, in the keys' order: source, size, start, end, crop.
+
+    And the pose, where any clip has one.
+    """
     nan = float("nan")
+    poses = [key.pose for key in keys]
     return {
         "source": encode_strings([key.source for key in keys], "source"),
         "size": np.array([key.size for key in keys], "<i8"),
         "start": np.array([nan if key.start is None else key.start for key in keys], "<f8"),
         "end": np.array([nan if key.end is None else key.end for key in keys], "<f8"),
         "crop": np.array([key.crop or (nan,) * 4 for key in keys], "<f8"),
+        **({"pose": encode_strings(poses, "pose")} if any(poses) else {}),
     }
 
 
@@ -447,7 +453,10 @@ class ClipIndex:
         crop, size = (self.columns[name][chosen].tolist() for name in ("crop", "size"))
         crops = [None if math.isnan(box[0]) else tuple(box) for box in crop]
         names = (StringColumn(self.columns[name][chosen]) for name in ("id", "source"))
-        return [ClipKey(*key) for key in zip(*names, size, start, end, crops, strict=True)]
+        poses: Iterable[str] = repeat("", len(size))
+        if "pose" in self.columns:
+            poses = StringColumn(self.columns["pose"][chosen])
+        return [ClipKey(*key) for key in zip(*names, size, start, end, crops, poses, strict=True)]
 
     def slots(self, partition: int | None = None) -> list[Slot]:
         """The plan, of one partition or all, in order of ids."""
@@ -564,8 +573,8 @@ def _read_generation(folder: Location, digest: str, about: Attributes) -> Genera
         raise DamagedError("is not the generation its pointer names", where=where)
     generation = validated(attributes, Generation, where)
     columns = generation.columns
-    expected = _SCHEMA.keys() if about.validity else _SCHEMA.keys() - _PER_ROW
-    sound = columns.keys() == expected and all(
+    has = {"valid": about.validity, "pose": bool(about.poses_sha256)}
+    sound = columns.keys() == {name for name in _SCHEMA if has.get(name, True)} and all(
         (record.dtype, len(record.shape)) == _SCHEMA[name]
         and (record.shape[-1] > 0 or name == "failed")
         and (name in _PER_FAILURE | _PER_ROW or record.shape[0] == about.clips)

@@ -28,6 +28,7 @@ _CHANGES = {
     "start": "start at another time",
     "end": "end at another time",
     "crop": "are cropped otherwise",
+    "pose": "have another pose",
 }
 
 
@@ -286,7 +287,8 @@ def _corpus_differences(a: FeatureStore, b: FeatureStore) -> Iterator[str]:
     versions = a.attributes["manifest_sha256"], b.attributes["manifest_sha256"]
     if all(versions) and versions[0] != versions[1]:
         yield "made from different versions of the manifest: its sentences may differ, too"
-    if a.attributes["corpus_sha256"] == b.attributes["corpus_sha256"]:
+    corpora = ((one.about.corpus_sha256, one.about.poses_sha256) for one in (a, b))
+    if len(set(corpora)) == 1:
         return
     keys_a = {key.id: key for key in a.clip_keys()}
     keys_b = {key.id: key for key in b.clip_keys()}

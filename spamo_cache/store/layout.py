@@ -53,6 +53,8 @@ class ClipKey:
     end: float | None = None
     crop: tuple[float, float, float, float] | None = None
     """x0, y0, x1, y1 in 0..1."""
+    pose: str = ""
+    """SHA-256 of the clip's pose file; empty where it has none, or the stream uses no poses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +141,21 @@ def _key_line(key: ClipKey) -> bytes:
         raise StoreError("a clip's range or crop is not a finite number", where=key.id) from None
 
 
-def fingerprint(identity: StreamIdentity, corpus_sha256: str) -> str:
-    """The identity of a store: SHA-256 of its stream part and its corpus part."""
-    return sha256(canonical({"stream": asdict(identity), "corpus": corpus_sha256}))
+def poses_hash(keys: Iterable[ClipKey]) -> str:
+    """What a stream that uses poses adds to the corpus part; empty where no clip has a pose."""
+    poses = sorted((key.id, key.pose) for key in keys)
+    return sha256(canonical(poses)) if any(pose for _, pose in poses) else ""
+
+
+def fingerprint(identity: StreamIdentity, corpus_sha256: str, poses_sha256: str = "") -> str:
+    """The identity of a store: SHA-256 of its stream part and its corpus part.
+
+    Args:
+        corpus_sha256: see :func:`corpus_hash`.
+        poses_sha256: see :func:`poses_hash`.
+    """
+    poses = {"poses": poses_sha256} if poses_sha256 else {}
+    return sha256(canonical({"stream": asdict(identity), "corpus": corpus_sha256, **poses}))
 
 
 def stream_spec(spec: CacheSpec, stream: str) -> dict[str, Any]:
@@ -155,15 +169,17 @@ def stream_spec(spec: CacheSpec, stream: str) -> dict[str, Any]:
         raise UsageError(f"no stream {stream!r} in spec {spec.name!r}", remedy=f"one of: {known}")
     config = spec.streams[stream]
     entries = config.model_dump(mode="json", exclude={"weights", "key_map"})
+    # Fingerprints of before there were such keys stay what they were.
     if not entries.get("phase", True):
-        # Fingerprints of before there was such a key stay what they were.
         del entries["phase"]
+    if entries.get("region", "") is None:
+        del entries["region"], entries["box"]
+    made = {"resize": spec.frames.resize, "compute": spec.compute}
     per_frame = config.per == "frame"
     chunk, shard = spec.store.chunk_rows, spec.store.shard_rows
     return {
         **entries,
-        "resize": spec.frames.resize,
-        "compute": spec.compute,
+        **({} if config.encoder == "pose" else made),
         "dtype": spec.store.dtype,
         "chunk_rows": chunk.frame if per_frame else chunk.window,
         "shard_rows": shard.frame if per_frame else shard.window,

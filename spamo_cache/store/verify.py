@@ -32,6 +32,7 @@ from spamo_cache.store.layout import (
     canonical,
     corpus_hash,
     fingerprint,
+    poses_hash,
     sha256,
     work_path,
 )
@@ -220,7 +221,8 @@ def _in_a_line(error: StoreError) -> str:
 
 def _metadata_problems(path: Location, attributes: Attributes) -> Iterator[str]:
     identity = StreamIdentity(attributes.spec, attributes.weights_sha256, attributes.semantics)
-    if fingerprint(identity, attributes.corpus_sha256) != attributes.fingerprint:
+    corpus = attributes.corpus_sha256, attributes.poses_sha256
+    if fingerprint(identity, *corpus) != attributes.fingerprint:
         yield "the fingerprint is not that of the attributes"
     for name, document in documents(attributes, attributes.partitions).items():
         if name == "features/zarr.json":
@@ -270,7 +272,8 @@ def _index_problems(index: ClipIndex, attributes: Attributes) -> Iterator[str]:
             same = False
         if not same:
             yield f"{where}: is not what it was"
-    if corpus_hash(index.clip_keys()) != attributes.corpus_sha256:
+    keys, corpus = index.clip_keys(), (attributes.corpus_sha256, attributes.poses_sha256)
+    if (corpus_hash(keys), poses_hash(keys)) != corpus:
         yield "the index lists other clips than the fingerprint was made of"
 
 

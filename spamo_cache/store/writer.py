@@ -49,6 +49,7 @@ from spamo_cache.store.layout import (
     features_metadata,
     fingerprint,
     fit,
+    poses_hash,
     sha256,
     store_path,
     work_path,
@@ -141,7 +142,8 @@ class StoreWriter:
                 another plan.
         """
         corpus_sha256 = corpus_hash(keys)
-        digest = fingerprint(identity, corpus_sha256)
+        poses_sha256 = poses_hash(keys)
+        digest = fingerprint(identity, corpus_sha256, poses_sha256)
         path = store_path(root, corpus, stream, digest)
         attributes = describe(
             path,
@@ -153,6 +155,7 @@ class StoreWriter:
             weights_sha256=identity.weights_sha256,
             semantics=identity.semantics,
             corpus_sha256=corpus_sha256,
+            poses_sha256=poses_sha256,
             clips=len(keys),
             partitions=max((slot.partition for slot in slots), default=0) + 1,
             width=width,

@@ -25,9 +25,8 @@ class PackedBatch:
 
     Attributes:
         ids: of the clips, in the order of the rows.
-        streams: stream -> ``rows`` (sum of lengths, width) in the store's dtype, ``lengths``
-            (clips,) int64, and ``valid`` (sum of lengths,) bool, or None where the store has no
-            validity: then all rows are valid.
+        streams: stream -> ``rows`` (sum of lengths, width) in the store's dtype, and ``lengths``
+            (clips,) int64.
     """
 
     ids: list[str]
@@ -56,8 +55,7 @@ class PaddedBatch:
     Attributes:
         ids: of the clips.
         streams: stream -> ``rows`` (clips, longest, width) in the store's dtype, ``lengths``
-            (clips,) int64, and ``mask`` (clips, longest) bool, True on true rows that are valid.
-            ``valid`` (clips, longest) bool is None where the store has no validity.
+            (clips,) int64, and ``mask`` (clips, longest) bool, True on true rows.
     """
 
     ids: list[str]
@@ -219,10 +217,7 @@ class FeatureDataset(Dataset[dict[str, Tensor]]):
         store, lengths = self._stores[name], self._lengths[name][list(numbers)]
         rows = _empty(int(lengths.sum()), store.width, store.dtype)
         store.read_into(ids, rows.numpy())
-        valid = None
-        if store.has_validity:
-            valid = torch.from_numpy(np.concatenate(store.valid(ids)))
-        return Packed(rows, torch.from_numpy(lengths), tuple(lengths.tolist()), valid)
+        return Packed(rows, torch.from_numpy(lengths), tuple(lengths.tolist()))
 
 
 class BatchSampler(Sampler[list[int]]):

@@ -19,7 +19,7 @@ from spamo_cache.workflow.watcher import QUIET, Watcher
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from spamo_cache.config import StreamSpec
+    from spamo_cache.config import NetworkStream
     from spamo_cache.extract.variants import Trials
     from spamo_cache.store.compare import ClipComparison, Comparison, Rows
     from spamo_cache.store.foreign import Item
@@ -220,8 +220,10 @@ def _trials(
         )
 
 
-def _stream(store: FeatureStore, given: str | Path | None) -> tuple[StreamSpec, Path]:
+def _stream(store: FeatureStore, given: str | Path | None) -> tuple[NetworkStream, Path]:
     """How a store was made, with the weights that a spec names; and the folder of the spec."""
+    from spamo_cache.config import PoseStream
+
     made = store.attributes["spec"]
     if "encoder" not in made:
         raise UsageError(
@@ -229,7 +231,13 @@ def _stream(store: FeatureStore, given: str | Path | None) -> tuple[StreamSpec, 
         )
     spec, file = resolve.named_spec(given or resolve.spec_of(store.corpus))
     own = spec.streams.get(store.stream)
-    if own is None or own.encoder != made["encoder"]:
+    if store.about.poses_sha256:
+        raise UsageError(
+            "what was computed by poses cannot be computed in other ways here",
+            where=store.path,
+            remedy="leave --root out: rows are compared as they are",
+        )
+    if own is None or own.encoder != made["encoder"] or isinstance(own, PoseStream):
         raise ConfigError(
             f"has no stream {store.stream!r} of {made['encoder']}",
             where=file,

@@ -29,6 +29,7 @@ def extract(
     spec: str | Path | None = None,
     streams: Names | None = None,
     split: Names | None = None,
+    poses: Path | str | None = None,
     set: Changes = (),  # noqa: A002 (the option's name)
     reader: Reader | None = None,
     store: str | Path | None = None,
@@ -58,6 +59,8 @@ def extract(
         spec: cache spec, by name or path; None is the corpus's own.
         streams: streams of the spec to compute; None is all.
         split: splits to compute; None is all.
+        poses: folder of the clips' ``.pose`` files by id, for streams of regions and poses; None is
+            ``poses`` below ``root``. A manifest's column ``pose`` goes before it.
         set: changes to the spec, as ``{"streams.motion.stride": 4}``.
         reader: video decoder; all give the same frames.
         store: root to write to; None is the first of ``SPAMO_CACHE``.
@@ -120,6 +123,7 @@ def extract(
             path.parent,
             store_root=root_of_stores,
             splits=splits,
+            poses=None if poses is None else resolve.folder(poses),
             retry_failed=retry_failed,
             progress=_ProgressReport(watcher, advance),
             **request,
@@ -147,7 +151,8 @@ def _check(
     loaded, path = resolve.named_spec(spec or resolve.spec_of(corpus), changes=changes)
     check(loaded, **request)
     for name in request["streams"] or loaded.streams:
-        weights.local(loaded.streams[name].weights, path.parent)
+        if loaded.streams[name].weights:
+            weights.local(loaded.streams[name].weights, path.parent)
     if corpus in DRAWN:
         check_names(splits, signed_weather.SPLITS, "split")
 
