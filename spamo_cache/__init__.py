@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spamo_cache.datasets.manifest import Manifest
+    from spamo_cache.datasets.resplit import resplit
     from spamo_cache.evaluate.conventions import score
     from spamo_cache.store.reader import FeatureStore
     from spamo_cache.train.dataset import FeatureDataset
@@ -70,6 +71,7 @@ __all__ = [
     "prune_stores",
     "report",
     "reproduce",
+    "resplit",
     "score",
     "train",
     "translate",
@@ -87,6 +89,7 @@ _ROOMS = {
     "load_spec": "workflow.load",
     "open_store": "workflow.load",
     "prune_stores": "workflow.stores",
+    "resplit": "datasets.resplit",
     "score": "evaluate.conventions",
 }
 """Where a name is defined, if not in the module of ``workflow`` that is called like it."""

@@ -102,6 +102,8 @@ def _title(run: Path, card: Scorecard) -> str:
     if card.changed:
         changes = ", ".join(f"{key}={value}" for key, value in card.changed.items())
         note += f" (at test time {changes})"
+    if card.resplit:
+        note = f", {card.resplit}{note}"
     if card.protocol != "default":
         note += f", protocol {card.protocol}"
     corpus = RunFolder(run).pipeline().corpus

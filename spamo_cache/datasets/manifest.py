@@ -29,8 +29,12 @@ from spamo_cache.errors import CorpusError, UsageError
 _CORPUS_KEY = b"spamo_cache.corpus"
 _NOTES_KEY = b"spamo_cache.notes"
 _TEXT_KEY = b"spamo_cache.text"
+_RESPLIT_KEY = b"spamo_cache.resplit"
 _REPEATED = ("split", "source", "pose", "language", "gloss", "signer")
 """Columns whose values are often equal."""
+
+DEV_SPLITS = ("dev", "val", "validation")
+"""Names under which corpora keep the split that weights are selected on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +66,16 @@ class Manifest:
 
     Build one with ``from_clips`` or ``read``. ``notes`` says what a reader could not use
     or found odd; ``text`` is the convention that is applied to the raw text at training and
-    scoring, None where none is recorded. Both travel with the Parquet file.
+    scoring, None where none is recorded; ``resplit`` says how the clips were split anew, as in
+    ``fold 2 of 5 by signer, seed 0``, and is empty for a corpus's own splits. All three travel
+    with the Parquet file.
     """
 
     corpus: str
     table: pa.Table
     notes: tuple[str, ...] = ()
     text: TextConfig | None = None
+    resplit: str = ""
 
     def __post_init__(self) -> None:
         # It names folders and prefixes on servers, on which not all agree how to write "ö".
@@ -122,6 +129,21 @@ class Manifest:
                 for row in cells
             )
         return list(map(_clip, *known, rest))
+
+    def values(self, column: str) -> list[str | None]:
+        """A column as text, a value per clip; None where it has none.
+
+        Raises:
+            UsageError: there is no such column.
+        """
+        if column not in self.table.column_names:
+            raise UsageError(
+                f"the manifest of {self.corpus} has no column {column!r}",
+                remedy=f"choose among {', '.join(self.table.column_names)}",
+            )
+        write = columns.crop_text if column == "crop" else _as_text
+        found = (write(value) for value in self.table[column].to_pylist())
+        return [text if text and not text.isspace() else None for text in found]
 
     def limit(self, count: int) -> Manifest:
         """A sample of at most ``count`` clips of each split, the same on every machine.
@@ -189,6 +211,7 @@ class Manifest:
             convention = metadata.get(_TEXT_KEY)
             text = None if convention is None else TextConfig.model_validate_json(convention)
             own = metadata.get(_CORPUS_KEY, b"").decode()
+            resplit = metadata.get(_RESPLIT_KEY, b"").decode()
         except FileNotFoundError:
             raise CorpusError("no such manifest", where=path, remedy="check the path") from None
         except (OSError, ValueError, pa.ArrowException) as error:
@@ -202,13 +225,15 @@ class Manifest:
                 where=path,
                 remedy="name the corpus by --dataset NAME (dataset= or corpus= in Python)",
             )
-        return cls(name, table, notes, text)
+        return cls(name, table, notes, text, resplit)
 
     def to_bytes(self) -> bytes:
         """As Parquet, name, notes and convention in its metadata; of equal manifests the same."""
         metadata = {_CORPUS_KEY: self.corpus, _NOTES_KEY: json.dumps(self.notes)}
         if self.text is not None:
             metadata[_TEXT_KEY] = self.text.model_dump_json()
+        if self.resplit:
+            metadata[_RESPLIT_KEY] = self.resplit
         # In one piece: how a table came to be must not show.
         table = self.table.replace_schema_metadata(metadata).combine_chunks()
         memory = BytesIO()
@@ -283,6 +308,10 @@ def _boxes(array: pa.ListArray) -> list[Any]:
     known: dict[Any, Any] = {}
     boxes = (known.setdefault(box, box) for box in zip(edges, edges, edges, edges, strict=True))
     return [next(boxes) if present else None for present in array.is_valid().to_pylist()]
+
+
+def _as_text(value: Any) -> str | None:
+    return value.strip() if isinstance(value, str) else _as_json(value)
 
 
 def _as_json(value: Any) -> str | None:

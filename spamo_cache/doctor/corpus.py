@@ -82,7 +82,8 @@ def lint(
     findings += lacking
     findings += media.source_findings(seen, root, missing={} if known is None else known.missing)
     if known is not None:
-        findings += _published(known, root, facts["clips"], seen.frames)
+        counts = (facts["clips"], seen.frames) if not manifest.resplit else None
+        findings += _published(known, root, counts)
     if not media.can_decode():
         findings.append(
             Finding("warning", "no clip was decoded", "Python", extras.how_to_install("av"))
@@ -96,6 +97,9 @@ def lint(
 
 
 def _notes(manifest: Manifest, root: Path) -> Iterator[Finding]:
+    if manifest.resplit:
+        what = f"the splits are not the corpus's own: {manifest.resplit}"
+        yield Finding("note", what, manifest.corpus, "published scores are of other splits")
     for note in manifest.notes:
         # Which videos are missing is looked up, split by split.
         if not note.startswith(ABSENT):
@@ -131,12 +135,14 @@ def _poses(manifest: Manifest, root: Path) -> tuple[dict[str, int], list[Finding
 
 
 def _published(
-    corpus: Corpus, root: Path, clips: Mapping[str, int], frames: Mapping[str, int]
+    corpus: Corpus, root: Path, counts: tuple[Mapping[str, int], Mapping[str, int]] | None
 ) -> Iterator[Finding]:
+    """``counts``: clips and frames of each split; None where splits are not the published ones."""
     yield from (Finding("note", caveat, corpus.title) for caveat in corpus.caveats)
     yield from _label_findings(corpus, root)
-    yield from _counts("clips", clips, corpus.expected, corpus)
-    yield from _counts("frames", frames, corpus.frames, corpus)
+    if counts is not None:
+        yield from _counts("clips", counts[0], corpus.expected, corpus)
+        yield from _counts("frames", counts[1], corpus.frames, corpus)
 
 
 def _sampled(manifest: Manifest, sample: int | None) -> Manifest:

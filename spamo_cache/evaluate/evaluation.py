@@ -274,6 +274,7 @@ class _Task:
             changed=self.changed,
             stores=self.fingerprints,
             identity=self.identity,
+            resplit=self.manifest.resplit,
         )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from spamo_cache.config import Pipeline
-from spamo_cache.datasets.manifest import Clip, Manifest
+from spamo_cache.datasets.manifest import DEV_SPLITS, Clip, Manifest
 from spamo_cache.datasets.overlap import gist, same_sentences, same_signers, same_videos
 from spamo_cache.datasets.registry import CORPORA
 from spamo_cache.errors import DamagedError, UsageError
@@ -20,7 +20,7 @@ from spamo_cache.metrics import bleu4, words
 from spamo_cache.model.tokens import Coverage, cut_words, unknown_words
 from spamo_cache.runs.folder import RunFolder
 from spamo_cache.runs.records import Convention, ScoreWarning
-from spamo_cache.train.data import DEV_SPLITS, Examples
+from spamo_cache.train.data import Examples
 
 _MANY = 0.1
 """Share of the scored clips from which on sentences seen in training are a warning."""
@@ -288,7 +288,7 @@ def _rouge(case: Evidence) -> Iterator[ScoreWarning]:
 
 
 def _sample(case: Evidence) -> Iterator[ScoreWarning]:
-    known = CORPORA.get(case.pipeline.corpus)
+    known = None if case.manifest.resplit else CORPORA.get(case.pipeline.corpus)
     expected = known.expected.get(case.split) if known else None
     clips = len(case.manifest.clips(case.split))
     if expected is not None and clips != expected:
@@ -296,6 +296,19 @@ def _sample(case: Evidence) -> Iterator[ScoreWarning]:
             kind="other-clips",
             words=f"{case.split} has {clips:,} clips here, {expected:,} as published.",
             clips=clips,
+        )
+
+
+def _resplit(case: Evidence) -> Iterator[ScoreWarning]:
+    if case.manifest.resplit:
+        compared = case.split == "test" and bool(published(case.pipeline.corpus))
+        other = "The splits are not the corpus's own" + f" ({case.manifest.resplit})"
+        yield ScoreWarning(
+            kind="resplit",
+            words=f"{other}: published figures are of other test clips, and no match for these."
+            if compared
+            else f"{other}.",
+            severity=_severity(compared),
         )
 
 
@@ -311,7 +324,7 @@ def _bleurt(case: Evidence) -> Iterator[ScoreWarning]:
 
 _CHECKS = (
     *(_weights, _selection, _pairs, _missing, _unknown, _sentences, _signers),
-    *(_videos, _sampled, _tokenizer, _rouge, _sample, _bleurt),
+    *(_videos, _sampled, _tokenizer, _rouge, _sample, _resplit, _bleurt),
 )
 
 

@@ -127,6 +127,8 @@ class Scorecard(TranslationScores):
         run: the pipeline's name.
         name: of the evaluation: ``test``, ``test-shuffled``, ``test@motion.stride=4``.
         split: the split decoded.
+        resplit: how the clips were split anew, as in ``fold 2 of 5 by signer, seed 0``; empty for
+            the corpus's own splits.
         protocol: ``default``, ``official``, or the switches of the protocol that are on.
         published: what papers report, on test.
         failed: clips without features -> reason.
@@ -148,6 +150,7 @@ class Scorecard(TranslationScores):
     changed: Mapping[str, Any]
     stores: Mapping[str, str]
     identity: str
+    resplit: str = ""
     table_sha256: str = ""
     texts_sha256: str = ""
 

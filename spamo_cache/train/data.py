@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from spamo_cache.config import Pipeline
-from spamo_cache.datasets.manifest import Manifest
+from spamo_cache.datasets.manifest import DEV_SPLITS, Manifest
 from spamo_cache.errors import ConfigError, StoreError, UsageError
 from spamo_cache.model.prompts import Prompts, Sentence, prompts_of, sentence_of
 from spamo_cache.model.tokens import Tokens, padded_ids
@@ -25,9 +25,6 @@ from spamo_cache.train.features import Bank, Features, crop_of, derangement, usa
 
 MEMORY = 2 << 30
 """Bytes of features of one split that are kept in memory by default."""
-
-DEV_SPLITS = ("dev", "val", "validation")
-"""Names under which corpora keep the split that weights are selected on."""
 
 T = TypeVar("T")
 

@@ -20,6 +20,7 @@ from spamo_cache.workflow import stores
 
 Call = Callable[..., Result]
 
+CORPUS = "--manifest manifest.csv --dataset frames"
 EXTRACT = "extract --manifest manifest.csv --dataset frames --spec spec.yaml --executor serial"
 
 
@@ -191,3 +192,24 @@ def test_training_and_evaluation_read_the_same_store_under_other_splits(
     call("train pipeline.yaml -o run")
     card = json.loads(call("evaluate run --split dev --json").stdout)
     assert card["n"] == 3
+    # All clips are dealt anew: the stores are read as they lie.
+    features = lab.parent / "home" / "features"
+    before = {path: path.stat().st_mtime_ns for path in features.rglob("*.*") if path.is_file()}
+    call(f"manifest {CORPUS} --resplit sentence --folds 3 --seed 1 -o folds")
+    assert len(list(lab.glob("folds/*.parquet"))) == 3
+    again = f"extract --manifest folds/fold-2.parquet --root {lab} --spec spec.yaml"
+    *_, summary = events(call(again, "--executor serial --json"))
+    assert (summary["reused"], summary["computed_frames"], summary["copied"]) == (10, 0, 0)
+    call("train pipeline.yaml --manifest folds/fold-2.parquet -o fold-2")
+    card = json.loads(call("evaluate fold-2 --json").stdout)
+    assert (card["resplit"], card["n"]) == ("fold 2 of 3 by sentence, seed 1", 3)
+    assert "seen-in-training" not in {one["kind"] for one in card["warnings"]}
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_what_cannot_be_split_anew_is_told_in_words(lab: Path, call: Call) -> None:
+    told = call(f"manifest {CORPUS} --resplit signer", code=2).stderr
+    assert "10 of 10 clips have no signer" in told
+    assert "--resplit signer" in call(f"manifest {CORPUS} --folds 2", code=2).stderr
+    told = call(f"manifest {CORPUS} --resplit sentence -o split.csv", code=2).stderr
+    assert "CSV cannot say how it was split" in told

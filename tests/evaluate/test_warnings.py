@@ -10,6 +10,7 @@ import pytest
 
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.datasets.overlap import same_videos
+from spamo_cache.datasets.resplit import resplit
 from spamo_cache.evaluate import evaluate
 from spamo_cache.metrics.scores import bleu4
 
@@ -371,6 +372,21 @@ def test_english_rouge_on_german(judged):
 def test_another_number_of_clips_than_published(judged):
     _, found = judged(corpus="phoenix14t")
     assert "6 clips here, 642 as published" in found["other-clips"].words
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("corpus", "severity"), [("toy", "note"), ("phoenix14t", "warning")])
+def test_splits_that_are_not_the_corpus_own(toy, judged, tmp_path, corpus, severity):
+    """A warning only where figures stand beside the score that were made on others."""
+    judged(change=distinct, corpus=corpus)
+    manifest, stores = toy.corpus()
+    anew = resplit(manifest, "signer", folds=2)[1]
+    card = evaluate(tmp_path / "run", "test", manifest=anew, stores=stores, device="cpu")
+    found = {warning.kind: warning for warning in card.warnings}
+    assert card.resplit == "fold 2 of 2 by signer, seed 0"
+    assert card.resplit in found["resplit"].words
+    assert found["resplit"].severity == severity
+    assert "other-clips" not in found
 
 
 @pytest.mark.slow
