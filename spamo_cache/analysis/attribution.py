@@ -88,8 +88,10 @@ def attribution(
     labels = padded_ids([ids]).to(translator.device)
     spoken = torch.eye(len(words))[owners].to(translator.device)
 
+    valid = {name: packed.valid for name, packed in batch.streams.items()}
+
     def score(streams: Streams) -> Tensor:
-        said = _log_likelihood(translator, streams, labels, batch.prompts)
+        said = _log_likelihood(translator, streams, valid, labels, batch.prompts)
         return said[:, : len(spoken)] @ spoken
 
     with torch.inference_mode():
@@ -140,18 +142,23 @@ def _gradients(scores: Tensor, at: Streams) -> dict[str, Tensor]:
 
 
 def _log_likelihood(
-    translator: Translator, streams: Streams, labels: Tensor, prompts: Packed | None
+    translator: Translator,
+    streams: Streams,
+    valid: Mapping[str, Tensor | None],
+    labels: Tensor,
+    prompts: Packed | None,
 ) -> Tensor:
     """(points, tokens) log-likelihood of each label, given the labels before it."""
     points = len(next(iter(streams.values())))
-    packed = {
-        name: Packed(rows.flatten(0, 1), labels.new_full((points,), rows.shape[1]))
-        for name, rows in streams.items()
-    }
+    packed = {}
+    for name, rows in streams.items():
+        lengths, marked = labels.new_full((points,), rows.shape[1]), valid[name]
+        marked = None if marked is None else marked.repeat(points)
+        packed[name] = Packed(rows.flatten(0, 1), lengths, valid=marked)
     prompted = None if prompts is None else repeated(prompts.rows, points)
-    rows = translator.inputs(translator.sign(packed), prompted)
+    read = translator.inputs(translator.sign(packed), prompted)
     said = labels.expand(points, -1)
-    logits = translator.attach().logits(rows, said)
+    logits = translator.attach().logits(read, said)
     return logits.log_softmax(-1).gather(2, said[..., None])[..., 0]
 
 

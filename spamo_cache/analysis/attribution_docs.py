@@ -23,6 +23,7 @@ from spamo_cache.compat import cpu_threads
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.errors import UsageError
 from spamo_cache.evaluate.features import check_stores
+from spamo_cache.model.rows import Packed
 from spamo_cache.runs.attributions import (
     FOLDER,
     ClipAttribution,
@@ -180,12 +181,17 @@ def _document(
 
 
 def _mean_rows(data: Examples) -> dict[str, Tensor]:
-    """Stream -> (width,): the mean row of clips of the split."""
+    """Stream -> (width,): the mean of the valid rows of clips of the split."""
     numbers = np.linspace(0, len(data) - 1, min(len(data), _BASELINE)).round().astype(int).tolist()
     parts = [data.batch([number]).streams for number in numbers]
     return {
-        name: torch.cat([part[name].rows for part in parts]).float().mean(0) for name in parts[0]
+        name: torch.cat([_valid_rows(part[name]) for part in parts]).float().mean(0)
+        for name in parts[0]
     }
+
+
+def _valid_rows(part: Packed) -> Tensor:
+    return part.rows if part.valid is None or not part.valid.any() else part.rows[part.valid]
 
 
 def _over_time(

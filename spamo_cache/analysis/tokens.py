@@ -98,14 +98,12 @@ class Vocabulary:
         self.center = own if own.any() else self._mean()
 
     def read(self, clips: Padded) -> list[Visual]:
-        """The tokens that each clip's sign rows look like."""
-        packed = clips.packed()
-        ids, cosines = self.nearest(packed.rows)
+        """The tokens that each clip's valid sign rows look like."""
+        ids, cosines = self.nearest(clips.rows[clips.mask])
+        sizes = clips.mask.sum(1).tolist()
         return [
             Visual([self.written[token] for token in tokens.tolist()], near.tolist())
-            for tokens, near in zip(
-                ids.split(packed.sizes), cosines.split(packed.sizes), strict=True
-            )
+            for tokens, near in zip(ids.split(sizes), cosines.split(sizes), strict=True)
         ]
 
     @torch.inference_mode()

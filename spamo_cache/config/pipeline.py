@@ -37,8 +37,9 @@ class AdapterConfig(StrictModel):
     """``embeddings``: sign rows are normalised to the RMS of the LLM's token embeddings."""
     norm: Literal["batch", "masked"] = "batch"
     """``batch``: the TCN's batch norm counts padding in training, as the official release does."""
-    fusion: Literal["time", "features"] = "time"
-    """Streams one after the other (SpaMo), or side by side, resampled to the rows of the first."""
+    fusion: Literal["time", "features", "gate"] = "time"
+    """Streams one after the other (SpaMo); or resampled to the rows of the first, and there side by
+    side, or added up with weights that a learnt gate gives to each stream's row."""
 
 
 class TuningConfig(StrictModel):

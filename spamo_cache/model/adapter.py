@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from spamo_cache.config import AdapterConfig
 from spamo_cache.errors import ConfigError
-from spamo_cache.model.rows import Packed, Padded, beside, gathered, join
+from spamo_cache.model.rows import Packed, Padded, beside, gathered, in_step, join, weighed
 
 
 def parse_tcn(text: str) -> list[tuple[str, int]]:
@@ -39,6 +39,9 @@ class TemporalConv(nn.Module):
     With unpadded steps a row inside a clip never sees padding. Batch norm in training does,
     through its statistics: ``norm="batch"`` counts the padding of the batch as the official
     release does, ``norm="masked"`` leaves it out. In evaluation both are the same.
+
+    Rows that are not valid are zeros to every convolution and are passed over by every pool; they
+    count in batch norm. What comes out is valid if any row that it was made of is.
 
     Args:
         given: width of the rows that come in; ``width`` is that of the convolutions.
@@ -70,10 +73,13 @@ class TemporalConv(nn.Module):
     def forward(self, clips: Padded) -> Padded:
         """(clips, longest, given) -> (clips, shorter, out); needs at least :attr:`needs` rows."""
         x, lengths, sizes = clips.rows.transpose(1, 2), clips.lengths, clips.sizes
+        valid = clips.valid
         layers = iter(zip(self.convs, self.norms, strict=True))
         for kind, size in self.steps:
             if kind == "p":
-                x, lengths = F.max_pool1d(x, size), lengths // size
+                x, lengths = F.max_pool1d(_filled(x, valid, -torch.inf), size), lengths // size
+                valid = _any(valid, size, stride=size)
+                x = _filled(x, valid, 0)
                 sizes = tuple(rows // size for rows in sizes)
                 continue
             conv, norm = next(layers)
@@ -85,14 +91,31 @@ class TemporalConv(nn.Module):
                 x = F.relu(normal.rows.transpose(1, 2))
             else:
                 x = F.relu(norm(x))
-        return Padded(x.transpose(1, 2), lengths, sizes)
+            valid = _any(valid, size, stride=1)
+            x = _filled(x, valid, 0)
+        return Padded(x.transpose(1, 2), lengths, sizes, valid)
+
+
+def _any(valid: Tensor | None, size: int, *, stride: int) -> Tensor | None:
+    """(clips, steps) whether any of the ``size`` rows of each step is valid."""
+    if valid is None:
+        return None
+    return F.max_pool1d(valid.float()[:, None], size, stride)[:, 0] > 0
+
+
+def _filled(x: Tensor, valid: Tensor | None, value: float) -> Tensor:
+    """(clips, width, rows) with a value in place of rows that are not valid."""
+    return x if valid is None else x.masked_fill(~valid[:, None], value)
 
 
 class SignAdapter(nn.Module):
     """One linear per stream -> joined -> TCN -> MLP to the LLM's width.
 
     Joined along time, the streams' rows stand one after the other; along features, those of the
-    other streams are resampled to the rows of the first and stand beside them.
+    other streams are resampled to the rows of the first and stand beside them; by a gate they are
+    resampled too and added up, with weights that each stream's own row decides: a linear to one
+    number, and their softmax over the streams that are valid at that row. Rows that are not valid
+    are zeros.
 
     Args:
         streams: name -> width of its rows; rows are joined in this order.
@@ -111,11 +134,13 @@ class SignAdapter(nn.Module):
         self.projections = nn.ModuleDict(
             {name: nn.Linear(width, config.width) for name, width in streams.items()}
         )
-        self.along_time = config.fusion == "time"
-        given = config.width if self.along_time else config.width * len(streams)
+        self.fusion = config.fusion
+        given = config.width * len(streams) if self.fusion == "features" else config.width
         self.tcn = TemporalConv(given, config.width, config.tcn, config.norm)
         self.mlp = nn.Sequential(nn.Linear(self.tcn.out, out), nn.GELU(), nn.Linear(out, out))
         self.dropout = nn.Dropout(config.dropout)
+        gated = streams if self.fusion == "gate" else ()
+        self.gates = nn.ModuleDict({name: nn.Linear(config.width, 1) for name in gated})
         self.scaled = config.scale == "embeddings"
         self.register_buffer("rms", rms.detach().float().clone())
 
@@ -130,12 +155,21 @@ class SignAdapter(nn.Module):
             streams[name].holding(self.dropout(project(streams[name].rows.float())))
             for name, project in self.projections.items()
         ]
-        joined = parts if self.along_time else [beside(parts)]
-        encoded: Padded = self.tcn(join(joined, self.tcn.needs, longest))
+        encoded: Padded = self.tcn(join(self._fused(parts), self.tcn.needs, longest))
         rows = self.mlp(encoded.rows)
         if self.scaled:
             rows = F.rms_norm(rows, rows.shape[-1:], eps=1e-6) * self.rms
         return encoded.holding(rows)
+
+    def _fused(self, parts: list[Packed]) -> list[Packed]:
+        """What stands one after the other in the TCN."""
+        if self.fusion == "time":
+            return [part.zeroed() for part in parts]
+        if self.fusion == "features":
+            return [beside(parts)]
+        parts = in_step(parts)
+        gates = zip(self.gates.values(), parts, strict=True)
+        return [weighed(parts, [gate(part.rows)[:, 0] for gate, part in gates])]
 
 
 LOG_SCALE = 2.6592
@@ -164,8 +198,8 @@ class VTAlign(nn.Module):
 
     def pool(self, rows: Padded) -> Tensor:
         """(clips, width) means in float32."""
-        whole = Padded(rows.rows.float(), rows.lengths)
-        return whole.rows.mean(1) if self.padded else whole.mean()
+        whole = rows.holding(rows.rows.float())
+        return whole.mean_with_padding() if self.padded else whole.mean()
 
     def pool_sign(self, rows: Padded) -> Tensor:
         """(clips, width) unit vectors."""

@@ -55,7 +55,7 @@ class Batch:
     def tensors(self) -> list[Tensor]:
         """All of them, in no particular order."""
         ragged = [*self.streams.values(), *([] if self.prompts is None else [self.prompts])]
-        return [self.labels, *chain.from_iterable((one.rows, one.lengths) for one in ragged)]
+        return [self.labels, *chain.from_iterable(one.tensors() for one in ragged)]
 
     def pin_memory(self) -> Batch:
         """The same in page-locked memory, from which copies to a GPU keep nobody waiting."""

@@ -213,7 +213,8 @@ def _model(run: RunView) -> Iterator[Point]:
         "Sign adapter", "768 wide; k5 p2 k5 p2", f"{adapter.width} wide; {adapter.tcn}", same
     )
     if adapter.fusion != "time":
-        here = "side by side, resampled to the first"
+        how = {"features": "side by side", "gate": "added up by a learnt gate"}[adapter.fusion]
+        here = f"{how}, resampled to the first"
         yield Point("Fusion of streams", "one after the other in time", here, False)
     if adapter.scale != "none":
         here = "normalised to the scale of the LLM's embeddings"

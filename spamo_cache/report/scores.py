@@ -66,6 +66,8 @@ def cards(run: RunView) -> list[Card]:
         listed.append(Card("recall@1", f"{100 * done.recall:.0f} %", note))
     if done is not None and run.learnt and done.trained:
         note = "parameters, encoders too" if run.pipeline.encoders else "parameters"
+        if done.adapter is not None:
+            note += f", {millions(done.adapter)} in the adapter"
         listed.append(Card("trained", millions(done.trained), note))
     return listed
 

@@ -115,6 +115,8 @@ class RunSummary:
         peak_bytes: most memory of this call: on a GPU what torch allocated, on a CPU what the
             process held.
         checkpointing: the LLM's activations were computed anew on the way back, to save memory.
+        adapter: number of parameters of the sign adapter, which hangs on streams and fusion; None
+            where an earlier version did not count them.
     """
 
     path: Path
@@ -130,6 +132,7 @@ class RunSummary:
     waiting: float | None = None
     peak_bytes: int | None = None
     checkpointing: bool = False
+    adapter: int | None = None
 
 
 _SUMMARY = TypeAdapter(RunSummary)

@@ -25,8 +25,9 @@ class PackedBatch:
 
     Attributes:
         ids: of the clips, in the order of the rows.
-        streams: stream -> ``rows`` (sum of lengths, width) in the store's dtype, and ``lengths``
-            (clips,) int64.
+        streams: stream -> ``rows`` (sum of lengths, width) in the store's dtype, ``lengths``
+            (clips,) int64, and ``valid`` (sum of lengths,) bool, or None where the store has no
+            validity: then all rows are valid.
     """
 
     ids: list[str]
@@ -55,7 +56,8 @@ class PaddedBatch:
     Attributes:
         ids: of the clips.
         streams: stream -> ``rows`` (clips, longest, width) in the store's dtype, ``lengths``
-            (clips,) int64, and ``mask`` (clips, longest) bool, True on true rows.
+            (clips,) int64, and ``mask`` (clips, longest) bool, True on true rows that are valid.
+            ``valid`` (clips, longest) bool is None where the store has no validity.
     """
 
     ids: list[str]
@@ -217,7 +219,10 @@ class FeatureDataset(Dataset[dict[str, Tensor]]):
         store, lengths = self._stores[name], self._lengths[name][list(numbers)]
         rows = _empty(int(lengths.sum()), store.width, store.dtype)
         store.read_into(ids, rows.numpy())
-        return Packed(rows, torch.from_numpy(lengths), tuple(lengths.tolist()))
+        valid = None
+        if store.has_validity:
+            valid = torch.from_numpy(np.concatenate(store.valid(ids)))
+        return Packed(rows, torch.from_numpy(lengths), tuple(lengths.tolist()), valid)
 
 
 class BatchSampler(Sampler[list[int]]):

@@ -39,6 +39,19 @@ class Features(Protocol):
         ...
 
 
+class MarkedFeatures(Features, Protocol):
+    """A stream that says of each row if it is valid."""
+
+    def valid(self, ids: Sequence[str]) -> list[np.ndarray]:
+        """(rows,) bool of each clip."""
+        ...
+
+
+def are_marked(stream: Features) -> TypeGuard[MarkedFeatures]:
+    """Whether some rows of a stream may not be valid."""
+    return bool(getattr(stream, "has_validity", False))
+
+
 class Frames(Features, Protocol):
     """A stream that is encoded as it is trained: a row is uint8 pixels, flat.
 
@@ -69,14 +82,23 @@ def encoders_of(stores: Mapping[str, Features], streams: Iterable[str]) -> dict[
 
 
 class MemoryFeatures:
-    """Features held in memory: clip id -> (rows, width) array, all of one width and dtype."""
+    """Features held in memory: clip id -> (rows, width) array, all of one width and dtype.
+
+    Args:
+        valid: clip id -> (rows,) bool, of every clip or of none.
+    """
 
     path: Path | None = None
 
     def __init__(
-        self, arrays: Mapping[str, np.ndarray], failed: Mapping[str, str] | None = None
+        self,
+        arrays: Mapping[str, np.ndarray],
+        failed: Mapping[str, str] | None = None,
+        valid: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self._arrays = dict(arrays)
+        self._valid = dict(valid or {})
+        self.has_validity = bool(valid)
         self._failed = dict(failed or {})
         first = next(iter(self._arrays.values()), np.empty((0, 0), np.float16))
         self.width = int(first.shape[1])
@@ -89,6 +111,8 @@ class MemoryFeatures:
             array = self._arrays.get(clip)
             content = b"failed" if array is None else np.ascontiguousarray(array).tobytes()
             total.update(f"{clip} {hashlib.sha256(content).hexdigest()}\n".encode())
+            if clip in self._valid:
+                total.update(self._valid[clip].tobytes())
         return total.hexdigest()
 
     def state(self, clip: str) -> Literal["ok", "failed", "absent"]:
@@ -107,6 +131,9 @@ class MemoryFeatures:
         for clip, start, stop in zip(ids, offsets, offsets[1:], strict=False):
             buffer[start:stop] = self._arrays[clip]
         return offsets
+
+    def valid(self, ids: Sequence[str]) -> list[np.ndarray]:
+        return [self._valid[clip] for clip in ids]
 
 
 class Bank:
@@ -196,12 +223,19 @@ class Bank:
         else:
             starts = self._starts[name]
             rows = np.concatenate([self._held[name][starts[i] : starts[i + 1]] for i in numbers])
+        valid = self._read_valid(name, numbers)
         if self._crop is not None and lengths.max() > self._most:
             firsts = [self._first(i, int(n), draw) for i, n in zip(numbers, lengths, strict=True)]
             kept = np.minimum(lengths, self._most)
-            rows = rows[np.concatenate(list(map(np.arange, *_ranges(lengths, firsts, kept))))]
+            chosen = np.concatenate(list(map(np.arange, *_ranges(lengths, firsts, kept))))
+            rows, valid = rows[chosen], None if valid is None else valid[chosen]
             lengths = kept
-        return Packed(torch.from_numpy(rows), torch.from_numpy(lengths), tuple(lengths.tolist()))
+        return Packed(
+            torch.from_numpy(rows),
+            torch.from_numpy(lengths),
+            tuple(lengths.tolist()),
+            None if valid is None else torch.from_numpy(valid),
+        )
 
     def _first(self, number: int, rows: int, draw: int) -> int:
         """First row of the range that a clip is cropped to."""
@@ -215,13 +249,27 @@ class Bank:
         store = self._stores[name]
         values = store.values if are_frames(store) else store.width
         buffer = np.empty((int(rows.sum()), values), dtype=store.dtype)
-        offsets = store.read_into([self._ids[i] for i in chosen], buffer)
-        kept = self._kept[name][chosen]
-        if np.array_equal(kept, rows):
-            return buffer
-        pairs = zip(offsets, rows, kept, strict=False)
-        indices = [start + evenly(int(n), int(k)) for start, n, k in pairs]
-        thinned: np.ndarray = buffer[np.concatenate(indices)]
+        store.read_into([self._ids[i] for i in chosen], buffer)
+        return self._thinned(name, chosen, buffer)
+
+    def _read_valid(self, name: str, numbers: Sequence[int]) -> np.ndarray | None:
+        """(rows,) bool of these clips, thinned out like their rows; None where all are valid."""
+        store = self._stores[name]
+        if not are_marked(store):
+            return None
+        chosen = list(numbers)
+        valid = np.concatenate(store.valid([self._ids[i] for i in chosen]))
+        return self._thinned(name, chosen, valid)
+
+    def _thinned(self, name: str, chosen: list[int], rows: np.ndarray) -> np.ndarray:
+        """What is kept of the rows of these clips, which lie end to end."""
+        stored, kept = self._rows[name][chosen], self._kept[name][chosen]
+        if np.array_equal(kept, stored):
+            return rows
+        starts = np.cumsum(stored) - stored
+        triples = zip(starts, stored, kept, strict=True)
+        indices = [start + evenly(int(n), int(k)) for start, n, k in triples]
+        thinned: np.ndarray = rows[np.concatenate(indices)]
         return thinned
 
 

@@ -137,6 +137,7 @@ def train(
             waiting=trainer.timer.waiting_share,
             peak_bytes=trainer.timer.peak_bytes,
             checkpointing=trainer.checkpointing,
+            adapter=sum(p.numel() for p in trainer.translator.adapter.parameters()),
         )
         if accelerator.is_main_process:
             folder.finish(summary)

@@ -7,7 +7,7 @@ from torch import nn
 from spamo_cache.config import AdapterConfig
 from spamo_cache.errors import ConfigError
 from spamo_cache.model.adapter import SignAdapter, TemporalConv, VTAlign, parse_tcn
-from spamo_cache.model.rows import Packed, Padded, beside, join
+from spamo_cache.model.rows import Packed, Padded, beside, in_step, join, weighed
 
 RMS = torch.tensor(3.0)
 
@@ -190,7 +190,7 @@ def three_streams(fusion, norm="batch", order=("spatial", "motion", "face")):
     }
 
 
-@pytest.mark.parametrize("fusion", ["time", "features"])
+@pytest.mark.parametrize("fusion", ["time", "features", "gate"])
 @pytest.mark.parametrize(
     "order", [("spatial", "motion", "face"), ("motion", "spatial"), ("motion",)], ids=" ".join
 )
@@ -206,9 +206,9 @@ def test_any_streams_in_any_order_whatever_the_batch(fusion, order):
 
 
 def test_one_stream_is_the_same_however_it_is_fused():
-    rows = [three_streams(fusion, order=("spatial",)) for fusion in ("time", "features")]
-    one, other = (model.eval()(streams) for model, streams in rows)
-    assert torch.equal(one.rows, other.rows)
+    made = [three_streams(fusion, order=("spatial",)) for fusion in ("time", "features", "gate")]
+    one, *others = (model.eval()(streams) for model, streams in made)
+    assert all(torch.equal(one.rows, other.rows) for other in others)
 
 
 def test_side_by_side_has_the_rows_of_the_first_stream():
@@ -216,7 +216,7 @@ def test_side_by_side_has_the_rows_of_the_first_stream():
     assert model.eval()(streams).lengths.tolist() == [2, 12, 1]
 
 
-@pytest.mark.parametrize("fusion", ["time", "features"])
+@pytest.mark.parametrize("fusion", ["time", "features", "gate"])
 def test_more_padding_changes_nothing_in_masked_training(fusion):
     """Clips 0 and 1 keep their rows when the batch is padded to a longer clip's length."""
     model, streams = three_streams(fusion, norm="masked")
@@ -243,3 +243,119 @@ def test_nothing_is_done_clip_by_clip():
         return sum(event.count for event in profile.key_averages())
 
     assert operations(60) == operations(2)
+
+
+# --- more than two streams, by a gate -----------------------------------------------------------
+
+
+def test_a_gate_adds_streams_up_as_worked_out_by_hand():
+    lengths = torch.tensor([3])
+    one = Packed(torch.tensor([[4.0, 0.0], [8.0, 0.0], [2.0, 2.0]]), lengths)
+    two = Packed(torch.tensor([[0.0, 4.0], [0.0, 8.0], [9.0, 9.0]]), lengths)
+    scores = [torch.tensor([3.0, 1.0, 0.0]).log(), torch.zeros(3)]
+    expected = [[3.0, 1.0], [4.0, 4.0], [9.0, 9.0]]
+    scores[0][2] = -100.0
+    torch.testing.assert_close(weighed([one, two], scores).rows, torch.tensor(expected))
+    marked = [
+        Packed(one.rows, lengths, None, torch.tensor([True, False, False])),
+        Packed(two.rows, lengths, None, torch.tensor([True, True, False])),
+    ]
+    found = weighed(marked, scores)
+    assert torch.equal(found.rows[1:], torch.tensor([[0.0, 8.0], [0.0, 0.0]]))
+    torch.testing.assert_close(found.rows[0], torch.tensor([3.0, 1.0]))
+    assert found.valid.tolist() == [True, True, False]
+
+
+def test_a_stream_without_rows_gets_no_weight():
+    first, second = packed([2, 3], 4), packed([0, 2], 4, seed=1)
+    parts = in_step([first, second])
+    found = weighed(parts, [torch.zeros(5), torch.full((5,), 9.0)])
+    assert torch.equal(found.rows[:2], first.rows[:2])
+    assert not torch.equal(found.rows[2:], first.rows[2:])
+
+
+def test_a_gate_has_a_number_per_stream_and_row():
+    counts = {}
+    for fusion in ("time", "features", "gate"):
+        model, _ = three_streams(fusion)
+        counts[fusion] = sum(value.numel() for value in model.parameters())
+    tcn = 5 * 8 * 8  # the first convolution, of rows 8 wide
+    assert counts["features"] - counts["time"] == 2 * tcn
+    assert counts["gate"] - counts["time"] == 3 * (8 + 1)
+
+
+# --- rows that are not valid ----------------------------------------------------------------------
+
+
+def marked(part, share=0.6, seed=5):
+    chance = torch.Generator().manual_seed(seed)
+    valid = torch.rand(len(part.rows), generator=chance) < share
+    return Packed(part.rows, part.lengths, part.known, valid)
+
+
+def with_noise(part):
+    """Other numbers in the rows that are not valid."""
+    return part.holding(part.rows.masked_fill(~part.valid[:, None], 77.0))
+
+
+@pytest.mark.parametrize("fusion", ["time", "features", "gate"])
+@pytest.mark.parametrize("norm", ["batch", "masked"])
+@pytest.mark.parametrize("training", [True, False])
+def test_what_invalid_rows_hold_changes_nothing(fusion, norm, training):
+    model, streams = three_streams(fusion, norm=norm)
+    model.train(training)
+    streams = {name: marked(part, seed=len(name)) for name, part in streams.items()}
+    one, other = (
+        model(given) for given in (streams, {n: with_noise(p) for n, p in streams.items()})
+    )
+    assert torch.equal(one.rows, other.rows)
+    assert torch.equal(one.mask, other.mask)
+    one.rows.square().sum().backward()
+    assert all(value.grad is None or value.grad.isfinite().all() for value in model.parameters())
+
+
+@pytest.mark.parametrize("fusion", ["time", "features", "gate"])
+def test_rows_that_are_all_valid_are_as_without_validity(fusion):
+    model, streams = three_streams(fusion)
+    model.eval()
+    plain, said = model(streams), model({name: marked(p, 2) for name, p in streams.items()})
+    assert torch.equal(plain.mask, said.mask)
+    one, other = plain.rows[plain.mask], said.rows[plain.mask]
+    torch.testing.assert_close(one, other)
+    assert fusion != "time" or torch.equal(one, other)  # the others interpolate in another order
+
+
+def test_an_output_is_valid_if_any_of_its_rows_is():
+    layer = TemporalConv(4, 4, "k3 p2", "batch").eval()
+    valid = torch.ones(1, 12, dtype=torch.bool)
+    valid[0, 3:9] = False  # four rows lie under an output: 0-3, 2-5, 4-7, 6-9, 8-11
+    found = layer(Padded(torch.randn(1, 12, 4), torch.tensor([12]), (12,), valid))
+    assert found.mask.tolist() == [[True, True, False, True, True]]
+    assert not found.rows[0, 2].any()
+
+
+def test_pools_pass_over_invalid_rows():
+    rows = torch.tensor([[[-5.0], [9.0], [-1.0], [-2.0], [7.0], [7.0]]])
+    valid = torch.tensor([[True, False, True, True, False, False]])
+    found = TemporalConv(1, 1, "p2", "batch")(Padded(rows, torch.tensor([6]), (6,), valid))
+    assert found.rows.flatten().tolist() == [-5.0, -1.0, 0.0]
+    assert found.mask.tolist() == [[True, True, False]]
+
+
+def test_side_by_side_goes_on_with_the_neighbour_that_is_valid():
+    first = packed([4], 1)
+    second = Packed(
+        torch.tensor([[2.0], [99.0]]), torch.tensor([2]), None, torch.tensor([True, False])
+    )
+    both = beside([first, second])
+    # Points at -0.25, 0.25, 0.75 and 1.25 of rows 0 and 1: the last one meets row 1 alone.
+    assert both.rows[:, 1].tolist() == [2.0, 2.0, 2.0, 0.0]
+    assert both.valid.all()
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_means_are_over_valid_rows(padded):
+    rows = torch.tensor([[[1.0], [5.0], [3.0], [0.0]], [[2.0], [2.0], [0.0], [0.0]]])
+    valid = torch.tensor([[True, False, True, False], [False, False, False, False]])
+    found = VTAlign(1, padded=padded).pool(Padded(rows, torch.tensor([3, 2]), (3, 2), valid))
+    assert found.flatten().tolist() == pytest.approx([4 / 3, 0.0] if padded else [2.0, 0.0])

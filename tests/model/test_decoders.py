@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from spamo_cache import extras
 from spamo_cache.config import DecodeConfig, LLMConfig, Pipeline
 from spamo_cache.errors import MissingLibraryError, WeightsError
 from spamo_cache.model.llm import load_llm
-from spamo_cache.model.rows import Packed, Padded
+from spamo_cache.model.rows import Packed, Padded, join
 from spamo_cache.model.tokens import IGNORED, Tokens, padded_ids
 from spamo_cache.model.translator import Batch, Translator
 from spamo_cache.model.weights import embedding_table
@@ -101,6 +102,18 @@ def test_loss_is_the_models_own(folder, batch):
         expected = own(inputs_embeds=rows, labels=labels).loss
         found = model(single, phase="translate", alpha=0.0)["lm"]
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_rows_that_are_not_valid_are_as_if_they_were_not_there(folder, batch):
+    model = translator(folder)
+    read = model.inputs(model.adapter(batch.streams))
+    valid = torch.rand(read.mask.shape, generator=torch.Generator().manual_seed(3)) < 0.7
+    valid[torch.arange(3), read.lengths - 1] = True  # a prompt is always read to its end
+    marked = model.llm.logits(replace(read, valid=valid), batch.labels)
+    parts = [rows[seen] for rows, seen in zip(read.rows, read.mask & valid, strict=True)]
+    left = Packed(torch.cat(parts), torch.tensor(list(map(len, parts))))
+    torch.testing.assert_close(marked, model.llm.logits(join([left]), batch.labels))
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from spamo_cache.config import DecodeConfig, LLMConfig, Pipeline, TextConfig
 from spamo_cache.errors import ConfigError, WeightsError
 from spamo_cache.model.llm import load_llm
-from spamo_cache.model.rows import Packed
+from spamo_cache.model.rows import Packed, join, repeated
 from spamo_cache.model.text import normalise
 from spamo_cache.model.tokens import Tokens, padded_ids
 from spamo_cache.model.translator import Batch, Translator
@@ -78,7 +79,7 @@ ORDERS = [("spatial", "motion"), ("motion", "spatial"), ("motion",)]
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("fusion", ["time", "features"])
+@pytest.mark.parametrize("fusion", ["time", "features", "gate"])
 @pytest.mark.parametrize("norm", ["batch", "masked"])
 @pytest.mark.parametrize("order", ORDERS, ids=" ".join)
 def test_padding_does_not_matter_whatever_the_streams(golden_folder, order, fusion, norm):
@@ -113,6 +114,28 @@ def test_padding_does_not_matter_whatever_the_streams(golden_folder, order, fusi
     alone = torch.cat([losses([clip]) for clip in range(3)])
     for clips in ([0, 1], [1, 2], [2, 0], [0, 1, 2]):
         torch.testing.assert_close(losses(clips), alone[clips], rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fusion", ["time", "features", "gate"])
+def test_the_llm_reads_no_row_that_is_not_valid(golden_folder, batch, fusion):
+    """A clip of which nothing was seen is translated from its prompt alone."""
+    model = make(golden_folder, adapter={"width": 16, "fusion": fusion}).eval()
+    llm = model.attach().eval()
+    chance = torch.Generator().manual_seed(4)
+    streams = {}
+    for name, part in batch.streams.items():
+        valid = torch.rand(len(part.rows), generator=chance) < 0.5
+        valid[: int(part.lengths[0])] = False
+        streams[name] = replace(part, valid=valid)
+    noise = {n: p.holding(p.rows.masked_fill(~p.valid[:, None], 9)) for n, p in streams.items()}
+    found, other = (
+        llm.logits(model.inputs(model.sign(given)), batch.labels) for given in (streams, noise)
+    )
+    assert torch.equal(found, other)
+    prompt = join([repeated(model.embeddings(model.prompt), 1)])
+    expected = llm.logits(prompt, batch.labels[:1])
+    torch.testing.assert_close(found[:1], expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -47,6 +47,29 @@ def test_long_clips_are_thinned_in_every_stream_alike(memory):
     assert (np.diff(first) > 0).all()
 
 
+@pytest.mark.parametrize("memory", [0, 1 << 20])
+@pytest.mark.parametrize("crop", [None, "7"])
+def test_validity_goes_with_its_rows_however_they_are_chosen(memory, crop):
+    features = store([100, 8, 60])
+    valid = {c: rows[:, 0] % 2 == 0 for c, rows in features._arrays.items()}
+    marked = MemoryFeatures(features._arrays, valid=valid)
+    clips = ["c0", "c1", "c2"]
+    bank = Bank(
+        {"face": marked, "motion": store([12, 1, 9])},
+        clips,
+        derangement=derangement(clips, seed=3),
+        max_frames=50,
+        memory=memory,
+        crop=crop,
+    )
+    packed = bank.packed([2, 0, 1], draw=4)
+    face = packed["face"]
+    assert face.lengths.sum() < 168
+    assert np.array_equal(face.valid.numpy(), face.rows[:, 0].numpy() % 2 == 0)
+    assert packed["motion"].valid is None
+    assert marked.fingerprint != features.fingerprint
+
+
 def test_every_clip_gets_the_features_of_another():
     clips = [f"c{i}" for i in range(50)]
     given = derangement(clips, seed=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 
@@ -29,7 +30,10 @@ def features(stream: str) -> dict[str, np.ndarray]:
     }
 
 
-def written(root: Path, stream: str, failed: str) -> FeatureStore:
+def written(
+    root: Path, stream: str, failed: str, marks: Mapping[str, np.ndarray] | None = None
+) -> FeatureStore:
+    """A store of a stream; ``marks``: clip -> (rows,) which of its rows are valid."""
     clips = features(stream)
     slots = [
         Slot(clip, "train" if n < 20 else "dev", n // 5, n // 5 * SHARD + n % 5 * 12, len(rows))
@@ -47,11 +51,14 @@ def written(root: Path, stream: str, failed: str) -> FeatureStore:
         dtype="float16",
         chunk_rows=CHUNK,
         shard_rows=SHARD,
+        validity=marks is not None,
     )
     for part in range(CLIPS // 5):
         ids = [slot.id for slot in slots if slot.partition == part]
         there = {clip: clips[clip] for clip in ids if clip != failed}
-        writer.publish(part, there, {failed: "unreadable"} if failed in ids else {}, {})
+        valid = {} if marks is None else {clip: marks[clip] for clip in there}
+        failures = {failed: "unreadable"} if failed in ids else {}
+        writer.publish(part, there, failures, {}, valid=valid)
     writer.commit_index()
     return FeatureStore.open(writer.path)
 
@@ -122,6 +129,22 @@ def test_padded_batches_have_zeros_and_a_mask_where_a_clip_has_no_rows(stores):
         assert not padded.rows[~padded.mask].any()
         for rows, inside, right in zip(padded.rows, padded.mask, expected, strict=True):
             np.testing.assert_array_equal(rows[inside].numpy(), right)
+
+
+def test_validity_stands_beside_the_rows(stores, tmp_path):
+    """Packed and padded; a stream whose store has none says nothing."""
+    marks = {clip: np.arange(len(rows)) % 2 == 0 for clip, rows in features("motion").items()}
+    marked = written(tmp_path / "marked", "motion", "clip 17", marks)
+    data = FeatureDataset({"spatial": stores["spatial"], "motion": marked}, split="dev")
+    batch = data.__getitems__([3, 1])
+    assert batch.streams["spatial"].valid is None
+    expected = [marks["clip 23"], marks["clip 21"]]
+    np.testing.assert_array_equal(batch.streams["motion"].valid.numpy(), np.concatenate(expected))
+    padded = batch.padded().streams["motion"]
+    for mask, valid, right in zip(padded.mask, padded.valid, expected, strict=True):
+        np.testing.assert_array_equal(mask[: len(right)].numpy(), right)
+        assert torch.equal(mask, valid)
+        assert not mask[len(right) :].any()
 
 
 @pytest.mark.slow

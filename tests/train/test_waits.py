@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -14,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from spamo_cache.config import Pipeline
 from spamo_cache.runs.folder import RunFolder
 from spamo_cache.train.distributed import make_accelerator
+from spamo_cache.train.features import MemoryFeatures
 from spamo_cache.train.loop import Trainer
 
 _VALUES = {"_local_scalar_dense", "is_nonzero", "equal", "allclose"}
@@ -60,10 +63,22 @@ class Waits(TorchDispatchMode):
 
 
 def counted(
-    toy: ModuleType, config: Pipeline, folder: Path, patch: pytest.MonkeyPatch
+    toy: ModuleType,
+    config: Pipeline,
+    folder: Path,
+    patch: pytest.MonkeyPatch,
+    marked: Sequence[str] = (),
 ) -> Counter[str]:
-    """What the steps of both phases wait for, besides the figures that are logged."""
+    """What the steps of both phases wait for, besides the figures that are logged.
+
+    Args:
+        marked: streams of whose rows every third is not valid.
+    """
     manifest, stores = toy.corpus()
+    for name in marked:
+        arrays = stores[name]._arrays
+        valid = {clip: np.arange(len(rows)) % 3 > 0 for clip, rows in arrays.items()}
+        stores[name] = MemoryFeatures(arrays, valid=valid)
     folder.mkdir()
     trainer = Trainer(
         config,
@@ -91,14 +106,17 @@ def counted(
         {},
         {"adapter": {"width": 16, "norm": "masked", "fusion": "features"}, "precision": "bfloat16"},
         {"protocol": {"pool_padding": True, "unsorted_batches": True}, "max_frames": 20},
+        {"adapter": {"width": 16, "norm": "masked", "fusion": "gate"}, "marked": ["spatial"]},
+        {"protocol": {"pool_padding": True}, "max_frames": 20, "marked": ["spatial", "motion"]},
     ],
 )
 def test_no_step_waits_for_the_device(
     toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     stage = {"steps": 3, "batch": 8, "lr": 1e-3, "grad_accum_steps": 2}
+    marked = changes.pop("marked", ())
     config = toy.pipeline(align=stage, translate=stage, **changes)
-    assert counted(toy, config, tmp_path / "run", monkeypatch) == {}
+    assert counted(toy, config, tmp_path / "run", monkeypatch, marked) == {}
 
 
 def test_what_waits_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
