@@ -4,12 +4,21 @@ from spamo_cache.metrics.intervals import (
     BOOTSTRAP,
     Difference,
     Measure,
+    SeedsDifference,
     Spread,
     difference,
     mean_of,
+    seeds_difference,
     spread,
 )
-from spamo_cache.metrics.scores import Scores, bleu4, measures, sentence_bleu, summarize
+from spamo_cache.metrics.scores import (
+    Scores,
+    bleu4,
+    bleu4_measure,
+    measures,
+    sentence_bleu,
+    summarize,
+)
 from spamo_cache.metrics.words import bare, unspaced, words
 
 __all__ = [
@@ -17,12 +26,15 @@ __all__ = [
     "Difference",
     "Measure",
     "Scores",
+    "SeedsDifference",
     "Spread",
     "bare",
     "bleu4",
+    "bleu4_measure",
     "difference",
     "mean_of",
     "measures",
+    "seeds_difference",
     "sentence_bleu",
     "spread",
     "summarize",

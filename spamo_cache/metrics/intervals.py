@@ -6,6 +6,9 @@ sacrebleu's statistics and by the means of ROUGE as well:
     approximate randomisation  how often a difference as large comes about when each clip's two
                                translations are dealt to the two systems by the toss of a coin
     paired bootstrap           the same clips resampled for both: an interval of the difference
+
+Whether two ways of training differ takes several seeds of each, and both sources of chance: which
+clips were tested on, and which seeds were drawn. :func:`seeds_difference` adds up their variances.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from statistics import fmean, stdev
+from math import atan, pi, sqrt
+from statistics import fmean, stdev, variance
 
 import numpy as np
 
@@ -25,6 +29,9 @@ BOOTSTRAP = 1000
 
 TRIALS = 10_000
 """Tosses behind a p-value, as in sacrebleu."""
+
+LEVEL = 0.05
+"""Below this p a difference counts as told apart from chance."""
 
 _TOSSED = 512
 """Trials that are tossed together."""
@@ -141,6 +148,79 @@ def difference(one: Measure, other: Measure, *, trials: int = TRIALS) -> Differe
         p=_p(tossed, gap),
         p_bootstrap=_p(centred, gap),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedsDifference:
+    """One metric of two ways of training, several seeds of each.
+
+    Attributes:
+        difference: of the means over seeds.
+        interval: 95 % of it.
+        p: two-sided.
+        seeds: pairs of runs with equal seeds; of a single one, both are over clips alone.
+    """
+
+    difference: float
+    interval: tuple[float, float]
+    p: float
+    seeds: int
+
+    @property
+    def significant(self) -> bool:
+        """Told apart from chance, at the level of 0.05."""
+        return self.p < LEVEL
+
+
+def seeds_difference(
+    ones: Sequence[Measure], others: Sequence[Measure], *, trials: int = TRIALS
+) -> SeedsDifference:
+    """How two ways of training differ, by runs that are paired by their seeds and clips.
+
+    The variance of the mean difference is that over resampled clips, seeds as they are, plus that
+    over seeds, clips as they are: ``s^2 / n`` of the n differences. What a seed does to single
+    clips is in both, so the test errs on the safe side. Few seeds say little of their variance:
+    the ratio is held against Student's t, whose degrees of freedom are Satterthwaite's. Where
+    seeds differ much and there are three, that takes a difference of over four standard errors.
+
+    With a single seed it is :func:`difference`, which knows nothing of other seeds.
+
+    Args:
+        ones: one measure per seed, all on the same clips.
+        others: of the other way, in the same order of seeds and clips.
+        trials: tosses, for a single seed.
+    """
+    if len(ones) == 1:
+        single = difference(ones[0], others[0], trials=trials)
+        return SeedsDifference(
+            difference=single.difference, interval=single.interval, p=single.p, seeds=1
+        )
+    gaps = [one.score - other.score for one, other in zip(ones, others, strict=True)]
+    clips = len(ones[0].statistics)
+    drawn = draws(clips, BOOTSTRAP)
+    both = [measure.resampled(drawn) for measure in (*ones, *others)]
+    resampled = np.mean(both[: len(ones)], axis=0) - np.mean(both[len(ones) :], axis=0)
+    of_clips, of_seeds = float(resampled.var(ddof=1)), variance(gaps) / len(gaps)
+    gap, error = fmean(gaps), sqrt(of_clips + of_seeds)
+    if not error:
+        return SeedsDifference(
+            difference=gap, interval=(gap, gap), p=float(abs(gap) < 1e-9), seeds=len(gaps)
+        )
+    freedom = error**4 / (of_seeds**2 / (len(gaps) - 1) + of_clips**2 / max(1, clips - 1))
+    p, half = _student(abs(gap) / error, freedom)
+    return SeedsDifference(
+        difference=gap, interval=(gap - half * error, gap + half * error), p=p, seeds=len(gaps)
+    )
+
+
+def _student(t: float, freedom: float) -> tuple[float, float]:
+    """Of Student's t: how likely it is to be as far from 0 as ``t``, and its 97.5th percentile."""
+    # With t = sqrt(freedom) tan(angle) the density is a power of the cosine.
+    angles = np.linspace(0, pi / 2, 100_001)
+    below = np.cumsum(np.cos(angles) ** (freedom - 1))
+    below /= below[-1]
+    p = 1 - float(np.interp(atan(t / sqrt(freedom)), angles, below))
+    return p, sqrt(freedom) * float(np.tan(np.interp(1 - LEVEL, below, angles)))
 
 
 def _tossed(one: Measure, other: Measure, trials: int) -> np.ndarray:

@@ -86,6 +86,13 @@ def summarize(measured: Mapping[str, Measure], *, bootstrap: int = BOOTSTRAP) ->
     )
 
 
+def bleu4_measure(
+    hypotheses: Sequence[str], references: Sequence[str], *, tokenize: str
+) -> Measure:
+    """BLEU-4 by its counts of every clip."""
+    return _counted(_bleu(tokenize), hypotheses, references)
+
+
 def bleu4(hypotheses: Sequence[str], references: Sequence[str], *, tokenize: str) -> float:
     """Corpus BLEU-4 in points of 100: what training selects on."""
     return float(_bleu(tokenize).corpus_score(hypotheses, [references]).score)

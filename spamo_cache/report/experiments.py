@@ -12,12 +12,16 @@ from typing import Any
 
 from spamo_cache.config import Axis
 from spamo_cache.errors import UsageError
+from spamo_cache.metrics import Measure, SeedsDifference, bleu4_measure, seeds_difference
 from spamo_cache.report.formats import slug
 from spamo_cache.report.runs import RunView, read_run, with_distinct_names
 from spamo_cache.runs import results as results_file
 from spamo_cache.runs.contributions import DOCUMENT, Contributions, read_contributions
 from spamo_cache.runs.records import Evaluation
 from spamo_cache.runs.results import RESULTS, ExperimentResult, TrialResult, VariantResult
+
+_TRIALS = 1000
+"""Tosses behind a p-value of single seeds: a page has many of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +49,12 @@ class Variant:
     def scored(self) -> list[tuple[RunView, Evaluation]]:
         """The seeds that have a score."""
         return [(t.run, t.evaluation) for t in self.trials if t.run and t.evaluation]
+
+    @cached_property
+    def measured(self) -> dict[int, tuple[tuple[str, ...], Measure]]:
+        """Seed -> the clips scored, and BLEU-4 of them."""
+        cards = {trial.seed: trial.evaluation for trial in self.trials if trial.evaluation}
+        return {seed: _measured(card) for seed, card in cards.items() if card.lines}
 
     @property
     def rouge(self) -> str:
@@ -136,6 +146,21 @@ class Experiment:
             return None
         return value - held
 
+    @cached_property
+    def tests(self) -> dict[str, SeedsDifference]:
+        """Variant -> whether its BLEU-4 differs from the base's by more than chance.
+
+        By the seeds that both have; those that share none with the base, or were not scored on the
+        same clips, are left out.
+        """
+        others = [variant for variant in self.variants if variant is not self.base]
+        found = ((variant.name, _tested(variant, self.base)) for variant in others)
+        return {name: test for name, test in found if test is not None}
+
+    def verdict(self, *, told: bool) -> list[str]:
+        """Variants that are told apart from the base, or those that are not."""
+        return [name for name, test in self.tests.items() if test.significant is told]
+
     @property
     def extremes(self) -> tuple[Variant | None, Variant | None]:
         """Of the variants beside the base, the one with the lowest score and with the highest."""
@@ -168,6 +193,23 @@ class Experiment:
             return f"goes on from run {run.begun}" if run.learnt else f"weights of run {run.begun}"
         own = f"{self.name}-{variant.name}"
         return "" if run.pipeline.name == own else f"run {run.name}"
+
+
+def _measured(card: Evaluation) -> tuple[tuple[str, ...], Measure]:
+    clips = tuple(line.id for line in card.lines)
+    hypotheses = [line.hypothesis for line in card.lines]
+    references = [line.reference for line in card.lines]
+    return clips, bleu4_measure(hypotheses, references, tokenize=card.headline["tokenize"])
+
+
+def _tested(variant: Variant, base: Variant) -> SeedsDifference | None:
+    seeds = [seed for seed in variant.measured if seed in base.measured]
+    pairs = [(variant.measured[seed], base.measured[seed]) for seed in seeds]
+    clips = {clips for pair in pairs for clips, _ in pair}
+    if len(clips) != 1 or len(clips.pop()) < 2:
+        return None
+    owns, helds = [own for (_, own), _ in pairs], [held for _, (_, held) in pairs]
+    return seeds_difference(owns, helds, trials=_TRIALS)
 
 
 @dataclass(frozen=True, kw_only=True)

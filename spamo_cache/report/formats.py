@@ -50,6 +50,13 @@ def signed(value: float | None, digits: int = 1) -> str:
     return number(value, digits) if value is None or value < 0 else f"+{number(value, digits)}"
 
 
+def chance(p: float | None) -> str:
+    """A p-value, with as many digits as one reads."""
+    if p is None:
+        return number(p)
+    return "< 0.001" if p < 0.001 else number(p, 3)
+
+
 def millions(count: float) -> str:
     """A number of parameters: ``0.5 M``, ``23.5 M``; small ones in full."""
     return f"{count / 1e6:,.1f} M" if count >= 100_000 else f"{count:,.0f}"

@@ -50,6 +50,7 @@ def _or_dash(words: Callable[[float], str]) -> Callable[[float | None], str]:
 _TEMPLATES.filters |= {
     "anchor": formats.anchor,
     "assignments": formats.assignments,
+    "chance": formats.chance,
     "duration": _or_dash(human.duration),
     "jpeg_address": formats.jpeg_address,
     "metric_name": formats.metric_name,

@@ -8,7 +8,14 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.significance import PairedTest
 
 from spamo_cache.evaluate import compare
-from spamo_cache.metrics.intervals import SEED, _tossed, difference, mean_of
+from spamo_cache.metrics.intervals import (
+    SEED,
+    _student,
+    _tossed,
+    difference,
+    mean_of,
+    seeds_difference,
+)
 from spamo_cache.metrics.scores import measures
 from spamo_cache.runs.records import Scorecard, ScoredClip, keep_card
 
@@ -105,3 +112,53 @@ def test_tosses_are_the_same_however_many_are_asked_for():
     sides = np.random.default_rng(SEED).integers(2, size=(1500, 40), dtype=bool)
     gaps = np.where(sides, 1, -1) @ (one.statistics - other.statistics)[:, 0] / 40
     assert many == pytest.approx(np.abs(gaps))
+
+
+def runs(means, clips, chance, seed_noise=1.0):
+    """A measure for each of ``means``, whose clips share how hard they are with other runs'."""
+    hard = np.random.default_rng(clips).normal(scale=20, size=clips)
+    drawn = [mean + chance.normal(scale=seed_noise) for mean in means]
+    return [mean_of((hard + mean + chance.normal(scale=5, size=clips)).tolist(), "")
+            for mean in drawn]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_seeds_that_differ_by_chance_are_not_told_apart():
+    chance = np.random.default_rng(0)
+    found = [seeds_difference(*(runs([50] * 3, 40, chance) for _ in range(2))) for _ in range(150)]
+    assert np.mean([one.significant for one in found]) <= 0.08
+    assert np.mean([not one.interval[0] < 0 < one.interval[1] for one in found]) <= 0.08
+
+
+def test_a_planted_difference_between_seeds_is_told_apart():
+    chance = np.random.default_rng(0)
+    found = [
+        seeds_difference(*(runs([mean] * 3, 40, chance) for mean in (60, 50))) for _ in range(20)
+    ]
+    assert all(
+        one.seeds == 3 and one.interval[0] < one.difference < one.interval[1] for one in found
+    )
+    assert np.mean([one.significant for one in found]) > 0.9
+
+
+def test_a_seed_that_swings_the_score_outweighs_many_clips():
+    """Over clips alone either difference would be certain."""
+    chance = np.random.default_rng(0)
+    ones, others = runs([55, 60, 50.5], 400, chance, 0), runs([50, 50, 50], 400, chance, 0)
+    assert difference(ones[1], others[1], trials=200).p < 0.01
+    swinging = seeds_difference(ones, others)
+    assert not swinging.significant
+    assert swinging.difference == pytest.approx(5.2, abs=0.5)
+    assert seeds_difference(runs([55, 55.4, 54.8], 400, chance, 0), others).significant
+
+
+def test_students_t_is_that_of_the_tables():
+    for t, freedom, p in ((4.303, 2, 0.05), (2.776, 4, 0.05), (1.96, 1e4, 0.05), (12.706, 1, 0.05)):
+        assert _student(t, freedom) == pytest.approx((p, t), rel=2e-3)
+
+
+def test_a_single_seed_is_tested_over_clips():
+    chance = np.random.default_rng(0)
+    one, other = runs([60], 40, chance), runs([50], 40, chance)
+    found, known = seeds_difference(one, other, trials=200), difference(*one, *other, trials=200)
+    assert (found.difference, found.p, found.seeds) == (known.difference, known.p, 1)

@@ -181,7 +181,7 @@ def test_a_phone_cuts_no_table_and_breaks_no_number(browser: Browser, lab_page: 
         };
         const broken = [...page.querySelectorAll("td data, .cards dd:not(.note)")]
           .filter((e) => lines(e) > 1);
-        const cell = page.querySelector("table.variants td:nth-child(4)");
+        const cell = page.querySelector("table.variants td:nth-child(5)");
         const name = page.defaultView.getComputedStyle(cell, "::before").content;
         return [cut.map((e) => e.ariaLabel), broken.map((e) => e.textContent), name];
         """,
@@ -211,7 +211,7 @@ def saved(browser: Browser, page: Path, label: str) -> list[list[str]]:
 
 def test_tables_are_saved_as_csv_with_whole_numbers(browser: Browser, lab_page: Path) -> None:
     head, *rows = saved(browser, lab_page, "Experiment streams")
-    assert head[:5] == ["variant", "BLEU-4", "BLEU-4 ±", "Δ BLEU-4", "chrF"]
+    assert head[:6] == ["variant", "BLEU-4", "BLEU-4 ±", "Δ BLEU-4", "p", "chrF"]
     assert rows[1][1:4] == ["22", "2.2", "-18"]
     assert rows[0][1:4] == ["", "", ""]  # it failed
     head, *rows = saved(browser, lab_page, "Experiments")

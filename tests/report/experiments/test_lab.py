@@ -16,6 +16,8 @@ from spamo_cache.report.experiments import read_results
 Build = Callable[..., Path]
 Show = Callable[..., Any]
 
+HEADLINE = {"rouge": "rouge_l", "tokenize": "13a"}
+
 
 def change(path: Path, **changes: Any) -> None:
     io.write_json(path, io.read_json(path) | changes)
@@ -32,7 +34,7 @@ def test_every_experiment_has_its_question_its_paper_and_its_table(
         assert question in found.text
     assert "The paper: SE+ME 22.26, SE 21.11" in found.text
     assert "translate.steps=300" in found.text
-    row = "22.00 ±2.2 −18.0 30.80 ±3.1 28.60 ±2.9 22.0 0.5 M 3 min 05 s 1.5 GB 6"
+    row = "22.00 ±2.2 −18.0 1.000 30.80 ±3.1 28.60 ±2.9 22.0 0.5 M 3 min 05 s 1.5 GB 6"
     assert f"spatial spatial it is run spatial {row}" in found.text
     assert "both both it is run default 40.00 ±4.0 –" in found.text
 
@@ -93,9 +95,11 @@ def test_variants_are_held_against_the_pipeline_as_it_stands(build_lab: Build) -
 def test_the_overview_names_both_ends_and_calls_none_of_them_the_best(
     build_lab: Build, page: Show
 ) -> None:
-    told = page(build_lab()).text
-    assert "streams Are both streams needed? 40.0 both – −18.0 spatial 2 of 5" in told
-    assert "stride How far apart? 40.0 stride-8 −12.0 tested-4 −2.0 stride-4 3 of 3" in told
+    told, chance = page(build_lab()).text, " may be chance"
+    assert f"streams Are both streams needed? 40.0 both – −18.0 spatial{chance} 2 of 5" in told
+    assert (
+        f"stride How far apart? 40.0 stride-8 −12.0 tested-4{chance} −2.0 stride-4{chance} 3 of 3"
+    ) in told
 
 
 @pytest.mark.slow
@@ -142,7 +146,10 @@ def test_variants_that_change_nothing_are_named(
     build_run("cropped", protocol={"crop_at_random": True})
     add(folder, "cropped", set={"protocol.crop_at_random": True})
     assert page(folder).text.count(told) == 1
-    change(folder.parent / "cropped/evaluation/test.json", headline={"rouge": "rouge_l_official"})
+    change(
+        folder.parent / "cropped/evaluation/test.json",
+        headline={**HEADLINE, "rouge": "rouge_l_official"},
+    )
     assert "Equal to" not in page(folder).text
 
 
@@ -154,7 +161,9 @@ def test_scores_of_the_split_that_chose_the_weights_are_not_called_dev(
     build_run("peeked", protocol={"select_on_test": True})
     add(folder, "peeked", set={"protocol.select_on_test": True})
     told = page(folder).text
-    assert "peeked peeked it is run peeked 40.00 ±4.0 +0.0 56.00 ±5.6 52.00 ±5.2 – 0.5 M" in told
+    assert (
+        "peeked peeked it is run peeked 40.00 ±4.0 +0.0 1.000 56.00 ±5.6 52.00 ±5.2 – 0.5 M" in told
+    )
     assert "Translating: BLEU-4 on test" in told
     assert "recall@1 95 % test, after VT-Align" in told
 
@@ -162,7 +171,10 @@ def test_scores_of_the_split_that_chose_the_weights_are_not_called_dev(
 @pytest.mark.slow
 def test_the_rouge_that_a_card_quotes_is_shown_and_named(build_lab: Build, page: Show) -> None:
     folder = build_lab()
-    change(folder.parent / "spatial/evaluation/test.json", headline={"rouge": "rouge_l_official"})
+    change(
+        folder.parent / "spatial/evaluation/test.json",
+        headline={**HEADLINE, "rouge": "rouge_l_official"},
+    )
     told = page(folder).text
     assert "30.80 ±3.1 26.40 ±2.6 release 22.0" in told
     assert "56.00 ±5.6 52.00 ±5.2 40.0" in told
