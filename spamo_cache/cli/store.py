@@ -218,9 +218,16 @@ def _show_store(known: Mapping[str, Any]) -> None:
     display.pairs({name: value for name, value in about.items() if value})
     display.title("computed as")
     display.pairs({name: in_words(value) for name, value in known["spec"].items()})
-    heads = ("split", "ok", "failed", "absent", "rows")
+    heads = [
+        "split",
+        "ok",
+        "failed",
+        "absent",
+        "rows",
+        *(["valid"] if known.get("validity") else []),
+    ]
     counts = [
-        (split, *(f"{numbers[head]:,}" for head in heads[1:]))
+        (split, *(_number(numbers[head]) for head in heads[1:]))
         for split, numbers in known["splits"].items()
     ]
     display.columns(heads, counts, right=heads[1:])
@@ -233,6 +240,13 @@ def _show_store(known: Mapping[str, Any]) -> None:
 
 
 _SHOWN = 20
+
+
+def _number(value: float | None) -> str:
+    """A count, or a share in percent."""
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.1%}"
 
 
 def _lease(name: str) -> str:

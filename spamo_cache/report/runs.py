@@ -47,6 +47,8 @@ class StoreFacts:
     """What the store says about itself; None for features that were held in memory."""
     counts: Mapping[State, int] | None
     """Clips by state; None where no root holds the store."""
+    valid: Mapping[str, float]
+    """Split -> share of its rows that are valid; empty without validity, or where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,12 +172,15 @@ def _names(run: RunView, seeds: Container[int]) -> Iterator[str]:
 def _stores(about: RunRecord, roots: Sequence[str]) -> Iterator[StoreFacts]:
     for stream, fingerprint in about.fingerprints.items():
         attributes, counts = about.stores.get(stream), None
+        valid: Mapping[str, float] = {}
         if attributes is not None:
             # A store that is gone or damaged is no fault of the run, which knows what it read.
             with suppress(StoreError):
                 store = by_fingerprint(roots, fingerprint, hint=about.places[stream])
-                counts = store.counts()
-        yield StoreFacts(stream=stream, fingerprint=fingerprint, about=attributes, counts=counts)
+                counts, valid = store.counts(), store.valid_shares()
+        yield StoreFacts(
+            stream=stream, fingerprint=fingerprint, about=attributes, counts=counts, valid=valid
+        )
 
 
 def _attributions(run: Path) -> tuple[AttributedClip, ...]:

@@ -46,7 +46,7 @@ class ClipComparison:
         rows: theirs, and the store's.
         cosine: mean over the rows that both have; None where there are none, or of another width.
         error: norm of the difference of these rows, relative to the store's; None likewise.
-        reason: why theirs cannot be read.
+        reason: why theirs cannot be read, or how it differs beside its numbers.
     """
 
     clip: str
@@ -250,7 +250,19 @@ def compare_clip(item: Item, clip: str, store: FeatureStore) -> ClipComparison:
             verdict = "equal"
         elif apart <= NEAR:
             verdict = "near"
+    if verdict != "different" and (reason := _marked_otherwise(item, clip, store)):
+        return ClipComparison(clip, item.source, "different", rows, cosine, apart, reason)
     return ClipComparison(clip, item.source, verdict, rows, cosine, apart)
+
+
+def _marked_otherwise(item: Item, clip: str, store: FeatureStore) -> str:
+    """What is said of equal rows of which others are valid; nothing where the same ones are."""
+    (ours,) = store.valid([clip])
+    try:
+        other = int((item.valid(len(ours)) != ours).sum())
+    except UNREADABLE as error:
+        return f"cannot be read: {error}"
+    return f"{other} of {len(ours)} rows are valid in one and not in the other" if other else ""
 
 
 def _equal(theirs: NDArray[Any], ours: NDArray[Any]) -> bool:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from spamo_cache import io
 from spamo_cache.errors import StoreError, UsageError
 from spamo_cache.store import foreign
-from spamo_cache.store.foreign import MARKER, UNREADABLE, Item, Naming
+from spamo_cache.store.foreign import MARKER, UNREADABLE, VALID, VALID_OF, Item, Naming
 from spamo_cache.store.layout import ClipKey, Slot, StreamIdentity, canonical, fit, pack, sha256
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.remote import Location
@@ -48,7 +48,8 @@ def export_npy(
 ) -> int:
     """Write each clip's features to ``<folder>/<split>/<name>.npy``.
 
-    One that was interrupted is repeated in the same folder.
+    Of a store with validity, ``<name>.valid.npy`` beside it has a 1 for each row that is valid, and
+    a 0 for each other. One that was interrupted is repeated in the same folder.
 
     Args:
         naming: ``ids``, or ``official``: the names that the official release reads.
@@ -138,18 +139,28 @@ def _named_files(
     features: FeatureStore, ending: str, dtype: np.dtype[Any]
 ) -> Iterator[tuple[str, bytes]]:
     listed: dict[str, dict[str, str]] = {}
-    for split, clip, rows in _clips(features):
+    for split, clip, rows, valid in _clips(features):
         name = f"{io.file_name(split)}/{io.file_name(clip)}{ending}"
-        # In memory first: numpy does not say why a disk refuses.
-        data = BytesIO()
-        np.save(data, rows.astype(dtype, copy=False), allow_pickle=False)
         listed[name] = {"id": clip, "split": split}
-        yield name, data.getvalue()
+        yield name, _npy(rows.astype(dtype, copy=False))
+        if valid is not None:
+            beside = f"{name.removesuffix('.npy')}{VALID}.npy"
+            listed[name]["valid"] = beside
+            yield beside, _npy(valid)
     yield MARKER, canonical({"clips": listed, "store": _provenance(features)})
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    # In memory first: numpy does not say why a disk refuses.
+    data = BytesIO()
+    np.save(data, array, allow_pickle=False)
+    return data.getvalue()
 
 
 def export_hdf5(store: Location, file: Path) -> int:
     """Write one dataset for each clip, ``<split>/<id>``, with provenance as attributes.
+
+    Of a store with validity, ``<split>/<id>.valid`` beside it has a 1 for each row that is valid.
 
     Returns:
         Number of clips written; failed and absent ones have no dataset.
@@ -173,10 +184,14 @@ def _fill(file: Path, features: FeatureStore) -> int:
     try:
         with h5py.File(file, "w") as opened:
             opened.attrs["spamo_cache"] = canonical(_provenance(features)).decode("ascii")
-            for split, clip, rows in _clips(features):
+            for split, clip, rows, valid in _clips(features):
                 name = f"{io.file_name(split)}/{io.file_name(clip)}"
                 dataset = opened.create_dataset(name, data=rows, track_times=False)
                 dataset.attrs["id"], dataset.attrs["split"] = clip, split
+                if valid is not None:
+                    beside = f"{name}{VALID}"
+                    marks = opened.create_dataset(beside, data=valid, track_times=False)
+                    marks.attrs[VALID_OF] = clip
                 count += 1
     except (OSError, RuntimeError, ValueError) as error:
         # HDF5 tells the system's own error as text, among much else.
@@ -192,7 +207,8 @@ def export_webdataset(store: Location, file: Path) -> int:
     """Write tar files in WebDataset's layout: ``NAME-SPLIT-000000.tar`` for ``NAME.tar``.
 
     A sample is ``KEY.npy`` and ``KEY.json``, which tells the clip's id and split, and where the
-    features come from. A file has about 1 GiB at most, and no clip of another split.
+    features come from; of a store with validity, ``KEY.valid.npy`` has a 1 for each valid row. A
+    file has about 1 GiB at most, and no clip of another split.
 
     Returns:
         Number of clips written; failed and absent ones have no sample.
@@ -234,23 +250,27 @@ def _parts(clips: Sequence[str], features: FeatureStore) -> Iterator[list[str]]:
 
 
 def _add_sample(tape: tarfile.TarFile, features: FeatureStore, clip: str, split: str) -> None:
-    rows = BytesIO()
-    np.save(rows, features.read([clip])[0], allow_pickle=False)
+    rows, valid = features.read_valid(clip)
+    marks = [(f"{VALID[1:]}.npy", _npy(valid.astype(np.uint8)))] if features.has_validity else []
     about = {name: features.attributes[name] for name in ("corpus", "stream", "fingerprint")}
     sample = canonical({"id": clip, "split": split, **about})
     # What follows the first dot of a name is the kind of its content.
     key = io.file_name(clip).replace(".", "%2E")
-    for ending, data in (("npy", rows.getvalue()), ("json", sample)):
+    for ending, data in (("npy", _npy(rows)), *marks, ("json", sample)):
         # Without a time: equal features give equal bytes.
         entry = tarfile.TarInfo(f"{key}.{ending}")
         entry.size = len(data)
         tape.addfile(entry, BytesIO(data))
 
 
-def _clips(features: FeatureStore) -> Iterator[tuple[str, str, NDArray[Any]]]:
+def _clips(
+    features: FeatureStore,
+) -> Iterator[tuple[str, str, NDArray[Any], NDArray[np.uint8] | None]]:
+    """Split, id and rows of each clip and, where the store knows, which rows are valid."""
     for split in features.splits:
         for clip in features.select(split=split, state="ok"):
-            yield split, clip, features.read([clip])[0]
+            rows, valid = features.read_valid(clip)
+            yield split, clip, rows, valid.astype(np.uint8) if features.has_validity else None
 
 
 def _ending(features: FeatureStore) -> str:
@@ -351,7 +371,7 @@ def _import(
         found = next((f": {e.item.source}: {e.reason}" for e in surveyed if e.reason), "")
         remedy = "check the folder, the stream and the naming"
         raise UsageError(f"no features to import{found}", where=root, remedy=remedy)
-    contents = canonical([[entry.item.id, entry.sha256] for entry in surveyed])
+    contents = canonical([[entry.item.id, *entry.digests] for entry in surveyed])
     dtype = dtype or ("float16" if all(entry.halves for entry in usable) else "float32")
     form = {"dtype": dtype, "chunk_rows": chunk_rows, "shard_rows": shard_rows}
     writer = StoreWriter.open(
@@ -368,6 +388,7 @@ def _import(
         dtype=dtype,
         chunk_rows=chunk_rows,
         shard_rows=shard_rows,
+        validity=any(entry.item.load_valid is not None for entry in usable),
         terms=terms,
     )
     _write(writer, {entry.item.id: entry for entry in surveyed}, kind)
@@ -385,7 +406,8 @@ class _Survey:
     halves: bool = False
     """Whether float16 holds every value."""
     size: int = 0
-    sha256: str = ""
+    digests: tuple[str, ...] = ("",)
+    """SHA-256 of the array and, where there is one, of its validity."""
     reason: str = ""
 
 
@@ -400,9 +422,14 @@ def _survey(item: Item) -> _Survey:
         return _Survey(item, reason="holds values that are not finite")
     with np.errstate(over="ignore"):
         halves = bool((array.astype(np.float16) == array).all())
-    digest = sha256(np.ascontiguousarray(array).tobytes())
+    digests: tuple[str, ...] = (sha256(np.ascontiguousarray(array).tobytes()),)
     rows, width = array.shape
-    return _Survey(item, rows, width, halves, array.nbytes, digest)
+    if item.load_valid is not None:
+        try:
+            digests += (sha256(item.valid(rows).tobytes()),)
+        except UNREADABLE as error:
+            return _Survey(item, reason=f"cannot be read: {error}")
+    return _Survey(item, rows, width, halves, array.nbytes, digests)
 
 
 def _once(surveyed: list[_Survey]) -> list[_Survey]:
@@ -415,7 +442,7 @@ def _once(surveyed: list[_Survey]) -> list[_Survey]:
     for clip, group in groupby(surveyed, key=attrgetter("item.id")):
         first, *others = group
         for other in others:
-            if (other.sha256, other.item.split) != (first.sha256, first.item.split):
+            if (other.digests, other.item.split) != (first.digests, first.item.split):
                 raise UsageError(
                     f"two arrays for one clip: {clip}",
                     where=f"{first.item.source} and {other.item.source}",
@@ -459,6 +486,7 @@ def _write(writer: StoreWriter, surveyed: Mapping[str, _Survey], kind: str) -> N
             if partition in finished or not mine:
                 continue
             features: dict[str, NDArray[Any]] = {}
+            valid: dict[str, NDArray[np.bool_]] = {}
             failures: dict[str, str] = {}
             for slot in writer.slots(partition):
                 entry = surveyed[slot.id]
@@ -466,7 +494,9 @@ def _write(writer: StoreWriter, surveyed: Mapping[str, _Survey], kind: str) -> N
                     if entry.reason:
                         raise StoreError(entry.reason)
                     features[slot.id] = fit(entry.item.load(), slot.rows, writer.layout)
+                    if writer.attributes.validity:
+                        valid[slot.id] = entry.item.valid(slot.rows)
                 except UNREADABLE as error:
                     failures[slot.id] = str(error)
-            writer.publish(partition, features, failures, {"imported": kind})
+            writer.publish(partition, features, failures, {"imported": kind}, valid=valid)
     writer.commit_index()

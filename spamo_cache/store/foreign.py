@@ -15,7 +15,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,7 @@ from io import BytesIO
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from tokenize import TokenError
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
 import h5py
 import numpy as np
@@ -35,6 +35,10 @@ from spamo_cache.store.attributes import load_json
 
 Naming = Literal["ids", "official"]
 
+VALID = ".valid"
+"""Behind a file's stem: whether each row of the array beside it is valid."""
+VALID_OF = "valid_of"
+"""Attribute of such an array in HDF5: the clip's id."""
 MARKER = "spamo-cache.json"
 """Beside exported files: which clip each of them is, so that they come back exactly."""
 OFFICIAL = {"spatial": r"_s2wrapping", "motion": r"_overlap-\d+(-pretrained)?"}
@@ -68,6 +72,21 @@ class Item:
     """The file, relative to the folder; in HDF5 and pickles with the entry."""
     load: Callable[[], NDArray[Any]]
     """Raises one of :data:`UNREADABLE`."""
+    load_valid: Callable[[], NDArray[Any]] | None = None
+    """Which rows are valid, where a file says so; likewise."""
+
+    def valid(self, rows: int) -> NDArray[np.bool_]:
+        """(rows,) which rows are valid; all where nothing is said.
+
+        Raises:
+            StoreError: there are other numbers than a 0 or 1 for each row; or see ``load``.
+        """
+        if self.load_valid is None:
+            return np.ones(rows, bool)
+        said = self.load_valid()
+        if said.shape != (rows,) or said.dtype.kind not in "bui" or not np.isin(said, (0, 1)).all():
+            raise StoreError(f"its validity is {said.dtype} of {said.shape}, not 0 or 1 by row")
+        return said.astype(bool)
 
 
 @contextmanager
@@ -140,18 +159,36 @@ class _File:
 def _folder(folder: Path, named: _Naming, stack: ExitStack) -> Iterator[Item]:
     if (folder / MARKER).exists():
         marker = load_json(folder / MARKER, _MAX_MARKER_BYTES)
-        for name, clip, split in _listed(marker, folder / MARKER):
-            load = partial(_load_alone, _on_disk(folder / name, folder))
-            yield Item(clip, split, name.as_posix(), load)
+        for listed in _listed(marker, folder / MARKER):
+            load = partial(_load_alone, _on_disk(folder / listed.name, folder))
+            valid = None
+            if listed.valid is not None:
+                valid = partial(_load_alone, _on_disk(folder / listed.valid, folder))
+            yield Item(listed.clip, listed.split, listed.name.as_posix(), load, valid)
         return
-    for path in sorted(folder.rglob("*")):
+    paths = sorted(folder.rglob("*"))
+    names = {path.relative_to(folder).as_posix() for path in paths}
+    for path in paths:
         kind, file = _kind(path.name), _on_disk(path, folder)
         if kind is None and not (path.parent == folder and _is_packed(path)):
             continue
         if kind in _ARCHIVES:
             yield from _archive(file, kind, named, stack)
-        elif not path.name.startswith("._"):
-            yield from _items(file, named, stack)
+        elif not path.name.startswith("._") and not _is_validity(file.name, names):
+            beside = _validity_of(file.name)
+            marks = _on_disk(folder / beside, folder) if beside.as_posix() in names else None
+            yield from _items(file, named, stack, valid=marks)
+
+
+def _validity_of(name: PurePosixPath) -> PurePosixPath:
+    """The file that says which rows of a ``.npy`` are valid."""
+    return name.with_name(f"{name.stem}{VALID}.npy")
+
+
+def _is_validity(name: PurePosixPath, names: Container[str]) -> bool:
+    """Whether a file says which rows of another one are valid."""
+    own = name.name.removesuffix(f"{VALID}.npy")
+    return own != name.name and name.with_name(f"{own}.npy").as_posix() in names
 
 
 def _on_disk(path: Path, folder: Path) -> _File:
@@ -165,14 +202,27 @@ def _on_disk(path: Path, folder: Path) -> _File:
     return _File(name, name.as_posix(), opening, size, path)
 
 
-def _listed(marker: Any, where: object) -> Iterator[tuple[PurePosixPath, str, str]]:
-    """Name of a file, clip and split, as an export noted them."""
+class _Listed(NamedTuple):
+    """A file, its clip and split and, where there is one, the file of its validity."""
+
+    name: PurePosixPath
+    clip: str
+    split: str
+    valid: PurePosixPath | None
+
+
+def _listed(marker: Any, where: object) -> Iterator[_Listed]:
+    """What an export noted of its files."""
     try:
-        listed = [(str(name), str(e["id"]), str(e["split"])) for name, e in marker["clips"].items()]
+        listed = [
+            (str(name), str(entry["id"]), str(entry["split"]), entry.get("valid"))
+            for name, entry in marker["clips"].items()
+        ]
     except (KeyError, TypeError, AttributeError):
         raise StoreError("is no list of exported clips", where=where) from None
-    for name, clip, split in listed:
-        yield _inside(name, where), clip, split
+    for name, clip, split, valid in listed:
+        beside = None if valid is None else _inside(str(valid), where)
+        yield _Listed(_inside(name, where), clip, split, beside)
 
 
 def _inside(name: str, where: object) -> PurePosixPath:
@@ -191,14 +241,20 @@ def _archive(file: _File, kind: str, named: _Naming, stack: ExitStack) -> Iterat
         marker = found.get(PurePosixPath(MARKER))
         if marker is not None:
             listed = bounded.parse_json(marker.limited(_MAX_MARKER_BYTES).read())
-            for name, clip, split in _listed(listed, where):
-                if name not in found:
-                    raise StoreError(f"{name.as_posix()!r} is missing", where=where)
-                yield Item(clip, split, found[name].source, partial(_load_alone, found[name]))
+            for name, clip, split, valid in _listed(listed, where):
+                for missing in {name, valid or name} - found.keys():
+                    raise StoreError(f"{missing.as_posix()!r} is missing", where=where)
+                marks = None if valid is None else partial(_load_alone, found[valid])
+                load = partial(_load_alone, found[name])
+                yield Item(clip, split, found[name].source, load, marks)
             return
+        names = {name.as_posix() for name in found}
         for name, member in found.items():
-            if _kind(name.name) not in (None, *_ARCHIVES) and name.parts[0] != "__MACOSX":
-                yield from _items(member, named, stack, described=_description(found, name))
+            if _kind(name.name) in (None, *_ARCHIVES) or name.parts[0] == "__MACOSX":
+                continue
+            if not _is_validity(name, names):
+                described, beside = _description(found, name), found.get(_validity_of(name))
+                yield from _items(member, named, stack, described=described, valid=beside)
     except StoreError:
         raise
     except UNREADABLE as error:
@@ -333,14 +389,20 @@ def _items(
     *,
     kind: str | None = None,
     described: tuple[str, str] | None = None,
+    valid: _File | None = None,
 ) -> Iterator[Item]:
-    """The clips of one file; what cannot be read is an item that says so when it is loaded."""
+    """The clips of one file; what cannot be read is an item that says so when it is loaded.
+
+    Args:
+        valid: of a ``.npy``, the file that says which of its rows are valid.
+    """
     kind = kind or _kind(file.name.name) or "pickle"
     stem = file.name.stem if _kind(file.name.name) else file.name.name
     clip = described or named.clip(file.name, stem)
     if kind in ("npy", "npz", "pose"):
         if clip is not None:
-            yield Item(*clip, file.source, partial(_load_alone, file, kind))
+            marks = partial(_load_alone, valid) if valid is not None and kind == "npy" else None
+            yield Item(*clip, file.source, partial(_load_alone, file, kind), marks)
         return
     if kind == "hdf5":
         yield from _hdf5(file, stack)
@@ -457,11 +519,15 @@ def _datasets(file: h5py.File, name: str) -> list[Item]:
     items: list[Item] = []
 
     def visit(path: str, node: object) -> None:
-        if isinstance(node, h5py.Dataset):
+        if isinstance(node, h5py.Dataset) and VALID_OF not in node.attrs:
             group, _, own = path.rpartition("/")
             clip = _attribute(node, "id", own)
             split = _attribute(node, "split", group.split("/")[0])
-            items.append(Item(clip, split, f"{name}:{path}", partial(_load_hdf5, node)))
+            beside = node.parent.get(f"{own}{VALID}")
+            marks = None
+            if isinstance(beside, h5py.Dataset) and VALID_OF in beside.attrs:
+                marks = partial(_load_hdf5, beside)
+            items.append(Item(clip, split, f"{name}:{path}", partial(_load_hdf5, node), marks))
 
     file.visititems(visit)
     return items

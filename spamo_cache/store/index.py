@@ -479,6 +479,12 @@ class ClipIndex:
             return np.ones(rows, bool)
         return self.columns["valid"][row : row + rows].astype(bool)
 
+    def valid_rows(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(clips,) how many rows of each are valid, in a store that says so."""
+        # Not summed from the first row on: of large stores that would take eight times the column.
+        counts = (int(np.count_nonzero(self.valid(at))) for at in positions.tolist())
+        return np.fromiter(counts, np.int64, len(positions))
+
     def states(self, partition: int) -> list[int]:
         """The states of a partition's clips, in order of ids."""
         states: list[int] = self.state[self.partition == partition].tolist()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from spamo_cache.errors import DamagedError, UsageError
 from spamo_cache.store.attributes import origin_of
-from spamo_cache.store.index import OK, STATES, ClipIndex, State
+from spamo_cache.store.index import OK, STATES, State
 from spamo_cache.store.inventory import entry_of, size_of
 from spamo_cache.store.layout import ClipKey, first_start
 from spamo_cache.store.reader import FeatureStore
@@ -39,9 +39,10 @@ def info(path: Location) -> dict[str, Any]:
     """All that is known of a store: its attributes, what :class:`StoreEntry` has, and more.
 
     Returns:
-        ``origin``: see :func:`attributes.origin_of`; ``splits``: split -> clips by state, and rows
-        that they have; ``partitions_done``; ``made_by``: who computed how many of them, on what;
-        ``failures``: clip -> reason.
+        ``origin``: see :func:`attributes.origin_of`; ``splits``: split -> clips by state, rows that
+        they have and, in a store with validity, the share of them that is ``valid`` (0..1, None
+        where there are no rows); ``partitions_done``; ``made_by``: who computed how many of them,
+        on what; ``failures``: clip -> reason.
     """
     store = FeatureStore.open(path)
     entry = asdict(entry_of(store, str(path.parent.parent), size_of(path)))
@@ -53,21 +54,24 @@ def info(path: Location) -> dict[str, Any]:
         **entry,
         "path": str(path),
         "origin": origin_of(path),
-        "splits": _splits(store.index, state),
+        "splits": _splits(store, state),
         "partitions_done": len(receipts),
         "made_by": _made(receipt.provenance for receipt in receipts),
         "failures": {store.ids[position]: reasons[position] for position in sorted(reasons)},
     }
 
 
-def _splits(index: ClipIndex, state: NDArray[Any]) -> dict[str, dict[str, int]]:
-    """Split -> clips by state, and the rows of those that have features."""
-    found = {}
+def _splits(store: FeatureStore, state: NDArray[Any]) -> dict[str, dict[str, Any]]:
+    """Split -> clips by state, the rows of those that have features, and what of these is valid."""
+    index, shares = store.index, store.valid_shares()
+    found: dict[str, dict[str, Any]] = {}
     for code, split in enumerate(index.splits):
         inside = index.split == code
         counts = np.bincount(state[inside], minlength=len(STATES)).tolist()
         rows = int(index.rows[inside & (state == OK)].sum())
         found[split] = {**dict(zip(STATES, counts, strict=True)), "rows": rows}
+        if store.has_validity:
+            found[split]["valid"] = shares.get(split)
     return found
 
 

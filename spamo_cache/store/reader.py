@@ -241,6 +241,18 @@ class FeatureStore:
         """
         return [self.index.valid(position) for position in self._available(ids).tolist()]
 
+    def valid_shares(self) -> dict[str, float]:
+        """Split -> share of its rows that are valid, 0..1, of the clips that have features.
+
+        Nothing of a store without validity, and of splits without features.
+        """
+        shares: dict[str, float] = {}
+        for code, split in enumerate(self.splits if self.has_validity else ()):
+            inside = np.flatnonzero((self.index.split == code) & (self.index.state == OK))
+            if rows := int(self.index.rows[inside].sum()):
+                shares[split] = sum(self.index.valid_rows(inside).tolist()) / rows
+        return shares
+
     def read_valid(self, clip: str) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """The features of a clip, and which of them are valid.
 

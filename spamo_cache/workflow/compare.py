@@ -105,13 +105,17 @@ def _opened(features: str | Path) -> Iterator[Sequence[Item]]:
         return
     store = FeatureStore.open(resolve.located(str(features)))
     yield [
-        foreign.Item(clip, "", clip, partial(_read, store, clip))
+        foreign.Item(clip, "", clip, partial(_read, store, clip), partial(_valid, store, clip))
         for clip in store.select(state="ok")
     ]
 
 
 def _read(store: FeatureStore, clip: str) -> NDArray[Any]:
     return store.read([clip])[0]
+
+
+def _valid(store: FeatureStore, clip: str) -> NDArray[Any]:
+    return store.valid([clip])[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spamo_cache import config
-from spamo_cache.errors import CorpusError, UsageError, WeightsError
-from spamo_cache.workflow import EMBEDDED, resolve
+from spamo_cache.errors import CorpusError, StoreError, UsageError, WeightsError
+from spamo_cache.workflow import EMBEDDED, resolve, stores
 from spamo_cache.workflow.init import base_for, main_language
 from spamo_cache.workflow.watcher import QUIET, Watcher
 
@@ -84,8 +84,41 @@ def _corpus(
     with suppress(CorpusError):  # a finding by now
         table = once()
         lost = _lost(table, pipeline or _usual(table))
-        return diagnosis([*checked.findings, *lost], checked.facts)
+        facts, unseen = _valid_rows(table.corpus)
+        return diagnosis([*checked.findings, *lost, *unseen], {**checked.facts, **facts})
     return checked
+
+
+_FEW = 0.5
+"""Share of valid rows below which a stream says little."""
+
+
+def _valid_rows(corpus: str) -> tuple[dict[str, Any], list[Finding]]:
+    """What of the rows extracted last is valid, by stream and split, where a stream says so."""
+    from spamo_cache.doctor.findings import Finding
+    from spamo_cache.store.reader import FeatureStore
+
+    shares: dict[str, dict[str, float]] = {}
+    findings = []
+    for path in stores.extracted(corpus):
+        with suppress(StoreError):
+            store = FeatureStore.open(path)
+            found = {split: round(share, 4) for split, share in store.valid_shares().items()}
+            if store.stream in shares or not found:
+                continue  # superseded, or without validity
+            shares[store.stream] = found
+            findings += [
+                Finding(
+                    "warning",
+                    f"{share:.0%} of the rows of {store.stream} are valid in {split}",
+                    str(path),
+                    "look at some clips by `spamo-cache inspect CLIP --boxes`; where the region is "
+                    "to be seen, make the poses by another estimator",
+                )
+                for split, share in found.items()
+                if share < _FEW
+            ]
+    return ({"valid_rows": shares} if shares else {}), findings
 
 
 def _usual(manifest: Manifest) -> str:

@@ -92,6 +92,14 @@ def at_hand(corpus: str, root: Path | str | None) -> Path | None:
     return Path(noted) if noted and Path(noted).is_dir() else None
 
 
+def extracted(corpus: str) -> list[Location]:
+    """Stores of a corpus that are there, those of the last extraction first."""
+    try:
+        return _Note.of(corpus).there()
+    except DamagedError:
+        return []
+
+
 def remembered(corpus: str) -> Manifest | None:
     """The clips of a corpus that were extracted last; None where none were.
 

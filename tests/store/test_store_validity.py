@@ -6,21 +6,32 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import zarr
+from typer.testing import CliRunner
 
 from spamo_cache import io
+from spamo_cache.cli.main import app
+from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import DamagedError, StoreError
+from spamo_cache.report.runs import StoreFacts
+from spamo_cache.report.templating import render
+from spamo_cache.store import exchange
+from spamo_cache.store.compare import compare_clip
 from spamo_cache.store.copy import copy
+from spamo_cache.store.foreign import MARKER, Item
 from spamo_cache.store.index import ClipIndex
-from spamo_cache.store.inspect import diff
+from spamo_cache.store.inspect import diff, info
 from spamo_cache.store.layout import VALIDITY_FORMAT, canonical
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.receipts import receipt_path
 from spamo_cache.store.verify import verify
 from spamo_cache.store.writer import StoreWriter
+from spamo_cache.workflow.doctor import examine
+from spamo_cache.workflow.stores import remember
 from tests.conftest import Server
 from tests.store.conftest import Material
 from tests.store.test_store_hub import ROOT
@@ -195,3 +206,115 @@ def test_an_index_of_other_values_is_impossible(kept: StoreWriter) -> None:
     index.columns["valid"] = index.columns["valid"] * 2
     with pytest.raises(DamagedError, match="impossible"):
         index._check(about)
+
+
+# --- exchange -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["folder", "unlisted", "zip", "h5", "tar"])
+def test_exports_have_it_beside_and_imports_take_it(
+    marked: Material, kept: StoreWriter, tmp_path: Path, kind: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    if kind in {"folder", "unlisted"}:
+        exchange.export_npy(kept.path, out)
+        assert np.load(out / "train" / "clip 002.valid.npy").tolist() == [
+            int(valid) for valid in marked.valid["clip 002"]
+        ]
+        if kind == "unlisted":
+            (out / MARKER).unlink()
+    elif kind == "zip":
+        exchange.export_zip(kept.path, out / "a.npz")
+    elif kind == "h5":
+        exchange.export_hdf5(kept.path, out / "a.h5")
+    else:
+        exchange.export_webdataset(kept.path, out / "a.tar")
+    source = out / {"zip": "a.npz", "h5": "a.h5"}.get(kind, "")
+    options: dict[str, Any] = {
+        "corpus": "weather",
+        "stream": "face",
+        "chunk_rows": 4,
+        "shard_rows": 64,
+    }
+    back = FeatureStore.open(exchange.import_features(source, tmp_path / "b", **options).path)
+    if kind != "unlisted":  # whose awkward ids cannot be read back from names of files
+        assert_marked(marked, back)
+    rows, valid = back.read_valid("clip 002")
+    np.testing.assert_array_equal(rows, marked.features["clip 002"])
+    np.testing.assert_array_equal(valid, marked.valid["clip 002"])
+    assert verify(back.path, deep=True).sound
+
+
+def test_validity_of_others_is_not_believed(tmp_path: Path) -> None:
+    for clip, valid in {
+        "good": [1, 0, 1],
+        "short": [1, 0],
+        "odd": [1, 2, 0],
+        "none": None,
+        "text": list("abc"),
+    }.items():
+        np.save(tmp_path / f"{clip}.npy", np.ones((3, 2), np.float32))
+        if valid is not None:
+            np.save(tmp_path / f"{clip}.valid.npy", np.array(valid))
+    made = exchange.import_features(tmp_path, tmp_path / "r", corpus="any", stream="face")
+    store = FeatureStore.open(made.path)
+    assert sorted(made.failures) == ["odd", "short", "text"]
+    assert all("its validity is" in reason for reason in made.failures.values())
+    assert [valid.tolist() for valid in store.valid(["good", "none"])] == [
+        [True, False, True],
+        [True, True, True],
+    ]
+
+
+def test_equal_rows_of_which_others_are_valid_are_told(marked: Material, kept: StoreWriter) -> None:
+    store = FeatureStore.open(kept.path)
+    rows = marked.features["clip 002"]
+    same = Item("clip 002", "", "a", lambda: rows, lambda: marked.valid["clip 002"])
+    other = Item("clip 002", "", "a", lambda: rows, lambda: ~marked.valid["clip 002"])
+    assert compare_clip(same, "clip 002", store).verdict == "equal"
+    found = compare_clip(other, "clip 002", store)
+    assert found.verdict == "different"
+    assert found.reason == f"{len(rows)} of {len(rows)} rows are valid in one and not in the other"
+
+
+# --- what is told of it -------------------------------------------------------------------------
+
+
+def test_shares_of_valid_rows_are_told_by_split(
+    marked: Material, kept: StoreWriter, make: Callable[..., Material], tmp_path: Path
+) -> None:
+    store = FeatureStore.open(kept.path)
+    for split in ("test", "train"):
+        clips = store.select(split=split, state="ok")
+        valid = np.concatenate([marked.valid[clip] for clip in clips])
+        assert store.valid_shares()[split] == pytest.approx(valid.mean())
+    told = info(kept.path)["splits"]
+    assert {split: of["valid"] for split, of in told.items()} == store.valid_shares()
+    plain = make(12).write(tmp_path / "plain").path
+    assert FeatureStore.open(plain).valid_shares() == {}
+    assert "valid" not in info(plain)["splits"]["test"]
+
+
+def test_commands_and_pages_show_them(
+    kept: StoreWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`store info`, `doctor` and a report's provenance."""
+    monkeypatch.setenv("SPAMO_HOME", str(tmp_path / "home"))
+    share = FeatureStore.open(kept.path).valid_shares()["test"]
+    shown = CliRunner().invoke(app, ["store", "info", str(kept.path)])
+    assert f"{share:.1%}" in shown.stdout, shown.output
+    table = tmp_path / "clips.csv"
+    table.write_text("id,split,source,text,language\nclip 000,test,videos/0.mp4,regen,German\n")
+    remember(Manifest.read(table, "weather"), [kept.path])
+    found = examine("weather", root=tmp_path, manifest=table, sample=0)
+    assert found.facts["valid_rows"]["spatial"]["test"] == pytest.approx(share, abs=1e-4)
+    facts = StoreFacts(
+        stream="spatial",
+        fingerprint=kept.fingerprint,
+        about=kept.attributes,
+        counts=None,
+        valid={"test": share},
+    )
+    page = render("provenance.html", place="p", stores=(facts,), stages=None, effort=[], terms=None)
+    assert f"test {100 * share:.1f} %" in page
