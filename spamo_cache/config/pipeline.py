@@ -1,4 +1,4 @@
-"""The pipeline: the YAML of one run on one corpus."""
+"""The pipeline: the YAML of one run."""
 
 from __future__ import annotations
 
@@ -227,11 +227,12 @@ def dotted(groups: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, An
             yield f"{above}{name}", value
 
 
+Weight = Annotated[float, Field(gt=0)]
 Values = Annotated[tuple[Any, ...], Field(strict=False, min_length=1)]
 
 
 class Pipeline(StrictModel):
-    """One run on one corpus: its data, its model, how it is trained, decoded and scored."""
+    """One run: its data, its model, how it is trained, decoded and scored."""
 
     shipped_in = "pipelines", "default.yaml"
 
@@ -239,6 +240,13 @@ class Pipeline(StrictModel):
     question: Annotated[str, Field(min_length=1)]
     """What this run is to find out."""
     corpus: Name
+    """Whose dev split selects the weights, and whose test split they are scored on."""
+    corpora: Mapping[Name, Weight] | tuple[Name, ...] = ()
+    """The corpora that are trained on; none given: ``corpus`` alone. A mapping says how many of the
+    training clips come from each, as in ``{youtube-asl: 3, how2sign: 1}``."""
+    corpora_temperature: Annotated[float, Field(ge=1)] = 1.0
+    """Of a list of corpora: each is drawn in proportion to its clips ** (1 / temperature); 1 takes
+    all clips equally often."""
     spec: str
     """Name of a file in ``cache_specs/``, or a path."""
     spec_set: Mapping[str, Any] = {}
@@ -306,6 +314,35 @@ class Pipeline(StrictModel):
                 "protocol={official: true, pairs_from_batch: false}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _corpora_can_be_mixed(self) -> Pipeline:
+        if len(set(self.corpora)) < len(self.corpora):
+            raise ValueError(f"corpora {', '.join(self.corpora)} name one twice")
+        if isinstance(self.corpora, Mapping) and self.corpora_temperature != 1:
+            raise ValueError(
+                "corpora have weights, so corpora_temperature has nothing to say: name the corpora "
+                "in a list, or leave the temperature out"
+            )
+        if self.others and self.encoders is not None:
+            raise ValueError("encoders are tuned on one corpus: leave out corpora, or encoders")
+        return self
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The corpora beside ``corpus`` that are trained on."""
+        return tuple(name for name in self.corpora if name != self.corpus)
+
+    def shares(self, clips: Mapping[str, int]) -> dict[str, float]:
+        """Corpus -> share of the training clips that are drawn from it; they add up to 1.
+
+        Args:
+            clips: corpus -> how many training clips it has.
+        """
+        given = self.corpora if isinstance(self.corpora, Mapping) else {}
+        exponent = 1 / self.corpora_temperature
+        weights = {name: given.get(name, count**exponent) for name, count in clips.items()}
+        return {name: weight / sum(weights.values()) for name, weight in weights.items()}
 
     @model_validator(mode="after")
     def _streams_differ(self) -> Pipeline:

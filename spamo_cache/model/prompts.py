@@ -1,7 +1,8 @@
 """What stands behind the sign rows: the instruction and, if asked for, in-context pairs.
 
 No reference of dev or test can reach a prompt: pairs come from the training split alone, and
-never from a sentence that also occurs in another split, nor from the clip's own.
+never from a sentence that also occurs in another split, nor from the clip's own. A pair is in the
+clip's language.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from threading import Lock
 
 from spamo_cache.config import LLMConfig, Pipeline
 from spamo_cache.datasets.manifest import Clip, Manifest
+from spamo_cache.datasets.mixture import corpus_of
 from spamo_cache.datasets.overlap import gist
 from spamo_cache.errors import ConfigError
 from spamo_cache.model.rows import Packed
@@ -24,7 +26,8 @@ from spamo_cache.model.tokens import Tokens, packed_ids
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A clip's text in the corpus's convention, its language, and its translations by language."""
+    """A clip's text in the pipeline's convention, its language as the prompt names it, and its
+    translations by language."""
 
     clip: str
     text: str
@@ -118,12 +121,7 @@ class Prompts:
 
     def texts(self, sentences: Sequence[Sentence], draw: int = 0) -> list[str]:
         """One prompt per clip."""
-        language = self._pipeline.text.language
-        named = not isinstance(self._pipeline.llm.prompt, str)
-        plain = [
-            instruction(self._pipeline.llm, one.language if named else language)
-            for one in sentences
-        ]
+        plain = [instruction(self._pipeline.llm, one.language) for one in sentences]
         if not self._languages:
             return plain
         shown = self._from_batch(sentences, draw) if self._leaky else self._drawn(sentences, draw)
@@ -137,8 +135,9 @@ class Prompts:
         start = self._chance(f"{sentence.clip} {draw}").randrange(len(self._donors))
         around = chain(range(start, len(self._donors)), range(start))
         others = (self._donors[place] for place in around)
+        alike = (one for one in others if one.language == sentence.language)
         own = gist(sentence.text)
-        return next((one for one in others if gist(one.text) != own), None)
+        return next((one for one in alike if gist(one.text) != own), None)
 
     def _from_batch(self, sentences: Sequence[Sentence], draw: int) -> list[list[str]]:
         order = list(range(len(sentences)))
@@ -180,4 +179,22 @@ def sentence_of(clip: Clip, pipeline: Pipeline) -> Sentence:
     """A clip's sentence in the pipeline's text convention, with the translations to show."""
     columns = {name: clip.extra.get(f"text_{name}") for name in pipeline.llm.in_context_languages}
     translations = {name: " ".join(str(text).split()) for name, text in columns.items() if text}
-    return Sentence(clip.id, normalise(clip.text, pipeline.text), clip.language, translations)
+    text = normalise(clip.text, pipeline.text)
+    return Sentence(clip.id, text, _language(clip, pipeline), translations)
+
+
+def _language(clip: Clip, pipeline: Pipeline) -> str:
+    """As the prompt names it: the clip's own where prompts differ, or the clip's corpus does."""
+    named = not isinstance(pipeline.llm.prompt, str)
+    foreign = corpus_of(clip.id, pipeline.corpus, pipeline.others) != pipeline.corpus
+    return clip.language if named or foreign else pipeline.text.language
+
+
+def check_prompts(pipeline: Pipeline, manifest: Manifest) -> None:
+    """See that there is a prompt for every clip.
+
+    Raises:
+        ConfigError: prompts are given by language, and a clip's has none.
+    """
+    for language in {sentence_of(clip, pipeline).language for clip in manifest.clips()}:
+        instruction(pipeline.llm, language)

@@ -16,14 +16,15 @@ from spamo_cache.runs.stages import StageTiming
 
 def provenance(run: RunView) -> Markup:
     """From which stores, on what terms, and how long each stage took."""
-    corpus = CORPORA.get(run.pipeline.corpus)
+    corpora = (CORPORA.get(name) for name in (run.pipeline.corpus, *run.pipeline.others))
     return render(
         "provenance.html",
         place=run.anchor,
         stores=run.stores,
+        corpora=run.about.corpora,
         stages=_stage_times(run),
         effort=_effort(run),
-        terms=corpus.terms if corpus else None,
+        terms={known.title: known.terms for known in corpora if known is not None},
     )
 
 

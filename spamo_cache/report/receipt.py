@@ -90,6 +90,12 @@ def _changed(run: RunView) -> Iterator[Point]:
         if shown.changed:
             here, why = assignments(shown.changed), f"in the evaluation {shown.name} alone"
             yield Point("Features at the test", "as in training", here, False, why)
+    if run.about.corpora:
+        here = ", ".join(
+            f"{name}: {one.clips:,} clips, {one.share:.0%} of those drawn"
+            for name, one in run.about.corpora.items()
+        )
+        yield Point("Training corpora", "the corpus alone", here, False)
     if pipeline.train_fraction < 1:
         here = f"a sample of {100 * pipeline.train_fraction:g} %"
         yield Point("Training clips", "all", here, False)

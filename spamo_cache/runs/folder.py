@@ -60,6 +60,19 @@ class MetricsLine:
     values: Mapping[str, float]
 
 
+class TrainedCorpus(StrictModel):
+    """What a run on several corpora takes from one of them."""
+
+    clips: int
+    """Training clips."""
+    share: float
+    """Of all training clips that are drawn."""
+    fingerprints: Mapping[str, str]
+    """Stream -> fingerprint of its features."""
+    places: Mapping[str, str]
+    """Stream -> where its store lay when the run was begun."""
+
+
 class RunRecord(StrictModel):
     """What ``run.json`` says of a run."""
 
@@ -78,6 +91,8 @@ class RunRecord(StrictModel):
     from."""
     stores: Mapping[str, Attributes]
     """Stream -> what its store says about itself; none for features held in memory."""
+    corpora: Mapping[str, TrainedCorpus] = {}
+    """By name, where several are trained on. The other fields are of the one that is scored."""
     versions: Mapping[str, str]
     imported: Mapping[str, str] | None = None
     """Name and sha256 of the official checkpoint that the weights came from."""
@@ -200,7 +215,8 @@ class RunFolder:
             )
         for name in known.files:
             self._check(self.path / name, known.files)
-        moved = known.model_copy(update={"base": about.base, "places": about.places})
+        hints = {"base": about.base, "places": about.places, "corpora": about.corpora}
+        moved = known.model_copy(update=hints)
         if moved != known:
             with suppress(OSError):  # only hints: a run that may only be read keeps the old ones
                 io.write_json(self.about, moved.model_dump(mode="json"))

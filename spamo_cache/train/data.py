@@ -17,6 +17,7 @@ from torch import Tensor
 
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import DEV_SPLITS, Manifest
+from spamo_cache.datasets.mixture import corpus_of
 from spamo_cache.errors import ConfigError, StoreError, UsageError
 from spamo_cache.model.prompts import Prompts, Sentence, prompts_of, sentence_of
 from spamo_cache.model.tokens import Tokens, padded_ids
@@ -195,21 +196,29 @@ def _cut(tokens: Sequence[int], limit: int) -> list[int]:
 class Schedule:
     """Which clips make up step k of a stage: a pure function of the seed.
 
-    Every epoch is a new permutation. Within pools of a few batches clips are sorted by length, so
-    that little is padded; then the batches are shuffled. The clips that do not fill a batch at
-    the end of an epoch are left for the next one.
+    Every epoch is a new permutation. Of several corpora it has a fixed number of clips each, which
+    go through their corpus in permutations of its own. Within pools of a few batches clips are
+    sorted by length, so that little is padded; then the batches are shuffled. The clips that do not
+    fill a batch at the end of an epoch are left for the next one.
 
     Args:
         lengths: (clips,) rows.
         batch: clips of a step.
         unsorted: as in the official release, clips of any length share a batch, and those left at
             the end of an epoch are a smaller one.
+        corpora: of several ones.
     """
 
     def __init__(
-        self, lengths: np.ndarray, batch: int, seed: str, *, unsorted: bool = False
+        self,
+        lengths: np.ndarray,
+        batch: int,
+        seed: str,
+        *,
+        unsorted: bool = False,
+        corpora: Sequence[Ration] = (),
     ) -> None:
-        self._lengths = lengths
+        self._lengths, self._corpora = lengths, corpora
         self._unsorted = unsorted
         self._batch = batch if unsorted else min(batch, len(lengths))
         self._seed = seed
@@ -238,8 +247,7 @@ class Schedule:
     def _plan(self, epoch: int) -> list[list[int]]:
         # Seeding with a string hashes it by sha512: the same on every machine and version.
         chance = random.Random(f"{self._seed} {epoch}")  # noqa: S311
-        order = list(range(len(self._lengths)))
-        chance.shuffle(order)
+        order = self._order(epoch, chance)
         if self._unsorted:
             return [order[i : i + self._batch] for i in range(0, len(order), self._batch)]
         order = order[: self.per_epoch * self._batch]
@@ -250,6 +258,73 @@ class Schedule:
             batches += [ranked[i : i + self._batch] for i in range(0, len(ranked), self._batch)]
         chance.shuffle(batches)
         return batches
+
+    def _order(self, epoch: int, chance: random.Random) -> list[int]:
+        """The clips of an epoch, in the order in which they are cut into pools."""
+        if not self._corpora:
+            order = list(range(len(self._lengths)))
+            chance.shuffle(order)
+            return order
+        # Corpora are shuffled, not clips: one that is drawn often meets itself as late as can be.
+        turns = [place for place, one in enumerate(self._corpora) for _ in range(one.drawn)]
+        chance.shuffle(turns)
+        upcoming = [one.clips_of(epoch, self._seed) for one in self._corpora]
+        return [next(upcoming[place]) for place in turns]
+
+
+@dataclass(frozen=True, slots=True)
+class Ration:
+    """What one of several corpora adds to an epoch.
+
+    Attributes:
+        corpus: its name.
+        numbers: of its clips.
+        drawn: clips of an epoch, which may be more or fewer than it has.
+    """
+
+    corpus: str
+    numbers: Sequence[int]
+    drawn: int
+
+    def clips_of(self, epoch: int, seed: str) -> Iterator[int]:
+        """Its clips in an epoch: a stretch of its permutations, laid end to end."""
+        lap, order = -1, list[int]()
+        for position in range(epoch * self.drawn, (epoch + 1) * self.drawn):
+            wanted, place = divmod(position, len(self.numbers))
+            if wanted != lap:
+                lap, order = wanted, list(self.numbers)
+                random.Random(f"{seed} {self.corpus} {lap}").shuffle(order)  # noqa: S311
+            yield order[place]
+
+
+def rations(pipeline: Pipeline, ids: Sequence[str]) -> list[Ration]:
+    """How an epoch of so many clips is made up of several corpora; empty for one corpus alone.
+
+    Raises:
+        StoreError: one of the corpora has no clip with features.
+    """
+    if not pipeline.others:
+        return []
+    numbers: dict[str, list[int]] = {name: [] for name in pipeline.corpora}
+    for number, clip in enumerate(ids):
+        numbers[corpus_of(clip, pipeline.corpus, pipeline.others)].append(number)
+    if empty := [name for name, found in numbers.items() if not found]:
+        raise StoreError("no training clip has features", where=f"corpus {empty[0]}")
+    shares = pipeline.shares({name: len(found) for name, found in numbers.items()})
+    drawn = _apportioned(shares, len(ids))
+    return [Ration(name, found, drawn[name]) for name, found in numbers.items()]
+
+
+def _apportioned(shares: Mapping[str, float], total: int) -> dict[str, int]:
+    """Whole numbers, at least 1 each, that add up to ``total`` about as the shares say."""
+    counts = {name: max(1, int(share * total)) for name, share in shares.items()}
+    # From float to int everything is rounded down, so few are missing, if not too many there.
+    order = sorted(shares, key=lambda name: counts[name] - shares[name] * total)
+    for step in range(total - sum(counts.values())):
+        counts[order[step % len(order)]] += 1
+    largest = max(counts, key=lambda name: counts[name])
+    counts[largest] -= sum(counts.values()) - total
+    return counts
 
 
 Wanted = tuple[Sequence[int], int, Sequence[int]]
@@ -309,16 +384,23 @@ class Transfer:
         return batch
 
 
-def sample(manifest: Manifest, share: float, seed: int) -> Manifest:
-    """The manifest with ``share`` of its training clips, at least one; other splits stay whole.
+def sample(manifest: Manifest, pipeline: Pipeline) -> Manifest:
+    """The manifest with ``train_fraction`` of the training clips of every corpus, at least one.
 
     Clips are ranked by the hash of ``seed`` and their id: a sample is spread over the corpus, is
-    the same on every machine, and contains every smaller one of the same seed.
+    the same on every machine, and contains every smaller one of the same seed. Other splits stay
+    whole.
     """
     ids, splits = manifest.table["id"].to_pylist(), manifest.table["split"].to_pylist()
-    training = {clip for clip, split in zip(ids, splits, strict=True) if split == "train"}
-    count = max(1, round(share * len(training)))
-    left_out = set(sorted(training, key=lambda clip: _rank(clip, seed))[count:])
+    training: dict[str, set[str]] = {}
+    for clip, split in zip(ids, splits, strict=True):
+        if split == "train":
+            corpus = corpus_of(clip, pipeline.corpus, pipeline.others)
+            training.setdefault(corpus, set()).add(clip)
+    left_out: set[str] = set()
+    for clips in training.values():
+        count = max(1, round(pipeline.train_fraction * len(clips)))
+        left_out.update(sorted(clips, key=lambda clip: _rank(clip, pipeline.seed))[count:])
     return manifest.keep([clip not in left_out for clip in ids]) if left_out else manifest
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeGuard
 
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from spamo_cache.config import Pipeline
+from spamo_cache.datasets.mixture import corpus_of, own_id
 from spamo_cache.errors import StoreError
 from spamo_cache.model.rows import Packed
 from spamo_cache.store.attributes import Attributes
@@ -134,6 +136,59 @@ class MemoryFeatures:
 
     def valid(self, ids: Sequence[str]) -> list[np.ndarray]:
         return [self._valid[clip] for clip in ids]
+
+
+class MixedFeatures:
+    """One stream of several corpora: clips of a mixed manifest, each read where its corpus lies.
+
+    Everything but the clips is as in ``own``.
+
+    Args:
+        own: of the target.
+        others: corpus -> features of the same spec and weights.
+    """
+
+    def __init__(self, own: Features, others: Mapping[str, Features]) -> None:
+        self.own, self.others = own, others
+        self.width, self.dtype = own.width, own.dtype
+        self.fingerprint, self.path, self.about = own.fingerprint, own.path, about(own)
+        self.has_validity = any(map(are_marked, (own, *others.values())))
+
+    def valid(self, ids: Sequence[str]) -> list[np.ndarray]:
+        found = []
+        for clip in ids:
+            store, own = self._of(clip)
+            whole = np.ones(store.rows(own), bool)
+            found.append(store.valid([own])[0] if are_marked(store) else whole)
+        return found
+
+    def _of(self, clip: str) -> tuple[Features, str]:
+        corpus = corpus_of(clip, "", self.others)
+        return self.others.get(corpus, self.own), own_id(clip, corpus)
+
+    def state(self, clip: str) -> Literal["ok", "failed", "absent"]:
+        store, own = self._of(clip)
+        return store.state(own)
+
+    def reason(self, clip: str) -> str | None:
+        store, own = self._of(clip)
+        return store.reason(own)
+
+    def rows(self, clip: str) -> int:
+        store, own = self._of(clip)
+        return store.rows(own)
+
+    def read_into(self, ids: Sequence[str], buffer: np.ndarray) -> np.ndarray:
+        located = [self._of(clip) for clip in ids]
+        offsets = np.cumsum([0, *(store.rows(own) for store, own in located)])
+        # Clips that lie in one store and follow each other are read at once.
+        first = 0
+        for _, group in groupby(located, key=lambda one: id(one[0])):
+            (store, *_), own = zip(*group, strict=True)
+            last = first + len(own)
+            store.read_into(own, buffer[offsets[first] : offsets[last]])
+            first = last
+        return offsets
 
 
 class Bank:

@@ -33,6 +33,7 @@ from spamo_cache.train.data import (
     Examples,
     Schedule,
     examples,
+    rations,
     selection_split,
     stream_batches,
 )
@@ -216,6 +217,7 @@ class Trainer:
             config.batch,
             f"{self.pipeline.seed} {phase}",
             unsorted=protocol.unsorted_batches,
+            corpora=rations(self.pipeline, self.data.ids),
         )
         tokens = [len(ids) for ids in self.data.tokens]
         alike = protocol.mean_of_batches

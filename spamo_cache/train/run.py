@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -15,18 +16,21 @@ from torch import Tensor
 import spamo_cache
 from spamo_cache.compat import cpu_threads
 from spamo_cache.config import Pipeline
-from spamo_cache.datasets.manifest import Manifest
+from spamo_cache.datasets.manifest import Clip, Manifest
+from spamo_cache.datasets.mixture import corpus_of
+from spamo_cache.datasets.overlap import same_sentences, same_videos
 from spamo_cache.errors import StoreError, UsageError
 from spamo_cache.model.llm import check_llm, check_targets
+from spamo_cache.model.prompts import check_prompts
 from spamo_cache.model.text import normalise
 from spamo_cache.model.tokens import coverage, cut_words, unknown_words
 from spamo_cache.model.weights import digest, locate
-from spamo_cache.runs.folder import RunFolder, RunRecord, RunSummary, identity
+from spamo_cache.runs.folder import RunFolder, RunRecord, RunSummary, TrainedCorpus, identity
 from spamo_cache.runs.tensors import read_tensors
 from spamo_cache.store.attributes import origin_of
 from spamo_cache.train.data import MEMORY, check_pairs, sample, selection_split
 from spamo_cache.train.distributed import make_accelerator, on_main_process
-from spamo_cache.train.features import Features, about, encoders_of
+from spamo_cache.train.features import Features, MixedFeatures, about, encoders_of
 from spamo_cache.train.loop import SAVE_SECONDS, Progress, Trainer
 from spamo_cache.train.monitoring import check_curves
 
@@ -88,9 +92,10 @@ def train(
     folder = RunFolder(out)
     llm = locate(pipeline.llm.weights, base)
     check_llm(llm, pipeline.llm)
-    manifest = sample(manifest, pipeline.train_fraction, pipeline.seed)
+    manifest = sample(manifest, pipeline)
     for split in ("train", selection_split(pipeline, manifest)):
         check_pairs(pipeline, manifest, split)
+    check_prompts(pipeline, manifest)
     check_targets(llm, pipeline.llm)
     record = describe(pipeline, base, manifest, stores, digest(llm))
     weights = _start(pipeline, record.llm)
@@ -118,7 +123,7 @@ def train(
             notice=notice,
         )
         if notice is not None and accelerator.is_main_process:
-            for words in _lost(pipeline, trainer):
+            for words in (*_lost(pipeline, trainer), *_shared(pipeline, manifest)):
                 notice(words)
         with cpu_threads(pipeline.threads):
             trainer.start(resume=unfinished)
@@ -153,6 +158,28 @@ def _lost(pipeline: Pipeline, trainer: Trainer) -> Iterator[str]:
         yield f"{words}: choose an LLM that knows the script"
     if (words := cut_words(counts, "train")) is not None and not pipeline.protocol.whole_targets:
         yield f"{words}: raise decode.max_tokens"
+
+
+def _shared(pipeline: Pipeline, manifest: Manifest) -> Iterator[str]:
+    """What the other corpora hold of that which weights are selected and scored on."""
+    held_out, training = list[Clip](), defaultdict[str, list[Clip]](list)
+    for clip in manifest.clips() if pipeline.others else ():
+        corpus = corpus_of(clip.id, pipeline.corpus, pipeline.others)
+        # Corpora lie in different folders: a name is what one video has in both.
+        clip = replace(clip, source=PurePosixPath(clip.source).stem)  # noqa: PLW2901
+        if corpus != pipeline.corpus:
+            training[corpus].append(clip)
+        elif clip.split != "train":
+            held_out.append(clip)
+    for corpus, clips in training.items():
+        scored = f"of {len(held_out):,} clips that {pipeline.corpus} is selected and scored on"
+        if count := sum(same_sentences(clips, [clip.text for clip in held_out])):
+            yield f"{count:,} {scored} say training sentences of {corpus}"
+        if count := sum(same_videos(clips, held_out)):
+            yield (
+                f"{count:,} {scored} are called like training videos of {corpus}: if they are the "
+                f"same, take them out of the split 'train' of {corpus}"
+            )
 
 
 def _start(pipeline: Pipeline, llm: str) -> dict[str, Tensor] | None:
@@ -204,6 +231,9 @@ def describe(
         "sentences": identity(texts),
         "llm": llm,
     }
+    corpora = _corpora(pipeline, manifest, stores)
+    if corpora:
+        parts["corpora"] = {name: one.fingerprints for name, one in corpora.items()}
     if pipeline.init_from is not None:
         parts["init_from"] = RunFolder(Path(pipeline.init_from)).weights_sha256()
     places = {name: stores[name].path for name in pipeline.streams}
@@ -219,13 +249,43 @@ def describe(
             for name, path in places.items()
             if path is not None and (origin := origin_of(path))
         },
+        corpora=corpora,
         versions={"spamo-cache": spamo_cache.__version__, "torch": torch.__version__},
     )
 
 
+def _corpora(
+    pipeline: Pipeline, manifest: Manifest, stores: Mapping[str, Features]
+) -> dict[str, TrainedCorpus]:
+    """What a run on several corpora takes from each."""
+    if not pipeline.others:
+        return {}
+    training = manifest.select(["train"]).table["id"].to_pylist()
+    clips = Counter(corpus_of(clip, pipeline.corpus, pipeline.others) for clip in training)
+    shares = pipeline.shares({name: clips[name] for name in pipeline.corpora})
+    found = {}
+    for name, share in shares.items():
+        own = {stream: _of_corpus(stores[stream], name) for stream in pipeline.streams}
+        found[name] = TrainedCorpus(
+            clips=clips[name],
+            share=share,
+            fingerprints={stream: one.fingerprint for stream, one in own.items()},
+            places={stream: str(one.path) for stream, one in own.items() if one.path},
+        )
+    return found
+
+
+def _of_corpus(features: Features, corpus: str) -> Features:
+    if not isinstance(features, MixedFeatures):
+        raise StoreError("features of one corpus alone", where=f"corpus {corpus}")
+    return features.others.get(corpus, features.own)
+
+
 def settings(pipeline: Pipeline) -> dict[str, Any]:
     """What of a pipeline counts for a run's identity; of ``start`` it is the weights."""
-    plain = pipeline.model_dump(mode="json", exclude=_WORDS | {"init_from"})
+    # Runs on one corpus are what they were before there could be several.
+    unused = set() if pipeline.corpora else {"corpora", "corpora_temperature"}
+    plain = pipeline.model_dump(mode="json", exclude=_WORDS | {"init_from"} | unused)
     # It changes no weight. The value is that of the runs made when it was a switch alone.
     plain["translate"]["checkpointing"] = False
     return plain

@@ -32,7 +32,12 @@ if TYPE_CHECKING:
     from spamo_cache.store.inventory import Spare
     from spamo_cache.store.reader import FeatureStore
     from spamo_cache.store.remote import Location
+    from spamo_cache.train import Features
 
+_ALIKE = {"weights_sha256", "semantics", "width", "dtype"}
+"""What features of one stream share in all corpora that a run is trained on, and their specs."""
+_LAYOUT = {"chunk_rows", "shard_rows", "partition_frames"}
+"""What of a spec moves rows, and changes none."""
 _MANIFEST, _STORES = "manifest.parquet", "stores.json"
 _REMEMBERED = 64
 _AGAIN = "run `spamo-cache extract` again: it computes nothing twice, and notes it anew"
@@ -213,6 +218,72 @@ def pipeline_stores(
                 _check_clips(found, table, Path(manifest))
         opened[stream] = _near(found, table, roots, watcher)
     return table, opened
+
+
+def with_corpora(
+    pipeline: Pipeline,
+    base: Path,
+    manifest: Manifest,
+    stores: Mapping[str, Features],
+    *,
+    store: str | Path | None = None,
+    watcher: Watcher = QUIET,
+) -> tuple[Manifest, Mapping[str, Features]]:
+    """The clips and features of a pipeline with those of the other corpora that it trains on.
+
+    Of these, what was extracted last is taken. A pipeline on one corpus gets back what it gave.
+
+    Args:
+        base: folder of the pipeline's file.
+        manifest: clips of the pipeline's own corpus.
+        stores: stream -> its features.
+        store: root to look into before all others.
+
+    Raises:
+        UsageError: nothing was extracted of a corpus, or it has no training clips.
+        StoreError: the weights behind a stream differ between corpora, or a store cannot be opened.
+    """
+    from spamo_cache.datasets.mixture import mixed
+    from spamo_cache.train.features import MixedFeatures
+
+    found = {}
+    for name in pipeline.others:
+        alone = pipeline.model_copy(update={"corpus": name, "corpora": ()})
+        note = _Note.of(name)
+        if not note.there():
+            raise UsageError(
+                f"no features of corpus {name!r} yet, which is to be trained on",
+                remedy=f"run `{_extraction(alone, base, note)}` first, or leave it out",
+            )
+        found[name] = pipeline_stores(alone, base, store=store, watcher=watcher)
+    if not found:
+        return manifest, stores
+    joined = {}
+    for stream, own in stores.items():
+        others = {name: opened[stream] for name, (_, opened) in found.items()}
+        for name, other in others.items():
+            _check_alike(stream, pipeline.corpus, own, name, other)
+        joined[stream] = MixedFeatures(own, others)
+    tables = {name: table for name, (table, _) in found.items()}
+    return mixed(manifest, tables, pipeline.corpora), joined
+
+
+def _check_alike(stream: str, corpus: str, own: Features, name: str, other: FeatureStore) -> None:
+    """Raise StoreError unless features of two corpora were made alike."""
+    from spamo_cache.train.features import about
+
+    known, present = about(own), about(other)
+    if known is None or present is None:
+        return
+    ours, theirs = ({**one.spec, **one.model_dump(include=_ALIKE)} for one in (known, present))
+    keys = sorted((ours.keys() | theirs.keys()) - _LAYOUT)
+    odd = [key for key in keys if ours.get(key) != theirs.get(key)]
+    if odd:
+        raise StoreError(
+            f"stream {stream!r} of {name} differs from that of {corpus} in {', '.join(odd)}",
+            where=other.path,
+            remedy="extract both corpora by one spec with the same weights",
+        )
 
 
 def _near(
@@ -421,8 +492,10 @@ def spare_stores(root: str | None = None) -> list[Spare]:
     used = {}
     for run in resolve.runs_here():
         with suppress(SpamoError):
-            fingerprints = RunFolder(run).read_about().fingerprints
-            used.update(dict.fromkeys(fingerprints.values(), f"{run} was trained from it"))
+            about = RunFolder(run).read_about()
+            read = [about.fingerprints, *(one.fingerprints for one in about.corpora.values())]
+            for fingerprints in read:
+                used.update(dict.fromkeys(fingerprints.values(), f"{run} was trained from it"))
     return inventory.spare_stores(str(resolve.store_root(root)), used)
 
 

@@ -11,7 +11,7 @@ from spamo_cache.config import Pipeline
 from spamo_cache.workflow import EMBEDDED, resolve
 from spamo_cache.workflow.frames import input_streams
 from spamo_cache.workflow.resolve import Assignments, Changes
-from spamo_cache.workflow.stores import pipeline_stores
+from spamo_cache.workflow.stores import pipeline_stores, with_corpora
 from spamo_cache.workflow.watcher import QUIET, Advance, Watcher
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ def train_pipeline(
         pipeline, base, manifest=manifest, store=store, features=features, watcher=watcher
     )
     streams = input_streams(pipeline, stores, base, root, watcher)
+    table, streams = with_corpora(pipeline, base, table, streams, store=store, watcher=watcher)
     if import_official is not None:
         return import_checkpoint(
             Path(import_official), pipeline, base=base, manifest=table, stores=streams, out=out
@@ -134,7 +135,8 @@ def _report_request(
 
     if RunFolder(out).state.exists():
         watcher.notice(f"{out} was begun before: resuming")
-    watcher.detail(f"{len(manifest):,} clips of {manifest.corpus}")
+    corpora = ", ".join([pipeline.corpus, *pipeline.others])
+    watcher.detail(f"{len(manifest):,} clips of {corpora}")
     for name, store in stores.items():
         watcher.detail(f"{name}: {store.path}")
     watcher.detail(f"LLM: {pipeline.llm.weights}")

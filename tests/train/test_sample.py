@@ -10,6 +10,7 @@ from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.model import prompts
 from spamo_cache.model.prompts import Prompts
 from spamo_cache.train.data import sample
+from tests.support import toy as toy_corpus
 
 SMALL = {
     "align": {"steps": 2, "batch": 2, "lr": 1e-3},
@@ -21,6 +22,10 @@ def training(manifest):
     return {clip.id for clip in manifest.clips("train")}
 
 
+def drawn(manifest, share, seed):
+    return sample(manifest, toy_corpus.pipeline(train_fraction=share, seed=seed))
+
+
 @pytest.fixture(scope="module")
 def manifest(toy):
     return toy.corpus()[0]
@@ -28,7 +33,7 @@ def manifest(toy):
 
 def test_smaller_samples_lie_in_larger_ones(manifest):
     shares = (0.01, 1 / 8, 1 / 4, 1 / 2, 1.0)
-    found = [sample(manifest, share, 0) for share in shares]
+    found = [drawn(manifest, share, 0) for share in shares]
     assert [len(training(one)) for one in found] == [1, 2, 4, 8, 16]
     for smaller, larger in pairwise(found):
         assert training(smaller) < training(larger)
@@ -39,16 +44,16 @@ def test_smaller_samples_lie_in_larger_ones(manifest):
 
 
 def test_a_sample_is_by_seed_and_not_by_order(manifest):
-    assert training(sample(manifest, 0.5, 0)) != training(sample(manifest, 0.5, 1))
+    assert training(drawn(manifest, 0.5, 0)) != training(drawn(manifest, 0.5, 1))
     turned = Manifest.from_clips("toy", manifest.clips()[::-1])
-    assert training(sample(turned, 0.5, 0)) == training(sample(manifest, 0.5, 0))
+    assert training(drawn(turned, 0.5, 0)) == training(drawn(manifest, 0.5, 0))
 
 
 @pytest.mark.slow
 def test_a_run_keeps_what_it_was_trained_and_selected_on(toy, tmp_path, manifest):
     toy.run(tmp_path / "run", toy.pipeline(train_fraction=0.25, seed=3, **SMALL))
     kept = Manifest.read(tmp_path / "run" / "manifest.parquet")
-    assert training(kept) == training(sample(manifest, 0.25, 3))
+    assert training(kept) == training(drawn(manifest, 0.25, 3))
     assert [len(kept.clips(split)) for split in ("train", "dev", "test")] == [4, 5, 6]
 
 
@@ -75,7 +80,7 @@ def test_pairs_come_from_the_sample(toy, tmp_path, manifest, monkeypatch):
     config = toy.pipeline(train_fraction=0.25, llm=pairs, **SMALL)
     toy.run(tmp_path / "run", config, manifest=translated)
     assert donors
-    assert all(found == training(sample(manifest, 0.25, 0)) for found in donors)
+    assert all(found == training(drawn(manifest, 0.25, 0)) for found in donors)
 
 
 def _with_english(clip):

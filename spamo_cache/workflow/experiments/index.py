@@ -83,7 +83,7 @@ class RunIndex:
         identity = describe(
             pipeline,
             self._context.pipeline.parent,
-            sample(self._context.table, pipeline.train_fraction, pipeline.seed),
+            sample(self._context.table, pipeline),
             {name: FeatureStore.open(path) for name, path in self._stores(pipeline).items()},
             self._digest(pipeline.llm.weights),
         ).identity

@@ -16,7 +16,7 @@ from spamo_cache.errors import SpamoError
 from spamo_cache.metrics import Spread, spread
 from spamo_cache.model.weights import digest, locate
 from spamo_cache.runs.folder import RunFolder, RunSummary
-from spamo_cache.store.reader import FeatureStore
+from spamo_cache.train import Features
 from spamo_cache.train.data import sample
 from spamo_cache.train.run import describe
 from spamo_cache.workflow import EMBEDDED, resolve
@@ -26,7 +26,7 @@ from spamo_cache.workflow.experiments.processes import ProcessPool, worker_envs
 from spamo_cache.workflow.experiments.scheduler import RunOutcome, Scheduler
 from spamo_cache.workflow.experiments.tasks import TrainTask
 from spamo_cache.workflow.resolve import Assignments, Changes
-from spamo_cache.workflow.stores import pipeline_stores
+from spamo_cache.workflow.stores import pipeline_stores, with_corpora
 from spamo_cache.workflow.train import run_folder, train_pipeline
 from spamo_cache.workflow.watcher import QUIET, Watcher
 
@@ -131,10 +131,12 @@ class SweepIndex:
     ) -> None:
         self._base, self._sources = base, sources
         named = {key: sources[key] for key in ("manifest", "features", "store")}
-        self._found: dict[str, tuple[Manifest, Mapping[str, FeatureStore]]] = {
-            key: pipeline_stores(run.pipeline, base, **named, watcher=watcher)
-            for key, run in runs.items()
-        }
+        self._found: dict[str, tuple[Manifest, Mapping[str, Features]]] = {}
+        for key, run in runs.items():
+            table, stores = pipeline_stores(run.pipeline, base, **named, watcher=watcher)
+            self._found[key] = with_corpora(
+                run.pipeline, base, table, stores, store=sources["store"], watcher=watcher
+            )
 
     def locate(self, run: Planned, start: Path | None) -> RunLocation:
         """Where a run lies or will lie.
@@ -148,7 +150,7 @@ class SweepIndex:
         if location.begun:
             table, stores = self._found[run.key]
             pipeline = run.pipeline
-            table = sample(table, pipeline.train_fraction, pipeline.seed)
+            table = sample(table, pipeline)
             llm = digest(locate(pipeline.llm.weights, self._base))
             record = describe(pipeline, self._base, table, stores, llm)
             RunFolder(folder).begin(pipeline, record, table)
