@@ -184,6 +184,13 @@ def test_a_base_that_cannot_be_one(tmp_path: Path, base: str, words: str) -> Non
         config.load(write(tmp_path, f"base: {base}\nname: other\n"), Pipeline)
 
 
+def test_what_lies_beside_a_base_in_the_same_folder_keeps_its_name() -> None:
+    """A store says what its weights are called: no path of the machine that made it."""
+    file = config.shipped("cache_specs") / "signed-weather-regions.yaml"
+    spec = config.load(file, CacheSpec)
+    assert spec.streams["spatial"].weights == "signed-weather/clip-vision"
+
+
 def test_a_base_may_lie_anywhere_and_have_one_of_its_own(tmp_path: Path) -> None:
     lab, mine = tmp_path / "lab", tmp_path / "mine" / "runs"
     (lab / "llm").mkdir(parents=True)

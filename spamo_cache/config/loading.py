@@ -71,7 +71,7 @@ def _with_base(path: Path, model: type[StrictModel], above: Sequence[Path]) -> d
             remedy="a file cannot stand on itself: name another base, or leave it out",
         )
     below = _with_base(file, model, chain)
-    if folder != Path():
+    if file.parent.resolve() != path.parent.resolve():
         below = _moved(below, file.parent, folder)
     return merged(below, document)
 
