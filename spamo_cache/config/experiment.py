@@ -19,6 +19,8 @@ class Variant(StrictModel):
     """Changes to the corpus's default pipeline, dotted key -> value as ``--set`` has them."""
     eval_spec_set: Mapping[str, Any] = {}
     """Changes to the cache spec for the test alone; the run is trained without them."""
+    group: str = ""
+    """Variants of one group, as the folds of a corpus, have a line for their mean and spread."""
     x: float | None = None
     """Its place on the experiment's axis."""
 

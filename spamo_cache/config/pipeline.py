@@ -142,6 +142,31 @@ class DecodeConfig(StrictModel):
     batch: Annotated[int, Field(ge=1)] = 16
 
 
+class ResplitConfig(StrictModel):
+    """Splits drawn anew, as by ``spamo-cache manifest --resplit``; features stay as they are."""
+
+    by: Annotated[str, Field(min_length=1)]
+    """``signer`` or another column of the manifest, or ``sentence``: no two splits share one."""
+    folds: Annotated[int, Field(ge=2)] | None = None
+    """Of how many folds this is one; None: a single split, about as large as the present one."""
+    fold: Annotated[int, Field(ge=1)] | None = None
+    """Which of the folds, from 1 on."""
+    hold_out: Annotated[int, Field(ge=1)] | None = None
+    """How many signers (sentences, ...) are test; with folds, how many are in none of them."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the draw; that of the training is another."""
+    gaps: Literal["refuse", "train"] = "refuse"
+    """Clips without a signer: an error, or kept in training."""
+
+    @model_validator(mode="after")
+    def _one_of_the_folds(self) -> ResplitConfig:
+        if (self.folds is None) != (self.fold is None):
+            raise ValueError("folds and fold go together, as in {by: signer, folds: 5, fold: 1}")
+        if self.folds is not None and self.fold is not None and self.fold > self.folds:
+            raise ValueError(f"there is no fold {self.fold} of {self.folds}")
+        return self
+
+
 class ProtocolConfig(StrictModel):
     """What the official release does otherwise, a switch for each so that it can be measured.
 
@@ -258,6 +283,8 @@ class Pipeline(StrictModel):
     train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the training clips that is used: a sample by ``seed``; smaller ones lie in larger
     ones."""
+    resplit: ResplitConfig | None = None
+    """None: the splits of the manifest; otherwise its clips are split anew."""
     shuffle_features: bool = False
     """Give every clip the features of another one: the floor of any comparison."""
     encoders: EncodersConfig | None = None
@@ -326,6 +353,11 @@ class Pipeline(StrictModel):
             )
         if self.others and self.encoders is not None:
             raise ValueError("encoders are tuned on one corpus: leave out corpora, or encoders")
+        if self.resplit is not None and self.others and self.corpus not in self.corpora:
+            raise ValueError(
+                f"resplit draws the splits of {self.corpus}, which is not trained on: name it in "
+                "corpora, or leave resplit out"
+            )
         return self
 
     @property

@@ -80,13 +80,15 @@ def _curve(experiment: Experiment, placed: Sequence[Variant]) -> _Figure:
 
 def _rows(experiment: Experiment, scored: Sequence[Variant]) -> _Figure:
     base, rows = experiment.base, []
-    for variant in scored:
+    for variant in (*scored, *experiment.groups):
         seeds = variant.scores("bleu4")
         shown = tuple(seeds) if len(seeds) > 1 else ()
         rows.append(Row(variant.name, fmean(seeds), variant.bounds("bleu4"), seeds=shown))
     score = base.mean("bleu4")
     beside = None if score is None else (base.name, score)
     note = _spread_note(experiment, "Bands") + (f" Dashed: “{base.name}”." if beside else "")
+    for group in experiment.groups:
+        note += f" Of “{group.name}”: standard deviation over its variants."
     return _Figure(figures.ranges(rows, "BLEU-4 on test", beside=beside, broad=True), note)
 
 

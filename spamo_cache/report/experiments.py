@@ -44,6 +44,8 @@ class Variant:
     set: Mapping[str, Any]
     eval_spec_set: Mapping[str, Any]
     trials: tuple[Trial, ...]
+    group: str = ""
+    """Of the variants that it is summed up with, as the folds of a corpus."""
 
     @cached_property
     def scored(self) -> list[tuple[RunView, Evaluation]]:
@@ -138,6 +140,35 @@ class Experiment:
         """What all are held against: the pipeline as it stands, else the first variant."""
         plain = (v for v in self.variants if not v.set and not v.eval_spec_set)
         return next(plain, self.variants[0])
+
+    @cached_property
+    def groups(self) -> list[Variant]:
+        """Each group of variants as one, whose seeds are all of theirs."""
+        members: dict[str, list[Variant]] = {}
+        for variant in self.variants:
+            if variant.group and variant.scored:
+                members.setdefault(variant.group, []).append(variant)
+        return [
+            Variant(
+                name=name,
+                label=f"mean and standard deviation of {len(listed)} variants",
+                x=None,
+                set={},
+                eval_spec_set={},
+                trials=tuple(trial for variant in listed for trial in variant.trials),
+            )
+            for name, listed in members.items()
+        ]
+
+    @property
+    def elsewhere(self) -> list[str]:
+        """Variants that were tested on other splits than what they are held against."""
+        held = {card.resplit for _, card in self.base.scored}
+        return [
+            variant.name
+            for variant in self.variants
+            if held and {card.resplit for _, card in variant.scored} - held
+        ]
 
     def gain(self, variant: Variant) -> float | None:
         """What its BLEU-4 has more than the base's; None for the base itself."""
@@ -289,6 +320,7 @@ def _variant(result: VariantResult, folder: Path, runs: Mapping[Path, RunView]) 
         set=result.set,
         eval_spec_set=result.eval_spec_set,
         trials=tuple(_trial(one, folder, runs) for one in result.runs),
+        group=result.group,
     )
 
 

@@ -7,17 +7,19 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import starmap
 from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import DEV_SPLITS, Manifest
 from spamo_cache.datasets.mixture import corpus_of
+from spamo_cache.datasets.resplit import resplit
 from spamo_cache.errors import ConfigError, StoreError, UsageError
 from spamo_cache.model.prompts import Prompts, Sentence, prompts_of, sentence_of
 from spamo_cache.model.tokens import Tokens, padded_ids
@@ -382,6 +384,29 @@ class Transfer:
             # Or its memory would be given to another batch while this stream still reads it.
             tensor.record_stream(computing)
         return batch
+
+
+def selected(pipeline: Pipeline, manifest: Manifest) -> Manifest:
+    """The clips that a pipeline trains, selects and tests on, of all there are.
+
+    Raises:
+        UsageError: the pipeline splits its corpus anew, and it cannot be split so.
+    """
+    return sample(_resplit(pipeline, manifest), pipeline)
+
+
+def _resplit(pipeline: Pipeline, manifest: Manifest) -> Manifest:
+    """The clips of the pipeline's own corpus in other splits, as it says."""
+    if pipeline.resplit is None:
+        return manifest
+    ids = manifest.table["id"].to_pylist()
+    own = [corpus_of(clip, pipeline.corpus, pipeline.others) == pipeline.corpus for clip in ids]
+    options = pipeline.resplit.model_dump(exclude={"fold"})
+    anew = resplit(manifest.keep(own), **options)[(pipeline.resplit.fold or 1) - 1]
+    if all(own):
+        return anew
+    others = manifest.keep([not one for one in own])
+    return replace(anew, table=pa.concat_tables([anew.table, others.table]))
 
 
 def sample(manifest: Manifest, pipeline: Pipeline) -> Manifest:

@@ -28,7 +28,7 @@ from spamo_cache.model.weights import digest, locate
 from spamo_cache.runs.folder import RunFolder, RunRecord, RunSummary, TrainedCorpus, identity
 from spamo_cache.runs.tensors import read_tensors
 from spamo_cache.store.attributes import origin_of
-from spamo_cache.train.data import MEMORY, check_pairs, sample, selection_split
+from spamo_cache.train.data import MEMORY, check_pairs, selected, selection_split
 from spamo_cache.train.distributed import make_accelerator, on_main_process
 from spamo_cache.train.features import Features, MixedFeatures, about, encoders_of
 from spamo_cache.train.loop import SAVE_SECONDS, Progress, Trainer
@@ -92,7 +92,7 @@ def train(
     folder = RunFolder(out)
     llm = locate(pipeline.llm.weights, base)
     check_llm(llm, pipeline.llm)
-    manifest = sample(manifest, pipeline)
+    manifest = selected(pipeline, manifest)
     for split in ("train", selection_split(pipeline, manifest)):
         check_pairs(pipeline, manifest, split)
     check_prompts(pipeline, manifest)
@@ -283,8 +283,9 @@ def _of_corpus(features: Features, corpus: str) -> Features:
 
 def settings(pipeline: Pipeline) -> dict[str, Any]:
     """What of a pipeline counts for a run's identity; of ``start`` it is the weights."""
-    # Runs on one corpus are what they were before there could be several.
+    # Runs on one corpus, in its own splits, are what they were before there was another way.
     unused = set() if pipeline.corpora else {"corpora", "corpora_temperature"}
+    unused |= {"resplit"} if pipeline.resplit is None else set()
     plain = pipeline.model_dump(mode="json", exclude=_WORDS | {"init_from"} | unused)
     # It changes no weight. The value is that of the runs made when it was a switch alone.
     plain["translate"]["checkpointing"] = False

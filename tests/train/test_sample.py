@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
 from spamo_cache.datasets.manifest import Manifest
+from spamo_cache.datasets.mixture import mixed
+from spamo_cache.datasets.resplit import resplit
 from spamo_cache.model import prompts
 from spamo_cache.model.prompts import Prompts
-from spamo_cache.train.data import sample
+from spamo_cache.train.data import sample, selected
+from spamo_cache.train.run import settings
 from tests.support import toy as toy_corpus
 
 SMALL = {
@@ -29,6 +33,28 @@ def drawn(manifest, share, seed):
 @pytest.fixture(scope="module")
 def manifest(toy):
     return toy.corpus()[0]
+
+
+def test_a_pipeline_can_split_the_clips_anew(toy, manifest):
+    anew = {"by": "signer", "folds": 3, "seed": 2}
+    folds = resplit(manifest, **anew)
+    for number, fold in enumerate(folds, start=1):
+        found = selected(toy.pipeline(resplit=anew | {"fold": number}), manifest)
+        assert (found.table, found.resplit) == (fold.table, fold.resplit)
+    half = selected(toy.pipeline(resplit=anew | {"fold": 1}, train_fraction=0.5), manifest)
+    assert training(half) < training(folds[0])
+    # Runs that were made before there was the key keep their identity.
+    assert "resplit" not in settings(toy.pipeline())
+    # Those of another corpus that is trained on too stay in training.
+    both = mixed(manifest, {"lab": replace(manifest, corpus="lab")}, ["toy", "lab"])
+    several = toy.pipeline(resplit=anew | {"fold": 2}, corpora=["toy", "lab"])
+    dealt = {clip.id: clip.split for clip in selected(several, both).clips()}
+    assert dealt == {clip.id: clip.split for clip in folds[1].clips()} | {
+        clip.id: "train" for clip in both.clips() if clip.id.startswith("lab::")
+    }
+    for wrong in (anew, anew | {"fold": 4}, {"by": "signer", "fold": 1}):
+        with pytest.raises(ValueError, match="fold"):
+            toy.pipeline(resplit=wrong)
 
 
 def test_smaller_samples_lie_in_larger_ones(manifest):

@@ -76,14 +76,14 @@ class RunIndex:
             SpamoError: what it needs is not there.
         """
         from spamo_cache.store.reader import FeatureStore
-        from spamo_cache.train.data import sample
+        from spamo_cache.train.data import selected
         from spamo_cache.train.run import describe
 
         pipeline = _started(run.pipeline, start)
         identity = describe(
             pipeline,
             self._context.pipeline.parent,
-            sample(self._context.table, pipeline),
+            selected(pipeline, self._context.table),
             {name: FeatureStore.open(path) for name, path in self._stores(pipeline).items()},
             self._digest(pipeline.llm.weights),
         ).identity

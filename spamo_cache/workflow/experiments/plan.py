@@ -24,7 +24,7 @@ FOLDER = "experiments"
 """Holds a corpus's experiments, in ``pipelines/`` and ``runs/`` alike."""
 ORDER = (
     *("streams", "align", "tuning", "stride", "scales"),
-    *("llm", "data", "pairs", "official", "encoders"),
+    *("llm", "data", "pairs", "signers", "official", "encoders"),
 )
 """As the paper's questions come; others follow by name."""
 TEST = "test"

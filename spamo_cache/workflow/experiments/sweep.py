@@ -17,7 +17,7 @@ from spamo_cache.metrics import Spread, spread
 from spamo_cache.model.weights import digest, locate
 from spamo_cache.runs.folder import RunFolder, RunSummary
 from spamo_cache.train import Features
-from spamo_cache.train.data import sample
+from spamo_cache.train.data import selected
 from spamo_cache.train.run import describe
 from spamo_cache.workflow import EMBEDDED, resolve
 from spamo_cache.workflow.experiments.index import RunLocation
@@ -150,7 +150,7 @@ class SweepIndex:
         if location.begun:
             table, stores = self._found[run.key]
             pipeline = run.pipeline
-            table = sample(table, pipeline)
+            table = selected(pipeline, table)
             llm = digest(locate(pipeline.llm.weights, self._base))
             record = describe(pipeline, self._base, table, stores, llm)
             RunFolder(folder).begin(pipeline, record, table)

@@ -137,6 +137,24 @@ def test_weights_of_another_run_are_told_and_their_training_is_not_counted_again
 
 
 @pytest.mark.slow
+def test_folds_are_summed_up_in_a_line_of_their_own(
+    build_lab: Build, build_run: Build, add: Build, page: Show
+) -> None:
+    folder = build_lab()
+    for number, strength in enumerate((10.0, 16.0), start=1):
+        name = f"fold-{number}"
+        build_run(name, strength=strength, resplit={"by": "signer", "folds": 2, "fold": number})
+        card = folder.parent / name / "evaluation/test.json"
+        change(card, resplit=f"fold {number} of 2 by signer, seed 0")
+        add(folder, name, set={"resplit": {"by": "signer"}}, group="new signers")
+    told = page(folder).text
+    line = "new signers mean and standard deviation of 2 variants 13.00 ±4.2 −27.0"
+    assert line in told
+    assert "Tested on splits drawn anew: fold-1, fold-2." in told
+    assert "Of “new signers”: standard deviation over its variants." in told
+
+
+@pytest.mark.slow
 def test_variants_that_change_nothing_are_named(
     build_lab: Build, build_run: Build, add: Build, page: Show
 ) -> None:
