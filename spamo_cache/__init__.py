@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spamo_cache.datasets.manifest import Manifest
     from spamo_cache.datasets.resplit import resplit
-    from spamo_cache.evaluate.conventions import score
     from spamo_cache.store.reader import FeatureStore
     from spamo_cache.train.dataset import FeatureDataset
     from spamo_cache.workflow.analyze import analyze, attribute
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     )
     from spamo_cache.workflow.report import report
     from spamo_cache.workflow.reproduce import reproduce
+    from spamo_cache.workflow.score import score
     from spamo_cache.workflow.stores import prune_stores
     from spamo_cache.workflow.train import train
     from spamo_cache.workflow.translate import load_run, translate
@@ -90,7 +90,6 @@ _ROOMS = {
     "open_store": "workflow.load",
     "prune_stores": "workflow.stores",
     "resplit": "datasets.resplit",
-    "score": "evaluate.conventions",
 }
 """Where a name is defined, if not in the module of ``workflow`` that is called like it."""
 

@@ -23,6 +23,7 @@ from spamo_cache.cli.inspect import inspect
 from spamo_cache.cli.manifest import manifest
 from spamo_cache.cli.report import report
 from spamo_cache.cli.reproduce import reproduce
+from spamo_cache.cli.score import score
 from spamo_cache.cli.train import train
 from spamo_cache.cli.translate import translate
 from spamo_cache.errors import SpamoError, UsageError, actionable
@@ -33,7 +34,7 @@ INTERRUPTED = 130
 
 _ORDER = [
     *("doctor", "manifest", "inspect", "init", "extract", "store", "train", "evaluate"),
-    *("translate", "analyze", "report", "reproduce"),
+    *("score", "translate", "analyze", "report", "reproduce"),
 ]
 
 
@@ -108,7 +109,7 @@ app = typer.Typer(
 app.add_typer(store.app, name="store")
 for _command in (
     *(doctor, manifest, inspect, init, extract, train, evaluate),
-    *(translate, analyze, report, reproduce),
+    *(score, translate, analyze, report, reproduce),
 ):
     app.command()(options.with_verbosity(_command))
 

@@ -12,10 +12,15 @@ from spamo_cache.cli import display
 
 if TYPE_CHECKING:
     from spamo_cache.metrics import Difference, Spread
-    from spamo_cache.runs.records import Scorecard
+    from spamo_cache.runs.records import Scorecard, SystemScores, TranslationScores
 
 
 def show(run: Path, card: Scorecard) -> None:
+    """The scores of a run with their intervals, and where they would mislead."""
+    show_scores(_title(run, card), card)
+
+
+def show_scores(title: str, card: TranslationScores) -> None:
     """The scores with their intervals, and where they would mislead."""
     quoted = {"bleu4", card.headline["rouge"]}
     display.table(
@@ -30,14 +35,14 @@ def show(run: Path, card: Scorecard) -> None:
             )
             for name, value in card.metrics.items()
         ],
-        title=_title(run, card),
+        title=title,
     )
     for warning in card.warnings:
         shown = display.title if warning.severity == "warning" else display.line
         shown(f"  {warning.severity}: {warning.words} [{warning.kind}]")
 
 
-def show_details(card: Scorecard) -> None:
+def show_details(card: Scorecard | SystemScores) -> None:
     """Signatures, other conventions and published figures."""
     for name, signature in card.signatures.items():
         display.line(f"  {name:<16} {signature}")

@@ -117,6 +117,23 @@ class TranslationScores:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SystemScores(TranslationScores):
+    """Scores of any system's translations, as ``score`` gives them.
+
+    Attributes:
+        corpus: its name; None where none was named.
+        split: the references' split.
+        published: what papers report of the corpus, on test.
+        missing: clips without a hypothesis, which are scored as empty sentences.
+    """
+
+    corpus: str | None
+    split: str
+    published: Sequence[Published]
+    missing: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scorecard(TranslationScores):
     """One run on one split; ``<run>/evaluation/<name>.json`` holds the same.
 

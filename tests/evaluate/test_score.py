@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from spamo_cache.errors import UsageError
+import spamo_cache as sc
+from spamo_cache.cli.main import app
+from spamo_cache.errors import SpamoError, UsageError
 from spamo_cache.evaluate import score
 
 GERMAN = (
@@ -60,3 +63,78 @@ def test_sides_of_unequal_length_and_unknown_tokenizers_are_refused() -> None:
         score([], [])
     with pytest.raises(UsageError, match="'moses'"):
         score(["a"], ["a"], tokenize="moses")
+
+
+def lab(folder: Path, manifest: str = "") -> None:
+    """Three clips, of which a system has translated two, in another order."""
+    (folder / "theirs.csv").write_text("id,translation\nc,schnee\na,regen im norden\n")
+    lines = [{"id": clip, "reference": text, "signer": 1} for clip, text in REFERENCES.items()]
+    (folder / "ours.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = "".join(f"{clip},test,{clip}.mp4,{text},German\n" for clip, text in REFERENCES.items())
+    head = "id,split,source,text,language\nz,train,z.mp4,nebel,German\n"
+    (folder / "manifest.csv").write_text(f"{head}{rows}{manifest}")
+
+
+REFERENCES = {"a": "regen im norden", "b": "sonne am tag", "c": "schnee in den bergen"}
+
+
+def test_files_are_paired_by_clip_and_a_dropped_one_counts_as_empty(tmp_path: Path) -> None:
+    lab(tmp_path, manifest="d,test,d.mp4,wind,German\n")
+    found = sc.score(tmp_path / "theirs.csv", tmp_path / "ours.jsonl", bootstrap=0)
+    said = {"a": "regen im norden", "b": "", "c": "schnee"}
+    assert found.metrics == score(list(said.values()), list(REFERENCES.values())).metrics
+    assert (found.n, found.missing, found.corpus) == (3, ["b"], None)
+    assert [one.kind for one in found.warnings] == ["missing", "empty"]
+    # A manifest will do for references, and tells of a clip that the other file lacks.
+    listed = tmp_path / "manifest.csv"
+    assert sc.score(tmp_path / "theirs.csv", listed, bootstrap=0).missing == ["b", "d"]
+    whole = sc.score(said, tmp_path / "ours.jsonl", manifest=listed, corpus="mine", bootstrap=0)
+    first, *_ = whole.warnings
+    assert (first.kind, first.severity, whole.corpus) == ("other-clips", "warning", "mine")
+    assert "3 clips are scored, test has 4; the first that is missing is d" in first.words
+
+
+def test_a_known_corpus_brings_its_tokenizer_figures_and_number_of_clips() -> None:
+    found = sc.score(*CHINESE, corpus="csl-daily", bootstrap=0)
+    assert found.headline["tokenize"] == "zh"
+    assert "Uni-Sign, pose only" in [one.system for one in found.published]
+    assert "2 clips are scored, test has, as published, 1,176" in found.warnings[0].words
+    assert not sc.score(*CHINESE, corpus="csl-daily", split="dev", bootstrap=0).published
+
+
+@pytest.mark.parametrize(
+    ("hypotheses", "named"),
+    [
+        ("id,translation\nx,schnee\n", "1 of 1 clips are not among the references, first 'x'"),
+        ("id,translation\na,schnee\na,regen\n", "1 clips stand there more than once, first 'a'"),
+        ("id,words\na,schnee\n", "has no column 'hypothesis', 'translation', 'prediction' or 't"),
+        ("id,translation\n,schnee\n", "1 rows have no id"),
+        ("translation\nschnee\n", "1 hypotheses for 3 references"),
+    ],
+    ids=["unknown", "twice", "no column", "no id", "other number"],
+)
+def test_what_cannot_be_paired_is_one_clear_error(
+    tmp_path: Path, hypotheses: str, named: str
+) -> None:
+    lab(tmp_path)
+    (tmp_path / "theirs.csv").write_text(hypotheses)
+    with pytest.raises(SpamoError) as raised:
+        sc.score(tmp_path / "theirs.csv", tmp_path / "ours.jsonl")
+    assert named in str(raised.value)
+    assert "theirs.csv" in str(raised.value)
+
+
+def test_the_command_scores_plain_text(tmp_path: Path) -> None:
+    for name, lines in zip(("said.txt", "true.txt"), GERMAN, strict=True):
+        (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
+    words = ["score", str(tmp_path / "said.txt"), str(tmp_path / "true.txt"), "--bootstrap", "0"]
+    said = CliRunner().invoke(app, [*words, "--language", "German"])
+    assert said.exit_code == 0
+    assert "1 of 4 hypotheses are empty" in said.stdout
+    assert 'references end in " ."' in said.stdout
+    document = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
+    assert document["metrics"] == score(*GERMAN, bootstrap=0).metrics
+    (tmp_path / "true.txt").write_text("regen\n")
+    refused = CliRunner().invoke(app, words)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "4 hypotheses for 1 references" in refused.stderr
