@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         load_spec,
         open_store,
     )
+    from spamo_cache.workflow.pose import pose
     from spamo_cache.workflow.report import report
     from spamo_cache.workflow.reproduce import reproduce
     from spamo_cache.workflow.score import score
@@ -68,6 +69,7 @@ __all__ = [
     "load_run",
     "load_spec",
     "open_store",
+    "pose",
     "prune_stores",
     "report",
     "reproduce",

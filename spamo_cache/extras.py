@@ -17,8 +17,9 @@ from spamo_cache.errors import MissingLibraryError
 EXTRAS = {
     "extract": (
         *("av", "cryptography", "dask", "dask_jobqueue", "distributed", "open_clip"),
-        "torchvision",
+        *("pose_format", "torchvision"),
     ),
+    "pose": ("mediapipe",),
     "remote": ("obstore", "urllib3"),
 }
 """Extra of this package -> the modules that it brings on every platform."""

@@ -21,6 +21,7 @@ from spamo_cache.cli.extract import extract
 from spamo_cache.cli.init import init
 from spamo_cache.cli.inspect import inspect
 from spamo_cache.cli.manifest import manifest
+from spamo_cache.cli.pose import pose
 from spamo_cache.cli.report import report
 from spamo_cache.cli.reproduce import reproduce
 from spamo_cache.cli.score import score
@@ -33,7 +34,7 @@ INTERRUPTED = 130
 
 
 _ORDER = [
-    *("doctor", "manifest", "inspect", "init", "extract", "store", "train", "evaluate"),
+    *("doctor", "manifest", "inspect", "init", "pose", "extract", "store", "train", "evaluate"),
     *("score", "translate", "analyze", "report", "reproduce"),
 ]
 
@@ -108,7 +109,7 @@ app = typer.Typer(
 
 app.add_typer(store.app, name="store")
 for _command in (
-    *(doctor, manifest, inspect, init, extract, train, evaluate),
+    *(doctor, manifest, inspect, init, pose, extract, train, evaluate),
     *(score, translate, analyze, report, reproduce),
 ):
     app.command()(options.with_verbosity(_command))

@@ -12,14 +12,14 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from uuid import uuid4
 
 from spamo_cache import config, extras, io
@@ -51,6 +51,7 @@ def dask_setup(worker):
 """What workers of a local cluster run first: a terminal sends Ctrl-C to all processes at once."""
 
 Executor = Literal["dask", "serial"]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,22 @@ class Cluster:
     """Address of an existing one, ``tcp://host:port``."""
     slurm: Path | None = None
     """YAML with the options of ``dask_jobqueue.SLURMCluster`` and the number of ``jobs``."""
+
+
+def check(executor: Executor, scheduler: str | None, slurm: Path | None) -> None:
+    """Raise what is wrong with the choice of who does the work, before any is done.
+
+    Raises:
+        UsageError: more than one is asked for.
+        ConfigError: an unusable Slurm file.
+    """
+    if (scheduler or slurm) and (executor == "serial" or (scheduler and slurm)):
+        raise UsageError(
+            "only one of --scheduler, --slurm and --executor serial can do the work",
+            remedy="give one of them",
+        )
+    if slurm is not None:
+        slurm_options(slurm)
 
 
 def run_serial(
@@ -103,10 +120,7 @@ def run_dask(
         ConfigError: an unusable Slurm file.
         SpamoError: a partition that killed every worker it was given to, or a scheduler that died.
     """
-    with _quiet(), _client(cluster) as client, _explained():
-        # Without bokeh the page of a dashboard says no more than that.
-        has_page = client.cluster is not None and extras.is_there("bokeh")
-        found(client.scheduler.address, client.cluster.dashboard_link if has_page else "")
+    with _connected(cluster, found) as client:
         flow = _TaskFlow(client, config, report)
         waiting = iter(tasks)
         more = True
@@ -117,6 +131,51 @@ def run_dask(
                 if task is not None:
                     flow.submit(task)
             yield from flow.finished()
+
+
+def each_on_dask(
+    call: Callable[..., Result],
+    items: Mapping[str, tuple[Any, ...]],
+    cluster: Cluster,
+    found: Callable[[str, str], None] = lambda _, __: None,
+) -> Iterator[Result]:
+    """Call a function with the arguments of each item on the cluster, as workers become free.
+
+    Args:
+        items: by their names, for errors.
+        found: as :func:`run_dask` calls it.
+
+    Raises:
+        UsageError, ConfigError, SpamoError: as :func:`run_dask`.
+    """
+    with _connected(cluster, found) as client:
+        done: SimpleQueue[Any] = SimpleQueue()
+        running: dict[Any, str] = {}
+        waiting = iter(items.items())
+        at_once = AT_ONCE * max(cluster.workers, 1)
+        more = True
+        while running or more:
+            while more and len(running) < at_once:
+                name, arguments = next(waiting, ("", ()))
+                if more := bool(arguments):
+                    future = client.submit(call, *arguments, pure=False)
+                    running[future] = name
+                    future.add_done_callback(done.put)
+            with suppress(Empty):
+                future = done.get(timeout=_LOOK_SECONDS) if running else None
+                if future is not None:
+                    yield _result(future, f"clip {running.pop(future)}")
+            threads = client.scheduler_info(n_workers=-1)["workers"]
+            at_once = AT_ONCE * max(1, len(threads))
+
+
+@contextmanager
+def _connected(cluster: Cluster, found: Callable[[str, str], None]) -> Iterator[Any]:
+    with _quiet(), _client(cluster) as client, _explained():
+        # Without bokeh the page of a dashboard says no more than that.
+        has_page = client.cluster is not None and extras.is_there("bokeh")
+        found(client.scheduler.address, client.cluster.dashboard_link if has_page else "")
+        yield client
 
 
 class _TaskFlow:
@@ -150,7 +209,7 @@ class _TaskFlow:
             with suppress(Empty):
                 future = self._done.get(timeout=_LOOK_SECONDS)
                 # With its last reference the scheduler forgets the task.
-                yield _result(future, self.running.pop(future))
+                yield _result(future, f"partition {self.running.pop(future)}")
 
 
 def slurm_options(path: Path) -> tuple[int, dict[str, Any]]:
@@ -203,18 +262,17 @@ def _own_device(device: str, name: object) -> str:
     return f"cuda:{name % torch.cuda.device_count()}"
 
 
-def _result(future: Any, partition: int) -> PartitionResult:
+def _result(future: Any, what: str) -> Any:
     from distributed import KilledWorker
 
     try:
-        result: PartitionResult = future.result()
+        return future.result()
     except KilledWorker as error:
         raise SpamoError(
-            f"partition {partition} killed every worker it was given to, the last one at "
+            f"{what} killed every worker it was given to, the last one at "
             f"{error.last_worker.address}",
             remedy="most often memory: use fewer --workers, look into the workers' logs, " + RERUN,
         ) from None
-    return result
 
 
 def _quiet() -> AbstractContextManager[None]:

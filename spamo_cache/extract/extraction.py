@@ -81,13 +81,7 @@ def check(
         raise UsageError(f"workers: {workers} is not a positive number")
     if calibrate and not dry_run:
         raise UsageError("only a dry run can be calibrated", remedy="add --dry-run")
-    if (scheduler or slurm) and (executor == "serial" or (scheduler and slurm)):
-        raise UsageError(
-            "only one of --scheduler, --slurm and --executor serial can do the work",
-            remedy="give one of them",
-        )
-    if slurm is not None:
-        executors.slurm_options(slurm)
+    executors.check(executor, scheduler, slurm)
     if scheduler is not None and not dry_run:
         executors.check_scheduler(scheduler)
     if spec.frames.reader == "decord" and not decord_backend.is_installed():

@@ -17,6 +17,7 @@ from spamo_cache.poses.pose import Pose
 FOLDER = "poses"
 """Below the root of a corpus: a file for each clip, by its id."""
 SUFFIX = ".pose"
+_MAX_NAME = 200
 _SECONDS, _SHARE, _FRAMES = 1.0, 0.1, 2
 """How much longer or shorter a pose may be than its clip."""
 
@@ -34,9 +35,15 @@ class ClipLike(Protocol):
     def crop(self) -> tuple[float, float, float, float] | None: ...
 
 
-def file_name(clip: str) -> str:
-    """What the file of a clip's pose is called, after its id."""
-    return io.file_name(clip) + SUFFIX
+def file_name(clip: str, ending: str = SUFFIX) -> str:
+    """What the file of a clip is called, after its id.
+
+    An id that no file could be called by is percent-encoded; one that is too long even so is cut,
+    and told from others by a hash.
+    """
+    quoted = quote(clip, safe="")
+    plain = io.file_name(clip) == clip or len(quoted) > _MAX_NAME or clip.startswith(".")
+    return (io.file_name(clip) if plain else quoted) + ending
 
 
 def find(clip: ClipLike, root: Path, poses_folder: Path | None = None) -> Path | None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-from spamo_cache.poses.pose import Pose
 
 # FACEMESH_LIPS of MediaPipe.
 _LIPS = (
@@ -63,7 +62,14 @@ _PARTS = {
 _PATTERNS = {part: re.compile("|".join(patterns)) for part, patterns in _PARTS.items()}
 
 
-def parts(pose: Pose) -> dict[str, NDArray[np.int64]]:
+class Named(Protocol):
+    """A :class:`Pose`, or all that a file holds."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+
+def parts(pose: Named) -> dict[str, NDArray[np.int64]]:
     """Indices of the points of ``right-hand``, ``left-hand``, ``face``, ``mouth``,
     ``right-wrist``, ``left-wrist``, ``shoulders`` and ``upper-body``.
 

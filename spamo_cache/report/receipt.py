@@ -105,10 +105,7 @@ def _changed(run: RunView) -> Iterator[Point]:
         here = f"LoRA on {blocks} of each, r {tuned.r}, trained from frames"
         yield Point("Visual encoders", "frozen", here, False)
     if pipeline.init_from is not None:
-        before = run.about.init_from
-        here = f"those of {run.begun or (before.name if before else 'another run')}"
-        if before is not None and before.corpora != (pipeline.corpus,):
-            here += f", trained on {' and '.join(before.corpora)}"
+        here = f"those of {run.begun or 'another run'}"
         yield Point("First weights", "at random", here, False)
 
 

@@ -26,7 +26,8 @@ def locked() -> dict[str, str]:
 
 
 def wanted() -> list[Requirement]:
-    extras = PROJECT["optional-dependencies"].values()
+    # MediaPipe wants an old protobuf: `pose` has an environment of its own, without the lock.
+    extras = [group for name, group in PROJECT["optional-dependencies"].items() if name != "pose"]
     return [Requirement(text) for group in (PROJECT["dependencies"], *extras) for text in group]
 
 

@@ -10,6 +10,7 @@ from spamo_cache.datasets.signed_weather.make import (
     lacks_poses,
     make,
     manifest,
+    plans,
     write_poses,
 )
 
@@ -23,5 +24,6 @@ __all__ = [
     "lacks_poses",
     "make",
     "manifest",
+    "plans",
     "write_poses",
 ]

@@ -90,15 +90,18 @@ def lacks_poses(root: Path, name: str = NAME) -> bool:
 
 def add_poses(root: Path, name: str = NAME, progress: Progress | None = None) -> None:
     """Write the poses that a finished corpus lacks; one that is for reading only stays so."""
-    if not lacks_poses(root, name):
-        return
-    plans = clips(bounded.read_json(root / _CARD)["size"], dialect=DIALECTS[name])
-    with suppress(OSError):
-        write_poses(plans, root / poses.FOLDER, progress=progress)
+    if lacks_poses(root, name):
+        with suppress(OSError):
+            write_poses(plans(root, name), root / poses.FOLDER, progress=progress)
+
+
+def plans(root: Path, name: str = NAME) -> list[ClipPlan]:
+    """The clips of a corpus that was made."""
+    return list(clips(bounded.read_json(root / _CARD)["size"], dialect=DIALECTS[name]))
 
 
 def write_poses(
-    plans: Iterable[ClipPlan],
+    wanted: Iterable[ClipPlan],
     folder: Path,
     drop_out: float = DROP_OUT,
     progress: Progress | None = None,
@@ -114,9 +117,9 @@ def write_poses(
     make_folders(folder)
     sweep(folder)
     present = names_in(folder)
-    plans = list(plans)
-    missing = [plan for plan in plans if poses.file_name(plan.id) not in present]
-    for done, plan in enumerate(missing, start=len(plans) - len(missing) + 1):
+    wanted = list(wanted)
+    missing = [plan for plan in wanted if poses.file_name(plan.id) not in present]
+    for done, plan in enumerate(missing, start=len(wanted) - len(missing) + 1):
         rng = np.random.default_rng(plan.seed)
         beats = []
         for beat in _performed(plan, rng):
@@ -124,7 +127,7 @@ def write_poses(
             rng.integers(GRAINS)  # as drawing does in between
         _write_pose(plan, beats, folder, drop_out)
         if progress:
-            progress(done, len(plans))
+            progress(done, len(wanted))
     return len(missing)
 
 
