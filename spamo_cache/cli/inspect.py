@@ -40,11 +40,26 @@ def inspect(
     rows: Annotated[
         int, typer.Option("--rows", metavar="N", min=1, help="Rows of each stream to show.")
     ] = 4,
+    boxes: Annotated[
+        bool,
+        typer.Option(
+            "--boxes", help="Draw the boxes of regions on frames first: the spec's, or every one."
+        ),
+    ] = False,
+    poses: Annotated[
+        Path | None,
+        typer.Option(
+            "--poses",
+            metavar="PATH",
+            help="Folder of .pose files by id, or the clip's own [default: poses below --root]",
+        ),
+    ] = None,
 ) -> None:
     """Draw what each stream sees of a clip: frames after resize and crop, S2 tiles, windows.
 
-    Frames are prepared as for extraction. Weights are not needed, only the configurations beside
-    them. Rows have the numbers that they have in a store.
+    And close-ups of regions and the points of a pose, with the rows that are not valid. Frames are
+    prepared as for extraction. Weights are not needed, only the configurations beside them. Rows
+    have the numbers that they have in a store.
 
     Example:
 
@@ -61,6 +76,8 @@ def inspect(
             set=overrides or (),
             streams=streams,
             rows=rows,
+            boxes=boxes,
+            poses=poses,
             watcher=watching.watcher(),
         )
     )

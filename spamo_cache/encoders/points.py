@@ -84,7 +84,7 @@ def rows(pose: Pose, stream: PoseStream) -> tuple[NDArray[np.float32], NDArray[n
     Raises:
         PoseError: the pose has none of the points of a part.
     """
-    indices = np.concatenate([_indices(pose, part) for part in stream.points])
+    indices = places(pose, stream)
     known = indices >= 0
     points = np.where(known[:, None], pose.points[:, indices].astype(np.float64), 0)
     confidence = np.where(known, pose.confidence[:, indices], 0)
@@ -101,6 +101,15 @@ def rows(pose: Pose, stream: PoseStream) -> tuple[NDArray[np.float32], NDArray[n
     return shown.reshape(len(shown), -1), valid
 
 
+def places(pose: Pose, stream: PoseStream) -> Ints:
+    """Where the points of a row stand in the pose, -1 for those that it lacks.
+
+    Raises:
+        PoseError: it has none of a part.
+    """
+    return np.concatenate([_places(pose, part) for part in stream.points])
+
+
 def _frame_of_shoulders(pose: Pose) -> tuple[NDArray[np.float64], float] | None:
     """Their middle and their distance; None where they are never seen apart."""
     shoulders = parts(pose)["shoulders"]
@@ -114,8 +123,7 @@ def _frame_of_shoulders(pose: Pose) -> tuple[NDArray[np.float64], float] | None:
     return (np.median((left + right) / 2, axis=0), distance) if distance > 0 else None
 
 
-def _indices(pose: Pose, part: str) -> Ints:
-    """Where the points of a part stand in the pose, -1 for those that it lacks."""
+def _places(pose: Pose, part: str) -> Ints:
     found = parts(pose)
     if part == "body":
         places = _by_name(pose, found["upper-body"])

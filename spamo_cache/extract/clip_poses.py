@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -68,9 +68,27 @@ def find_all(root: Path, folder: Path | None, clips: Sequence[ClipLike]) -> list
     """
     notes = _Digests(folder or root / FOLDER)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="poses") as pool:
-        found = list(pool.map(lambda clip: _find(root, folder, clip, notes), clips))
+        found = list(pool.map(lambda clip: find(root, folder, clip, notes.of), clips))
     notes.save()
     return found
+
+
+def find(
+    root: Path,
+    folder: Path | None,
+    clip: ClipLike,
+    digest: Callable[[Path], str] = poses.digest,
+) -> PoseFile:
+    """The pose of a clip; ``folder`` may be the very file."""
+    try:
+        if folder is not None and folder.is_file():
+            return PoseFile(folder.absolute(), digest(folder))
+        path = poses.find(clip, root, folder)
+        if path is None:
+            return PoseFile(None, "", _MISSING)
+        return PoseFile(path.absolute(), digest(path), named=clip.pose)
+    except PoseError as error:
+        return PoseFile(None, "", error.what)
 
 
 def read(root: Path, clip: ClipLike, probed: Probe, file: PoseFile) -> ClipPose:
@@ -101,16 +119,6 @@ def times_of(root: Path, clip: Any, probed: Probe) -> NDArray[np.float64] | int:
     path = locate(root, clip.source)
     seconds = timeline_cache.timeline(path, path.stat()).seconds
     return seconds[probed.span.first : probed.span.first + probed.frames]
-
-
-def _find(root: Path, folder: Path | None, clip: ClipLike, notes: _Digests) -> PoseFile:
-    try:
-        path = poses.find(clip, root, folder)
-        if path is None:
-            return PoseFile(None, "", _MISSING)
-        return PoseFile(path.absolute(), notes.of(path), named=clip.pose)
-    except PoseError as error:
-        return PoseFile(None, "", error.what)
 
 
 class _Digests:

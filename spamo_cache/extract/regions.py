@@ -84,9 +84,14 @@ class Boxes:
         return Box(left, top, self.side, bool(self.visible[frame]))
 
 
+def has(pose: Pose, region: Region) -> bool:
+    """Whether the pose has points of the region."""
+    return len(_indices(pose, region)) > 0
+
+
 def check(pose: Pose, region: Region) -> None:
     """Raise PoseError where the pose has none of the region's points."""
-    if not len(_indices(pose, region)):
+    if not has(pose, region):
         raise PoseError(f"the pose has no points of the region {region}")
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ Box = tuple[int, int, int, int]
 """Left, top, right, bottom."""
 
 _WIDTH, _MARGIN, _GAP = 1600, 32, 14
+_COLOURS = ("#ffd166", "#5ad1ff", "#ff6b6b", "#8ce99a", "#e599f7")
 _PAPER, _INK, _SOFT, _ACCENT = "#fbfaf7", "#1d2329", "#59636e", "#0f6b62"
 
 
@@ -120,13 +122,44 @@ def outlined(pixels: Pixels, box: Box, height: int) -> Image.Image:
     """A picture at a height, with a box of its own pixels outlined and the rest dimmed."""
     dimmed = (pixels // 2 + 112).astype(np.uint8)
     left, top, right, bottom = box
-    dimmed[top:bottom, left:right] = pixels[top:bottom, left:right]
+    inside = slice(max(top, 0), max(bottom, 0)), slice(max(left, 0), max(right, 0))
+    dimmed[inside] = pixels[inside]
     image = fitted(dimmed, height)
-    share = height / pixels.shape[0]
-    corners = [(round(left * share), round(top * share))]
-    corners += [(round(right * share) - 1, round(bottom * share) - 1)]
-    ImageDraw.Draw(image).rectangle(corners, outline=_ACCENT, width=2)
+    _rectangle(image, box, height / pixels.shape[0], _ACCENT)
     return image
+
+
+def boxes_on(pixels: Pixels, boxes: Mapping[str, Box], height: int) -> Image.Image:
+    """A picture at a height, with boxes of its own pixels, each in a colour with its name."""
+    image = fitted(pixels, height)
+    share, pen = height / pixels.shape[0], ImageDraw.Draw(image)
+    for (name, box), colour in zip(boxes.items(), cycle(_COLOURS), strict=False):
+        _rectangle(image, box, share, colour)
+        x, y = (round(edge * share) + 4 for edge in box[:2])
+        pen.text(
+            (min(max(x, 2), image.width - 14), min(max(y, 2), image.height - 16)),
+            name,
+            fill=colour,
+            font=ImageFont.load_default(13),
+            stroke_width=2,
+            stroke_fill="black",
+        )
+    return image
+
+
+def dotted(pixels: Pixels, points: NDArray[np.floating], height: int) -> Image.Image:
+    """A picture at a height, with points (n, 2) of its own pixels on it."""
+    image = fitted(pixels, height)
+    pen = ImageDraw.Draw(image)
+    for x, y in (points * (height / pixels.shape[0])).tolist():
+        pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=_COLOURS[0], outline="black")
+    return image
+
+
+def _rectangle(image: Image.Image, box: Box, share: float, colour: str) -> None:
+    left, top, right, bottom = (round(edge * share) for edge in box)
+    edges = (left, top, max(right - 1, left), max(bottom - 1, top))
+    ImageDraw.Draw(image).rectangle(edges, outline=colour, width=2)
 
 
 def tiled(tiles: Sequence[Pixels], columns: int, height: int, gap: int = 4) -> Image.Image:
