@@ -140,13 +140,14 @@ def info(
         ),
     ] = None,
     root: options.Root = None,
+    poses: options.Poses = None,
     json: options.Json = False,
 ) -> None:
     """Show all that is known of one store: how it was computed, by whom, what failed.
 
     Or its clips, a line each, set apart by tabs where they go to a file (with --json, a JSON object
     a line). Or one clip. Or one row: which frames of which source it stands for; with --root, which
-    image files, or when in the video they are shown.
+    image files, or when in the video they are shown, and the box that a region was cut to.
 
     Example:
 
@@ -178,7 +179,7 @@ def info(
         else:
             display.pairs(_clip_pairs(found))
     else:
-        _show_row(store, clip, row, root, json=json)
+        _show_row(store, clip, row, root, poses, json=json)
 
 
 def _list_clips(store: FeatureStore, *, json: bool) -> None:
@@ -280,17 +281,27 @@ def _clip_pairs(clip: ClipInfo) -> dict[str, object]:
     return {name: value for name, value in pairs.items() if value is not None}
 
 
-def _show_row(store: Location, clip: str, row: int, root: Path | None, *, json: bool) -> None:
+def _show_row(
+    store: Location, clip: str, row: int, root: Path | None, poses: Path | None, *, json: bool
+) -> None:
     from spamo_cache.store.inspect import trace
     from spamo_cache.store.reader import FeatureStore
-    from spamo_cache.workflow.frames import frames_of_row
+    from spamo_cache.workflow.frames import box_of_row, frames_of_row
 
-    traced = trace(FeatureStore.open(store), clip, row)
+    opened = FeatureStore.open(store)
+    traced = trace(opened, clip, row)
     frames = {} if root is None else frames_of_row(traced, root)
+    box = None if root is None else box_of_row(opened, traced, root, poses)
     if json:
-        display.as_json({**asdict(traced), **frames})
+        boxed = {} if box is None else {"box": box}
+        display.as_json({**asdict(traced), **frames, **boxed})
         return
     listed = {name: ", ".join(map(_frame, values)) for name, values in frames.items()}
+    if box is not None:
+        listed["box"] = (
+            f"{box['side']}x{box['side']} pixels from {box['left']}, {box['top']} on, in a frame "
+            f"of {box['width']}x{box['height']}"
+        )
     display.pairs(_row_pairs(traced) | listed)
 
 
@@ -309,6 +320,8 @@ def _row_pairs(row: Trace) -> dict[str, object]:
         "range": _range(row),
         "frames": frames,
     }
+    if row.valid is not None:
+        pairs["valid"] = "yes" if row.valid else "no: what it is about was not seen"
     if row.repeated:
         pairs["repeated"] = f"the last frame, {row.repeated} times more"
     return pairs

@@ -196,6 +196,7 @@ class Trace:
         first, last: the row's first and last frame, numbered from 0 within the source in order of
             presentation, both included; None where the store does not know (imports).
         repeated: how many of the row's window are the last frame once more, for want of others.
+        valid: whether the row shows what its stream is about; None where the store does not say.
     """
 
     clip: str
@@ -209,6 +210,7 @@ class Trace:
     first: int | None = None
     last: int | None = None
     repeated: int = 0
+    valid: bool | None = None
 
 
 def trace(store: FeatureStore, clip: str, row: int) -> Trace:
@@ -228,7 +230,9 @@ def trace(store: FeatureStore, clip: str, row: int) -> Trace:
         what = f"clip {clip!r} has no row {row}"
         raise UsageError(what, where=store.path, remedy=f"choose one of 0 to {rows - 1}")
     slot, key = store.slot(clip), store.clip_key(clip)
-    known = Trace(clip, row, rows, key.source, key.size, key.start, key.end, slot.frames)
+    valid = bool(store.valid([clip])[0][row]) if store.has_validity else None
+    place = key.source, key.size, key.start, key.end, slot.frames
+    known = Trace(clip, row, rows, *place, valid=valid)
     spec = store.attributes["spec"]
     span, stride, phase = spec.get("window") or 1, spec.get("stride"), spec.get("phase", 0)
     if not (slot.frames and all(isinstance(part, int) for part in (span, stride, phase))):

@@ -140,3 +140,71 @@ def frames_of_row(row: Trace, root: Path | str) -> dict[str, list[Any]]:
         return {"files": [file.relative_to(root).as_posix() for file in files]}
     times = timeline_cache.timeline(path, path.stat())
     return {"seconds": times.seconds[[row.first, row.last]].tolist()}
+
+
+def box_of_row(
+    store: FeatureStore, row: Trace, root: Path | str, poses: Path | str | None = None
+) -> dict[str, int] | None:
+    """The square that a row of a region was cut to; None where whole frames or points were taken.
+
+    Args:
+        store: that of the row.
+        root: of the raw corpus.
+        poses: folder of the clips' poses; None is ``poses`` below the root.
+
+    Returns:
+        ``left``, ``top`` and ``side`` in pixels of a frame of ``width`` and ``height``, the clip's
+        own crop applied. A side of 0: the region is never seen.
+
+    Raises:
+        UsageError: no such folder.
+        PoseError: the pose is missing, or cannot be read.
+        StoreError: it is not the one that was used.
+    """
+    from spamo_cache.config import BoxSpec
+
+    spec = store.attributes["spec"]
+    if spec.get("region") is None or row.first is None:
+        return None
+    extras.need("av", use="finding the box of a row")
+    from spamo_cache.extract import clip_poses, regions
+    from spamo_cache.video import each_frame, probe
+
+    root = resolve.folder(root)
+    clip, key = _clip_of(store, row.clip), store.clip_key(row.clip)
+    file = clip_poses.find(root, None if poses is None else Path(poses), clip)
+    if file.path is not None and file.sha256 != key.pose:
+        raise StoreError(
+            "is not the pose that was used", where=file.path, remedy="check --root and --poses"
+        )
+    probed = probe(root, key)
+    pose = clip_poses.read(root, clip, probed, file)
+    with closing(each_frame(root, key, probed)) as frames:
+        height, width, _ = next(frames).shape
+    found = regions.boxes(
+        pose.scaled(width, height), spec["region"], BoxSpec.model_validate(spec["box"])
+    )
+    left, top, side, _ = found[row.first - store.slot(row.clip).first]
+    return {"left": left, "top": top, "side": side, "width": width, "height": height}
+
+
+def _clip_of(store: FeatureStore, clip: str) -> Clip:
+    """A clip as it was when the store was made, with the pose that its manifest named."""
+    from spamo_cache.datasets.manifest import Clip, Manifest
+
+    if isinstance(store.path, Path) and (store.path / "manifest.parquet").is_file():
+        table = Manifest.read(store.path / "manifest.parquet").clips()
+        found = next((one for one in table if one.id == clip), None)
+        if found is not None:
+            return found
+    key = store.clip_key(clip)
+    return Clip(
+        id=clip,
+        split="",
+        source=key.source,
+        start=key.start,
+        end=key.end,
+        crop=key.crop,
+        text="",
+        language="",
+    )

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from spamo_cache.workflow.contact_sheet import Block, Box, Picture, Pixels
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
-_FRAME, _STRIP = 240, 90
-"""Heights of the pictures of single frames, and of those in windows."""
+_FRAME, _STRIP, _LARGE = 240, 90, 360
+"""Heights of the pictures of single frames, of those in windows, and of those that are drawn on."""
 
 
 def inspect(
@@ -356,15 +356,17 @@ class _Seen:
         square: Pixels = squares(frames, view.spec, self._resize)[0].copy()
         return square
 
-    def points(self, stream: PoseStream, number: int) -> NDArray[np.floating]:
-        """(n, 2) of the stream's points those that are seen in a frame."""
+    def points(self, stream: PoseStream, number: int) -> NDArray[np.float64]:
+        """Where the stream's points are in a frame, (n, 2), of those that are seen."""
         from spamo_cache.encoders import points
 
         if self.pose is None:
             return np.zeros((0, 2))
         places = points.places(self.pose, stream)
         places = places[places >= 0]
-        return self.pose.points[number, places[self.pose.confidence[number, places] > 0]]
+        there = places[self.pose.confidence[number, places] > 0]
+        found: NDArray[np.float64] = self.pose.points[number, there].astype(np.float64)
+        return found
 
     def valid(self, sight: View | PoseStream) -> NDArray[np.bool_] | None:
         """(rows,) which rows of a stream are valid; None where all are."""
@@ -417,7 +419,7 @@ def _boxes_block(boxed: Mapping[str, View], seen: _Seen) -> Block:
     for number in seen.boxed:
         found = {name: seen.boxes[view][number] for name, view in boxed.items()}
         drawn = boxes_on(
-            seen.whole[number], {name: _edges(box) for name, box in found.items()}, 2 * _FRAME
+            seen.whole[number], {name: _edges(box) for name, box in found.items()}, _LARGE
         )
         lost = [name for name, box in found.items() if not box.visible]
         words = f"not visible: {', '.join(lost)}" if lost else "all visible"
@@ -496,7 +498,7 @@ def _points(view: _Shown, stream: PoseStream, row: int, seen: _Seen) -> Picture:
     (number,) = view.under(row)
     found = seen.points(stream, number)
     words = f"{_row(view, row, seen)} · {len(found)} of {view.outline.width // 3} points seen"
-    drawn = dotted(seen.whole[number], found, 2 * _FRAME)
+    drawn = dotted(seen.whole[number], found, _LARGE)
     return Picture(drawn, f"{words}\n{seen.label(range(number, number + 1))}")
 
 

@@ -16,18 +16,22 @@ import numpy as np
 import pytest
 import yaml
 from numpy.typing import NDArray
+from PIL import Image
+from typer.testing import CliRunner
 
+from spamo_cache.cli.main import app
 from spamo_cache.config import CacheSpec, parse
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.encoders import registry
 from spamo_cache.encoders.encoder import encode_clip
-from spamo_cache.errors import ConfigError, UsageError
+from spamo_cache.errors import ConfigError, PoseError, UsageError
 from spamo_cache.extract.extraction import extract
 from spamo_cache.extract.summary import Summary
 from spamo_cache.store.inspect import diff
 from spamo_cache.store.layout import stream_spec
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.verify import verify
+from spamo_cache.workflow.inspect import inspect
 from tests.support import environment, program
 from tests.support.poses import pose_file
 
@@ -201,6 +205,49 @@ def test_rows_of_a_region_are_those_of_crops_worked_out_by_hand(
     np.testing.assert_allclose(rows, encode_clip(encoder, np.stack(cut)), atol=1e-3)
     assert valid.tolist() == visible[::2]
     assert not valid.all()
+
+
+def test_a_row_is_traced_to_its_frame_and_box(done: Summary, site: Path) -> None:
+    def told(row: int, *options: str) -> dict[str, Any]:
+        line = ["store", "info", str(store_of(done, "hand")), "--clip", "film", "--row", str(row)]
+        found: dict[str, Any] = json.loads(
+            CliRunner().invoke(app, [*line, "--json", *options]).stdout
+        )
+        return found
+
+    points, seen = (np.repeat(each[::2], 2, axis=0) for each in signed(FRAMES["film"]))
+    side, corners, _ = boxes_by_hand(points, seen)
+    for row in (0, 2, 7):
+        found = told(row, "--root", str(site))
+        left, top = corners[2 * row].tolist()
+        box = {"left": left, "top": top, "side": side, "width": WIDTH, "height": HEIGHT}
+        assert (found["first"], found["box"], found["valid"]) == (2 * row, box, row != 2)
+    assert "box" not in told(0)
+
+
+def test_a_sheet_shows_boxes_points_and_what_is_not_valid(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(SPEC))
+    shutil.copytree(GOLDEN / "clip-vision", tmp_path / "clip-vision")
+
+    def height(name: str, **options: Any) -> int:
+        made = inspect(site / "film.mp4", tmp_path / f"{name}.png", **given, **options)
+        with Image.open(made) as sheet:
+            return sheet.height
+
+    given: dict[str, Any] = {"spec": tmp_path / "spec.yaml", "rows": 2}
+    pose = site / "poses" / "film.pose"
+    without = height("without")  # beside the film there is no pose of its name
+    seen = height("seen", poses=pose)
+    assert without < seen < height("boxes", poses=pose, boxes=True)
+    every = inspect(
+        site / "film.mp4", tmp_path / "e.png", **given, poses=pose, boxes=True, streams=["spatial"]
+    )
+    assert every.is_file()
+    wanting: list[dict[str, Any]] = [{"boxes": True}, {"streams": ["hand", "points"]}]
+    for changes in wanting:
+        with pytest.raises(PoseError, match="has no pose"):
+            inspect(site / "film.mp4", tmp_path / "none.png", **given, **changes)
+    assert not (tmp_path / "none.png").exists()
 
 
 def test_rows_of_points_are_measured_by_the_shoulders(done: Summary) -> None:
