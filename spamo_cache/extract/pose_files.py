@@ -7,6 +7,7 @@ commands side by side share the work.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
@@ -82,9 +83,15 @@ def check(source: Source) -> None:
     """
     use = "estimating poses" if source == "mediapipe" else "importing poses"
     extras.need("pose_format", use=use)
-    if source == "mediapipe":
-        extras.need("mediapipe", use=use)
-        _holistic()
+    if source != "mediapipe":
+        return
+    if sys.version_info >= (3, 13) and not extras.is_there("mediapipe"):
+        raise MissingLibraryError(
+            "estimating poses needs mediapipe, which Python 3.13 has none of",
+            remedy="estimate them in an environment of Python 3.12; the files serve any",
+        )
+    extras.need("mediapipe", use=use)
+    _holistic()
 
 
 def make_all(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -225,7 +226,12 @@ def _made(
     with watcher.task("pose", table.corpus, "clips") as advance:
         advance(there, len(clips))
         for result in pose_files.make_all(
-            job, lacking, executor=executor, cluster=cluster, waiting=_Waiting(watcher)
+            job,
+            lacking,
+            executor=executor,
+            cluster=cluster,
+            waiting=_Waiting(watcher),
+            found=partial(_tell, watcher),
         ):
             results.append(result)
             if result.reason:
@@ -236,6 +242,12 @@ def _made(
             done = there + len(results)
             advance(done, len(clips), note=note, figures={"failures": failures})
     return results
+
+
+def _tell(watcher: Watcher, scheduler: str, dashboard: str) -> None:
+    for name, address in (("scheduler", scheduler), ("dashboard", dashboard)):
+        if address:
+            watcher.detail(f"Dask {name}: {address}", {"event": name, "address": address})
 
 
 class _Waiting:

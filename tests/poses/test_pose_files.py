@@ -3,10 +3,11 @@
 import json
 import os
 import pickle
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -157,6 +158,16 @@ def test_without_an_estimator_the_command_says_how_to_get_it(
     there = extras.is_there
     monkeypatch.setattr(extras, "is_there", lambda name: name != "mediapipe" and there(name))
     with pytest.raises(MissingLibraryError, match=r"(?s)needs mediapipe.*\[pose\]"):
+        run(lab, tmp_path / "poses")
+    assert not (tmp_path / "poses").exists()
+
+
+def test_a_mediapipe_of_another_kind_is_refused_before_any_work(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "pose_format.utils.holistic", raising=False)
+    monkeypatch.setitem(sys.modules, "mediapipe", ModuleType("mediapipe"))
+    with pytest.raises(MissingLibraryError, match="does not load: Please install mediapipe"):
         run(lab, tmp_path / "poses")
     assert not (tmp_path / "poses").exists()
 

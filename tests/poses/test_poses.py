@@ -113,6 +113,19 @@ def test_a_broken_file_is_refused_with_one_clear_word(tmp_path: Path, name: str)
     assert error.value.remedy
 
 
+def test_no_damage_is_anything_but_a_pose_or_one_error() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        data = bytearray(WHOLE[: rng.integers(len(WHOLE) // 2, len(WHOLE) + 1)])
+        for place in rng.integers(len(data), size=2):
+            data[place] = rng.integers(256)
+        try:
+            body = poses.parse(bytes(data))
+        except PoseError:
+            continue
+        assert np.isfinite(body.points).all()
+
+
 def test_what_was_not_seen_may_be_no_number(tmp_path: Path) -> None:
     pose = read(tmp_path, spoilt(np.nan, seen=0))
     assert pose.points[1, 2].tolist() == [0, 0]

@@ -83,7 +83,8 @@ def lacks_poses(root: Path, name: str = NAME) -> bool:
     """Whether a corpus below ``root`` has clips without a pose, as earlier versions drew them."""
     try:
         size = bounded.read_json(root / _CARD)["size"]
-        return is_drawn(root, name) and len(names_in(root / poses.FOLDER)) < size
+        files = [file for file in names_in(root / poses.FOLDER) if file.endswith(poses.SUFFIX)]
+        return is_drawn(root, name) and len(files) < size
     except (OSError, ValueError, TypeError, KeyError):
         return False
 
