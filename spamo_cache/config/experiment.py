@@ -20,7 +20,8 @@ class Variant(StrictModel):
     eval_spec_set: Mapping[str, Any] = {}
     """Changes to the cache spec for the test alone; the run is trained without them."""
     group: str = ""
-    """Variants of one group, as the folds of a corpus, have a line for their mean and spread."""
+    """Variants of one group are a curve of their own if they have an ``x``; without, as the folds
+    of a corpus, they have a line for their mean and spread."""
     x: float | None = None
     """Its place on the experiment's axis."""
 

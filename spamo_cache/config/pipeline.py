@@ -351,6 +351,11 @@ class Pipeline(StrictModel):
                 "corpora have weights, so corpora_temperature has nothing to say: name the corpora "
                 "in a list, or leave the temperature out"
             )
+        if self.resplit is not None and self.corpora and self.corpus not in self.corpora:
+            raise ValueError(
+                f"resplit divides the clips of {self.corpus}, of which nothing is trained on: add "
+                "it to corpora"
+            )
         if self.others and self.encoders is not None:
             raise ValueError("encoders are tuned on one corpus: leave out corpora, or encoders")
         if self.resplit is not None and self.others and self.corpus not in self.corpora:

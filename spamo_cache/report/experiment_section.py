@@ -59,10 +59,13 @@ def _figure(experiment: Experiment) -> _Figure | None:
 
 
 def _curve(experiment: Experiment, placed: Sequence[Variant]) -> _Figure:
-    """Scores along the axis; variants changed at the test alone are a curve of their own."""
+    """Scores along the axis; variants changed at the test alone, and groups, are curves."""
     axis = experiment.axis
     trained = [variant for variant in placed if not variant.eval_spec_set]
-    groups = {"trained and tested so": trained} | _tested(placed)
+    groups: dict[str, list[Variant]] = {}
+    for variant in trained:
+        groups.setdefault(variant.group or "trained and tested so", []).append(variant)
+    groups |= _tested(placed)
     shown = {name: [_measured(v) for v in group] for name, group in groups.items() if group}
     fit = _scaling(trained)
     drawing = figures.against(
@@ -115,7 +118,8 @@ def _measured(variant: Variant) -> Measured:
 
 def _scaling(trained: Sequence[Variant]) -> Fit | None:
     """The law of scaling, where it is the amount of training data that is turned."""
-    if not any("train_fraction" in variant.set for variant in trained):
+    one = len({variant.group for variant in trained}) == 1
+    if not one or not any("train_fraction" in variant.set for variant in trained):
         return None
     return fitted(
         [(variant.x or 0.0, score) for variant in trained for score in variant.scores("bleu4")]

@@ -146,7 +146,7 @@ class Experiment:
         """Each group of variants as one, whose seeds are all of theirs."""
         members: dict[str, list[Variant]] = {}
         for variant in self.variants:
-            if variant.group and variant.scored:
+            if variant.group and variant.scored and variant.x is None:
                 members.setdefault(variant.group, []).append(variant)
         return [
             Variant(

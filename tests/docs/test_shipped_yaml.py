@@ -81,12 +81,14 @@ def test_every_experiment_fits_every_corpus(corpus: str) -> None:
     """No unknown key, stream or change of the spec; what to start from is there."""
     path = REPOSITORY / "pipelines" / corpus / "default.yaml"
     experiments = listed(path.parent)
-    assert [one.name for one in experiments] == list(ORDER)
+    names = [one.name for one in experiments]
+    assert names == [name for name in ORDER if name in names]
+    assert {name for name in ORDER if not name.startswith("pretraining")} <= set(names)
 
     def load(changes: Sequence[str]) -> Pipeline:
         return config.load(path, Pipeline, changes)
 
-    seeds = {name: [0] for name in ORDER}
+    seeds = {name: [0] for name in names}
     found = plan_experiments(
         experiments, load, lambda one: resolve.spec_used(one, path.parent)[0], seeds
     )
@@ -99,7 +101,7 @@ def test_every_experiment_fits_every_corpus(corpus: str) -> None:
             # What a GPU holds of frames at once, and of their activations.
             step = run.pipeline.translate
             assert step.batch // step.grad_accum_steps * run.pipeline.max_frames <= 2048
-    for name in ORDER:
+    for name in names:
         assert found.only([name]).runs
 
 

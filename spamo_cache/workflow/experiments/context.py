@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from spamo_cache import config
 from spamo_cache.config import CacheSpec, Pipeline
 from spamo_cache.errors import SpamoError
-from spamo_cache.workflow import resolve
+from spamo_cache.workflow import resolve, stores
 from spamo_cache.workflow.experiments.plan import FOLDER, TEST, Extraction, Plan, extractions
 from spamo_cache.workflow.extract import extract
 from spamo_cache.workflow.watcher import Watcher
@@ -34,6 +34,7 @@ class ExperimentContext:
         store: root of the feature stores; None is the first of ``SPAMO_CACHE``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         extraction: further options of the extraction.
+        size: clips to draw of embedded corpora; None is the usual number.
         watcher: is told of progress and notices.
     """
 
@@ -45,6 +46,7 @@ class ExperimentContext:
     store: str | None
     device: str
     extraction: Mapping[str, Any]
+    size: int | None
     watcher: Watcher
 
     @property
@@ -62,6 +64,20 @@ class ExperimentContext:
     def load_spec(self, pipeline: Pipeline) -> CacheSpec:
         """The cache spec of a pipeline, with the pipeline's changes to it."""
         return resolve.spec_used(pipeline, self.pipeline.parent)[0]
+
+    def corpus(self, name: str) -> tuple[Manifest, Path]:
+        """The clips and the folder of the experiments' corpus, or of another to pretrain on.
+
+        Raises:
+            UsageError: where the other one lies is not known.
+        """
+        if name == self.table.corpus:
+            return self.table, self.corpus_root
+        known = stores.remembered(name)
+        root = stores.at_hand(name, None)
+        if known is not None and root is not None:
+            return known, root
+        return resolve.load_manifest(name, None, root, size=self.size, watcher=self.watcher)
 
     def digest(self, base: Pipeline) -> str:
         """Equal where runs of ``base`` answer the same question of the same clips."""
@@ -100,9 +116,10 @@ def extract_features(
         context.watcher.notice(f"features: {label}")
         _, spec = resolve.spec_used(needed.pipeline, context.pipeline.parent)
         try:
+            table, root = context.corpus(needed.pipeline.corpus)
             summary = extract(
-                manifest=context.table,
-                root=context.corpus_root,
+                manifest=table,
+                root=root,
                 spec=spec,
                 store=context.store,
                 set=needed.pipeline.spec_set,
@@ -126,4 +143,5 @@ def extract_features(
 
 def _label(needed: Extraction) -> str:
     changes = ", ".join(config.overrides(needed.pipeline.spec_set)) or needed.pipeline.spec
-    return f"{', '.join(needed.streams)} ({changes})" + (", test alone" if needed.tested else "")
+    alone = ", test alone" if needed.tested else ""
+    return f"{needed.pipeline.corpus}: {', '.join(needed.streams)} ({changes}){alone}"

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from spamo_cache.config import Pipeline
 from spamo_cache.errors import SpamoError
 from spamo_cache.workflow.experiments.context import ExperimentContext, ExperimentFeatures
-from spamo_cache.workflow.experiments.plan import TEST, Planned, stream_keys
+from spamo_cache.workflow.experiments.plan import TEST, Planned, elsewhere, stream_keys
 from spamo_cache.workflow.experiments.tasks import TrainTask
+from spamo_cache.workflow.stores import with_corpora
 
 if TYPE_CHECKING:
     from spamo_cache.runs.records import Scorecard
@@ -79,16 +80,22 @@ class RunIndex:
         from spamo_cache.train.data import selected
         from spamo_cache.train.run import describe
 
-        pipeline = _started(run.pipeline, start)
+        pipeline, base = _started(run.pipeline, start), self._context.pipeline.parent
+        for other in elsewhere(pipeline):
+            self._stores(other)
+        own = {name: FeatureStore.open(path) for name, path in self._stores(pipeline).items()}
+        table, stores = with_corpora(
+            pipeline, base, self._context.table, own, store=self._context.store
+        )
         identity = describe(
             pipeline,
-            self._context.pipeline.parent,
-            selected(pipeline, self._context.table),
-            {name: FeatureStore.open(path) for name, path in self._stores(pipeline).items()},
+            base,
+            selected(pipeline, table),
+            stores,
             self._digest(pipeline.llm.weights),
         ).identity
-        own = self._context.folder / "runs" / f"{run.name}-{identity[:8]}"
-        return RunLocation(self._beside.get(identity, own))
+        folder = self._context.folder / "runs" / f"{run.name}-{identity[:8]}"
+        return RunLocation(self._beside.get(identity, folder))
 
     def train_task(self, run: Planned, start: Path | None, folder: Path, device: str) -> TrainTask:
         """What a process has to know to train a run into ``folder``."""
@@ -98,6 +105,7 @@ class RunIndex:
             output=folder,
             manifest=self._context.manifest,
             features={name: str(path) for name, path in self._stores(run.pipeline).items()},
+            store=self._context.store,
             root=self.frames_root(run),
             device=device,
         )

@@ -24,7 +24,7 @@ FOLDER = "experiments"
 """Holds a corpus's experiments, in ``pipelines/`` and ``runs/`` alike."""
 ORDER = (
     *("streams", "align", "tuning", "stride", "scales"),
-    *("llm", "data", "pairs", "signers", "official", "encoders"),
+    *("llm", "data", "pretraining", "pretraining-data", "pairs", "signers", "official", "encoders"),
 )
 """As the paper's questions come; others follow by name."""
 TEST = "test"
@@ -250,7 +250,7 @@ def changed(pipeline: Pipeline, test: Mapping[str, Any]) -> Pipeline:
 
 
 def stream_keys(pipeline: Pipeline, load_spec: LoadSpec) -> dict[str, str]:
-    """Stream of a pipeline -> a key that is equal for equal features.
+    """Stream of a pipeline -> a key that is equal for equal features of one corpus.
 
     Raises:
         UsageError: a change that does not fit the spec, or a stream that it does not have.
@@ -259,6 +259,7 @@ def stream_keys(pipeline: Pipeline, load_spec: LoadSpec) -> dict[str, str]:
     return {
         stream: identity(
             {
+                "corpus": pipeline.corpus,
                 "spec": stream_spec(spec, stream),
                 "weights": spec.streams[stream].model_dump(include={"weights", "key_map"}),
             }
@@ -267,10 +268,15 @@ def stream_keys(pipeline: Pipeline, load_spec: LoadSpec) -> dict[str, str]:
     }
 
 
+def elsewhere(pipeline: Pipeline) -> list[Pipeline]:
+    """The pipeline on each of the other corpora that it trains on, alone."""
+    return [pipeline.model_copy(update={"corpus": name, "corpora": ()}) for name in pipeline.others]
+
+
 def extractions(runs: Iterable[Planned], load_spec: LoadSpec) -> list[Extraction]:
     """What ``runs`` need, every stream once: what is trained from first."""
     listed = list(runs)
-    uses = [(run.pipeline, False) for run in listed]
+    uses = [(one, False) for run in listed for one in (run.pipeline, *elsewhere(run.pipeline))]
     uses += [(changed(run.pipeline, test), True) for run in listed for test in run.tests if test]
     needed: list[Extraction] = []
     known: set[str] = set()

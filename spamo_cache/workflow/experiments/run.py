@@ -127,6 +127,7 @@ def _context(
         store=source.store,
         device=source.device,
         extraction={"workers": source.workers, "executor": source.executor},
+        size=source.size,
         watcher=watcher,
     )
 

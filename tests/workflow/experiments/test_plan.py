@@ -173,3 +173,24 @@ def test_a_changed_stride_leaves_the_other_stream_as_it_is(load):
     changed = stream_keys(load(["spec_set.streams.motion.stride=4"]), load_spec)
     assert plain["spatial"] == changed["spatial"]
     assert plain["motion"] != changed["motion"]
+
+
+def test_a_corpus_to_pretrain_on_is_extracted_too(load):
+    found = planned(
+        [
+            experiment(
+                "pretraining",
+                before={"set": {"corpora": ["coast"]}},
+                after={"set": {"init_from": "before"}},
+            )
+        ],
+        load,
+    )
+    before, after = found.runs.values()
+    assert after.init_from is not None
+    assert after.init_from.key == before.key
+    needed = extractions(found.runs.values(), load_spec)
+    assert [(one.pipeline.corpus, list(one.streams)) for one in needed] == [
+        (corpus, ["spatial", "motion"]) for corpus in (after.pipeline.corpus, "coast")
+    ]
+    assert not set(needed[0].streams.values()) & set(needed[1].streams.values())
