@@ -23,6 +23,16 @@ def evaluate(
     folders: options.Runs,
     *,
     split: Annotated[str, typer.Option("--split", help="Split to decode.")] = "test",
+    by: Annotated[
+        str | None,
+        typer.Option(
+            "--by",
+            metavar="COLUMNS",
+            help="Scores by group too: signer or another column of the manifest, length, "
+            "seen-sentence, seen-signer.",
+            autocompletion=completion.columns,
+        ),
+    ] = None,
     shuffle: Annotated[
         bool,
         typer.Option("--shuffle", help="Give every clip another clip's features: the floor."),
@@ -59,10 +69,13 @@ def evaluate(
 
     Several runs, as of several seeds, are followed by the mean and deviation of each score.
 
-    Example:
+    Examples:
+
+        spamo-cache evaluate runs/phoenix14t/default --by signer,length
 
         spamo-cache evaluate runs/phoenix14t/default --against runs/phoenix14t/no-align
     """
+    from spamo_cache.workflow import resolve
     from spamo_cache.workflow.evaluate import check_run
 
     if against is not None and len(folders) > 1:
@@ -76,6 +89,7 @@ def evaluate(
         sc.evaluate(
             folder,
             split=split,
+            by=by,
             shuffle=shuffle,
             spec_set=spec_set or (),
             store=store,
@@ -93,7 +107,7 @@ def evaluate(
     if json:
         display.as_json(_document(cards, compared))
     else:
-        _show(folders, cards, against, compared)
+        _show(folders, cards, against, compared, by=resolve.names(by) or ())
     for card in cards:
         # They are scored as empty sentences, so the command has done its work.
         display.failures(list(card.failed.items()))
@@ -120,9 +134,12 @@ def _show(
     cards: Sequence[Scorecard],
     against: Path | None,
     compared: Mapping[str, Difference],
+    *,
+    by: Sequence[str],
 ) -> None:
     for folder, card in zip(folders, cards, strict=False):  # of --against the first alone
         scores.show(folder, card)
+        scores.show_groups(card, by)
         if len(cards) == 1:
             scores.show_details(card)
     if len(cards) > 1:

@@ -12,7 +12,11 @@ from spamo_cache.cli import display
 
 if TYPE_CHECKING:
     from spamo_cache.metrics import Difference, Spread
-    from spamo_cache.runs.records import Scorecard, SystemScores, TranslationScores
+    from spamo_cache.runs.records import Group, Scorecard, SystemScores, TranslationScores
+
+GROUPS_SHOWN = 20
+NO_VALUE = "(no value)"
+"""What the group of clips without a value is called."""
 
 
 def show(run: Path, card: Scorecard) -> None:
@@ -40,6 +44,32 @@ def show_scores(title: str, card: TranslationScores) -> None:
     for warning in card.warnings:
         shown = display.title if warning.severity == "warning" else display.line
         shown(f"  {warning.severity}: {warning.words} [{warning.kind}]")
+
+
+def show_groups(card: Scorecard, columns: Sequence[str]) -> None:
+    """The headline's scores of each group; of many groups those of the most clips."""
+    shown = [name for name in ("bleu4", "chrf", card.rouge, "bleurt") if name in card.metrics]
+    for column in columns:
+        groups = card.groups[column]
+        display.table(
+            (column, "n", *(cell for name in shown for cell in (name, "95 % interval"))),
+            [
+                (NO_VALUE if group.value is None else group.value, group.n, *_cells(group, shown))
+                for group in groups[:GROUPS_SHOWN]
+            ],
+            title=f"By {column}" + (f": {len(groups):,} groups" if len(groups) > 1 else ""),
+        )
+        if left := groups[GROUPS_SHOWN:]:
+            clips = sum(group.n for group in left)
+            display.line(f"  and {len(left):,} more groups of {clips:,} clips (--json has all)")
+
+
+def _cells(group: Group, metrics: Sequence[str]) -> list[object]:
+    return [
+        cell
+        for name in metrics
+        for cell in (group.metrics.get(name, ""), _interval(group.intervals.get(name)))
+    ]
 
 
 def show_details(card: Scorecard | SystemScores) -> None:

@@ -22,6 +22,7 @@ from spamo_cache.errors import SpamoError, UsageError
 from spamo_cache.evaluate import bleurt
 from spamo_cache.evaluate.conventions import Texts, conventions, headline, texts
 from spamo_cache.evaluate.features import check_stores
+from spamo_cache.evaluate.groups import by_group, check_columns
 from spamo_cache.evaluate.published import published
 from spamo_cache.evaluate.warnings import (
     Evidence,
@@ -74,6 +75,7 @@ def evaluate(
     shuffle: bool | None = None,
     changed: Mapping[str, Any] | None = None,
     bootstrap: int = BOOTSTRAP,
+    by: Sequence[str] = (),
     device: str = "auto",
     llm: Path | None = None,
     progress: Decoded | None = None,
@@ -96,10 +98,11 @@ def evaluate(
         changed: dotted keys of the cache spec -> the value that ``stores`` were computed with
             instead of the one that the run was trained on.
         bootstrap: resamples behind the intervals.
+        by: columns of the manifest, or of ``groups.DERIVED``, to score the groups of.
         llm: folder of the run's LLM, where that has moved.
 
     Raises:
-        UsageError: no finished run there, unknown split.
+        UsageError: no finished run there, unknown split or column.
         DamagedError: a file of the run is not what it was.
         StoreError: a store differs from the one trained from in more than ``changed``, or lacks
             clips of the split.
@@ -121,9 +124,18 @@ def evaluate(
         judge=bleurt.find(),
     )
     # Before the language model is loaded: that may take minutes.
-    if (known := task.known()) is not None:
-        io.discard(unfinished_file(run, task.name))
-        return known
+    check_columns(task.manifest, by)
+    card = task.known() or _decoded(task, device=device, llm=llm, progress=progress)
+    io.discard(unfinished_file(run, task.name))
+    if not by:
+        return card
+    trained = list(lineage(folder).clips("train"))
+    return by_group(run, card, by, manifest=task.manifest, trained=trained, bootstrap=bootstrap)
+
+
+def _decoded(task: _Task, *, device: str, llm: Path | None, progress: Decoded | None) -> Scorecard:
+    """Decode and score what nobody has yet; the card as the run keeps it."""
+    run, pipeline = task.folder.path, task.pipeline
     io.check_output(card_file(run, task.name))
     encoders = encoders_of(task.stores, pipeline.streams)
     loaded = load_run(run, device=device, encoders=encoders, llm=llm)
@@ -133,9 +145,7 @@ def evaluate(
     card = task.judged(evidence, measured)
     sides = texts(predictions.hypotheses, predictions.references, pipeline.text)
     card = replace(card, texts_sha256=_keep_texts(run, card.name, sides))
-    kept = keep_card(run, card, _lines(evidence, measured))
-    io.discard(unfinished_file(run, task.name))
-    return kept
+    return keep_card(run, card, _lines(evidence, measured))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,6 +315,7 @@ def predictions(
 def _lines(evidence: Evidence, measured: Mapping[str, Measure]) -> Iterator[ScoredClip]:
     """A line per clip: its texts as they are scored, why it failed if it did, its own scores."""
     made, failed = evidence.predictions, evidence.data.failed
+    bleurts = measured["bleurt"].per_clip if "bleurt" in measured else [None] * len(made.clips)
     columns = zip(
         made.clips,
         made.hypotheses,
@@ -312,10 +323,11 @@ def _lines(evidence: Evidence, measured: Mapping[str, Measure]) -> Iterator[Scor
         sentence_bleu(measured["bleu4"]),
         measured["chrf"].per_clip,
         measured["rouge_l"].per_clip,
+        bleurts,
         same_sentences(evidence.lineage.clips("train"), made.references),
         strict=True,
     )
-    for clip, hypothesis, reference, bleu, chrf, rouge_l, known in columns:
+    for clip, hypothesis, reference, bleu, chrf, rouge_l, judged, known in columns:
         yield ScoredClip(
             id=clip.id,
             hypothesis=hypothesis,
@@ -324,6 +336,7 @@ def _lines(evidence: Evidence, measured: Mapping[str, Measure]) -> Iterator[Scor
             bleu=bleu,
             chrf=chrf,
             rouge_l=rouge_l,
+            bleurt=judged,
             seen=known,
         )
 

@@ -14,7 +14,7 @@ from spamo_cache.report.figures import Point, Series
 from spamo_cache.report.formats import METRICS, metric_name, millions, number
 from spamo_cache.report.runs import RunView
 from spamo_cache.report.templating import colour, render, template_filter
-from spamo_cache.runs.records import Evaluation, Scorecard
+from spamo_cache.runs.records import Evaluation, Group, Scorecard
 
 _DRAWN = ("bleu1", "bleu2", "bleu3", "bleu4", "chrf", "rouge_l", "bleurt")
 _NOTES = {
@@ -24,6 +24,8 @@ _NOTES = {
     "rouge_l_coco": "MSCOCO's: recall weighs 1.2 times as much",
     "bleurt": "a learned metric",
 }
+_GROUPS = 50
+"""Groups of a column that a page shows; all are in the scorecard."""
 _Sources = Sequence[tuple[str, str]]
 """(key of the metrics, stage): the first that was logged counts."""
 _ALIGN: _Sources = (("align", "align"), ("loss", "align"))
@@ -132,6 +134,11 @@ def scores(run: RunView) -> Markup:
         histogram=_histogram(shown),
         headline_bleu=next((one.bleu4 for one in shown.conventions if one.headline), None),
         published_keys=[key for key in METRICS if key in published],
+        group_keys=[
+            key for key in ("bleu4", "chrf", shown.rouge, "bleurt") if key in shown.metrics
+        ],
+        grouped={column: groups[:_GROUPS] for column, groups in shown.groups.items()},
+        left_out={column: groups[_GROUPS:] for column, groups in shown.groups.items()},
     )
 
 
@@ -148,7 +155,7 @@ def score_table(run: RunView) -> Markup:
 
 
 @template_filter
-def half_width(card: Scorecard, key: str) -> float | None:
+def half_width(card: Scorecard | Group, key: str) -> float | None:
     """Half the width of a metric's interval; None where it has none."""
     bounds = card.intervals.get(key)
     return (bounds[1] - bounds[0]) / 2 if bounds else None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,6 +84,23 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """The clips of a split that have one value in a column, and their scores.
+
+    Attributes:
+        value: the value; None for the clips that have none.
+        n: clips scored.
+        metrics: as of the whole split.
+        intervals: 95 % bootstrap intervals of the metrics; empty for a single clip.
+    """
+
+    value: str | None
+    n: int
+    metrics: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TranslationScores:
     """Scores of translations beside their references, whoever made them.
 
@@ -153,6 +170,8 @@ class Scorecard(TranslationScores):
         changed: keys of the cache spec -> value at test time, where the run was trained on another.
         stores: stream -> fingerprint.
         identity: sha256 over weights, settings, stores and references: equal means same result.
+        groups: column -> the groups that its values make, the largest first; of those columns that
+            were asked for. Each holds every scored clip once.
         table_sha256: of the file of hypotheses beside the card.
         texts_sha256: of all files of its texts.
     """
@@ -168,6 +187,7 @@ class Scorecard(TranslationScores):
     stores: Mapping[str, str]
     identity: str
     resplit: str = ""
+    groups: Mapping[str, Sequence[Group]] = field(default_factory=dict)
     table_sha256: str = ""
     texts_sha256: str = ""
 
@@ -179,6 +199,7 @@ class ScoredClip:
     Attributes:
         failed: why there were no features; the hypothesis is empty then.
         bleu, chrf, rouge_l: of this sentence alone, in points of 100.
+        bleurt: the same; None where it was not computed.
         seen: the reference is a training sentence too.
     """
 
@@ -189,6 +210,7 @@ class ScoredClip:
     bleu: float = 0.0
     chrf: float = 0.0
     rouge_l: float = 0.0
+    bleurt: float | None = None
     seen: bool = False
 
 
@@ -233,6 +255,12 @@ def keep_card(run: Path, card: Scorecard, lines: Iterable[ScoredClip]) -> Scorec
     # The card last: where it stands, its hypotheses stand too.
     write_document(card_file(run, card.name), kept)
     return kept
+
+
+def keep_groups(run: Path, card: Scorecard) -> Scorecard:
+    """Write a scorecard whose translations the run has kept before; the card itself."""
+    write_document(card_file(run, card.name), card)
+    return card
 
 
 class Unfinished:
@@ -320,7 +348,7 @@ def read_evaluation(run: Path, name: str) -> Evaluation:
     """
     lines = read_lines(run, name)
     card = read_card(card_file(run, name))
-    known = {field.name: getattr(card, field.name) for field in fields(Scorecard)}
+    known = {one.name: getattr(card, one.name) for one in fields(Scorecard)}
     return Evaluation(**known, lines=lines)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from spamo_cache import config
 from spamo_cache.workflow import resolve
 from spamo_cache.workflow.frames import input_streams
-from spamo_cache.workflow.resolve import Changes, RunLike
+from spamo_cache.workflow.resolve import Changes, Names, RunLike
 from spamo_cache.workflow.stores import missing_explained, pipeline_stores
 from spamo_cache.workflow.watcher import QUIET, Watcher
 
@@ -22,6 +22,7 @@ def evaluate(
     run: RunLike,
     *,
     split: str = "test",
+    by: Names | None = None,
     shuffle: bool = False,
     spec_set: Changes = (),
     store: str | Path | None = None,
@@ -38,6 +39,9 @@ def evaluate(
     Args:
         run: a run's folder, or what ``train`` returned.
         split: split to decode.
+        by: columns to score the groups of, as ``"signer,topic"``: of the manifest, or ``length``
+            (words of the reference), ``seen-sentence``, ``seen-signer`` (whether training has it).
+            Of what is evaluated already, nothing is decoded again.
         shuffle: give every clip another's features: the floor of the scores.
         spec_set: read stores of another cache spec, as ``{"streams.motion.stride": 4}``.
         store: root to look for feature stores in before those of ``SPAMO_CACHE``.
@@ -52,7 +56,7 @@ def evaluate(
         ``evaluation/<name>.json``.
 
     Raises:
-        UsageError: no finished run there, an unknown split or device.
+        UsageError: no finished run there, an unknown split, column or device.
         DamagedError: a file of the run is not what it was.
         StoreError: a store is missing, lacks clips, or is not one that the run can read.
         WeightsError: the run's LLM is not where it was.
@@ -76,6 +80,7 @@ def evaluate(
             stores=streams,
             shuffle=shuffle or None,
             changed=changed,
+            by=resolve.names(by) or (),
             device=device,
             llm=None if llm is None else Path(llm),
             progress=advance,

@@ -129,3 +129,19 @@ def test_stores_of_another_spec_at_test_time(lab: Path, call: Call) -> None:
     assert "at test time" in call(f"evaluate plain --spec-set {stride}").stdout
     assert "key=value" in call("evaluate plain --spec-set stride", code=2).stderr
     assert "nearest" in call("evaluate plain --spec-set streams.motion.strid=1", code=2).stderr
+
+
+def test_scores_of_groups_are_shown_and_many_are_cut_short(
+    lab: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = document(call("evaluate plain --by signer,source --json"))
+    assert [(group["value"], group["n"]) for group in card["groups"]["signer"]] == [(None, 3)]
+    assert {group["n"] for group in card["groups"]["source"]} == {1}
+    monkeypatch.setattr("spamo_cache.cli.scores.GROUPS_SHOWN", 2)
+    told = call("evaluate plain --by signer,source").stdout
+    assert "By source: 3 groups" in told
+    assert "(no value)" in told
+    assert "and 1 more groups of 1 clips" in told
+    assert "choose among id, split" in call("evaluate plain --by topic", code=2).stderr
+    call("report plain -o page.html")
+    assert "By source" in (lab / "page.html").read_text(encoding="utf-8")
