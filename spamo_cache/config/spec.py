@@ -230,6 +230,9 @@ class CacheSpec(StrictModel):
 
     name: Name
     streams: Mapping[Name, StreamSpec] = Field(min_length=1)
+    poses: Annotated[str, Field(min_length=1)] = "poses"
+    """Folder of the clips' poses by id, below the corpus's root or with a path of its own. Like the
+    name of weights it is no part of a fingerprint: what the poses say is."""
     frames: FramesSpec = FramesSpec()
     compute: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     store: StoreSpec = StoreSpec()

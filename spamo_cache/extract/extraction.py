@@ -102,7 +102,6 @@ def extract(
     store_root: Path,
     streams: Sequence[str] | None = None,
     splits: Sequence[str] | None = None,
-    poses: Path | None = None,
     executor: Executor = "dask",
     workers: int | None = None,
     scheduler: str | None = None,
@@ -125,7 +124,6 @@ def extract(
         store_root: root that new stores are written to.
         streams: names of streams of the spec; None is all.
         splits: names of splits; None is all.
-        poses: folder of the clips' poses by their ids; None is ``poses`` below ``root``.
         executor: ``serial`` computes in this process.
         workers: processes of a local cluster; None is one per GPU, or one with all cores.
         scheduler: address of a running Dask scheduler instead.
@@ -185,7 +183,6 @@ def extract(
         store_root=store_root,
         streams=streams,
         splits=splits,
-        poses=poses,
         retry=retry_failed,
         progress=tracker.probed,
     )
@@ -295,6 +292,7 @@ def _open_writers(
                 chunk_rows=stream.chunk_rows,
                 shard_rows=stream.shard_rows,
                 validity=stream.uses_poses,
+                poses=spec.poses if stream.uses_poses else "",
                 terms="" if corpus is None else corpus.terms,
                 manifest=snapshot,
             )

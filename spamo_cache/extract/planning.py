@@ -36,7 +36,6 @@ from spamo_cache.extract.placement import (
 )
 from spamo_cache.extract.reuse import Reusable
 from spamo_cache.extract.worker import PartitionTask
-from spamo_cache.poses.clips import FOLDER
 from spamo_cache.store.attributes import Attributes, load_attributes
 from spamo_cache.store.index import ABSENT, FAILED, OK, PLACE, ClipIndex, Columns, with_receipts
 from spamo_cache.store.inventory import find
@@ -129,14 +128,12 @@ def plan_extraction(
     store_root: Path,
     streams: Sequence[str] | None,
     splits: Sequence[str] | None,
-    poses: Path | None = None,
     retry: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> ExtractionPlan:
     """Probe the corpus, load the encoders, plan the partitions, find the stores.
 
     Args:
-        poses: folder of the clips' poses; None is ``poses`` below ``root``.
         load: gives a stream's encoder, or its outline; only its sizes and hash are looked at.
         retry: do not settle for a store in another root if it has failed clips.
 
@@ -169,8 +166,8 @@ def plan_extraction(
     files: list[PoseFile] = []
     posed = keys
     if any(spec.streams[name].uses_poses for name in names):
-        files = clip_poses.find_all(root, poses, clips)
-        _check_poses(files, requested, root, poses)
+        files = clip_poses.find_all(root, root / spec.poses, clips)
+        _check_poses(files, requested, root / spec.poses)
         posed = [replace(key, pose=file.sha256) for key, file in zip(keys, files, strict=True)]
     plans = {
         name: _stream(
@@ -197,15 +194,13 @@ def plan_extraction(
     )
 
 
-def _check_poses(
-    files: Sequence[PoseFile], requested: Mask, root: Path, poses: Path | None
-) -> None:
+def _check_poses(files: Sequence[PoseFile], requested: Mask, folder: Path) -> None:
     """Raise UsageError where no clip has a pose: nobody wants an extraction of failures."""
     wanted = [file for file, asked in zip(files, requested, strict=True) if asked]
     if wanted and all(file.path is None for file in wanted):
         raise UsageError(
             f"streams use poses, and none of {len(wanted):,} clips has one: {wanted[0].reason}",
-            where=poses or root / FOLDER,
+            where=folder,
             remedy="make them by `spamo-cache pose`, name their folder by --poses, or choose other "
             "--streams",
         )

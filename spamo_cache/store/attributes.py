@@ -64,6 +64,8 @@ class Attributes(StrictModel):
     corpus_sha256: Sha256
     poses_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     """Of the poses that the features were computed by; empty, and left out, where none were."""
+    poses: Annotated[str, Field(max_length=4096)] = ""
+    """Name of their folder as the spec gave it; likewise."""
     clips: Annotated[int, Field(ge=1, le=50_000_000)]
     partitions: Annotated[int, Field(ge=1, le=MAX_PARTITIONS)]
     """When the store was begun; clips that get another place later get partitions after these."""
@@ -95,7 +97,8 @@ class Attributes(StrictModel):
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Stores without validity and poses keep the attributes that they had before there were any.
-        return without(without(dump(self), "validity", False), "poses_sha256", "")
+        document = without(without(dump(self), "validity", False), "poses_sha256", "")
+        return without(document, "poses", "")
 
 
 def without(document: dict[str, Any], key: str, default: object) -> dict[str, Any]:

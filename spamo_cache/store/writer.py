@@ -122,6 +122,7 @@ class StoreWriter:
         chunk_rows: int,
         shard_rows: int,
         validity: bool = False,
+        poses: str = "",
         terms: str = "",
         manifest: bytes = b"",
     ) -> StoreWriter:
@@ -134,6 +135,7 @@ class StoreWriter:
             keys: every clip of the corpus, in any order.
             slots: the place of each of them, in any order; see :func:`layout.pack`.
             validity: whether the store says of each row if it is valid.
+            poses: name of the folder of the poses that the keys speak of.
             terms: terms of use of the corpus, shown wherever the store is shared.
             manifest: the corpus's manifest as Parquet, kept in a store that is created.
 
@@ -163,6 +165,7 @@ class StoreWriter:
             chunk_rows=chunk_rows,
             shard_rows=shard_rows,
             validity=validity,
+            poses=poses,
             terms=terms,
             **manifest_attributes(manifest),
         )

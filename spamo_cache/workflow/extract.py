@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from spamo_cache import extras, io
+from spamo_cache import config, extras, io
 from spamo_cache.config.spec import Reader
 from spamo_cache.errors import StoreError
 from spamo_cache.workflow import DRAWN, EMBEDDED, resolve, stores
@@ -60,7 +60,7 @@ def extract(
         streams: streams of the spec to compute; None is all.
         split: splits to compute; None is all.
         poses: folder of the clips' ``.pose`` files by id, for streams of regions and poses; None is
-            ``poses`` below ``root``. A manifest's column ``pose`` goes before it.
+            the spec's ``poses``. A manifest's column ``pose`` goes before it.
         set: changes to the spec, as ``{"streams.motion.stride": 4}``.
         reader: video decoder; all give the same frames.
         store: root to write to; None is the first of ``SPAMO_CACHE``.
@@ -90,6 +90,8 @@ def extract(
     from spamo_cache.extract.extraction import extract as compute
 
     changes = [*resolve.changes(set), *([f"frames.reader={reader}"] if reader else ())]
+    if poses is not None:
+        changes += config.overrides({"poses": str(resolve.folder(poses).absolute())})
     splits = resolve.names(split)
     request: dict[str, Any] = {
         "streams": resolve.names(streams),
@@ -111,6 +113,9 @@ def extract(
         dataset, manifest, root, size=size, limit=limit, watcher=watcher
     )
     loaded, path = resolve.named_spec(spec or resolve.spec_of(table.corpus), changes=changes)
+    asked = request["streams"] or loaded.streams
+    if any(stream.uses_poses for name, stream in loaded.streams.items() if name in asked):
+        resolve.draw_poses(table.corpus, base, loaded.poses, watcher)
     stores.report_changes(table, watcher)
     if not dry_run:
         stores.check_room(table)
@@ -123,7 +128,6 @@ def extract(
             path.parent,
             store_root=root_of_stores,
             splits=splits,
-            poses=None if poses is None else resolve.folder(poses),
             retry_failed=retry_failed,
             progress=_ProgressReport(watcher, advance),
             **request,

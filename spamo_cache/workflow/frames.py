@@ -150,7 +150,7 @@ def box_of_row(
     Args:
         store: that of the row.
         root: of the raw corpus.
-        poses: folder of the clips' poses; None is ``poses`` below the root.
+        poses: folder of the clips' poses; None is that of the store's spec.
 
     Returns:
         ``left``, ``top`` and ``side`` in pixels of a frame of ``width`` and ``height``, the clip's
@@ -172,7 +172,7 @@ def box_of_row(
 
     root = resolve.folder(root)
     clip, key = _clip_of(store, row.clip), store.clip_key(row.clip)
-    file = clip_poses.find(root, None if poses is None else Path(poses), clip)
+    file = clip_poses.find(root, root / (poses or store.about.poses), clip)
     if file.path is not None and file.sha256 != key.pose:
         raise StoreError(
             "is not the pose that was used", where=file.path, remedy="check --root and --poses"

@@ -69,8 +69,7 @@ def inspect(
         streams: only these.
         rows: rows of each stream to show, at even distances.
         boxes: draw the boxes of regions on frames first: those of the spec, else of every region.
-        poses: folder of ``.pose`` files by id, or the clip's own file; None is ``poses`` below the
-            root.
+        poses: folder of ``.pose`` files by id, or the clip's own file; None is the spec's.
         watcher: told of the drawing of the embedded corpus.
 
     Returns:
@@ -92,7 +91,7 @@ def inspect(
     name = spec or resolve.spec_of(found.corpus)
     chosen, file = resolve.named_spec(name, changes=resolve.changes(set))
     sheet = BytesIO()
-    given = None if poses is None else _poses(Path(poses))
+    given = found.root / chosen.poses if poses is None else _poses(Path(poses))
     drawn = _sheet(
         found, chosen, file.parent, resolve.names(streams), rows, boxes=boxes, poses=given
     )

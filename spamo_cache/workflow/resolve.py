@@ -126,6 +126,21 @@ def _drawn(name: str, root: Path, size: int | None, watcher: Watcher) -> Path:
     return root
 
 
+def draw_poses(corpus: str, root: Path, folder: str, watcher: Watcher = QUIET) -> None:
+    """Draw the poses of an embedded corpus that a spec asks for, where they are missing.
+
+    Args:
+        folder: see :func:`signed_weather.drop_out_of`.
+    """
+    if corpus not in DRAWN:
+        return
+    from spamo_cache.datasets import signed_weather
+
+    if signed_weather.lacks_poses(root, corpus, folder):
+        with watcher.task("draw", f"{folder} of {corpus}", "clips") as advance:
+            signed_weather.add_poses(root, corpus, advance, folder)
+
+
 def load_manifest(
     dataset: str | None,
     manifest: Path | str | Manifest | None,

@@ -331,6 +331,8 @@ def _found(
     clips = manifest.table["id"].to_pylist()
     opened = [FeatureStore.open(path) for path in found]
     stores = [store for store in opened if all(clip in store for clip in clips)]
+    if spec.streams[stream].uses_poses:
+        stores = by_poses(stores, spec.poses)
     # One of which a part was pulled is completed from where the rest is.
     stores.sort(key=lambda store: _lacking(store, clips))
     _same_weights(stream, weights, stores)
@@ -341,6 +343,13 @@ def _found(
         where=", ".join(dict.fromkeys(roots)),
         remedy=f"run `{_extraction(pipeline, base, note, stream)}`",
     )
+
+
+def by_poses(stores: list[FeatureStore], folder: str) -> list[FeatureStore]:
+    """Those made by the poses of a folder; all where it is the usual one and none names it."""
+    usual = config.CacheSpec.model_fields["poses"].default
+    named = [store for store in stores if store.about.poses == folder]
+    return named or (stores if folder == usual else [])
 
 
 def _lacking(store: FeatureStore, clips: Sequence[str]) -> int:

@@ -18,7 +18,16 @@ import pytest
 
 from spamo_cache import poses
 from spamo_cache.datasets import registry
-from spamo_cache.datasets.signed_weather import NAME, grammar, lexicon, make, manifest
+from spamo_cache.datasets.signed_weather import (
+    NAME,
+    add_poses,
+    drop_out_of,
+    grammar,
+    lacks_poses,
+    lexicon,
+    make,
+    manifest,
+)
 from spamo_cache.datasets.signed_weather.animate import offset, perform, shape
 from spamo_cache.datasets.signed_weather.dialects import COAST, COASTAL_SIGNS, INLAND
 from spamo_cache.datasets.signed_weather.grammar import ClipPlan
@@ -115,6 +124,20 @@ def test_poses_are_added_to_a_finished_corpus_and_nothing_else_is_touched(
     make(root, SMALLEST)
     assert contents(root) == contents(made)
     assert times(root).items() >= before.items()
+
+
+def test_a_folders_name_says_how_often_its_poses_lose_a_hand(
+    few: list[ClipPlan], made: Path, tmp_path: Path
+) -> None:
+    names = ("poses", "poses-drop-0", "poses-drop-35", "poses-drop-91", "poses-drop-05", "mine")
+    assert [drop_out_of(name) for name in names] == [0.1, 0.0, 0.35, None, None, None]
+    root = shutil.copytree(made, tmp_path / "corpus")
+    assert not lacks_poses(root, NAME, "mine")
+    assert lacks_poses(root, NAME, "poses-drop-35")
+    add_poses(root, NAME, folder="poses-drop-35")
+    others = [sorted((root / name).iterdir()) for name in ("poses", "poses-drop-35")]
+    assert [a.name for a in others[0]] == [b.name for b in others[1]]
+    assert any(a.read_bytes() != b.read_bytes() for a, b in zip(*others, strict=True))
 
 
 def test_poses_are_where_the_drawing_is_and_lose_hands_as_often_as_asked(

@@ -83,7 +83,8 @@ def test_every_experiment_fits_every_corpus(corpus: str) -> None:
     experiments = listed(path.parent)
     names = [one.name for one in experiments]
     assert names == [name for name in ORDER if name in names]
-    assert {name for name in ORDER if not name.startswith("pretraining")} <= set(names)
+    own = ("pretraining", "regions")  # what these need, not every corpus has
+    assert {name for name in ORDER if not name.startswith(own)} <= set(names)
 
     def load(changes: Sequence[str]) -> Pipeline:
         return config.load(path, Pipeline, changes)

@@ -141,8 +141,9 @@ def spec() -> CacheSpec:
 
 @pytest.fixture(scope="module")
 def go(site: Path, manifest: Manifest, spec: CacheSpec) -> Callable[..., Summary]:
-    def run(store_root: Path, **changes: Any) -> Summary:
-        given = {"manifest": manifest, "root": site, "spec": spec, "spec_base": GOLDEN}
+    def run(store_root: Path, poses: Path | str = "poses", **changes: Any) -> Summary:
+        by = spec.model_copy(update={"poses": str(poses)})
+        given = {"manifest": manifest, "root": site, "spec": by, "spec_base": GOLDEN}
         options = {"store_root": store_root, "executor": "serial", "device": "cpu"}
         return extract(**{**given, **options, **changes})
 
@@ -301,6 +302,8 @@ def test_another_pose_makes_another_store_which_takes_the_other_clips_along(
     new = go(features, poses=better)
     assert new.stores["spatial"] == done.stores["spatial"]
     assert new.stores["hand"] != done.stores["hand"]
+    named = [opened(one, "hand").about.poses for one in (done, new)]
+    assert named == ["poses", str(better)]
     assert (new.streams["hand"].copied_from[0].clips, new.computed_frames) == (2, 9)
     assert diff(new.stores["points"], done.stores["points"]) == [
         "1 clips have another pose: b",

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from spamo_cache.store.receipts import receipt_path
 from spamo_cache.store.verify import verify
 from spamo_cache.store.writer import StoreWriter
 from spamo_cache.workflow.doctor import examine
-from spamo_cache.workflow.stores import remember
+from spamo_cache.workflow.stores import by_poses, remember
 from tests.conftest import Server
 from tests.store.conftest import Material
 from tests.store.test_store_hub import ROOT
@@ -316,5 +317,21 @@ def test_commands_and_pages_show_them(
         counts=None,
         valid={"test": share},
     )
-    page = render("provenance.html", place="p", stores=(facts,), stages=None, effort=[], terms=None)
+    given: dict[str, Any] = {"stages": None, "effort": [], "terms": {}, "corpora": {}}
+    page = render("provenance.html", place="p", stores=(facts,), **given)
     assert f"test {100 * share:.1f} %" in page
+
+
+def test_train_takes_the_stores_of_the_poses_that_a_spec_names() -> None:
+    usual, other, moved = (
+        SimpleNamespace(about=SimpleNamespace(poses=folder))
+        for folder in ("poses", "poses-drop-30", "/data/rtmpose")
+    )
+
+    def taken(stores: list[Any], folder: str) -> list[Any]:
+        return by_poses(stores, folder)
+
+    assert taken([other, usual], "poses") == [usual]
+    assert taken([usual, other], "poses-drop-30") == [other]
+    assert taken([moved], "poses") == [moved]  # nobody has named any
+    assert taken([usual, moved], "poses-drop-30") == []

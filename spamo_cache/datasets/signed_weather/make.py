@@ -6,6 +6,7 @@ import io
 import json
 import multiprocessing
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
@@ -79,21 +80,42 @@ def make(
     return manifest
 
 
-def lacks_poses(root: Path, name: str = NAME) -> bool:
+def drop_out_of(folder: str) -> float | None:
+    """Share of the frames in which a hand is not found, in the poses of a folder of this name.
+
+    ``poses-drop-30`` are poses that lose a hand in 30 % of the frames; None for any other name but
+    that of the poses that come with the corpus.
+    """
+    if folder == poses.FOLDER:
+        return DROP_OUT
+    match = re.fullmatch(rf"{poses.FOLDER}-drop-([0-9]|[1-8][0-9]|90)", folder)
+    return None if match is None else int(match[1]) / 100
+
+
+def lacks_poses(root: Path, name: str = NAME, folder: str = poses.FOLDER) -> bool:
     """Whether a corpus below ``root`` has clips without a pose, as earlier versions drew them."""
+    if drop_out_of(folder) is None:
+        return False
     try:
         size = bounded.read_json(root / _CARD)["size"]
-        files = [file for file in names_in(root / poses.FOLDER) if file.endswith(poses.SUFFIX)]
+        files = [file for file in names_in(root / folder) if file.endswith(poses.SUFFIX)]
         return is_drawn(root, name) and len(files) < size
     except (OSError, ValueError, TypeError, KeyError):
         return False
 
 
-def add_poses(root: Path, name: str = NAME, progress: Progress | None = None) -> None:
-    """Write the poses that a finished corpus lacks; one that is for reading only stays so."""
-    if lacks_poses(root, name):
+def add_poses(
+    root: Path, name: str = NAME, progress: Progress | None = None, folder: str = poses.FOLDER
+) -> None:
+    """Write the poses that a finished corpus lacks; one that is for reading only stays so.
+
+    Args:
+        folder: see :func:`drop_out_of`.
+    """
+    drop_out = drop_out_of(folder)
+    if drop_out is not None and lacks_poses(root, name, folder):
         with suppress(OSError):
-            write_poses(plans(root, name), root / poses.FOLDER, progress=progress)
+            write_poses(plans(root, name), root / folder, drop_out, progress)
 
 
 def plans(root: Path, name: str = NAME) -> list[ClipPlan]:

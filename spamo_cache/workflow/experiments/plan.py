@@ -23,7 +23,7 @@ from spamo_cache.train.run import settings
 FOLDER = "experiments"
 """Holds a corpus's experiments, in ``pipelines/`` and ``runs/`` alike."""
 ORDER = (
-    *("streams", "align", "tuning", "stride", "scales"),
+    *("streams", "regions", "align", "tuning", "stride", "scales"),
     *("llm", "data", "pretraining", "pretraining-data", "pairs", "signers", "official", "encoders"),
 )
 """As the paper's questions come; others follow by name."""
@@ -262,6 +262,7 @@ def stream_keys(pipeline: Pipeline, load_spec: LoadSpec) -> dict[str, str]:
                 "corpus": pipeline.corpus,
                 "spec": stream_spec(spec, stream),
                 "weights": spec.streams[stream].model_dump(include={"weights", "key_map"}),
+                **({"poses": spec.poses} if spec.streams[stream].uses_poses else {}),
             }
         )
         for stream in pipeline.streams

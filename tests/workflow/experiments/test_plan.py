@@ -194,3 +194,13 @@ def test_a_corpus_to_pretrain_on_is_extracted_too(load):
         (corpus, ["spatial", "motion"]) for corpus in (after.pipeline.corpus, "coast")
     ]
     assert not set(needed[0].streams.values()) & set(needed[1].streams.values())
+
+
+def test_other_poses_are_other_features_of_the_streams_that_use_them(load, monkeypatch):
+    monkeypatch.setitem(SPEC["streams"], "points", {"encoder": "pose"})
+    streams = {"streams": ["spatial", "points"]}
+    changes = ({}, {"spec_set": {"poses": "poses-drop-30"}})
+    variants = {f"v{n}": {"set": {**streams, **change}} for n, change in enumerate(changes)}
+    found = plan_experiments([experiment("any", **variants)], load, load_spec, {"any": [0]})
+    needed = extractions(found.runs.values(), load_spec)
+    assert [sorted(one.streams) for one in needed] == [["points", "spatial"], ["points"]]
