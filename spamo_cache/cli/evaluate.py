@@ -58,6 +58,7 @@ def evaluate(
     root: options.Root = None,
     llm: options.LLM = None,
     spec: options.Spec = None,
+    content_words: options.ContentWords = None,
     table: Annotated[
         Path | None,
         typer.Option("--table", metavar="FILE", help="Write a row per clip, CSV or TSV."),
@@ -96,6 +97,7 @@ def evaluate(
             root=root,
             llm=llm,
             spec=spec,
+            content_words=content_words,
             device=device,
             watcher=watching.watcher(),
         )

@@ -43,6 +43,14 @@ ManifestFile = Annotated[
         help="Table of the clips (CSV, TSV, JSON Lines, Parquet), in place of a known corpus.",
     ),
 ]
+ContentWords = Annotated[
+    Path | None,
+    typer.Option(
+        "--content-words",
+        metavar="FILE",
+        help="Words that have to be right, one per line [default: the corpus's list, or numbers]",
+    ),
+]
 Size = Annotated[
     int | None,
     typer.Option("--size", metavar="N", min=1, help="Clips of an embedded corpus to draw."),

@@ -38,6 +38,7 @@ def score(
     split: Annotated[str, typer.Option("--split", help="Split of the references.")] = "test",
     manifest: options.ManifestFile = None,
     root: options.Root = None,
+    content_words: options.ContentWords = None,
     bootstrap: Annotated[
         int, typer.Option("--bootstrap", metavar="N", min=0, help="Resamples behind intervals.")
     ] = 1000,
@@ -61,6 +62,7 @@ def score(
         split=split,
         manifest=manifest,
         root=root,
+        content_words=content_words,
         bootstrap=bootstrap,
     )
     if json:

@@ -21,26 +21,55 @@ NO_VALUE = "(no value)"
 
 def show(run: Path, card: Scorecard) -> None:
     """The scores of a run with their intervals, and where they would mislead."""
-    show_scores(_title(run, card), card)
+    show_scores(_title(run, card), card, _floors(run, card))
+    if card.prior is not None:
+        display.line(
+            f"  language alone: every row is the mean row of training; {card.prior.sentences} "
+            f"different sentences, “{card.prior.commonest}” for {card.prior.clips} clips"
+        )
 
 
-def show_scores(title: str, card: TranslationScores) -> None:
+def _floors(run: Path, card: Scorecard) -> dict[str, Mapping[str, float]]:
+    """Scores to hold the run's own against: of the language alone, and of shuffled features."""
+    from spamo_cache.runs.records import card_file, read_card
+
+    found = {} if card.prior is None else {"language alone": card.prior.metrics}
+    shuffled = card_file(run, f"{card.name}-shuffled")
+    if shuffled.exists():
+        found["shuffled"] = read_card(shuffled).metrics
+    return found
+
+
+def show_scores(
+    title: str, card: TranslationScores, floors: Mapping[str, Mapping[str, float]] | None = None
+) -> None:
     """The scores with their intervals, and where they would mislead."""
+    beside = floors or {}
     quoted = {"bleu4", card.headline["rouge"]}
     display.table(
-        ("metric", "score", "95 % interval", "n", ""),
+        ("metric", "score", "95 % interval", "n", *beside, ""),
         [
             (
                 name,
                 value,
                 _interval(card.intervals.get(name)),
                 card.n,
+                *(scores.get(name, "") for scores in beside.values()),
                 "headline" if name in quoted else "",
             )
             for name, value in card.metrics.items()
         ],
         title=title,
     )
+    if (content := card.content) is not None:
+        shares = [
+            f"{name} {value:.1f} % ({_interval(content.intervals.get(name)) or 'no interval'})"
+            for name, value in content.metrics.items()
+        ]
+        display.line(
+            f"  content words ({content.source}): {', '.join(shares)}; {content.right:,} right, "
+            f"{content.said:,} said, {content.expected:,} expected"
+        )
     for warning in card.warnings:
         shown = display.title if warning.severity == "warning" else display.line
         shown(f"  {warning.severity}: {warning.words} [{warning.kind}]")

@@ -19,7 +19,8 @@ from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.datasets.overlap import same_sentences
 from spamo_cache.errors import SpamoError, UsageError
-from spamo_cache.evaluate import bleurt
+from spamo_cache.evaluate import bleurt, prior
+from spamo_cache.evaluate.content import ContentList, content_list, content_words
 from spamo_cache.evaluate.conventions import Texts, conventions, headline, texts
 from spamo_cache.evaluate.features import check_stores
 from spamo_cache.evaluate.groups import by_group, check_columns
@@ -45,6 +46,7 @@ from spamo_cache.model.tokens import Coverage, Tokens, coverage
 from spamo_cache.runs.folder import RunFolder, identity
 from spamo_cache.runs.load import Run, load_run, open_stores
 from spamo_cache.runs.records import (
+    LanguagePrior,
     Scorecard,
     ScoredClip,
     Unfinished,
@@ -62,7 +64,7 @@ from spamo_cache.train.decoding import Decoded, decode
 from spamo_cache.train.features import Features, encoders_of
 
 _LOG = logging.getLogger(__name__)
-_VERSION = 5
+_VERSION = 6
 """Of what a card holds; cards of other versions are made anew."""
 
 
@@ -78,6 +80,7 @@ def evaluate(
     by: Sequence[str] = (),
     device: str = "auto",
     llm: Path | None = None,
+    content: Path | None = None,
     progress: Decoded | None = None,
 ) -> Scorecard:
     """Decode and score a split; an evaluation of the same things is read back, not repeated.
@@ -100,8 +103,10 @@ def evaluate(
         bootstrap: resamples behind the intervals.
         by: columns of the manifest, or of ``groups.DERIVED``, to score the groups of.
         llm: folder of the run's LLM, where that has moved.
+        content: list of content words; None is the corpus's own.
 
     Raises:
+        ConfigError: the list of content words cannot be read.
         UsageError: no finished run there, unknown split or column.
         DamagedError: a file of the run is not what it was.
         StoreError: a store differs from the one trained from in more than ``changed``, or lacks
@@ -122,6 +127,7 @@ def evaluate(
         changed=dict(changed or {}),
         bootstrap=bootstrap,
         judge=bleurt.find(),
+        content=content_list(pipeline.corpus, content),
     )
     # Before the language model is loaded: that may take minutes.
     check_columns(task.manifest, by)
@@ -143,6 +149,7 @@ def _decoded(task: _Task, *, device: str, llm: Path | None, progress: Decoded | 
     predictions = evidence.predictions
     measured = task.measured(predictions, loaded.translator.device)
     card = task.judged(evidence, measured)
+    card = replace(card, prior=task.prior(loaded, predictions))
     sides = texts(predictions.hypotheses, predictions.references, pipeline.text)
     card = replace(card, texts_sha256=_keep_texts(run, card.name, sides))
     return keep_card(run, card, _lines(evidence, measured))
@@ -162,6 +169,7 @@ class _Task:
     bootstrap: int
     judge: Path | None
     """Where BLEURT lies."""
+    content: ContentList
 
     @property
     def name(self) -> str:
@@ -185,6 +193,7 @@ class _Task:
                 "settings": [self.shuffled, self.bootstrap, protocol, dict(self.changed)],
                 "stores": self.fingerprints,
                 "bleurt": None if self.judge is None else self.judge.name,
+                "content": [self.content.source, self.content.words],
             }
         )
 
@@ -251,6 +260,25 @@ class _Task:
         limit = self.pipeline.decode.max_tokens
         return {split: coverage(tokens, texts, limit) for split, texts in both.items()}
 
+    def prior(self, loaded: Run, made: Predictions) -> LanguagePrior | None:
+        """What the run says of the same clips without seeing them."""
+        if self.changed or self.shuffled != self.pipeline.shuffle_features:
+            return None
+        own, text = self.folder.sentences(), self.pipeline.text
+        blind = prior.mean_features(self.folder.path, own, self.stores)
+        if blind is None:
+            return None
+        with cpu_threads(self.pipeline.threads):
+            said = prior.translated(
+                loaded.translator, self.pipeline, self.manifest, blind, self.split
+            )
+        return prior.scores(
+            [scored(said.get(clip.id, ""), text) for clip in made.clips],
+            made.references,
+            tokenize=text.tokenize,
+            bootstrap=self.bootstrap,
+        )
+
     def measured(self, made: Predictions, device: torch.device) -> dict[str, Measure]:
         """Every metric of the predictions."""
         sides = made.hypotheses, made.references
@@ -285,6 +313,12 @@ class _Task:
             stores=self.fingerprints,
             identity=self.identity,
             resplit=self.manifest.resplit,
+            content=content_words(
+                evidence.predictions.hypotheses,
+                evidence.predictions.references,
+                self.content,
+                bootstrap=self.bootstrap,
+            ),
         )
 
 

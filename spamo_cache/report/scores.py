@@ -14,7 +14,7 @@ from spamo_cache.report.figures import Point, Series
 from spamo_cache.report.formats import METRICS, metric_name, millions, number
 from spamo_cache.report.runs import RunView
 from spamo_cache.report.templating import colour, render, template_filter
-from spamo_cache.runs.records import Evaluation, Group, Scorecard
+from spamo_cache.runs.records import Evaluation, Group, LanguagePrior, Scorecard
 
 _DRAWN = ("bleu1", "bleu2", "bleu3", "bleu4", "chrf", "rouge_l", "bleurt")
 _NOTES = {
@@ -155,7 +155,7 @@ def score_table(run: RunView) -> Markup:
 
 
 @template_filter
-def half_width(card: Scorecard | Group, key: str) -> float | None:
+def half_width(card: Scorecard | Group | LanguagePrior, key: str) -> float | None:
     """Half the width of a metric's interval; None where it has none."""
     bounds = card.intervals.get(key)
     return (bounds[1] - bounds[0]) / 2 if bounds else None

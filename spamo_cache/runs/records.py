@@ -101,6 +101,46 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ContentWords:
+    """How many numbers, names and places are right.
+
+    Attributes:
+        source: what counts as a content word.
+        right: said where they are expected, over all clips.
+        said: in the hypotheses.
+        expected: in the references.
+        metrics: ``precision`` (of those said) and ``recall`` (of those expected), in per cent.
+        intervals: 95 % bootstrap intervals of both.
+    """
+
+    source: str
+    right: int
+    said: int
+    expected: int
+    metrics: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguagePrior:
+    """What the same run scores without seeing, every row the mean row of the training features.
+
+    Attributes:
+        metrics: some of the scorecard's, in points of 100.
+        intervals: 95 % bootstrap intervals of them.
+        sentences: different translations.
+        commonest: the translation of most clips.
+        clips: how many that is.
+    """
+
+    metrics: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]]
+    sentences: int
+    commonest: str
+    clips: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TranslationScores:
     """Scores of translations beside their references, whoever made them.
 
@@ -116,6 +156,7 @@ class TranslationScores:
             done to ``hypotheses``, and which ``rouge`` is the one to quote.
         conventions: BLEU-4 under every convention that papers use, the headline's first.
         warnings: where the scores would mislead, the severe reasons first.
+        content: numbers, names and places that are right; None where there are none.
     """
 
     n: int
@@ -126,6 +167,7 @@ class TranslationScores:
     headline: Mapping[str, Any]
     conventions: Sequence[Convention]
     warnings: Sequence[ScoreWarning]
+    content: ContentWords | None = None
 
     @property
     def rouge(self) -> str:
@@ -169,6 +211,8 @@ class Scorecard(TranslationScores):
         shuffled: every clip was decoded from another clip's features.
         changed: keys of the cache spec -> value at test time, where the run was trained on another.
         stores: stream -> fingerprint.
+        prior: scores of the language alone; None of evaluations that are not plain, and where the
+            stores hold no training clip or the run reads frames.
         identity: sha256 over weights, settings, stores and references: equal means same result.
         groups: column -> the groups that its values make, the largest first; of those columns that
             were asked for. Each holds every scored clip once.
@@ -188,6 +232,7 @@ class Scorecard(TranslationScores):
     identity: str
     resplit: str = ""
     groups: Mapping[str, Sequence[Group]] = field(default_factory=dict)
+    prior: LanguagePrior | None = None
     table_sha256: str = ""
     texts_sha256: str = ""
 

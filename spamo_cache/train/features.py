@@ -243,6 +243,11 @@ class Bank:
         }
 
     @property
+    def streams(self) -> list[str]:
+        """Names, in their order."""
+        return list(self._stores)
+
+    @property
     def lengths(self) -> np.ndarray:
         """(clips,) rows of all streams together."""
         summed: np.ndarray = np.stack([self.lengths_of(name) for name in self._kept]).sum(0)

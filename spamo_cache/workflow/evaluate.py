@@ -29,6 +29,7 @@ def evaluate(
     root: Path | str | None = None,
     llm: Path | str | None = None,
     spec: str | Path | None = None,
+    content_words: Path | str | None = None,
     device: str = "auto",
     watcher: Watcher = QUIET,
 ) -> Scorecard:
@@ -48,6 +49,8 @@ def evaluate(
         root: folder of the raw corpus, for a run that tuned its encoders.
         llm: folder of the run's LLM, where that has moved.
         spec: the run's cache spec, where that has moved.
+        content_words: list of words and phrases that have to be right, one per line; None is
+            that of the corpus, and without one numbers in digits.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         watcher: is told of progress and notices.
 
@@ -83,6 +86,7 @@ def evaluate(
             by=resolve.names(by) or (),
             device=device,
             llm=None if llm is None else Path(llm),
+            content=None if content_words is None else Path(content_words),
             progress=advance,
         )
 

@@ -35,6 +35,7 @@ def score(
     split: str = "test",
     manifest: Path | str | None = None,
     root: Path | str | None = None,
+    content_words: Path | str | None = None,
     bootstrap: int = 1000,
 ) -> SystemScores:
     """Score translations from anywhere as runs are scored; the texts are not changed.
@@ -57,16 +58,19 @@ def score(
         split: the references' split.
         manifest: table of the corpus's clips.
         root: folder of the raw corpus, in place of a manifest.
+        content_words: list of words and phrases that have to be right, one per line; None is
+            that of the corpus, and without one numbers in digits.
         bootstrap: resamples behind the intervals; 0 leaves them out.
 
     Raises:
+        ConfigError: the list of content words cannot be read.
         UsageError: no references, another number of hypotheses where clips are not named, clips
             that the references or the corpus do not have, an unknown tokenizer or corpus; a string
             in place of a list.
         CorpusError: a file that cannot be read, or lacks a column.
     """
     from spamo_cache.datasets import registry
-    from spamo_cache.evaluate import conventions
+    from spamo_cache.evaluate import content, conventions
     from spamo_cache.evaluate.published import published
     from spamo_cache.runs.records import SystemScores
 
@@ -76,6 +80,7 @@ def score(
     listed = None
     if manifest is not None or root is not None:
         listed = resolve.load_manifest(corpus, manifest, root)[0].select([split])
+    words = content.content_list(corpus, None if content_words is None else Path(content_words))
     pairs = _paired(_read(hypotheses, HYPOTHESES, None), _read(references, REFERENCES, split))
     scores = conventions.score(
         pairs.hypotheses,
@@ -86,6 +91,9 @@ def score(
     )
     told = [*_missing(pairs), *_against_corpus(pairs, corpus, split, listed), *scores.warnings]
     own = {field.name: getattr(scores, field.name) for field in fields(scores)}
+    own["content"] = content.content_words(
+        pairs.hypotheses, pairs.references, words, bootstrap=bootstrap
+    )
     own["warnings"] = sorted(told, key=lambda warning: warning.severity == "note")
     return SystemScores(
         **own,
