@@ -214,6 +214,7 @@ def _pose(
     """The clip's pose; the rows of points are added to what is done, and what cannot be."""
     if not sights:
         return None
+    began = time.perf_counter()
     try:
         if clip.pose_file is None:
             raise PoseError("has no pose")
@@ -229,6 +230,7 @@ def _pose(
                 regions.check(pose.shares, sight.region)
         except PoseError as error:
             done.reasons[sight] = error.what
+    done.prepare_seconds = time.perf_counter() - began
     return pose
 
 
@@ -260,4 +262,4 @@ def _decode(
     done.prepared, done.source_sha256 = buffer.prepared(), digest
     done.valid.update({view: found.visible[:: view.stride] for view, found in buffer.boxes.items()})
     done.decode_seconds = time.perf_counter() - began - buffer.seconds
-    done.prepare_seconds = buffer.seconds
+    done.prepare_seconds += buffer.seconds

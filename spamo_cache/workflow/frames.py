@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from spamo_cache import devices, extras
 from spamo_cache.config import Pipeline
-from spamo_cache.errors import SpamoError, StoreError, UsageError, VideoError
+from spamo_cache.errors import ConfigError, SpamoError, StoreError, UsageError, VideoError
 from spamo_cache.workflow import DRAWN, resolve
 from spamo_cache.workflow.watcher import QUIET, Watcher
 
@@ -51,6 +51,13 @@ def input_streams(
 
     folder = _root(pipeline.corpus, root, watcher)
     spec, path = resolve.spec_used(pipeline, base)
+    for name in stores:
+        if spec.streams[name].uses_poses:
+            raise ConfigError(
+                f"stream {name!r} is computed by poses: only encoders of whole frames are tuned",
+                where=pipeline.name,
+                remedy="leave it out of `streams`, or `encoders` out of the pipeline",
+            )
     plain = {name: build(spec.streams[name], path.parent, "float32") for name in stores}
     encoders = {
         name: TunableEncoder(encoder, pipeline.encoders, pipeline.seed)

@@ -60,6 +60,14 @@ class TrainedRun:
     def __init__(self, loaded: Run, spec: str | Path | None, device: str) -> None:
         self._loaded, self._device = loaded, device
         self._spec, self._spec_file = resolve.run_spec(loaded.folder, spec)
+        for name in self.pipeline.streams:
+            if name in self._spec.streams and self._spec.streams[name].uses_poses:
+                raise UsageError(
+                    f"stream {name!r} is computed by poses, which new videos have none of",
+                    where=loaded.path,
+                    remedy="list the videos in a manifest, make their poses (`spamo-cache pose`), "
+                    "then `extract` and `evaluate` them",
+                )
 
     @property
     def path(self) -> Path:
