@@ -16,7 +16,15 @@ from spamo_cache.workflow import DRAWN
 
 Complete = Callable[[str], list[str]]
 
-KNOWN_CORPORA = (*DRAWN, "phoenix14t", "csl-daily", "how2sign", "openasl", "youtube-asl")
+KNOWN_CORPORA = (
+    *DRAWN,
+    "phoenix14t",
+    "csl-daily",
+    "csl-news",
+    "how2sign",
+    "openasl",
+    "youtube-asl",
+)
 """The names in :mod:`datasets.registry`, which takes half a second to import."""
 
 

@@ -6,7 +6,7 @@ import difflib
 from pathlib import Path
 
 from spamo_cache.config import TextConfig
-from spamo_cache.datasets import csl_daily, how2sign, openasl, phoenix14t, youtube_asl
+from spamo_cache.datasets import csl_daily, csl_news, how2sign, openasl, phoenix14t, youtube_asl
 from spamo_cache.datasets.corpus import Corpus
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.errors import UsageError
@@ -58,6 +58,7 @@ CORPORA: dict[str, Corpus] = {
         _signed_weather("signed-weather-coast", "signed-weather-coast (synthetic)"),
         phoenix14t.CORPUS,
         csl_daily.CORPUS,
+        csl_news.CORPUS,
         how2sign.CORPUS,
         openasl.CORPUS,
         youtube_asl.CORPUS,

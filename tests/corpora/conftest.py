@@ -196,6 +196,23 @@ def youtube_asl(root: Path) -> Path:
     return root
 
 
+def csl_news(root: Path) -> Path:
+    """A list of labels in JSON, a video that is missing, a label without a sentence."""
+    first, gone, mute = (
+        f"Common-Concerns_20201113_{times}" for times in ("0-287_14330", "9-60_450", "61-70_3050")
+    )
+    sentences = {first: "晚上好。", gone: "看新闻。", mute: " "}
+    listed = [
+        {"video": f"{name}.mp4", "pose": f"{name}.pkl", "text": text}
+        for name, text in sentences.items()
+    ]
+    mp4(root / "rgb_format" / f"{first}.mp4", 20, Fraction(25))
+    (root / "CSL_News_Labels.json").write_text(
+        json.dumps(listed, ensure_ascii=False), encoding="utf-8"
+    )
+    return root
+
+
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     """The root of each corpus; whoever changes one copies it first."""
@@ -206,6 +223,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
         "how2sign": how2sign(folder / "how2sign"),
         "openasl": openasl(folder / "openasl"),
         "youtube-asl": youtube_asl(folder / "youtube-asl"),
+        "csl-news": csl_news(folder / "csl-news"),
     }
 
 

@@ -21,6 +21,7 @@ FILES = {
     "csl-daily": ["sentence_label/csl2020ct_v2.pkl", "sentence_label/split_1.txt"],
     "how2sign": ["sentence_level/val/text/en/raw_text/re_aligned/how2sign_realigned_val.csv"],
     "openasl": ["data/openasl-v1.0.tsv", "data/bbox-v1.0.json"],
+    "csl-news": ["CSL_News_Labels.json"],
     "youtube-asl": ["youtube_asl_video_ids.txt", "captions/-x_1.en.vtt"],
 }
 

@@ -152,7 +152,7 @@ def test_manifests_of_corpora_survive_parquet(phoenix: Path, tmp_path: Path) -> 
 
 
 def test_the_registry_knows_each_corpus_by_its_own_name() -> None:
-    real = {"phoenix14t", "csl-daily", "how2sign", "openasl", "youtube-asl"}
+    real = {"phoenix14t", "csl-daily", "csl-news", "how2sign", "openasl", "youtube-asl"}
     drawn = {"signed-weather", "signed-weather-coast"}
     assert set(CORPORA) == {*drawn, *real}
     for name, known in CORPORA.items():
