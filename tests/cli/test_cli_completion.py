@@ -47,7 +47,7 @@ def test_what_has_a_name_is_completed(tab: Tab) -> None:
     assert tab("extract -d ph") == ["phoenix14t"]
     assert tab("extract --dataset mi") == ["mine"]
     assert tab("reproduce fr") == ["frames"]
-    assert tab("extract --spec ") == ["mine.yaml", "signed-weather", "spamo"]
+    assert tab("extract --spec sp") == ["spamo", "spamo-regions"]
     assert tab("train m") == ["mine.yaml"]
     assert tab("train phoenix") == ["phoenix14t"]
     assert tab("store info frames/s") == ["frames/spatial"]
@@ -62,6 +62,7 @@ def test_what_has_a_name_is_completed(tab: Tab) -> None:
     assert tab("reproduce --all --only al") == ["align"]
     assert tab("reproduce --all --only align,s") == [
         "align,scales",
+        "align,signers",
         "align,streams",
         "align,stride",
     ]
