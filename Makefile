@@ -45,8 +45,8 @@ $(STAMP): pyproject.toml requirements.lock
 reproduce: setup ## all stages on the embedded corpus; CORPUS=phoenix14t ROOT=/data/... on a real one
 	$(BIN)/spamo-cache reproduce $(CORPUS) $(if $(ROOT),--root '$(ROOT)')
 
-# The embedded corpus's own settings are for a single good run; these are for some forty in half an
-# hour. Other corpora keep theirs.
+# The embedded corpus's own settings are for a single good run; these are for over a hundred within
+# an hour of two idle cores. Other corpora keep theirs.
 SMALL := align.steps=100 translate.steps=250 translate.eval_every=125
 
 experiments: setup ## every experiment of the paper and a page of them; QUICK=1 for one seed of each

@@ -95,15 +95,16 @@ def main() -> None:
     work = [(name, seed) for seed in range(arguments.seeds) for name in arguments.rows]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         scores = list(pool.map(lambda item: score(item[0], item[1], arguments.out, spec), work))
-    print("| | BLEU-4 | chrF |\n|---|---|---|")
+    print("| | BLEU-4 | chrF | BLEU-4 from, to |\n|---|---|---|---|")
     for name in arguments.rows:
-        cells = []
+        cells, ends = [], ""
         for metric in ("bleu4", "chrf"):
             found = [s[metric] for (row, _), s in zip(work, scores, strict=True) if row == name]
             spread = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
             cells.append(f"{statistics.mean(found):.1f}{spread}")
-        print(f"| {ROWS[name]} | {' | '.join(cells)} |")
-    print(f"\nTest split, mean ± standard deviation over {arguments.seeds} seeds.")
+            ends = ends or f"{min(found):.1f} to {max(found):.1f}"
+        print(f"| {ROWS[name]} | {' | '.join([*cells, ends])} |")
+    print(f"\nTest split, mean ± standard deviation over {arguments.seeds} seeds on this machine.")
 
 
 if __name__ == "__main__":
