@@ -213,6 +213,7 @@ def _show_store(known: Mapping[str, Any]) -> None:
         "fingerprint": known["fingerprint"],
         "weights": f"{known['weights']} (sha256 {known['weights_sha256'][:12]})",
         "clip list": f"sha256 {known['corpus_sha256'][:12]}",
+        "poses": known.get("poses") and f"{known['poses']} (sha256 {known['poses_sha256'][:12]})",
         "manifest": known["manifest_sha256"] and f"sha256 {known['manifest_sha256'][:12]}",
         "terms of use": known["terms"],
     }

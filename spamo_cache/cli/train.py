@@ -178,6 +178,7 @@ def _show(summary: RunSummary) -> None:
             "run": summary.path,
             "took": took,
             "trained parameters": summary.trained,
+            "of the adapter": summary.adapter,
             "retrieval on dev after VT-Align": summary.recall,
             "best BLEU-4 on dev": summary.best_bleu,
             "at step": summary.best_step,

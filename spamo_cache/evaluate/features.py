@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ def _check_changed(
     if trained is None or present is None:
         return  # held in memory: nothing says how they were made
     before, after = _made(trained), _made(present)
-    for key in sorted((before.keys() | after.keys()) - _LAYOUT):
+    for key in sorted((before.keys() | after.keys()) - _LAYOUT - ({"poses"} & changed.keys())):
         expected = changed.get(key, before.get(key))
         if after.get(key) != expected:
             raise StoreError(
@@ -76,11 +77,19 @@ def _made(about: Attributes) -> dict[str, Any]:
     """All that decides a store's features."""
     parts = about.model_dump(include={"corpus_sha256", "weights_sha256", "semantics"})
     # A phase of 0 is left out of specs.
-    return {"phase": 0, **about.model_dump(mode="json")["spec"], **parts}
+    made = {"phase": 0, **about.model_dump(mode="json")["spec"], **parts}
+    return {**made, "poses": about.poses_sha256} if about.poses_sha256 else made
 
 
-def translate_features(run: Path | Run, features: Mapping[str, np.ndarray]) -> str:
+def translate_features(
+    run: Path | Run,
+    features: Mapping[str, np.ndarray],
+    valid: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> str:
     """The sentence for one clip's features, stream -> (rows, width).
+
+    Args:
+        valid: stream -> (rows,) bool, of streams whose rows may not be valid.
 
     Raises:
         UsageError: a stream of the run is missing, empty or of another width.
@@ -89,7 +98,10 @@ def translate_features(run: Path | Run, features: Mapping[str, np.ndarray]) -> s
     pipeline, translator = loaded.pipeline, loaded.translator
     widths = loaded.folder.read_about().widths
     stores = {
-        name: MemoryFeatures({_NEW: _checked(features.get(name), name, widths[name])})
+        name: MemoryFeatures(
+            {_NEW: _checked(features.get(name), name, widths[name])},
+            valid={_NEW: valid[name]} if name in valid else None,
+        )
         for name in pipeline.streams
     }
     streams = Bank(

@@ -146,7 +146,10 @@ class TrainedRun:
                     made.append(replace(piece, reason=failed[piece.id]))
                     continue
                 rows = {name: store.read([piece.id])[0] for name, store in stores.items()}
-                made.append(replace(piece, text=translate_features(self._loaded, rows)))
+                marked = {name: store for name, store in stores.items() if store.has_validity}
+                valid = {name: store.valid([piece.id])[0] for name, store in marked.items()}
+                text = translate_features(self._loaded, rows, valid)
+                made.append(replace(piece, text=text))
         return made
 
     def _extract(self, ranges: Sequence[Translation], scratch: Path) -> Summary:

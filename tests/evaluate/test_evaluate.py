@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from spamo_cache.datasets.manifest import Manifest
@@ -296,6 +297,9 @@ def test_translates_a_new_clip_as_the_split(run):
         if line["failed"] is None:
             rows = {name: store._arrays[line["id"]] for name, store in run[1].items()}
             assert translate_features(loaded, rows) == line["hypothesis"]
+    valid = {"spatial": np.arange(len(rows["spatial"])) % 2 == 0}
+    noise = {**rows, "spatial": np.where(valid["spatial"][:, None], rows["spatial"], 9)}
+    assert translate_features(loaded, noise, valid) == translate_features(loaded, rows, valid)
 
 
 @pytest.mark.parametrize("broken", ["missing", "empty", "narrow"])
