@@ -105,8 +105,13 @@ def read(root: Path, clip: ClipLike, probed: Probe, file: PoseFile) -> ClipPose:
         raise PoseError(file.reason or _MISSING)
     if poses.digest(file.path) != file.sha256:
         raise PoseError("its pose has changed since the extraction was planned", where=file.path)
-    whole = poses.read(file.path)
-    shares = poses.of_clip(whole, clip, (1, 1), times_of(root, clip, probed))
+    times = times_of(root, clip, probed)
+    part = None
+    if clip.pose is not None and not isinstance(times, int):
+        # A source may last for hours, of which the clip is a moment.
+        part = float(times[0]), float(times[-1])
+    whole = poses.read(file.path, part)
+    shares = poses.of_clip(whole, clip, (1, 1), times)
     box = clip.crop if clip.pose is not None and clip.crop is not None else (0.0, 0.0, 1.0, 1.0)
     width, height = whole.width * (box[2] - box[0]), whole.height * (box[3] - box[1])
     return ClipPose(shares, width, height)

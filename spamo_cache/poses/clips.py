@@ -127,7 +127,7 @@ def _check_length(pose: Pose, times: NDArray[np.float64], *, of_source: bool) ->
     if apart < -allowed or (apart > allowed and not of_source):
         what = "the part of the source up to the clip's end" if of_source else "the clip"
         raise PoseError(
-            f"the pose lasts {pose.seconds:.2f} s ({pose.frames} frames at {pose.fps:g} per "
-            f"second), {what} {end - begin:.2f} s",
+            f"the pose lasts {pose.seconds:.2f} s ({pose.begin + pose.frames} frames at "
+            f"{pose.fps:g} per second), {what} {end - begin:.2f} s",
             remedy="make the pose from this video, or correct its frames per second",
         )

@@ -6,7 +6,9 @@ against the length of the file before the library sees it.
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,11 @@ _MAX_FPS = 1000.0
 _MAX_COMPONENTS, _MAX_POINTS = 64, 4096
 _MAX_PIXELS = 1e6
 """Estimators guess points beyond the edge of a frame; none lies so far off."""
+_MAX_HEADER_BYTES = 1 << 20
+_COUNTED = 1 << 16
+"""Version 0.1 counts frames in 16 bits, and begins anew beyond."""
+_RATES = {0.1: "<HHH", 0.2: "<fIH"}
+"""Version -> rate, frames and people, as they stand behind the components."""
 _AGAIN = "make the file again, or leave the clip without a pose"
 
 
@@ -43,17 +50,21 @@ class Body:
     """(frames, people, points)."""
 
 
-def read(path: Path) -> Pose:
-    """The pose of one person: of several in the file the one seen with most confidence overall.
+def read(path: Path, part: tuple[float, float] | None = None) -> Pose:
+    """The pose of one person: of several the one seen with most confidence in what is read.
 
     Confidence beyond 0..1, as estimators that score by heat maps give it, is cut to that.
+
+    Args:
+        part: from when to when it is wanted, in seconds from the beginning; None is all of it.
 
     Raises:
         PoseError: missing, not to be read, or no sound ``.pose`` file.
         MissingLibraryError: ``pose-format`` is not installed.
     """
     try:
-        body = parse(bounded.read(path, MAX_BYTES))
+        begin, data = (0, bounded.read(path, MAX_BYTES)) if part is None else _part(path, *part)
+        body = parse(data)
     except OSError as error:
         raise PoseError(f"cannot be read: {error.strerror or error}", where=path) from None
     except PoseError as error:
@@ -67,7 +78,32 @@ def read(path: Path) -> Pose:
         points=np.where(confidence[..., None] > 0, body.points[:, person, :, :2], 0),
         confidence=confidence,
         names=body.names,
+        begin=begin,
     )
+
+
+def _part(path: Path, start: float, end: float) -> tuple[int, bytes]:
+    """A file of the frames of a part, and which one is the first: an hour is not read for a clip.
+
+    Raises:
+        OSError, PoseError: as :func:`read`.
+    """
+    with bounded.opened(path) as file:
+        header = _Header.of(file.read(_MAX_HEADER_BYTES))
+        size = file.seek(0, os.SEEK_END)
+        if size > MAX_BYTES:
+            raise OSError(errno.EFBIG, f"is larger than {MAX_BYTES:,} bytes", str(path))
+        total = header.frames_in(size)
+        first = min(max(0, int(start * header.fps) - 1), total - 1)
+        count = min(max(1, math.ceil(end * header.fps) + 2 - first), total - first)
+        points = header.people * len(header.names) * 4
+        pieces = [header.packed(count)]
+        place = header.size
+        for row in (points * header.dimensions, points):
+            file.seek(place + first * row)
+            pieces.append(file.read(count * row))
+            place += total * row
+    return first, b"".join(pieces)
 
 
 def parse(data: bytes) -> Body:
@@ -78,11 +114,8 @@ def parse(data: bytes) -> Body:
         MissingLibraryError: ``pose-format`` is not installed.
     """
     pose_format = extras.load("pose_format", "reading .pose files")
-    try:
-        header = _Header.read(data)
-    except (struct.error, UnicodeDecodeError):
-        raise PoseError("is no sound .pose file: its header is cut or garbled") from None
-    header.check(len(data))
+    header = _Header.of(data)
+    header.frames_in(len(data))
     try:
         body = pose_format.Pose.read(data).body
     except Exception as error:
@@ -134,17 +167,25 @@ class _Header:
     fps: float
     frames: int
     people: int
+    components: bytes
+    """The header as it is in the file, but for rate, frames and people."""
     size: int
     """Bytes of the header."""
 
     @classmethod
-    def read(cls, data: bytes) -> _Header:
-        """What the first bytes say.
+    def of(cls, data: bytes) -> _Header:
+        """What the first bytes of a file say.
 
         Raises:
-            PoseError: another version, or absurd numbers.
-            struct.error, UnicodeDecodeError: it is cut or garbled.
+            PoseError: another version, absurd numbers, or a header that is cut or garbled.
         """
+        try:
+            return cls._read(data)
+        except (struct.error, UnicodeDecodeError):
+            raise PoseError("is no sound .pose file: its header is cut or garbled") from None
+
+    @classmethod
+    def _read(cls, data: bytes) -> _Header:
         cursor = _Cursor(data)
         (version,) = cursor.unpack("<f")
         version = round(version, 3)
@@ -159,15 +200,24 @@ class _Header:
         formats = [_component(cursor, names) for _ in range(components)]
         if len(set(names)) < len(names):
             raise PoseError("is no sound .pose file: two points have one name")
-        fps, frames, people = cursor.unpack("<HHH" if version == 0.1 else "<fIH")
+        described = data[: cursor.place]
+        fps, frames, people = cursor.unpack(_RATES[version])
         dimensions = max(map(len, formats)) - 1
         return cls(
             *(version, width, height, tuple(names), dimensions),
-            *(float(fps), frames, people, cursor.place),
+            *(float(fps), frames, people, described, cursor.place),
         )
 
-    def check(self, size: int) -> None:
-        """Hold the numbers against the bytes that a file has.
+    def packed(self, frames: int) -> bytes:
+        """The same header of so many frames."""
+        if self.version == 0.1:
+            rate = struct.pack("<HHH", int(self.fps), frames % _COUNTED, self.people)
+        else:
+            rate = struct.pack("<fIH", self.fps, frames, self.people)
+        return self.components + rate
+
+    def frames_in(self, size: int) -> int:
+        """How many frames a file of ``size`` bytes holds, held against what the header says.
 
         Raises:
             PoseError: they do not fit, or cannot be.
@@ -180,8 +230,7 @@ class _Header:
             raise PoseError("is a .pose file without a person")
         frame = self.people * len(self.names) * (self.dimensions + 1) * 4
         held, rest = divmod(size - self.size, frame)
-        # Version 0.1 counts frames in 16 bits, and begins anew beyond.
-        told = held % (1 << 16) if self.version == 0.1 else held
+        told = held % _COUNTED if self.version == 0.1 else held
         if rest or told != self.frames:
             there = (size - self.size) / frame
             raise PoseError(
@@ -190,6 +239,7 @@ class _Header:
             )
         if not held:
             raise PoseError("is a .pose file without a frame")
+        return held
 
 
 def _component(cursor: _Cursor, names: list[str]) -> str:

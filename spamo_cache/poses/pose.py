@@ -20,7 +20,7 @@ class Pose:
     """Points of one person, frame by frame."""
 
     fps: float
-    """Frames per second; frame k stands for the time k / fps."""
+    """Frames per second; row k stands for the time (begin + k) / fps."""
     width: int
     height: int
     points: NDArray[np.float32]
@@ -29,6 +29,8 @@ class Pose:
     """(frames, points), 0..1; 0 where a point was not seen."""
     names: tuple[str, ...]
     """Of the points: ``COMPONENT/POINT``."""
+    begin: int = 0
+    """Which frame of its file the first row is, where only a part was read."""
 
     @property
     def frames(self) -> int:
@@ -37,8 +39,8 @@ class Pose:
 
     @property
     def seconds(self) -> float:
-        """How long it lasts."""
-        return self.frames / self.fps
+        """When it ends, from the beginning of its file."""
+        return (self.begin + self.frames) / self.fps
 
     def at(self, times_s: NDArray[np.float64]) -> Pose:
         """The pose at other times: for each the frame that is nearest, never by counting.
@@ -50,13 +52,13 @@ class Pose:
             A pose of a row per time. Where no frame lies within half a frame's time, before the
             beginning and behind the end, nothing is seen: confidence 0.
         """
-        place = np.asarray(times_s, np.float64) * self.fps
+        place = np.asarray(times_s, np.float64) * self.fps - self.begin
         nearest = np.ceil(place - 0.5 - _TIE)
         outside = (nearest < 0) | (nearest >= self.frames)
         rows = np.where(outside, 0, nearest).astype(np.int64)
         points, confidence = self.points[rows], self.confidence[rows]
         points[outside], confidence[outside] = 0, 0
-        return replace(self, points=points, confidence=confidence)
+        return replace(self, points=points, confidence=confidence, begin=0)
 
     def select(
         self, wanted: str | Sequence[str]

@@ -107,6 +107,7 @@ def test_a_crop_box_may_be_written_in_many_ways(tmp_path: Path, written: str) ->
         ("source", "a/../../b.mp4", "leaves the corpus root"),
         ("source", "C:/a.mp4", "leaves the corpus root"),
         ("source", "s3://bucket/a.mp4", "leaves the corpus root"),
+        ("pose", "../a.pose", "leaves the corpus root"),
         ("source", "a\\b.mp4", "forward slashes"),
         ("text", "  ", "is empty"),
         ("split", "../x", "is not a plain name"),
@@ -118,7 +119,7 @@ def test_a_fault_is_named_with_row_column_and_value(
 ) -> None:
     good = {
         "id": "first", "split": "train", "source": "a.mp4", "text": "t", "language": "de",
-        "start": "0.5", "end": "2", "crop": "",
+        "start": "0.5", "end": "2", "crop": "", "pose": "",
     }  # fmt: skip
     bad = {**good, "id": "second", column: value}
     rows = [",".join(f'"{cell}"' for cell in row.values()) for row in (good, bad)]

@@ -164,6 +164,26 @@ def test_a_pose_by_id_begins_with_the_clip_and_one_of_the_manifest_with_the_sour
     assert own.points[[0, -1], 0, 0].tolist() == [0, 24]
 
 
+@pytest.mark.parametrize("version", [0.1, 0.2])
+def test_a_part_of_a_long_pose_is_read_alone(tmp_path: Path, version: float) -> None:
+    data = pose_file(counted(70_000, people=2), version=version)
+    whole = read(tmp_path, data)
+    for start, end in ((0.0, 0.4), (100.0, 102.0), (2799.0, 2799.9), (5000.0, 5001.0)):
+        times = np.arange(start, end, 0.04)
+        part = poses.read(tmp_path / "a.pose", (start, end))
+        assert part.frames < 60
+        for wanted, found in zip(
+            (whole.at(times).points, whole.at(times).confidence),
+            (part.at(times).points, part.at(times).confidence),
+            strict=True,
+        ):
+            assert np.array_equal(wanted, found)
+    for broken in (data[:-4], data[:40], b""):
+        (tmp_path / "a.pose").write_bytes(broken)
+        with pytest.raises(PoseError, match="sound"):
+            poses.read(tmp_path / "a.pose", (0, 1))
+
+
 def test_points_are_pixels_of_the_frames_that_the_clip_shows(tmp_path: Path) -> None:
     points = np.full((25, 1, 3, 2), (48, 12), np.float32)
     pose = read(tmp_path, pose_file(points))
