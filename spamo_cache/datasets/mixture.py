@@ -45,18 +45,18 @@ def mixed(target: Manifest, others: Mapping[str, Manifest], corpora: Collection[
     own = target
     if target.corpus not in corpora:
         own = target.keep(pc.not_equal(target.table["split"], "train"))
-    tables = [_qualified(name, one.select(["train"]).table) for name, one in others.items()]
+    tables = [named_apart(one.select(["train"])).table for one in others.values()]
     return replace(own, table=pa.concat_tables([own.table, *tables], promote_options="permissive"))
 
 
-def _qualified(name: str, table: pa.Table) -> pa.Table:
-    """What training needs of another corpus's table."""
-    kept = [c for c in table.column_names if c in KINDS or c.startswith("text_")]
-    table = table.select(kept)
+def named_apart(manifest: Manifest) -> Manifest:
+    """What training needs of another corpus's manifest; ids, files and signers with its name."""
+    kept = [c for c in manifest.table.column_names if c in KINDS or c.startswith("text_")]
+    table = manifest.table.select(kept)
     for column in _NAMED:
-        values = pc.binary_join_element_wise(name + _MARK, table[column], "")
+        values = pc.binary_join_element_wise(manifest.corpus + _MARK, table[column], "")
         table = table.set_column(table.column_names.index(column), column, values)
-    return table
+    return replace(manifest, table=table)
 
 
 def corpus_of(clip: str, target: str, corpora: Iterable[str]) -> str:

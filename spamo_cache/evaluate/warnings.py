@@ -10,6 +10,7 @@ from typing import Literal
 
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import DEV_SPLITS, Clip, Manifest
+from spamo_cache.datasets.mixture import named_apart
 from spamo_cache.datasets.overlap import gist, same_sentences, same_signers, same_videos
 from spamo_cache.datasets.registry import CORPORA
 from spamo_cache.errors import DamagedError, UsageError
@@ -79,6 +80,9 @@ def _weights(case: Evidence) -> Iterator[ScoreWarning]:
     start, lineage = case.pipeline.init_from, case.lineage
     if start is not None:
         own = case.pipeline.align.steps or case.pipeline.translate.steps
+        before = lineage.runs[0].read_about().init_from
+        if before is not None and before.corpora != (case.pipeline.corpus,):
+            start += f", trained on {' and '.join(before.corpora)}"
         yield ScoreWarning(
             kind="start",
             words=f"Training began with the weights of {start}."
@@ -366,7 +370,8 @@ class Lineage:
 
     @cached_property
     def _manifests(self) -> list[Manifest]:
-        return [folder.sentences() for folder in self.runs]
+        own, *before = (folder.sentences() for folder in self.runs)
+        return [own, *(one if one.corpus == own.corpus else named_apart(one) for one in before)]
 
 
 def lineage(folder: RunFolder) -> Lineage:

@@ -105,7 +105,10 @@ def _changed(run: RunView) -> Iterator[Point]:
         here = f"LoRA on {blocks} of each, r {tuned.r}, trained from frames"
         yield Point("Visual encoders", "frozen", here, False)
     if pipeline.init_from is not None:
-        here = f"those of {run.begun or 'another run'}"
+        before = run.about.init_from
+        here = f"those of {run.begun or (before.name if before else 'another run')}"
+        if before is not None and before.corpora != (pipeline.corpus,):
+            here += f", trained on {' and '.join(before.corpora)}"
         yield Point("First weights", "at random", here, False)
 
 

@@ -73,6 +73,17 @@ class TrainedCorpus(StrictModel):
     """Stream -> where its store lay when the run was begun."""
 
 
+class InitialWeights(StrictModel):
+    """Whose weights a run began with."""
+
+    path: str
+    """Folder of that run, as the pipeline names it."""
+    name: str
+    """Of its pipeline."""
+    corpora: tuple[str, ...]
+    """Those it was trained on."""
+
+
 class RunRecord(StrictModel):
     """What ``run.json`` says of a run."""
 
@@ -93,6 +104,7 @@ class RunRecord(StrictModel):
     """Stream -> what its store says about itself; none for features held in memory."""
     corpora: Mapping[str, TrainedCorpus] = {}
     """By name, where several are trained on. The other fields are of the one that is scored."""
+    init_from: InitialWeights | None = None
     versions: Mapping[str, str]
     imported: Mapping[str, str] | None = None
     """Name and sha256 of the official checkpoint that the weights came from."""
@@ -215,8 +227,8 @@ class RunFolder:
             )
         for name in known.files:
             self._check(self.path / name, known.files)
-        hints = {"base": about.base, "places": about.places, "corpora": about.corpora}
-        moved = known.model_copy(update=hints)
+        hints = ("base", "places", "corpora", "init_from")
+        moved = known.model_copy(update={name: getattr(about, name) for name in hints})
         if moved != known:
             with suppress(OSError):  # only hints: a run that may only be read keeps the old ones
                 io.write_json(self.about, moved.model_dump(mode="json"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeGuard
@@ -75,6 +75,30 @@ def about(stream: Features) -> Attributes | None:
     """What its store says about itself; None for features that lie in none."""
     attributes: Attributes | None = getattr(stream, "about", None)
     return attributes
+
+
+_ALIKE = {"weights_sha256", "semantics", "width"}
+_FREE = {"chunk_rows", "shard_rows", "partition_frames", "compute", "dtype", "resize"}
+"""What of a spec moves rows, or changes them by less than a translator minds."""
+
+
+def unlike(
+    one: Attributes | None, other: Attributes | None, free: Collection[str] = ()
+) -> list[str]:
+    """In what two stores of a stream, of whatever corpora, were made differently.
+
+    Nothing where one of them says nothing: features that were held in memory.
+
+    Args:
+        free: further keys of the spec that may differ.
+    """
+    if one is None or other is None:
+        return []
+    ours, theirs = ({**each.spec, **each.model_dump(include=_ALIKE)} for each in (one, other))
+    # A phase of 0 is left out of specs.
+    ours, theirs = {"phase": 0, **ours}, {"phase": 0, **theirs}
+    keys = sorted((ours.keys() | theirs.keys()) - _FREE - set(free))
+    return [key for key in keys if ours.get(key) != theirs.get(key)]
 
 
 def encoders_of(stores: Mapping[str, Features], streams: Iterable[str]) -> dict[str, nn.Module]:

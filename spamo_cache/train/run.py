@@ -25,17 +25,26 @@ from spamo_cache.model.prompts import check_prompts
 from spamo_cache.model.text import normalise
 from spamo_cache.model.tokens import coverage, cut_words, unknown_words
 from spamo_cache.model.weights import digest, locate
-from spamo_cache.runs.folder import RunFolder, RunRecord, RunSummary, TrainedCorpus, identity
+from spamo_cache.runs.folder import (
+    InitialWeights,
+    RunFolder,
+    RunRecord,
+    RunSummary,
+    TrainedCorpus,
+    identity,
+)
 from spamo_cache.runs.tensors import read_tensors
 from spamo_cache.store.attributes import origin_of
 from spamo_cache.train.data import MEMORY, check_pairs, selected, selection_split
 from spamo_cache.train.distributed import make_accelerator, on_main_process
-from spamo_cache.train.features import Features, MixedFeatures, about, encoders_of
+from spamo_cache.train.features import Features, MixedFeatures, about, encoders_of, unlike
 from spamo_cache.train.loop import SAVE_SECONDS, Progress, Trainer
 from spamo_cache.train.monitoring import check_curves
 
 _WORDS = {"name", "question", "log", "sweep"}
 """Keys of a pipeline that change no weight and no score."""
+_PACE = {"stride", "phase", "tail"}
+"""What of a spec says how densely rows follow each other, which corpora may differ in."""
 
 
 def train(
@@ -98,7 +107,7 @@ def train(
     check_prompts(pipeline, manifest)
     check_targets(llm, pipeline.llm)
     record = describe(pipeline, base, manifest, stores, digest(llm))
-    weights = _start(pipeline, record.llm)
+    weights = _start(pipeline, record, stores)
     accelerator = make_accelerator(pipeline, device)
     with ExitStack() as held:
 
@@ -182,14 +191,61 @@ def _shared(pipeline: Pipeline, manifest: Manifest) -> Iterator[str]:
             )
 
 
-def _start(pipeline: Pipeline, llm: str) -> dict[str, Tensor] | None:
-    """The weights to begin with: those of the best step of another run with this LLM."""
+def _start(
+    pipeline: Pipeline, record: RunRecord, stores: Mapping[str, Features]
+) -> dict[str, Tensor] | None:
+    """The weights to begin with: those of the best step of another run, on whatever corpus.
+
+    Raises:
+        UsageError: its LLM, streams, adapter or LoRA are not this one's.
+    """
     if pipeline.init_from is None:
         return None
     folder = RunFolder(Path(pipeline.init_from))
-    if folder.read_about().llm != llm:
+    weights, known, before = folder.weights(), folder.read_about(), folder.pipeline()
+    if known.llm != record.llm:
         raise UsageError("was trained with another LLM", where=folder.path)
-    return read_tensors(folder.weights())[0]
+    ours, theirs = (_shape(one, before) for one in (pipeline, before))
+    for key, value in theirs.items():
+        if ours[key] != value:
+            raise UsageError(
+                f"was trained with {key} {_words(value)}, not {_words(ours[key])}: its weights "
+                "do not fit",
+                where=folder.path,
+                remedy=f"set {key} as it was there, or begin without init_from",
+            )
+    for name in pipeline.streams:
+        there = known.stores.get(name)
+        odd = unlike(there, about(stores[name]), free=_PACE)
+        if known.widths[name] != record.widths[name]:
+            odd = ["width"]
+        if odd:
+            raise UsageError(
+                f"was trained on other features: stream {name!r} differs in {', '.join(odd)}",
+                where=folder.path,
+                remedy="extract this corpus by the spec and the weights of that run",
+            )
+    return read_tensors(weights)[0]
+
+
+def _shape(pipeline: Pipeline, before: Pipeline) -> dict[str, Any]:
+    """What decides on the names and shapes of the weights that a run ``before`` has."""
+    adapter, tuning = pipeline.adapter, pipeline.llm.tuning
+    keys: dict[str, Any] = {
+        "streams": pipeline.streams,
+        "adapter.width": adapter.width,
+        "adapter.tcn": adapter.tcn,
+        "adapter.fusion": adapter.fusion,
+    }
+    if before.translate.steps:
+        keys |= {"llm.tuning.mode": tuning.mode}
+        if tuning.mode == "lora":
+            keys |= {"llm.tuning.r": tuning.r, "llm.tuning.targets": tuning.targets}
+    return keys
+
+
+def _words(value: Any) -> str:
+    return ", ".join(value) or "none" if isinstance(value, tuple) else str(value)
 
 
 def _begin(
@@ -234,8 +290,12 @@ def describe(
     corpora = _corpora(pipeline, manifest, stores)
     if corpora:
         parts["corpora"] = {name: one.fingerprints for name, one in corpora.items()}
+    begun = None
     if pipeline.init_from is not None:
-        parts["init_from"] = RunFolder(Path(pipeline.init_from)).weights_sha256()
+        folder = RunFolder(Path(pipeline.init_from))
+        parts["init_from"], before = folder.weights_sha256(), folder.pipeline()
+        trained_on = tuple(before.corpora) or (before.corpus,)
+        begun = InitialWeights(path=str(folder.path), name=before.name, corpora=trained_on)
     places = {name: stores[name].path for name in pipeline.streams}
     return RunRecord(
         identity=identity(parts),
@@ -250,6 +310,7 @@ def describe(
             if path is not None and (origin := origin_of(path))
         },
         corpora=corpora,
+        init_from=begun,
         versions={"spamo-cache": spamo_cache.__version__, "torch": torch.__version__},
     )
 

@@ -34,10 +34,6 @@ if TYPE_CHECKING:
     from spamo_cache.store.remote import Location
     from spamo_cache.train import Features
 
-_ALIKE = {"weights_sha256", "semantics", "width", "dtype"}
-"""What features of one stream share in all corpora that a run is trained on, and their specs."""
-_LAYOUT = {"chunk_rows", "shard_rows", "partition_frames"}
-"""What of a spec moves rows, and changes none."""
 _MANIFEST, _STORES = "manifest.parquet", "stores.json"
 _REMEMBERED = 64
 _AGAIN = "run `spamo-cache extract` again: it computes nothing twice, and notes it anew"
@@ -244,7 +240,7 @@ def with_corpora(
         StoreError: the weights behind a stream differ between corpora, or a store cannot be opened.
     """
     from spamo_cache.datasets.mixture import mixed
-    from spamo_cache.train.features import MixedFeatures
+    from spamo_cache.train.features import MixedFeatures, about, unlike
 
     found = {}
     for name in pipeline.others:
@@ -262,28 +258,16 @@ def with_corpora(
     for stream, own in stores.items():
         others = {name: opened[stream] for name, (_, opened) in found.items()}
         for name, other in others.items():
-            _check_alike(stream, pipeline.corpus, own, name, other)
+            if odd := unlike(about(own), other.about):
+                raise StoreError(
+                    f"stream {stream!r} of {name} differs from that of {pipeline.corpus} in "
+                    f"{', '.join(odd)}",
+                    where=other.path,
+                    remedy="extract both corpora by one spec with the same weights",
+                )
         joined[stream] = MixedFeatures(own, others)
     tables = {name: table for name, (table, _) in found.items()}
     return mixed(manifest, tables, pipeline.corpora), joined
-
-
-def _check_alike(stream: str, corpus: str, own: Features, name: str, other: FeatureStore) -> None:
-    """Raise StoreError unless features of two corpora were made alike."""
-    from spamo_cache.train.features import about
-
-    known, present = about(own), about(other)
-    if known is None or present is None:
-        return
-    ours, theirs = ({**one.spec, **one.model_dump(include=_ALIKE)} for one in (known, present))
-    keys = sorted((ours.keys() | theirs.keys()) - _LAYOUT)
-    odd = [key for key in keys if ours.get(key) != theirs.get(key)]
-    if odd:
-        raise StoreError(
-            f"stream {stream!r} of {name} differs from that of {corpus} in {', '.join(odd)}",
-            where=other.path,
-            remedy="extract both corpora by one spec with the same weights",
-        )
 
 
 def _near(

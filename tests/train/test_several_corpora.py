@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from spamo_cache.datasets.manifest import Manifest
 from spamo_cache.datasets.mixture import mixed
 from spamo_cache.errors import ConfigError, CorpusError, StoreError, UsageError
+from spamo_cache.evaluate import evaluate
 from spamo_cache.model.prompts import sentence_of
-from spamo_cache.runs.folder import RunFolder
+from spamo_cache.runs.folder import RunFolder, RunSummary
 from spamo_cache.train.data import Ration, Schedule, rations, sample
 from spamo_cache.train.features import MemoryFeatures, MixedFeatures
 from spamo_cache.train.loop import Trainer
@@ -236,3 +238,63 @@ def test_what_the_others_have_of_the_scored_clips_is_said(
     scored = "of 11 clips that toy is selected and scored on"
     assert f"1 {scored} say training sentences of coast" in notices
     assert any(f"1 {scored} are called like training videos of coast" in one for one in notices)
+
+
+# --- beginning with a run on another corpus -----------------------------------------------------
+
+NOTHING = {stage: {"steps": 0, "batch": 4, "lr": 1e-3} for stage in ("align", "translate")}
+
+
+def test_weights_of_another_corpus_are_taken_over_and_named(
+    toy: ModuleType, finished: tuple[Path, RunSummary], tmp_path: Path
+) -> None:
+    own, stores = toy.corpus()
+    inland = Manifest.from_clips("inland", own.clips())
+    # Each corpus has its convention; the weights do not mind.
+    text = {"language": "German", "final_dot": True, "tokenize": "none"}
+    config = toy.pipeline(corpus="inland", text=text, init_from=str(finished[0]), **NOTHING)
+    run = toy.run(tmp_path / "run", config, manifest=inland, stores=stores).path
+    before, after = (load_file(one / "model.safetensors") for one in (finished[0], run))
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(after[name], value) for name, value in before.items())
+    begun = RunFolder(run).read_about().init_from
+    assert begun is not None
+    assert (begun.path, begun.name, begun.corpora) == (str(finished[0]), "toy", ("toy",))
+    card = evaluate(run, "test", stores=stores, device="cpu")
+    found = {warning.kind: warning.words for warning in card.warnings}
+    assert f"those of {finished[0]}, trained on toy." in found["start"]
+    # The files of the two are called alike, and lie in different folders.
+    assert not {"video-in-training", "signers-in-training"} & found.keys()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"adapter": {"width": 8}}, "adapter.width 16, not 8"),
+        ({"adapter": {"width": 16, "tcn": "k3"}}, "adapter.tcn k5 p2 k5 p2, not k3"),
+        ({"streams": ["spatial"]}, "streams spatial, motion, not spatial"),
+        ({"llm": {"weights": "llm", "tuning": {"r": 2}}}, "llm.tuning.r 4, not 2"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_by_the_first_key_that_differs(
+    toy: ModuleType,
+    finished: tuple[Path, RunSummary],
+    tmp_path: Path,
+    changes: dict[str, Any],
+    words: str,
+) -> None:
+    config = toy.pipeline(init_from=str(finished[0]), **changes)
+    with pytest.raises(UsageError, match=f"was trained with {words}"):
+        toy.run(tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_features_of_another_width_are_refused(
+    toy: ModuleType, finished: tuple[Path, RunSummary], tmp_path: Path
+) -> None:
+    _, stores = toy.corpus()
+    stores["motion"] = MemoryFeatures(
+        {clip: rows[:, :3] for clip, rows in stores["motion"]._arrays.items()}
+    )
+    with pytest.raises(UsageError, match="stream 'motion' differs in width"):
+        toy.run(tmp_path / "run", toy.pipeline(init_from=str(finished[0])), stores=stores)
