@@ -37,6 +37,14 @@ class PoseFile:
     named: str | None = None
     """By the manifest, where it names it: then it begins with the source, not with the clip."""
 
+    @property
+    def identity(self) -> str:
+        """What a clip's features depend on: the content, and what the pose begins with.
+
+        Empty where there is no pose.
+        """
+        return f"source:{self.sha256}" if self.named and self.sha256 else self.sha256
+
 
 @dataclass(frozen=True, slots=True)
 class ClipPose:

@@ -168,7 +168,7 @@ def plan_extraction(
     if any(spec.streams[name].uses_poses for name in names):
         files = clip_poses.find_all(root, root / spec.poses, clips)
         _check_poses(files, requested, root / spec.poses)
-        posed = [replace(key, pose=file.sha256) for key, file in zip(keys, files, strict=True)]
+        posed = [replace(key, pose=file.identity) for key, file in zip(keys, files, strict=True)]
     plans = {
         name: _stream(
             name,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -73,9 +72,11 @@ def load(kind: Format, path: Path, frames: int, size: tuple[int, int]) -> tuple[
         people = _openpose(path, limit) if kind == "openpose" else _wholebody(path, limit)
     except OSError as error:
         raise PoseError(f"cannot be read: {error.strerror or error}", where=path) from None
+    except PoseError:
+        raise
     except (CorpusError, StoreError) as error:
         raise PoseError(error.what, where=path) from None
-    except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # noqa: BLE001 - on odd content, libraries raise anything
         raise PoseError(f"is no output of {kind}: {error}", where=path) from None
     if not people or not any(map(len, people)):
         raise PoseError("nobody was seen in any frame", where=path)

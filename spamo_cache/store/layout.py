@@ -54,7 +54,8 @@ class ClipKey:
     crop: tuple[float, float, float, float] | None = None
     """x0, y0, x1, y1 in 0..1."""
     pose: str = ""
-    """SHA-256 of the clip's pose file; empty where it has none, or the stream uses no poses."""
+    """SHA-256 of the clip's pose file, behind ``source:`` where it begins with the source; empty
+    where the clip has none, or the stream uses no poses."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,7 +180,7 @@ def box_of_row(
     root = resolve.folder(root)
     clip, key = _clip_of(store, row.clip), store.clip_key(row.clip)
     file = clip_poses.find(root, root / (poses or store.about.poses), clip)
-    if file.path is not None and file.sha256 != key.pose:
+    if file.path is not None and file.identity != key.pose:
         raise StoreError(
             "is not the pose that was used", where=file.path, remedy="check --root and --poses"
         )

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -313,6 +314,24 @@ def test_another_pose_makes_another_store_which_takes_the_other_clips_along(
     assert rows.tolist() == opened(done, "hand").read(["a"])[0].tolist()
     with pytest.raises(UsageError, match="none of 6 clips has one"):
         go(tmp_path / "x", poses=corpus / "a")
+
+
+def test_a_pose_that_the_manifest_names_is_another_input_than_one_found_by_id(
+    site: Path, manifest: Manifest, go: Callable[..., Summary], tmp_path: Path
+) -> None:
+    (clip,) = (clip for clip in manifest.clips() if clip.id == "a")
+    # One shows the clip's crop, the other the whole of the source.
+    found = replace(clip, crop=(0.25, 0.0, 1.0, 1.0))
+    named = replace(found, pose="poses/a.pose")
+    stores = [
+        opened(
+            go(tmp_path, manifest=Manifest.from_clips("toy", [posed]), streams=["points"]), "points"
+        )
+        for posed in (found, named)
+    ]
+    one, other = (store.read(["a"])[0] for store in stores)
+    assert stores[0].fingerprint != stores[1].fingerprint
+    assert not np.array_equal(one, other)
 
 
 def test_what_asks_for_no_region_is_described_as_before(spec: CacheSpec) -> None:

@@ -1,9 +1,11 @@
 """``spamo-cache pose``: a file for every clip, by an estimator or from another one's output."""
 
+import io
 import json
 import os
 import pickle
 import sys
+import zipfile
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -263,6 +265,16 @@ class Runs:
         return os.system, ("touch /tmp/spamo-cache-was-here",)
 
 
+def npz(header: bytes) -> bytes:
+    """An archive of one array, of which there is a header alone."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        size = len(header).to_bytes(2, "little")
+        archive.writestr("keypoints.npy", b"\x93NUMPY\x01\x00" + size + header)
+    return file.getvalue()
+
+
+ENDLESS = b"{'descr': '<f8', 'fortran_order': False, 'shape': (100000000000, 133, 3)}"
 BROKEN: dict[str, tuple[str, bytes, str]] = {
     "json": ("json", b"{", "is no output of wholebody"),
     "nothing": ("json", b"{}", "holds no keypoints"),
@@ -274,6 +286,8 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     "many": ("json", json.dumps([[]] * 1000).encode(), "1,000 frames, many more than the clip"),
     "npy": ("npy", b"\x93NUMPY", "is no NumPy file"),
     "npz": ("npz", b"PK\x03\x04", "is no output of wholebody"),
+    "header": ("npz", npz(b"(((((("), "is no output of wholebody"),
+    "endless": ("npz", npz(ENDLESS), "is no output of wholebody"),
     "pickle": ("pkl", pickle.dumps({"keypoints": Runs()}), "asks for"),
 }
 
@@ -302,6 +316,13 @@ def test_broken_json_of_openpose_fails_its_clip(
     given = openpose(tmp_path / "given", **changes)
     told = run(lab, tmp_path / "poses", openpose=given, split="train")
     assert why in dict(told.failed)["a/1"]
+
+
+def test_openpose_json_of_people_who_are_none_fails_its_clip(lab: Path, tmp_path: Path) -> None:
+    given = openpose(tmp_path / "given")
+    next((given / "a%2F1").iterdir()).write_text('{"people": [7]}')
+    told = run(lab, tmp_path / "poses", openpose=given, split="train")
+    assert "is no output of openpose" in dict(told.failed)["a/1"]
 
 
 def test_a_frame_far_behind_the_clips_end_takes_no_memory(lab: Path, tmp_path: Path) -> None:
