@@ -137,8 +137,8 @@ def _gap_notes(values: Sequence[Hashable], by: str, gaps: Gaps) -> list[str]:
             "(--gaps train)",
         )
     return [
-        f"{count:,} clips have no {by} and are kept out of dev and test; "
-        f"whether train shares a {by} with these is not known of them"
+        f"{count:,} clips have no {by} and are kept in training, where they may share one with dev "
+        "or test"
     ]
 
 
