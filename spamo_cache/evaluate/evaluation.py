@@ -265,7 +265,7 @@ class _Task:
         if self.changed or self.shuffled != self.pipeline.shuffle_features:
             return None
         own, text = self.folder.sentences(), self.pipeline.text
-        blind = prior.mean_features(self.folder.path, own, self.stores)
+        blind = prior.mean_features(self.folder.path, self.pipeline, own, self.stores)
         if blind is None:
             return None
         with cpu_threads(self.pipeline.threads):

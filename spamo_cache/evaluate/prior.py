@@ -16,6 +16,7 @@ import torch
 
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import Manifest
+from spamo_cache.datasets.mixture import corpus_of
 from spamo_cache.errors import SpamoError
 from spamo_cache.metrics import measures, summarize
 from spamo_cache.model.translator import Translator
@@ -58,16 +59,18 @@ class MeanFeatures:
 
 
 def mean_features(
-    run: Path, manifest: Manifest, stores: Mapping[str, Features]
+    run: Path, pipeline: Pipeline, manifest: Manifest, stores: Mapping[str, Features]
 ) -> dict[str, MeanFeatures] | None:
     """The streams of a run, blinded.
 
-    The mean rows are kept in the run's folder. None where the stores hold no training clip, and
-    where the run reads frames.
+    The mean rows are kept in the run's folder; of a run on several corpora they are those of the
+    one that is scored. None where the stores hold no training clip, and where the run reads frames.
     """
     if "train" not in manifest.splits or any(map(are_frames, stores.values())):
         return None
     clips = [clip.id for clip in manifest.clips("train")]
+    # The stores are those of the corpus that is scored, and know no clips of the others.
+    clips = [one for one in clips if corpus_of(one, "", pipeline.others) == ""]
     there = [clip for clip in clips if all(one.state(clip) == "ok" for one in stores.values())]
     if not there:
         return None

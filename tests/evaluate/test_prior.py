@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from spamo_cache.datasets.manifest import Manifest
+from spamo_cache.datasets.mixture import mixed
 from spamo_cache.evaluate import evaluate, prior
 from spamo_cache.model.rows import Packed
 from spamo_cache.model.translator import Translator
@@ -64,7 +67,30 @@ def test_a_card_has_what_the_run_says_blindly(
     assert shuffled.prior is None
 
 
-def test_stores_without_training_clips_leave_it_out(finished: Finished, tmp_path: Path) -> None:
+class Strict(MemoryFeatures):
+    """As a store on disk: a clip that it does not have is an error."""
+
+    def state(self, clip: str) -> Any:
+        return {"a": "ok", "b": "ok"}[clip]
+
+
+def test_of_several_corpora_the_mean_is_that_of_the_one_that_is_scored(
+    toy: ModuleType, tmp_path: Path
+) -> None:
+    clip = toy.corpus()[0].clips("train")[0]
+    own = Manifest.from_clips("toy", [replace(clip, id=name) for name in ("a", "b")])
+    both = mixed(own, {"coast": replace(own, corpus="coast")}, ("toy", "coast"))
+    stores = {"spatial": Strict({"a": np.zeros((1, 2)), "b": np.ones((1, 2))})}
+    found = prior.mean_features(tmp_path, toy.pipeline(corpora=["toy", "coast"]), both, stores)
+    rows = np.empty((1, 2))
+    assert found is not None
+    found["spatial"].read_into(["a"], rows)
+    assert rows.tolist() == [[0.5, 0.5]]
+
+
+def test_stores_without_training_clips_leave_it_out(
+    finished: Finished, toy: ModuleType, tmp_path: Path
+) -> None:
     manifest = RunFolder(finished[0]).sentences()
     stores = {"spatial": MemoryFeatures({"other": np.zeros((2, 3), np.float16)})}
-    assert prior.mean_features(tmp_path, manifest, stores) is None
+    assert prior.mean_features(tmp_path, toy.pipeline(), manifest, stores) is None
