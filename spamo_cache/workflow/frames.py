@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from spamo_cache import devices, extras
 from spamo_cache.config import Pipeline
-from spamo_cache.errors import ConfigError, SpamoError, StoreError, UsageError, VideoError
+from spamo_cache.errors import (
+    ConfigError,
+    PoseError,
+    SpamoError,
+    StoreError,
+    UsageError,
+    VideoError,
+)
 from spamo_cache.workflow import DRAWN, resolve
 from spamo_cache.workflow.watcher import QUIET, Watcher
 
@@ -180,10 +187,11 @@ def box_of_row(
     root = resolve.folder(root)
     clip, key = _clip_of(store, row.clip), store.clip_key(row.clip)
     file = clip_poses.find(root, root / (poses or store.about.poses), clip)
-    if file.path is not None and file.identity != key.pose:
-        raise StoreError(
-            "is not the pose that was used", where=file.path, remedy="check --root and --poses"
-        )
+    remedy = "check --root and --poses"
+    if file.path is None:
+        raise PoseError(file.reason or "has no pose", where=row.clip, remedy=remedy)
+    if file.identity != key.pose:
+        raise StoreError("is not the pose that was used", where=file.path, remedy=remedy)
     probed = probe(root, key)
     pose = clip_poses.read(root, clip, probed, file)
     with closing(each_frame(root, key, probed)) as frames:
