@@ -21,13 +21,15 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from spamo_cache.cli.main import app
-from spamo_cache.config import CacheSpec, parse
+from spamo_cache.config import CacheSpec, PoseStream, parse
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.encoders import registry
 from spamo_cache.encoders.encoder import encode_clip
+from spamo_cache.encoders.points import rows as rows_of_points
 from spamo_cache.errors import ConfigError, PoseError, UsageError
 from spamo_cache.extract.extraction import extract
 from spamo_cache.extract.summary import Summary
+from spamo_cache.poses import Pose
 from spamo_cache.store.inspect import diff
 from spamo_cache.store.layout import stream_spec
 from spamo_cache.store.reader import FeatureStore
@@ -44,6 +46,7 @@ FRAMES = {"film": 24, "a": 21, "b": 9, "none": 6, "broken": 7, "short": 12}
 """Clips by their frames; ``film`` is a video at 25 per second, the others are images."""
 _FINGERS = ("THUMB", "INDEX_FINGER", "MIDDLE_FINGER", "RING_FINGER", "PINKY")
 HAND = ("WRIST", *(f"{finger}_{joint}" for finger in _FINGERS for joint in range(4)))
+SIDES = ("right", "left")
 COMPONENTS = {"POSE_LANDMARKS": ("LEFT_SHOULDER", "RIGHT_SHOULDER"), "RIGHT_HAND_LANDMARKS": HAND}
 SPEC = {
     "name": "near",
@@ -266,6 +269,49 @@ def test_rows_of_points_are_measured_by_the_shoulders(done: Summary) -> None:
     np.testing.assert_allclose(table[:, 11:, :2], wanted, atol=1e-6)
     assert table[:, 11:, 2].any(axis=1).tolist() == [True, False, *[True] * 5]
     assert valid.all()
+
+
+def test_estimators_give_the_same_row_for_the_same_points() -> None:
+    pairs = [
+        (side, name) for name in ("eye", "ear", "shoulder", "elbow", "wrist") for side in SIDES
+    ]
+    estimators = {
+        "MediaPipe": [
+            *("POSE_LANDMARKS/NOSE", *(f"POSE_LANDMARKS/{s}_{n}".upper() for s, n in pairs)),
+            *(f"{side.upper()}_HAND_LANDMARKS/{joint}" for side in SIDES for joint in HAND),
+        ],
+        "OpenPose": [
+            "pose_keypoints_2d/Nose",
+            *(f"pose_keypoints_2d/{s[0].upper()}{n.capitalize()}" for s, n in pairs),
+            *(f"hand_{side}_keypoints_2d/{k}" for side in SIDES for k in range(21)),
+        ],
+        "COCO-WholeBody": [
+            *("BODY_133/nose", *(f"BODY_133/{side}_{name}" for side, name in pairs)),
+            *(f"{side.upper()}_HAND_133/{k}" for side in SIDES for k in range(21)),
+        ],
+    }
+    faces = {
+        "OpenPose": [f"face_keypoints_2d/F_{k}" for k in range(70)],
+        "COCO-WholeBody": [f"FACE_133/face-{k}" for k in range(68)],
+    }
+    rng = np.random.default_rng(0)
+    where = dict(enumerate(rng.uniform(0, 64, (11 + 42, 2))))
+    face = rng.uniform(0, 64, (70, 2))
+    stream = PoseStream(encoder="pose", points=("body", "right-hand", "left-hand"))
+    found = []
+    for estimator, names in estimators.items():
+        order = rng.permutation(11).tolist() + list(range(11, 53))  # bodies have their own order
+        both = [names[k] for k in order] + faces.get(estimator, [])
+        points = np.array([*(where[k] for k in order), *face[: len(both) - 53]], np.float32)
+        pose = Pose(25, 64, 48, points[None], np.ones((1, len(both)), np.float32), tuple(both))
+        found.append(rows_of_points(pose, stream)[0])
+        if estimator in faces:
+            mouth = PoseStream(encoder="pose", points=("mouth",))
+            wanted = (face[48:68] - (where[5] + where[6]) / 2) / np.hypot(*(where[5] - where[6]))
+            values = rows_of_points(pose, mouth)[0].reshape(20, 3)
+            np.testing.assert_allclose(values[:, :2], wanted, rtol=1e-5, atol=1e-5)
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], rtol=1e-6)
 
 
 def test_a_clip_without_a_sound_pose_fails_where_poses_are_used_and_nowhere_else(
