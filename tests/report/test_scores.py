@@ -31,6 +31,21 @@ def test_the_scorecard_has_every_metric_and_says_what_it_is(build_run: Build, pa
     assert "tested with streams.motion.stride = 4" in told
 
 
+def test_what_is_said_without_seeing_stands_below_and_content_words_are_counted(
+    build_run: Build, page: Show
+) -> None:
+    run, shares = build_run(), {"precision": 80.0, "recall": 40.0}
+    floor = {"metrics": {"bleu4": 3.0}, "intervals": {"bleu4": [1.0, 5.0]}, "sentences": 2,
+             "commonest": "regen", "clips": 5}  # fmt: skip
+    content = {"source": "numbers", "right": 4, "said": 5, "expected": 10, "metrics": shares,
+               "intervals": {"recall": [30.0, 50.0]}}  # fmt: skip
+    changed(run / "evaluation/test.json", prior=floor, content=content)
+    told = page(run).text
+    assert "test language alone: every row is the mean row of training – – – 3.00 ±2.0" in told
+    assert "(numbers): 4 right of 5 said and 10 expected." in told
+    assert "Precision 80.0 %, Recall 40.0 % (30.0 to 50.0)." in told
+
+
 def test_conventions_stand_side_by_side_with_the_headline_marked(
     build_run: Build, page: Show
 ) -> None:
