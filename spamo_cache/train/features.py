@@ -165,7 +165,7 @@ class MemoryFeatures:
 class MixedFeatures:
     """One stream of several corpora: clips of a mixed manifest, each read where its corpus lies.
 
-    Everything but the clips is as in ``own``.
+    Everything but the clips is as in ``own``, and the dtype one that holds the values of all.
 
     Args:
         own: of the target.
@@ -174,7 +174,8 @@ class MixedFeatures:
 
     def __init__(self, own: Features, others: Mapping[str, Features]) -> None:
         self.own, self.others = own, others
-        self.width, self.dtype = own.width, own.dtype
+        self.width = own.width
+        self.dtype = np.result_type(own.dtype, *(other.dtype for other in others.values()))
         self.fingerprint, self.path, self.about = own.fingerprint, own.path, about(own)
         self.has_validity = any(map(are_marked, (own, *others.values())))
 
@@ -210,7 +211,13 @@ class MixedFeatures:
         for _, group in groupby(located, key=lambda one: id(one[0])):
             (store, *_), own = zip(*group, strict=True)
             last = first + len(own)
-            store.read_into(own, buffer[offsets[first] : offsets[last]])
+            rows = buffer[offsets[first] : offsets[last]]
+            if store.dtype == buffer.dtype:
+                store.read_into(own, rows)
+            else:
+                narrower: np.ndarray = np.empty(rows.shape, store.dtype)
+                store.read_into(own, narrower)
+                rows[:] = narrower
             first = last
         return offsets
 

@@ -90,6 +90,23 @@ def test_rows_are_valid_as_their_own_corpus_says() -> None:
     assert not MixedFeatures(plain, {"coast": plain}).has_validity
 
 
+class Strict(MemoryFeatures):
+    """As a store on disk, which reads into buffers of its own dtype alone."""
+
+    def read_into(self, ids: Any, buffer: np.ndarray) -> np.ndarray:
+        assert buffer.dtype == self.dtype
+        return super().read_into(ids, buffer)
+
+
+def test_features_of_two_dtypes_are_read_in_the_one_that_holds_both() -> None:
+    own = Strict({"a": np.full((2, 2), 0.5, np.float16)})
+    wide = Strict({"a": np.full((1, 2), 1e6, np.float32)})
+    both = MixedFeatures(own, {"coast": wide})
+    buffer = np.empty((3, 2), both.dtype)
+    both.read_into(["a", "coast::a"], buffer)
+    assert buffer.tolist() == [[0.5, 0.5], [0.5, 0.5], [1e6, 1e6]]
+
+
 def test_without_the_target_among_them_only_the_others_are_trained_on(data: Data) -> None:
     own, coast, _ = data
     alone = mixed(own, {"coast": coast}, ("coast",))
