@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from spamo_cache.config.strict import Name, StrictModel
 
@@ -24,6 +24,8 @@ class Variant(StrictModel):
     of a corpus, they have a line for their mean and spread."""
     x: float | None = None
     """Its place on the experiment's axis."""
+    against: Name | None = None
+    """The variant that it is held against; None is the pipeline as it stands, else the first."""
 
 
 class Axis(StrictModel):
@@ -45,3 +47,10 @@ class Experiment(StrictModel):
     seeds: Annotated[int, Field(ge=1)] = 3
     """Runs of each variant, unless another number is asked for."""
     variants: Mapping[Name, Variant] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _variants_are_held_against_others(self) -> Experiment:
+        for name, variant in self.variants.items():
+            if variant.against is not None and variant.against not in {*self.variants} - {name}:
+                raise ValueError(f"{name} is held against {variant.against!r}, no other variant")
+        return self

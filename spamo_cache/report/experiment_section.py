@@ -31,7 +31,7 @@ def experiment_section(experiment: Experiment) -> Markup:
         figure=_figure(experiment),
         any_memory=any(variant.training("peak_bytes") for variant in variants),
         # A difference of nothing there is no finding.
-        unmoved=[v.name for v in others if _quoted(v) == _quoted(base)],
+        unmoved=[v.name for v in others if _quoted(v) == _quoted(base) and not v.against],
         failures=[(v.name, reason) for v in variants for reason in v.errors],
         waiting=[variant.name for variant in variants if variant.waiting],
         aligned=compare_alignment({v.name: run for v in trained for run, _ in v.scored[:1]}),

@@ -45,6 +45,7 @@ class Variant:
     eval_spec_set: Mapping[str, Any]
     trials: tuple[Trial, ...]
     group: str = ""
+    against: str | None = None
     """Of the variants that it is summed up with, as the folds of a corpus."""
 
     @cached_property
@@ -170,32 +171,44 @@ class Experiment:
             if held and {card.resplit for _, card in variant.scored} - held
         ]
 
+    def held(self, variant: Variant) -> Variant:
+        """What a variant is held against: the base, or the variant that it names."""
+        named = (one for one in self.variants if one.name == variant.against)
+        return next(named, self.base)
+
     def gain(self, variant: Variant) -> float | None:
-        """What its BLEU-4 has more than the base's; None for the base itself."""
-        value, held = variant.mean("bleu4"), self.base.mean("bleu4")
-        if value is None or held is None or variant is self.base:
+        """What its BLEU-4 has more than that of what it is held against; None for the base."""
+        held = self.held(variant)
+        value, other = variant.mean("bleu4"), held.mean("bleu4")
+        if value is None or other is None or variant is held:
             return None
-        return value - held
+        return value - other
 
     @cached_property
     def tests(self) -> dict[str, SeedsDifference]:
-        """Variant -> whether its BLEU-4 differs from the base's by more than chance.
+        """Variant -> whether its BLEU-4 differs by more than chance from what it is held against.
 
-        By the seeds that both have; those that share none with the base, or were not scored on the
-        same clips, are left out.
+        By the seeds that both have; those that share none, or were not scored on the same clips,
+        are left out.
         """
-        others = [variant for variant in self.variants if variant is not self.base]
-        found = ((variant.name, _tested(variant, self.base)) for variant in others)
+        pairs = [(variant, self.held(variant)) for variant in self.variants]
+        found = ((one.name, _tested(one, held)) for one, held in pairs if one is not held)
         return {name: test for name, test in found if test is not None}
 
     def verdict(self, *, told: bool) -> list[str]:
-        """Variants that are told apart from the base, or those that are not."""
+        """Variants that are told apart from what they are held against, or those that are not."""
         return [name for name, test in self.tests.items() if test.significant is told]
+
+    @property
+    def against(self) -> dict[str, str]:
+        """Variant -> what it is held against, where that is not the base."""
+        return {one.name: one.against for one in self.variants if one.against is not None}
 
     @property
     def extremes(self) -> tuple[Variant | None, Variant | None]:
         """Of the variants beside the base, the one with the lowest score and with the highest."""
-        gains = [(gain, v) for v in self.variants if (gain := self.gain(v)) is not None]
+        beside = [v for v in self.variants if v.against is None]
+        gains = [(gain, v) for v in beside if (gain := self.gain(v)) is not None]
         ranked = [variant for _, variant in sorted(gains, key=lambda pair: pair[0])]
         return (ranked[0] if len(ranked) > 1 else None, ranked[-1] if ranked else None)
 
@@ -321,6 +334,7 @@ def _variant(result: VariantResult, folder: Path, runs: Mapping[Path, RunView]) 
         eval_spec_set=result.eval_spec_set,
         trials=tuple(_trial(one, folder, runs) for one in result.runs),
         group=result.group,
+        against=result.against,
     )
 
 
