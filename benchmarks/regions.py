@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from spamo_cache.report.experiments import Experiment, Variant, read_results
-from spamo_cache.report.formats import millions
 
 DROP_OUTS = (0, 10, 30)
 """Per cent of the frames; variants by poses that lose so many are called `NAME-0` and so on."""
@@ -39,12 +38,9 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, default="runs/signed-weather/experiments")
     found = read_results(parser.parse_args().folder).experiments
     experiment = next(one for one in found if one.name == "regions")
-    print(
-        table(["streams", "adapter", *(f"{share} % lost" for share in DROP_OUTS)], rows(experiment))
-    )
-    print()
-    shares = ["stream", *(f"{share} % lost" for share in DROP_OUTS)]
-    print(table(shares, valid_rows(experiment)))
+    shares = [f"{share} % lost" for share in DROP_OUTS]
+    print(table(["streams", "parameters of the adapter", *shares], rows(experiment)))
+    print(f"\n{table(['valid rows of', *shares], valid_rows(experiment))}")
 
 
 def rows(experiment: Experiment) -> Iterator[list[str]]:
@@ -56,7 +52,7 @@ def rows(experiment: Experiment) -> Iterator[list[str]]:
         scored = [variant for variant in by_share.values() if variant and variant.scored]
         size = scored[0].training("adapter") if scored else None
         cells = [_score(experiment, by_share[share]) for share in DROP_OUTS]
-        yield [label, "" if size is None else millions(int(size)), *cells]
+        yield [label, "" if size is None else f"{size:,.0f}", *cells]
 
 
 def _score(experiment: Experiment, variant: Variant | None) -> str:
