@@ -60,14 +60,6 @@ class TrainedRun:
     def __init__(self, loaded: Run, spec: str | Path | None, device: str) -> None:
         self._loaded, self._device = loaded, device
         self._spec, self._spec_file = resolve.run_spec(loaded.folder, spec)
-        for name in self.pipeline.streams:
-            if name in self._spec.streams and self._spec.streams[name].uses_poses:
-                raise UsageError(
-                    f"stream {name!r} is computed by poses, which new videos have none of",
-                    where=loaded.path,
-                    remedy="list the videos in a manifest, make their poses (`spamo-cache pose`), "
-                    "then `extract` and `evaluate` them",
-                )
 
     @property
     def path(self) -> Path:
@@ -129,8 +121,17 @@ class TrainedRun:
         """Ranges of videos with their texts, or the reasons why there are none.
 
         Raises:
+            UsageError: a stream of the run is computed from poses.
             WeightsError: the spec's encoders are not those of the run's features.
         """
+        for name in self.pipeline.streams:
+            if name in self._spec.streams and self._spec.streams[name].uses_poses:
+                raise UsageError(
+                    f"stream {name!r} is computed from poses, and a new video has none",
+                    where=self.path,
+                    remedy="list the videos in a manifest, make their poses (`spamo-cache pose`), "
+                    "then `extract` and `evaluate` them",
+                )
         extras.need(*extras.EXTRAS["extract"], use="translating a video")
         from spamo_cache.evaluate import translate_features
         from spamo_cache.store.reader import FeatureStore

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -34,7 +35,9 @@ from spamo_cache.store.inspect import diff
 from spamo_cache.store.layout import stream_spec
 from spamo_cache.store.reader import FeatureStore
 from spamo_cache.store.verify import verify
+from spamo_cache.workflow import resolve
 from spamo_cache.workflow.inspect import inspect
+from spamo_cache.workflow.translate import TrainedRun
 from tests.support import environment, program
 from tests.support.poses import pose_file
 
@@ -378,6 +381,20 @@ def test_a_pose_that_the_manifest_names_is_another_input_than_one_found_by_id(
     one, other = (store.read(["a"])[0] for store in stores)
     assert stores[0].fingerprint != stores[1].fingerprint
     assert not np.array_equal(one, other)
+
+
+def test_a_run_on_regions_can_be_loaded_though_it_translates_no_new_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = ["spec=signed-weather-regions", "streams=[spatial, face]"]
+    pipeline, _ = resolve.named_pipeline("signed-weather", changes)
+    found = resolve.named_spec("signed-weather-regions")
+    monkeypatch.setattr(resolve, "run_spec", lambda *_: found)
+    loaded: Any = SimpleNamespace(folder=None, pipeline=pipeline, path=tmp_path)
+    run = TrainedRun(loaded, None, "cpu")
+    assert run.pipeline is pipeline
+    with pytest.raises(UsageError, match="'face' is computed from poses"):
+        run.translate_pieces([])
 
 
 def test_what_asks_for_no_region_is_described_as_before(spec: CacheSpec) -> None:
