@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
 HYPOTHESES = ("hypothesis", "translation", "prediction", "text")
 """Columns that hold translations; the first that is there counts."""
 REFERENCES = ("reference", "text", "translation")
+
+_NAMED_LINES = (
+    re.compile(r"sample: (?P<id>.+?)(?:\.mp4)?, (?:prediction|ground-truth): (?P<text>.*)"),
+    re.compile(r"(?P<id>[^|\s]+)\|(?P<text>.*)"),
+    re.compile(r"[DHT]-(?P<id>\d+)\t(?:-?\d[\d.e-]*\t)?(?P<text>.*)"),
+)
+"""Lines of text that name their clip: as Uni-Sign, SignJoey and fairseq write them."""
 
 Side = Sequence[str] | Mapping[str, str] | Path
 """Sentences in order, sentences by clip, or a file of either."""
@@ -47,7 +55,8 @@ def score(
     Args:
         hypotheses: one per sentence, a mapping from clip to sentence, or the path of a file: JSON
             Lines, CSV or TSV with the column ``hypothesis``, ``translation``, ``prediction`` or
-            ``text`` and perhaps ``id``; any other is text with a sentence per line.
+            ``text`` and perhaps ``id``; any other is text with a sentence per line, which may begin
+            with its clip as Uni-Sign, SignJoey (``id|text``) and fairseq (``H-7``) write it.
         references: likewise, with the column ``reference``, ``text`` or ``translation``; of a
             table with the column ``split``, the rows of ``split`` alone.
         language: of the references, in English (``German``); it only chooses the tokenizer. Empty
@@ -159,7 +168,7 @@ def _from_file(path: Path, columns: Sequence[str], split: str | None) -> _Side:
         )
     else:
         lines = tables.decoded(path).replace("\r\n", "\n").split("\n")
-        return _Side(lines[:-1] if not lines[-1] else lines, None, path)
+        return _of_lines(lines[:-1] if not lines[-1] else lines, path)
     found = {str(name).strip().lower(): table[name] for name in table.column_names}
     name = next((name for name in columns if name in found), None)
     if name is None:
@@ -188,6 +197,16 @@ def _from_file(path: Path, columns: Sequence[str], split: str | None) -> _Side:
             f"{len(texts) - len(ids)} rows have no id", where=path, remedy="name every clip"
         )
     return _Side(texts, ids, path)
+
+
+def _of_lines(lines: Sequence[str], path: Path) -> _Side:
+    """Sentences, and their clips where every line names its own as a toolkit writes it."""
+    for form in _NAMED_LINES:
+        found = [form.fullmatch(line) for line in lines]
+        named = [match for match in found if match]
+        if named and len(named) == len(lines):
+            return _Side([match["text"] for match in named], [match["id"] for match in named], path)
+    return _Side(lines, None, path)
 
 
 def _checked(side: _Side) -> _Side:

@@ -124,6 +124,28 @@ def test_what_cannot_be_paired_is_one_clear_error(
     assert "theirs.csv" in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("sample: {}.mp4, prediction: {}", "sample: {}.mp4, ground-truth: {}"),
+        ("{}|{}", "{}|{}"),
+        ("H-{}\t-0.25\t{}", "T-{}\t{}"),
+    ],
+    ids=["Uni-Sign", "SignJoey", "fairseq"],
+)
+def test_lines_that_name_their_clip_are_paired_by_it(
+    tmp_path: Path, said: str, expected: str
+) -> None:
+    """Scored as they stand, equal names would count as words that are right."""
+    (tmp_path / "said").write_text(f"{said.format(2, 'schnee')}\n{said.format(1, 'regen')}\n")
+    (tmp_path / "true").write_text(
+        f"{expected.format(1, 'regen')}\n{expected.format(2, '')}\n{expected.format(3, 'wind')}\n"
+    )
+    found = sc.score(tmp_path / "said", tmp_path / "true", bootstrap=0)
+    assert found.metrics == score(["regen", "schnee", ""], ["regen", "", "wind"]).metrics
+    assert found.missing == ["3"]
+
+
 def test_the_command_scores_plain_text(tmp_path: Path) -> None:
     for name, lines in zip(("said.txt", "true.txt"), GERMAN, strict=True):
         (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
