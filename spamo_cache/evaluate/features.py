@@ -48,11 +48,14 @@ def check_stores(
 
 
 def _of_stream(changed: Mapping[str, Any], stream: str) -> dict[str, Any]:
-    """Last part of the key -> value, of the changes that reach a stream."""
+    """Key within the stream -> value, of the changes that reach it; ``box.scale`` keeps its dot."""
+    own = f"streams.{stream}."
     return {
-        key.rpartition(".")[2]: list(value) if isinstance(value, tuple) else value
+        key.removeprefix(own) if key.startswith(own) else key.rpartition(".")[2]: (
+            list(value) if isinstance(value, tuple) else value
+        )
         for key, value in changed.items()
-        if key.startswith(f"streams.{stream}.") or not key.startswith(_ELSEWHERE)
+        if key.startswith(own) or not key.startswith(_ELSEWHERE)
     }
 
 
@@ -65,6 +68,11 @@ def _check_changed(
     before, after = _made(trained), _made(present)
     for key in sorted((before.keys() | after.keys()) - _LAYOUT - ({"poses"} & changed.keys())):
         expected = changed.get(key, before.get(key))
+        inner = {
+            k.removeprefix(f"{key}."): v for k, v in changed.items() if k.startswith(f"{key}.")
+        }
+        if inner and isinstance(expected, dict):
+            expected = {**expected, **inner}
         if after.get(key) != expected:
             raise StoreError(
                 f"stream {name!r} has {key} {after.get(key)!r}, expected {expected!r}",

@@ -100,6 +100,19 @@ def test_nothing_else_may(check, others, told):
         check({"streams.motion.stride": 4}, **others)
 
 
+def test_a_field_of_a_box_may_differ(tmp_path):
+    box = {"scale": 1.5, "smooth": 5}
+    about = attributes("a" * 64, region="face", box=box)
+    record = {"identity": identity({}), "parts": {"stores": {"motion": "a" * 64}}, "base": "/"}
+    stores = {"widths": {}, "places": {}, "stores": {"motion": about}, "versions": {}}
+    folder = RunFolder(tmp_path)
+    io.write_json(folder.about, RunRecord(**record, **stores).model_dump(mode="json"))
+    wider = {"motion": other(region="face", box={**box, "scale": 2.0})}
+    features.check_stores(folder, wider, {"streams.motion.box.scale": 2.0})
+    with pytest.raises(StoreError, match=r"expected .*'scale': 3"):
+        features.check_stores(folder, wider, {"streams.motion.box.scale": 3.0})
+
+
 @pytest.mark.slow
 def test_a_changed_evaluation_stands_beside_the_plain_one(toy, finished):
     run, _ = finished
