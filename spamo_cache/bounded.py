@@ -42,14 +42,15 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         OSError: missing, unreadable, a pipe or a device.
     """
-    # Without O_NONBLOCK, opening a pipe waits for somebody to write into it.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    with open(path, "rb", opener=_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "is not a regular file", str(path))
         yield file
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open a file; a pipe would wait for somebody to write into it."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def read_text(path: Path, limit: int) -> str:

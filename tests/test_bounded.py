@@ -21,8 +21,9 @@ def test_what_is_no_regular_file_is_neither_waited_for_nor_read(tmp_path: Path) 
     for path in (tmp_path / "pipe", Path("/dev/zero")):
         with pytest.raises(OSError, match="is not a regular file"):
             bounded.read(path, 10)
-    with pytest.raises(IsADirectoryError, match="Is a directory"):
+    with pytest.raises(IsADirectoryError, match="Is a directory") as raised:
         bounded.read(tmp_path, 10)
+    assert str(raised.value.filename) == str(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def read(root: Path, clip: ClipLike, probed: Probe, file: PoseFile) -> ClipPose:
     """
     if file.path is None:
         raise PoseError(file.reason or _MISSING)
-    if poses.digest(file.path) != file.sha256:
+    if _sha256(file.path, *_state(file.path)) != file.sha256:
         raise PoseError("its pose has changed since the extraction was planned", where=file.path)
     times = times_of(root, clip, probed)
     part = None
@@ -123,6 +124,21 @@ def read(root: Path, clip: ClipLike, probed: Probe, file: PoseFile) -> ClipPose:
     box = clip.crop if clip.pose is not None and clip.crop is not None else (0.0, 0.0, 1.0, 1.0)
     width, height = whole.width * (box[2] - box[0]), whole.height * (box[3] - box[1])
     return ClipPose(shares, width, height)
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """Size and time of a file; what is equal in both has not changed."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise PoseError(f"cannot be read: {error.strerror}", where=path) from None
+    return status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=4)
+def _sha256(path: Path, _size: int, _time: int) -> str:
+    """Of a file that many clips of one source may share."""
+    return poses.digest(path)
 
 
 def times_of(root: Path, clip: Any, probed: Probe) -> NDArray[np.float64] | int:
@@ -145,11 +161,7 @@ class _Digests:
 
     def of(self, path: Path) -> str:
         """Raises PoseError for a file that cannot be read."""
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise PoseError(f"cannot be read: {error.strerror}", where=path) from None
-        key, state = str(path.absolute()), [status.st_size, status.st_mtime_ns]
+        key, state = str(path.absolute()), list(_state(path))
         noted = self._known.get(key)
         same = isinstance(noted, list) and noted[:2] == state and isinstance(noted[-1], str)
         digest = str(noted[-1]) if noted and same else poses.digest(path)

@@ -135,6 +135,7 @@ def open_stores(
 
     Raises:
         StoreError: no root holds one of them, or they were features in memory.
+        UsageError: the split's clips are of several corpora.
     """
     about, searched = folder.read_about(), config.roots() if roots is None else roots
     if lost := [name for name in about.fingerprints if name not in about.stores]:
@@ -142,6 +143,12 @@ def open_stores(
             f"features of stream {lost[0]!r} were held in memory",
             where=folder.path,
             remedy="hand them to evaluate() again",
+        )
+    if split == "train" and about.corpora:
+        raise UsageError(
+            "was trained on several corpora, whose training clips lie in stores of their own",
+            where=folder.path,
+            remedy="take its dev or test, which are of one corpus",
         )
     manifest = folder.sentences()
     known = split is not None and split in manifest.splits

@@ -38,6 +38,9 @@ def test_two_corpora_are_trained_on_and_one_is_scored(extracted: Path, call: Cal
     assert about["corpora"]["coast"]["clips"] == about["corpora"]["frames"]["clips"] == 6
     call("evaluate runs/both")
     assert json.loads((extracted / "runs/both/evaluation/test.json").read_text())["n"] == 2
+    for command in ("evaluate", "analyze"):
+        refused = call(f"{command} runs/both --split train", code=2)
+        assert "was trained on several corpora" in refused.stderr
     call("report runs/both -o page.html")
     page = (extracted / "page.html").read_text(encoding="utf-8")
     assert "coast: 6 clips, 50% of those drawn" in page
