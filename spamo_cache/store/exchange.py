@@ -266,7 +266,18 @@ def _add_sample(tape: tarfile.TarFile, features: FeatureStore, clip: str, split:
 def _clips(
     features: FeatureStore,
 ) -> Iterator[tuple[str, str, NDArray[Any], NDArray[np.uint8] | None]]:
-    """Split, id and rows of each clip and, where the store knows, which rows are valid."""
+    """Split, id and rows of each clip and, where the store knows, which rows are valid.
+
+    Raises:
+        StoreError: what says which rows of a clip are valid would be named as another clip.
+    """
+    if features.has_validity:
+        known = set(features.select(state="ok"))
+        if odd := sorted(clip for clip in known if f"{clip}{VALID}" in known):
+            raise StoreError(
+                f"the valid rows of clip {odd[0]!r} would have the name of clip {odd[0] + VALID!r}",
+                remedy="export as webdataset, or rename one of them in the manifest and extract",
+            )
     for split in features.splits:
         for clip in features.select(split=split, state="ok"):
             rows, valid = features.read_valid(clip)

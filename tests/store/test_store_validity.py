@@ -247,6 +247,19 @@ def test_exports_have_it_beside_and_imports_take_it(
     assert verify(back.path, deep=True).sound
 
 
+def test_a_clip_named_as_anothers_validity_is_not_overwritten(tmp_path: Path) -> None:
+    rows = np.ones((2, 3), np.float16)
+    store = SimpleNamespace(
+        has_validity=True,
+        dtype=rows.dtype,
+        splits=("test",),
+        select=lambda **_: ["a", "a.valid"],
+        read_valid=lambda _: (rows, np.ones(2, bool)),
+    )
+    with pytest.raises(StoreError, match=r"clip 'a' would have the name of clip 'a\.valid'"):
+        list(exchange._npy_files(store, "ids", None))
+
+
 def test_validity_of_others_is_not_believed(tmp_path: Path) -> None:
     for clip, valid in {
         "good": [1, 0, 1],
