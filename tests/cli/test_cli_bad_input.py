@@ -37,7 +37,7 @@ BAD = [
     ("missing column", "manifest -d x --manifest short.csv", 1, "text"),
     ("size of a real corpus", "manifest --dataset how2sign --root empty --size 30", 2, "--size"),
     # extract
-    ("unknown corpus", "extract --dataset csl", 2, "nearest is 'csl-daily'"),
+    ("unknown corpus", "extract --dataset csl-dail", 2, "nearest is 'csl-daily'"),
     ("missing manifest", "extract --manifest none.csv", 1, "none.csv"),
     ("no name", "extract --manifest manifest.csv --spec spec.yaml", 2, "--dataset NAME"),
     ("a name that is taken", "extract -d signed-weather --manifest manifest.csv", 2, "--dataset"),

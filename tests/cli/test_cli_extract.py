@@ -194,7 +194,8 @@ def test_training_and_evaluation_read_the_same_store_under_other_splits(
     assert card["n"] == 3
     # All clips are dealt anew: the stores are read as they lie.
     features = lab.parent / "home" / "features"
-    before = {path: path.stat().st_mtime_ns for path in features.rglob("*.*") if path.is_file()}
+    before = {path: path.read_bytes() for path in features.rglob("*") if path.is_file()}
+    shards = {path: path.stat().st_mtime_ns for path in before if path.parent.name == "features"}
     call(f"manifest {CORPUS} --resplit sentence --folds 3 --seed 1 -o folds")
     assert len(list(lab.glob("folds/*.parquet"))) == 3
     again = f"extract --manifest folds/fold-2.parquet --root {lab} --spec spec.yaml"
@@ -204,7 +205,8 @@ def test_training_and_evaluation_read_the_same_store_under_other_splits(
     card = json.loads(call("evaluate fold-2 --json").stdout)
     assert (card["resplit"], card["n"]) == ("fold 2 of 3 by sentence, seed 1", 3)
     assert "seen-in-training" not in {one["kind"] for one in card["warnings"]}
-    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert before == {path: path.read_bytes() for path in features.rglob("*") if path.is_file()}
+    assert shards == {path: path.stat().st_mtime_ns for path in shards}
 
 
 def test_what_cannot_be_split_anew_is_told_in_words(lab: Path, call: Call) -> None:

@@ -68,6 +68,8 @@ def test_a_table_and_a_folder_of_videos_are_a_corpus(
     # The embedded LLM knows no Swedish.
     assert re.match("7 of 20 target tokens of mitt are unknown to the LLM's tokenizer", told.pop(0))
     assert told == [
+        "whether test shares signers with train is not known of all: no signer is given for "
+        "1 of 1 clips of test and 2 of 2 clips of train",
         "folders or videos that no clip uses: 1 (v/utan.mp4)",
         "clips shorter than a window of 16 frames: 2 (2, 3)",
     ]

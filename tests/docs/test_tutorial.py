@@ -18,7 +18,8 @@ MAKE = importlib.import_module("spamo_cache.datasets.signed_weather.make")
 
 def one_video_for_all(plans: Sequence[ClipPlan], root: Path, *_: Any) -> None:
     """Draw one clip, the one with the fewest signs, and copy it: drawing has tests of its own."""
-    (root / "videos").mkdir(exist_ok=True)
+    for folder in ("videos", "poses"):
+        (root / folder).mkdir(exist_ok=True)
     shortest = min(plans, key=lambda plan: len(plan.utterance.glosses))
     MAKE.film(shortest, root)
     for plan in plans:

@@ -19,8 +19,9 @@ from spamo_cache.runs.records import Scorecard
 
 FILES = [
     "config.yaml", "manifest.parquet", "run.json", "metrics.jsonl", "model.safetensors",
-    "done.json", "lock", "evaluation/test.json", "evaluation/test.hypotheses.jsonl",
-    "analysis/test.json", "analysis/attribution/SHOT.json", "analysis/attribution/SHOT-0.jpg",
+    "done.json", "lock", "mean_rows.safetensors",
+    "evaluation/test.json", "evaluation/test.hypotheses.jsonl", "analysis/test.json",
+    "analysis/attribution/SHOT.json", "analysis/attribution/SHOT-0.jpg",
 ]  # fmt: skip
 REFUSED = {"report", "evaluate", "load"}
 READERS = {
