@@ -249,7 +249,7 @@ def test_exports_have_it_beside_and_imports_take_it(
 
 def test_a_clip_named_as_anothers_validity_is_not_overwritten(tmp_path: Path) -> None:
     rows = np.ones((2, 3), np.float16)
-    store = SimpleNamespace(
+    store: Any = SimpleNamespace(
         has_validity=True,
         dtype=rows.dtype,
         splits=("test",),
