@@ -169,6 +169,7 @@ def plan_extraction(
         files = clip_poses.find_all(root, root / spec.poses, clips)
         _check_poses(files, requested, root / spec.poses)
         posed = [replace(key, pose=file.identity) for key, file in zip(keys, files, strict=True)]
+    corpus_sha256, poses_sha256 = corpus_hash(keys), poses_hash(posed)
     plans = {
         name: _stream(
             name,
@@ -178,6 +179,8 @@ def plan_extraction(
             requested=requested,
             corpus=manifest.corpus,
             keys=posed if spec.streams[name].uses_poses else keys,
+            corpus_sha256=corpus_sha256,
+            poses_sha256=poses_sha256 if spec.streams[name].uses_poses else "",
             store_root=store_root,
             lacks=(ABSENT, FAILED) if retry else (ABSENT,),
         )
@@ -215,6 +218,8 @@ def _stream(
     requested: Mask,
     corpus: str,
     keys: Sequence[ClipKey],
+    corpus_sha256: str,
+    poses_sha256: str,
     store_root: Path,
     lacks: Sequence[int],
 ) -> StreamPlan:
@@ -228,8 +233,7 @@ def _stream(
         rows_of(spec.store.chunk_rows, encoder.per),
         rows_of(spec.store.shard_rows, encoder.per),
     )
-    corpus_sha256 = corpus_hash(keys)
-    digest = fingerprint(identity, corpus_sha256, poses_hash(keys))
+    digest = fingerprint(identity, corpus_sha256, poses_sha256)
     own = store_path(store_root, corpus, name, digest)
     elsewhere: _Recorded | None = None
     if own.exists():
