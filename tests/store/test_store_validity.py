@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -247,17 +248,23 @@ def test_exports_have_it_beside_and_imports_take_it(
     assert verify(back.path, deep=True).sound
 
 
-def test_a_clip_named_as_anothers_validity_is_not_overwritten(tmp_path: Path) -> None:
-    rows = np.ones((2, 3), np.float16)
-    store: Any = SimpleNamespace(
-        has_validity=True,
-        dtype=rows.dtype,
-        splits=("test",),
-        select=lambda **_: ["a", "a.valid"],
-        read_valid=lambda _: (rows, np.ones(2, bool)),
+def test_a_clip_named_as_anothers_validity_is_not_overwritten(
+    make: Callable[..., Material], tmp_path: Path
+) -> None:
+    drawn = make(3, failed=0)
+    names = dict(zip((key.id for key in drawn.keys), ("a", "a.valid", "b"), strict=True))
+    features = {names[clip]: rows for clip, rows in drawn.features.items()}
+    material = Material(
+        [replace(key, id=names[key.id]) for key in drawn.keys],
+        [replace(slot, id=names[slot.id]) for slot in drawn.slots],
+        features,
+        valid={clip: np.ones(len(rows), bool) for clip, rows in features.items()},
     )
-    with pytest.raises(StoreError, match=r"clip 'a' would have the name of clip 'a\.valid'"):
-        list(exchange._npy_files(store, "ids", None))
+    store = material.write(tmp_path / "root").path
+    for export, target in ((exchange.export_npy, "folder"), (exchange.export_hdf5, "file.h5")):
+        with pytest.raises(StoreError, match=r"clip 'a' would have the name of clip 'a\.valid'"):
+            export(store, tmp_path / target)
+    assert [path for path in tmp_path.rglob("*") if path.suffix in {".npy", ".h5"}] == []
 
 
 def test_validity_of_others_is_not_believed(tmp_path: Path) -> None:
