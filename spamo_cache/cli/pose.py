@@ -52,6 +52,14 @@ def pose(
             help="Of an embedded corpus: its own poses, hands lost in this share of the frames.",
         ),
     ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            metavar="FILE",
+            help="holistic_landmarker.task, which current versions of MediaPipe need.",
+        ),
+    ] = None,
     reader: Annotated[
         Literal["auto", "pyav", "decord"] | None,
         typer.Option("--reader", help="Video decoder; all give the same frames [default: auto]"),
@@ -95,6 +103,7 @@ def pose(
         openpose=openpose,
         wholebody=wholebody,
         drop_out=drop_out,
+        model=model,
         reader=reader,
         workers=workers,
         scheduler=scheduler,

@@ -6,15 +6,13 @@ commands side by side share the work.
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from threading import Lock
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +20,8 @@ from numpy.typing import NDArray
 from spamo_cache import devices, extras, io, poses
 from spamo_cache.config.spec import Reader
 from spamo_cache.datasets.manifest import Clip
-from spamo_cache.errors import MissingLibraryError, PoseError, VideoError
-from spamo_cache.extract import executors
+from spamo_cache.errors import PoseError, VideoError
+from spamo_cache.extract import executors, holistic
 from spamo_cache.extract.clip_poses import times_of
 from spamo_cache.extract.engine import AT_ONCE
 from spamo_cache.extract.executors import Cluster, Executor
@@ -35,7 +33,6 @@ Source = Literal["mediapipe", "openpose", "wholebody"]
 
 _IMAGES_FPS = 25.0
 """Written for folders of images, which have no clock; their poses are matched by number."""
-_IRIS_POINTS = 10
 _BUSY_SECONDS = 1.0
 _MAX_GAPS = 4
 """So many times the frames of a video whose rate varies has its pose at most."""
@@ -52,6 +49,8 @@ class PoseJob:
     source: Source = "mediapipe"
     given: Path | None = None
     """Folder of another estimator's output, by the clips' ids."""
+    model: Path | None = None
+    """File of a current MediaPipe's models; None takes those in an older one's package."""
     reader: Reader = "auto"
     hushed: bool = False
     """Whether MediaPipe's own log is dropped, with all else that this process writes meanwhile."""
@@ -75,23 +74,17 @@ class Made:
 PARTS = ("right-hand", "left-hand", "face", "shoulders")
 
 
-def check(source: Source) -> None:
+def check(source: Source, model: Path | None = None) -> None:
     """Raise what is missing before any work.
 
     Raises:
         MissingLibraryError: a library that the source needs, or one of another version.
+        PoseError: the model is not one.
     """
     use = "estimating poses" if source == "mediapipe" else "importing poses"
     extras.need("pose_format", use=use)
-    if source != "mediapipe":
-        return
-    if sys.version_info >= (3, 13) and not extras.is_there("mediapipe"):
-        raise MissingLibraryError(
-            "estimating poses needs mediapipe, which Python 3.13 has none of",
-            remedy="estimate them in an environment of Python 3.12; the files serve any",
-        )
-    extras.need("mediapipe", use=use)
-    _holistic()
+    if source == "mediapipe":
+        holistic.check(model)
 
 
 def make_all(
@@ -181,34 +174,16 @@ def _file(job: PoseJob, clip: Clip) -> bytes:
 
 def _estimated(job: PoseJob, clip: Clip, probed: Probe) -> bytes:
     fps, rows = _clock(job.root, clip, probed)
-    holistic = _holistic()
     with closing(each_frame(job.root, clip, probed, reader=job.reader)) as frames:
         first = next(frames).copy()
         height, width = first.shape[:2]
-
-        def kept() -> Iterator[NDArray[np.uint8]]:
-            yield first
-            yield from (frame.copy() for frame in frames)
-
-        try:
-            with _hushed() if job.hushed else nullcontext():
-                body = holistic.process_holistic(
-                    *(kept(), fps, width, height),
-                    additional_face_points=_IRIS_POINTS,
-                    # The models that lie in the package; a larger one would be fetched.
-                    additional_holistic_config={
-                        "model_complexity": 1,
-                        "refine_face_landmarks": True,
-                    },
-                    reuse=False,
-                )
-        except (RuntimeError, ValueError) as error:
-            raise PoseError(f"MediaPipe gave up: {error}") from error
-    if len(body.confidence) != probed.frames:
-        raise VideoError(f"lists {probed.frames} frames, gives {len(body.confidence)}")
-    components = holistic.holistic_components("XYZC", _IRIS_POINTS)
-    data = np.ma.getdata(body.data)[rows]
-    return imports.write(components, data, body.confidence[rows], fps, (width, height))
+        size = (width, height)
+        seen = holistic.estimate(
+            chain([first], frames), fps, size, model=job.model, hush=job.hushed
+        )
+    if len(seen.confidence) != probed.frames:
+        raise VideoError(f"lists {probed.frames} frames, gives {len(seen.confidence)}")
+    return imports.write(seen.components, seen.points[rows], seen.confidence[rows], fps, size)
 
 
 def _imported(
@@ -250,43 +225,3 @@ def _clock(root: Path, clip: Clip, probed: Probe) -> tuple[float, NDArray[np.int
         raise PoseError("its frames are shown at times too far apart for a pose of a steady rate")
     middles = (own[1:] + own[:-1]) / 2
     return 1 / step, np.searchsorted(middles, np.arange(count) * step)
-
-
-def _holistic() -> Any:
-    """The functions of ``pose-format`` that call MediaPipe Holistic.
-
-    Raises:
-        MissingLibraryError: it is not installed, or of a version without it.
-    """
-    try:
-        return extras.load("pose_format.utils.holistic", "estimating poses")
-    except (MissingLibraryError, AttributeError, TypeError) as error:
-        raise MissingLibraryError(
-            "estimating poses needs a MediaPipe with `solutions.holistic`, and the one that is "
-            f"installed does not load: {error.__cause__ or error}",
-            remedy=extras.how_to_install("mediapipe"),
-        ) from error
-
-
-_HUSHED: dict[str, int] = {"threads": 0, "stderr": -1}
-_ONE_AT_A_TIME = Lock()
-
-
-@contextmanager
-def _hushed() -> Iterator[None]:
-    """Drop what is written to stderr: MediaPipe's log goes there whatever one asks of it."""
-    with _ONE_AT_A_TIME:
-        _HUSHED["threads"] += 1
-        if _HUSHED["threads"] == 1:
-            _HUSHED["stderr"] = os.dup(2)
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, 2)
-            os.close(nowhere)
-    try:
-        yield
-    finally:
-        with _ONE_AT_A_TIME:
-            _HUSHED["threads"] -= 1
-            if _HUSHED["threads"] == 0:
-                os.dup2(_HUSHED["stderr"], 2)
-                os.close(_HUSHED["stderr"])

@@ -56,6 +56,7 @@ def pose(
     openpose: Path | str | None = None,
     wholebody: Path | str | None = None,
     drop_out: float | None = None,
+    model: Path | str | None = None,
     reader: Reader | None = None,
     workers: int | None = None,
     scheduler: str | None = None,
@@ -82,6 +83,8 @@ def pose(
             RTMPose, DWPose and MMPose give them: .npy, .npz, .json or .pkl.
         drop_out: of an embedded corpus: what its drawing program knows, with hands not found in
             this share of the frames, 0 to 0.9.
+        model: the file ``holistic_landmarker.task``, which current versions of MediaPipe need;
+            None takes the models that lie in the package of older ones.
         reader: video decoder; all give the same frames.
         workers: processes; None is one for two cores.
         scheduler: address of a running Dask scheduler, which does the work.
@@ -95,16 +98,18 @@ def pose(
     Raises:
         UsageError: an unknown corpus or split, or a combination of options that cannot be.
         MissingLibraryError: no MediaPipe, and nothing to import.
+        PoseError: the model is not MediaPipe's.
         CorpusError: the raw corpus or its manifest cannot be read.
         StoreError: a file cannot be written.
     """
     began = time.perf_counter()
-    source, given = _source(openpose, wholebody, drop_out)
+    source, given = _source(openpose, wholebody, drop_out, model)
+    models = None if model is None else Path(model).absolute()
     where = None if slurm is None else Path(slurm).absolute()
     if drop_out is not None:
         _check_drawn(dataset or EMBEDDED, manifest, drop_out, output)
     else:
-        _check(source, given, executor, scheduler, where)
+        _check(source, models, executor, scheduler, where)
     if output is not None:
         io.check_folder(Path(output))
     table, base = resolve.load_manifest(
@@ -125,6 +130,7 @@ def pose(
         folder=folder.absolute(),
         source=source,
         given=given,
+        model=models,
         reader=reader or "auto",
     )
     cluster = pose_files.default_cluster(workers)
@@ -136,16 +142,19 @@ def pose(
 
 
 def _source(
-    openpose: Path | str | None, wholebody: Path | str | None, drop_out: float | None
+    openpose: Path | str | None,
+    wholebody: Path | str | None,
+    drop_out: float | None,
+    model: Path | str | None,
 ) -> tuple[Source, Path | None]:
     """Where poses come from, and the folder of another estimator's output."""
     given: dict[Source, Path | str | None] = {"openpose": openpose, "wholebody": wholebody}
     named: list[tuple[Source, Path]] = [
         (source, Path(folder).absolute()) for source, folder in given.items() if folder is not None
     ]
-    if len(named) + (drop_out is not None) > 1:
+    if len(named) + (drop_out is not None) + (model is not None) > 1:
         raise UsageError(
-            "only one of --openpose, --wholebody and --drop-out can be meant",
+            "only one of --openpose, --wholebody, --drop-out and --model can be meant",
             remedy="give one of them",
         )
     for _, folder in named:
@@ -155,7 +164,7 @@ def _source(
 
 def _check(
     source: Source,
-    given: Path | None,
+    model: Path | None,
     executor: Literal["dask", "serial"],
     scheduler: str | None,
     slurm: Path | None,
@@ -164,11 +173,11 @@ def _check(
     extras.need(*extras.EXTRAS["extract"], use="making poses")
     from spamo_cache.extract import executors, pose_files
 
-    if given is None:
+    if source == "mediapipe":
         executors.check(executor, scheduler, slurm)
         if scheduler is not None:
             executors.check_scheduler(scheduler)
-    pose_files.check(source)
+    pose_files.check(source, model)
 
 
 def _check_drawn(corpus: str, manifest: object, drop_out: float, output: Path | str | None) -> None:

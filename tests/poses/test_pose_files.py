@@ -1,5 +1,6 @@
 """``spamo-cache pose``: a file for every clip, by an estimator or from another one's output."""
 
+import importlib.util
 import io
 import json
 import os
@@ -18,8 +19,8 @@ import pytest
 import spamo_cache as sc
 from spamo_cache import poses
 from spamo_cache.datasets.manifest import Manifest
-from spamo_cache.errors import MissingLibraryError, UsageError
-from spamo_cache.extract import pose_files
+from spamo_cache.errors import MissingLibraryError, PoseError, UsageError
+from spamo_cache.extract import holistic, pose_files
 from spamo_cache.extract.clip_poses import times_of
 from spamo_cache.extract.pose_files import PoseJob
 from spamo_cache.store.leases import Leases
@@ -81,15 +82,15 @@ class Holistic:
 
 
 @pytest.fixture
-def holistic(monkeypatch: pytest.MonkeyPatch) -> Holistic:
+def mediapipe(monkeypatch: pytest.MonkeyPatch) -> Holistic:
     fake = Holistic()
-    monkeypatch.setattr(pose_files, "_holistic", lambda: fake)
-    monkeypatch.setattr(pose_files, "check", lambda _: None)
+    monkeypatch.setattr(holistic, "_solution", lambda: fake)
+    monkeypatch.setattr(holistic, "check", lambda _: None)
     return fake
 
 
 def test_every_clip_gets_its_pose_once_and_failures_have_reasons(
-    lab: Path, tmp_path: Path, holistic: Holistic
+    lab: Path, tmp_path: Path, mediapipe: Holistic
 ) -> None:
     told = run(lab, tmp_path / "poses")
     assert (told.clips, told.made, told.there, told.frames) == (4, 2, 1, FRAMES + 7)
@@ -107,14 +108,14 @@ def test_every_clip_gets_its_pose_once_and_failures_have_reasons(
     assert poses.read(tmp_path / "poses" / "half.pose").width == WIDTH // 2
     before = {path.name: path.read_bytes() for path in (tmp_path / "poses").glob("*.pose")}
     again = run(lab, tmp_path / "poses")
-    assert (again.made, again.there, holistic.calls) == (0, 3, 2)
+    assert (again.made, again.there, mediapipe.calls) == (0, 3, 2)
     (tmp_path / "poses" / "half.pose").unlink()
     assert run(lab, tmp_path / "poses", split="train").made == 1
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "poses").glob("*.pose")}
 
 
 def test_a_clip_that_somebody_else_is_at_is_left_to_them(
-    lab: Path, tmp_path: Path, holistic: Holistic
+    lab: Path, tmp_path: Path, mediapipe: Holistic
 ) -> None:
     job = PoseJob(root=lab, folder=tmp_path)
     clip = Manifest.read(lab / "clips.csv", "lab").clips()[0]
@@ -169,16 +170,71 @@ def test_a_mediapipe_of_another_kind_is_refused_before_any_work(
 ) -> None:
     monkeypatch.delitem(sys.modules, "pose_format.utils.holistic", raising=False)
     monkeypatch.setitem(sys.modules, "mediapipe", ModuleType("mediapipe"))
-    with pytest.raises(MissingLibraryError, match="does not load: Please install mediapipe"):
+    with pytest.raises(MissingLibraryError, match="does not load: Please install mediapipe") as no:
         run(lab, tmp_path / "poses")
+    assert "holistic_landmarker.task and give it by --model" in str(no.value.remedy)
+    with pytest.raises(MissingLibraryError, match="has no attribute 'tasks'"):
+        run(lab, tmp_path / "poses", model=tmp_path / "holistic_landmarker.task")
     assert not (tmp_path / "poses").exists()
 
 
-def test_mediapipe_sees_a_frame_without_anybody(lab: Path, tmp_path: Path) -> None:
+def test_a_model_is_mediapipes(lab: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"only one of .* and --model"):
+        run(lab, tmp_path, model=tmp_path / "a.task", openpose=tmp_path)
+
+
+@pytest.mark.parametrize("model", [False, True], ids=["in the package", "a file"])
+def test_mediapipe_sees_a_frame_without_anybody(model: bool, lab: Path, tmp_path: Path) -> None:
+    """With the real one: its package, or a current one's and the file that it needs."""
     pytest.importorskip("mediapipe", reason="MediaPipe is not installed (extra `pose`)")
-    told = run(lab, tmp_path / "poses", split="train")
+    path = os.environ.get("HOLISTIC_LANDMARKER_TASK") if model else None
+    if model != (importlib.util.find_spec("mediapipe.python") is None) or (model and not path):
+        pytest.skip("another MediaPipe is installed, or $HOLISTIC_LANDMARKER_TASK is not given")
+    if path:
+        bad = tmp_path / "bad.task"
+        bad.write_bytes(Path(path).read_bytes()[:5000])
+        with pytest.raises(PoseError, match="is not a model of MediaPipe's HolisticLandmarker"):
+            run(lab, tmp_path / "poses", split="train", model=bad)
+    told = run(lab, tmp_path / "poses", split="train", model=path)
     assert told.made == 2
     assert not any(told.seen.values())
+
+
+def test_a_landmarkers_answer_is_in_pixels_with_its_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In place of a current MediaPipe: a body in every frame, a right hand in the second one."""
+    times = []
+
+    def detect(_: Any, time: int) -> SimpleNamespace:
+        times.append(time)
+        body = [SimpleNamespace(x=0.5, y=0.25, z=-1.0, visibility=0.75)] * 33
+        hand = [SimpleNamespace(x=1.0, y=1.0, z=0.0, visibility=None)] * 21
+        return SimpleNamespace(
+            pose_landmarks=body,
+            pose_world_landmarks=body,
+            face_landmarks=[],
+            left_hand_landmarks=[],
+            right_hand_landmarks=hand if len(times) == 2 else [],
+        )
+
+    package = SimpleNamespace(
+        Image=SimpleNamespace, ImageFormat=SimpleNamespace(SRGB="three bytes")
+    )
+    landmarker = SimpleNamespace(detect_for_video=detect, close=lambda: times.append(-1))
+    monkeypatch.setitem(sys.modules, "mediapipe", package)
+    monkeypatch.setattr(holistic, "_landmarker", lambda _: landmarker)
+    monkeypatch.setattr(holistic, "_components", lambda: ["header"])
+    frames = np.zeros((3, 20, 40, 3), np.uint8)
+    seen = holistic.estimate(frames, 29.97, (40, 20), model=tmp_path)
+    assert times == [0, 33, 67, -1]
+    assert seen.points.shape == (3, 1, 33 + 478 + 21 + 21 + 33, 3)
+    assert seen.points[0, 0, 0].tolist() == [20, 5, -1]
+    hand = slice(-33 - 21, -33)
+    assert seen.points[1, 0, hand].tolist() == [[40, 20, 0]] * 21
+    assert seen.confidence[:, 0, hand].all(axis=1).tolist() == [False, True, False]
+    assert set(seen.confidence[:, 0, :33].ravel().tolist()) == {0.75}
+    assert not seen.confidence[:, 0, 33:-54].any(), "a face or hand that was not seen"
 
 
 # --- other estimators -----------------------------------------------------------------------------
