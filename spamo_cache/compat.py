@@ -91,6 +91,17 @@ def checkpoint_activations(model: Any) -> None:
         model.gradient_checkpointing_enable(plain)
 
 
+def avoid_cudnn_attention() -> None:
+    """Keep this process from cuDNN's attention, which torch takes first on an H100 or a B200.
+
+    It plans anew for every shape that it meets, half a second each way, and in training and
+    decoding nearly every batch and every token has a new one. Extraction, whose batches are all of
+    one shape, asks for it where it wants it.
+    """
+    # For good, not around a forward pass: checkpointing computes it again on the way back.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 @contextmanager
 def cpu_threads(count: int | None) -> Iterator[None]:
     """Compute with ``count`` threads inside the block; None leaves torch's own choice.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from reference.llms import outline
-from spamo_cache.compat import checkpoint_activations
+from spamo_cache.compat import avoid_cudnn_attention, checkpoint_activations
 from spamo_cache.config import LLMConfig
 from spamo_cache.model.llm import Seq2SeqLLM, _tuned
 from spamo_cache.model.rows import Padded
@@ -66,6 +66,7 @@ def memory(
 
 
 def _llm(size: str, device: str, checkpointing: bool) -> Seq2SeqLLM:
+    avoid_cudnn_attention()
     model: Any = outline(size, torch.bfloat16, device, dropout=0.1)
     model = _tuned(model, LLMConfig(weights="-", dtype="bfloat16"), decoder_only=False)
     if device == "meta":

@@ -6,6 +6,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Lock
 from typing import Any
@@ -187,6 +188,12 @@ class Device:
             self._running, self._last = self._running + change, now
 
 
+_LAUNCHER = ThreadPoolExecutor(1, thread_name_prefix="launch")
+"""The one thread of this process that launches kernels on GPUs, batch after batch: no batch waits
+for kernels of the next one, and what libraries keep for every thread anew is made once. cuDNN's
+plans of attention take half a second a shape."""
+
+
 class CudaDevice(Device):
     """A GPU: one stream computes, another one copies the next batches meanwhile."""
 
@@ -195,11 +202,13 @@ class CudaDevice(Device):
     def __init__(self, name: str, batch_tokens: Sequence[int]) -> None:
         super().__init__(name, batch_tokens)
         self._own = threading.local()
-        self._launching = Lock()
         self._before: Any = None
         """Recorded when the last batch launched is done."""
         with torch.cuda.device(name):
             self._copying = torch.cuda.Stream()
+
+    def forward_rate(self, encoder: Encoder, seconds: float = 5.0) -> float:
+        return _LAUNCHER.submit(super().forward_rate, encoder, seconds).result()
 
     def _computed(self, encoder: Encoder, rows: Sequence[Row], size: int) -> torch.Tensor:
         # Pinned memory belongs to the thread's current device, which else is the first one, for
@@ -211,17 +220,8 @@ class CudaDevice(Device):
                 staged.copy(count)
                 arrived = torch.cuda.Event()
                 arrived.record()
-            began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            # Of one batch after the other, so that none waits for kernels of the next one.
-            with self._kernels():
-                torch.cuda.current_stream().wait_event(arrived)
-                began.record()
-                features = encoder.encode(staged.pixels())
-                ended.record()
-                staged.features.copy_(features, non_blocking=True)
-                copied = torch.cuda.Event()
-                copied.record()
-                before, self._before = self._before, ended
+            launched = _LAUNCHER.submit(self._launch, encoder, staged, arrived)
+            before, began, ended, copied = launched.result()
             copied.synchronize()
             with self._lock:
                 self._busy += began.elapsed_time(ended) / 1000
@@ -229,9 +229,29 @@ class CudaDevice(Device):
                     self._idle += max(0.0, before.elapsed_time(began) / 1000)
             return staged.features[: len(rows)].clone()
 
+    def _launch(
+        self, encoder: Encoder, staged: Staging, arrived: torch.cuda.Event
+    ) -> tuple[torch.cuda.Event | None, torch.cuda.Event, torch.cuda.Event, torch.cuda.Event]:
+        """Launch the kernels of a batch whose frames have ``arrived``.
+
+        Returns:
+            Events: when the batch before was done, and this one was begun, done and copied back.
+        """
+        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        with self._kernels():
+            torch.cuda.current_stream().wait_event(arrived)
+            began.record()
+            features = encoder.encode(staged.pixels())
+            ended.record()
+            staged.features.copy_(features, non_blocking=True)
+            copied = torch.cuda.Event()
+            copied.record()
+        before, self._before = self._before, ended
+        return before, began, ended, copied
+
     @contextmanager
     def _kernels(self) -> Iterator[None]:
-        with torch.cuda.device(self.name), self._launching, exact_attention(self.name):
+        with torch.cuda.device(self.name), exact_attention(self.name):
             yield
 
     def _forget_time(self) -> None:
@@ -338,12 +358,13 @@ def cuda_tokens(free: int) -> list[int]:
 
 @contextmanager
 def exact_attention(name: str) -> Iterator[None]:
-    """Attention by the fastest kernels that compute it exactly: cuDNN's from Hopper on, else flash.
+    """Attention by the fastest kernels that compute it exactly: cuDNN's where torch takes them
+    first, too, else flash.
 
     For all threads of the process: enter it one at a time.
     """
-    newest = torch.cuda.get_device_capability(name) >= (9, 0)
-    fastest = [SDPBackend.CUDNN_ATTENTION] if newest else []
+    fits = torch.cuda.get_device_capability(name) in {(9, 0), (10, 0)}
+    fastest = [SDPBackend.CUDNN_ATTENTION] if fits else []
     usual = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     with sdpa_kernel([*fastest, *usual], set_priority=True):
         yield

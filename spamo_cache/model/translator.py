@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from spamo_cache.compat import avoid_cudnn_attention
 from spamo_cache.config import DecodeConfig, Pipeline
 from spamo_cache.errors import WeightsError
 from spamo_cache.model.adapter import SignAdapter, VTAlign
@@ -90,6 +91,7 @@ class Translator(nn.Module):
         encoders: Mapping[str, nn.Module] | None = None,
     ) -> None:
         super().__init__()
+        avoid_cudnn_attention()
         self.config = pipeline.llm
         self.seed = pipeline.seed
         self.sampled = pipeline.protocol.sampled_beams

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from threading import Lock
+from threading import Lock, current_thread
 from typing import Any
 
 import cv2
@@ -14,14 +17,14 @@ import pytest
 import torch
 
 from spamo_cache import devices
-from spamo_cache.compat import cpu_threads
+from spamo_cache.compat import avoid_cudnn_attention, cpu_threads
 from spamo_cache.config import CacheSpec, parse
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.encoders import registry
 from spamo_cache.encoders.encoder import Encoder, stack_windows, window
 from spamo_cache.extract import engine
 from spamo_cache.extract.decoding import DecodeConfig
-from spamo_cache.extract.device import Device, Row, cuda_tokens, packed
+from spamo_cache.extract.device import CudaDevice, Device, Row, cuda_tokens, open_device, packed
 from spamo_cache.extract.extraction import extract
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "encoders"
@@ -106,6 +109,93 @@ def test_what_does_not_fit_is_computed_in_smaller_batches(
         assert not device.take_notes()
         with pytest.raises(torch.OutOfMemoryError):
             Device("cpu", [1024]).encode(encoder, rows)
+
+
+class Moment:
+    """A CUDA event, of a device that is done with everything at once."""
+
+    def __init__(self, *, enable_timing: bool = False) -> None:
+        self.timed, self.at = enable_timing, None
+
+    at: float | None
+
+    def record(self) -> None:
+        self.at = time.perf_counter()
+
+    def synchronize(self) -> None:
+        assert self.at is not None
+
+    def elapsed_time(self, other: Moment) -> float:
+        assert self.timed
+        assert self.at is not None
+        assert other.at is not None
+        return 1000 * (other.at - self.at)
+
+
+class Queue:
+    """A CUDA stream, of the same device."""
+
+    def wait_event(self, event: Moment) -> None:
+        assert event.at is not None
+
+    def wait_stream(self, other: Queue) -> None:
+        pass
+
+
+@pytest.fixture
+def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that is this CPU: no line of its class is run for the first time on a real one."""
+    empty = torch.empty
+
+    def here(*given: Any, pin_memory: bool = False, device: str = "cpu", **more: Any) -> Any:
+        return empty(*given, **more)
+
+    monkeypatch.setattr(torch, "empty", here)
+    stand_ins = {
+        "Event": Moment,
+        "Stream": Queue,
+        "current_stream": Queue,
+        "stream": lambda _: nullcontext(),
+        "device": lambda _: nullcontext(),
+        "get_device_capability": lambda _: (9, 0),
+        "mem_get_info": lambda _: (int(139e9), int(141e9)),
+        "memory_reserved": lambda _: 0,
+        "synchronize": lambda: None,
+        "empty_cache": lambda: None,
+    }
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+
+
+def test_one_thread_launches_what_others_have_gathered(
+    spec: CacheSpec, hopper: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever libraries keep for each thread is made once; and batches are not mixed up."""
+    encoder = registry.build(spec.streams["spatial"], GOLDEN)
+    batches = [rows_of([count], 1, 1, 224) for count in (3, 1, 2, 3)]
+    encode, by, cudnn = encoder.encode, set[str](), set[bool]()
+
+    def noted(pixels: torch.Tensor) -> torch.Tensor:
+        by.add(current_thread().name)
+        cudnn.add(torch.backends.cuda.cudnn_sdp_enabled())
+        return encode(pixels)
+
+    avoid_cudnn_attention()  # as whatever trains or translates in this process does
+    with cpu_threads(1), ThreadPoolExecutor(3) as threads:
+        wanted = [Static("cpu", [780]).encode(encoder, rows) for rows in batches]
+        monkeypatch.setattr(encoder, "encode", noted)
+        assert open_device("cuda").batch_tokens == 65_536
+        for _ in range(2):
+            device = CudaDevice("cuda", [780, 260])
+            found = threads.map(partial(device.encode, encoder), batches)
+            for features, rows in zip(found, wanted, strict=True):
+                torch.testing.assert_close(features, rows, atol=2e-6, rtol=1e-5)
+            busy, idle = device.take_time()
+            assert busy > 0
+            assert idle >= 0
+    assert by == {"launch_0"}
+    assert cudnn == {True}
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
 
 
 @pytest.mark.parametrize(

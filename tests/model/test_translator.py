@@ -42,6 +42,13 @@ def make(folder, **changes):
     )
 
 
+def test_attention_is_not_planned_for_every_length(golden_folder):
+    """torch takes cuDNN's first on an H100, whose plans are of one shape each."""
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    make(golden_folder)
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
 @pytest.fixture(scope="module")
 def batch(golden_folder):
     lengths = torch.tensor([20, 64, 33])
