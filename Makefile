@@ -42,10 +42,10 @@ $(STAMP): pyproject.toml requirements.lock
 		--constraint requirements.lock --editable '.[extract,remote,dev,docs]'
 	@touch $@
 
-reproduce: setup ## all stages on the embedded corpus; CORPUS=phoenix14t ROOT=/data/... on a real one
+reproduce: setup ## all stages on the bundled corpus; CORPUS=phoenix14t ROOT=/data/... on a real one
 	$(BIN)/spamo-cache reproduce $(CORPUS) $(if $(ROOT),--root '$(ROOT)')
 
-# The embedded corpus's own settings are for a single good run; these are for over a hundred within
+# The bundled corpus's own settings are for a single good run; these are for over a hundred within
 # an hour of two idle cores. Other corpora keep theirs.
 SMALL := align.steps=100 translate.steps=250 translate.eval_every=125
 

@@ -27,7 +27,7 @@ def doctor(
         typer.Option(
             "--pipeline",
             metavar="PIPELINE",
-            help="Whose LLM they are for [default: the corpus's own, or what init takes]",
+            help="Pipeline whose LLM has to know the language [default: the corpus's, or init's]",
             autocompletion=completion.pipelines,
         ),
     ] = None,

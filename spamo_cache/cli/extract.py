@@ -40,17 +40,12 @@ def extract(
         typer.Option("--split", help="Splits to compute, separated by commas [default: all]"),
     ] = None,
     poses: options.Poses = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Override a key of the spec, as in streams.motion.stride=4.",
-        ),
-    ] = None,
+    changes: options.SpecOverrides = None,
     reader: Annotated[
         Literal["auto", "pyav", "decord"] | None,
-        typer.Option("--reader", help="Video decoder; all give the same frames [default: pyav]"),
+        typer.Option(
+            "--reader", help="Video decoder; all give the same frames [default: the spec's]"
+        ),
     ] = None,
     store: options.Store = None,
     device: options.Device = "auto",
@@ -59,12 +54,7 @@ def extract(
         typer.Option("--compile", help="Compile the networks; auto: on a GPU, if it pays."),
     ] = "auto",
     workers: options.Workers = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(
-            "--scheduler", metavar="ADDRESS", help="A Dask scheduler, as tcp://host:8786."
-        ),
-    ] = None,
+    scheduler: options.Scheduler = None,
     slurm: Annotated[
         Path | None, typer.Option("--slurm", metavar="FILE", help="YAML of a Slurm cluster.")
     ] = None,

@@ -33,7 +33,7 @@ def inspect(
             "--spec", metavar="SPEC", help="Cache spec [default: that of the corpus's pipeline]"
         ),
     ] = None,
-    overrides: options.Overrides = None,
+    overrides: options.SpecOverrides = None,
     streams: Annotated[
         str | None, typer.Option("--streams", metavar="A,B", help="Only these streams.")
     ] = None,

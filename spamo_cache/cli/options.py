@@ -53,7 +53,7 @@ ContentWords = Annotated[
 ]
 Size = Annotated[
     int | None,
-    typer.Option("--size", metavar="N", min=1, help="Clips of an embedded corpus to draw."),
+    typer.Option("--size", metavar="N", min=1, help="Clips of a bundled corpus to draw."),
 ]
 Store = Annotated[
     str | None,
@@ -118,6 +118,20 @@ Limit = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in translate.lr=1e-4."),
+]
+SpecOverrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a key of the spec, as in streams.motion.stride=4.",
+    ),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler", metavar="ADDRESS", help="Address of a Dask scheduler: tls://host:8786."
+    ),
 ]
 Run = Annotated[
     Path,

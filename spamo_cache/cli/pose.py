@@ -49,7 +49,7 @@ def pose(
         typer.Option(
             "--drop-out",
             metavar="SHARE",
-            help="Of an embedded corpus: its own poses, hands lost in this share of the frames.",
+            help="Of a bundled corpus: its own poses, hands lost in this share of the frames.",
         ),
     ] = None,
     model: Annotated[
@@ -68,12 +68,7 @@ def pose(
         int | None,
         typer.Option("--workers", metavar="N", min=1, help="Processes [default: one for 2 cores]"),
     ] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(
-            "--scheduler", metavar="ADDRESS", help="A Dask scheduler, as tcp://host:8786."
-        ),
-    ] = None,
+    scheduler: options.Scheduler = None,
     slurm: Annotated[
         Path | None, typer.Option("--slurm", metavar="FILE", help="YAML of a Slurm cluster.")
     ] = None,

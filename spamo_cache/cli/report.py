@@ -22,7 +22,7 @@ def report(
     """Write one self-contained page: scores, curves, translations, provenance.
 
     RUN may be the folder of a corpus's experiments, such as runs/signed-weather/experiments.
-    With --root, or for the embedded corpus once it is drawn, clips are shown with frames.
+    With --root, or for the bundled corpus once it is drawn, clips are shown with frames.
 
     Example:
 

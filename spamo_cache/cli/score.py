@@ -20,18 +20,23 @@ def score(
     ],
     *,
     language: Annotated[
-        str, typer.Option("--language", metavar="L", help="Of the references, as in German.")
+        str,
+        typer.Option("--language", metavar="L", help="Language of the references, as in German."),
     ] = "",
     tokenize: Annotated[
         str | None,
-        typer.Option("--tokenize", metavar="T", help="sacrebleu's tokenizer, if not the usual."),
+        typer.Option(
+            "--tokenize",
+            metavar="T",
+            help="sacrebleu's tokenizer [default: the corpus's or language's usual one]",
+        ),
     ] = None,
     corpus: Annotated[
         str | None,
         typer.Option(
             "--corpus",
             metavar="C",
-            help="For published figures and the number of clips.",
+            help="Corpus, for published figures and the number of clips.",
             autocompletion=completion.corpora,
         ),
     ] = None,

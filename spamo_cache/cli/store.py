@@ -385,6 +385,8 @@ def _tell(found: Report, *, repaired: bool) -> None:
         display.line("sound" + ("" if found.deep else " as far as a quick look tells; try --deep"))
     elif repaired:
         display.line("the damage is removed; run extract again to compute it anew")
+    elif isinstance(found.path, Path):
+        display.line("to do: run again with --repair, which removes what is damaged, then extract")
 
 
 def diff(

@@ -91,7 +91,7 @@ def _gpus() -> tuple[list[dict[str, Any]], list[Finding]]:
         gpus.append({"name": name, "memory_bytes": total, "free_bytes": free})
     if gpus:
         return gpus, []
-    remedy = "fine for the embedded corpus; a real one wants a GPU"
+    remedy = "fine for the bundled corpus; a real one wants a GPU"
     return gpus, [Finding("note", "no GPU: everything runs on the CPU", "torch", remedy)]
 
 

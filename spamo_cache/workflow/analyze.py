@@ -73,7 +73,7 @@ def attribute(
         clips: ids of clips; a number that is no id stands for as many of the clips of ``split``
             that the run translates worst and best.
         root: folder of the raw corpus, where the frames are; without it there are none, unless the
-            corpus is the embedded one.
+            corpus is the bundled one.
         store: root to look for the run's features in before those of ``SPAMO_CACHE``.
         llm: folder of the run's LLM, where that has moved.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.

@@ -51,10 +51,10 @@ def extract(
 
     Args:
         dataset: corpus by name; with a manifest, the name of its corpus, which a CSV file lacks.
-            None is the embedded one, or the one that the manifest says.
+            None is the bundled one, or the one that the manifest says.
         root: folder of the raw corpus; of a manifest's sources, by default the folder it lies in.
         manifest: table of the clips, as a file or read already, in place of a known corpus.
-        size: clips of the embedded corpus to draw.
+        size: clips of the bundled corpus to draw.
         limit: at most this many clips of each split.
         spec: cache spec, by name or path; None is the corpus's own.
         streams: streams of the spec to compute; None is all.

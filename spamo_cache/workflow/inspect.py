@@ -61,7 +61,7 @@ def inspect(
     Args:
         clip: id of a clip, or a video file or folder of frames; None is the corpus's first clip.
         output: the picture to write, ``.png`` or ``.jpg``.
-        dataset: corpus by name, one's own after it was extracted; the embedded one by default.
+        dataset: corpus by name, one's own after it was extracted; the bundled one by default.
         manifest: table of the clips, in place of a known corpus.
         root: folder of the raw corpus.
         spec: cache spec by name or path; by default that of the corpus's pipeline.
@@ -70,7 +70,7 @@ def inspect(
         rows: rows of each stream to show, at even distances.
         boxes: draw the boxes of regions on frames first: those of the spec, else of every region.
         poses: folder of ``.pose`` files by id, or the clip's own file; None is the spec's.
-        watcher: told of the drawing of the embedded corpus.
+        watcher: told of the drawing of the bundled corpus.
 
     Returns:
         The path of the picture.

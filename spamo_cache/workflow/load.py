@@ -30,11 +30,11 @@ def load_corpus(
 
     Args:
         dataset: corpus by name; with a manifest, the name of its corpus, which a CSV file lacks.
-            None is the embedded one, which is drawn first if it is not there yet, or the one that
+            None is the bundled one, which is drawn first if it is not there yet, or the one that
             the manifest says.
         root: folder of the raw corpus.
         manifest: table of the clips (CSV, TSV, JSON Lines, Parquet), in place of a known corpus.
-        size: clips of the embedded corpus to draw.
+        size: clips of the bundled corpus to draw.
         limit: at most this many clips of each split.
         watcher: is told of progress.
 

@@ -74,14 +74,14 @@ def pose(
         dataset: corpus by name; with a manifest, the name of its corpus, which a CSV file lacks.
         root: folder of the raw corpus; of a manifest's sources, by default the folder it lies in.
         manifest: table of the clips, as a file or read already, in place of a known corpus.
-        size: clips of the embedded corpus to draw.
+        size: clips of the bundled corpus to draw.
         limit: at most this many clips of each split.
         split: splits to make poses of; None is all.
         output: folder of the files; None is ``poses`` below the root, where they are found by id.
         openpose: folder that has, by a clip's id, a folder of OpenPose's ``*_keypoints.json``.
         wholebody: folder that has, by a clip's id, a file of COCO-WholeBody's 133 points, as
             RTMPose, DWPose and MMPose give them: .npy, .npz, .json or .pkl.
-        drop_out: of an embedded corpus: what its drawing program knows, with hands not found in
+        drop_out: of a bundled corpus: what its drawing program knows, with hands not found in
             this share of the frames, 0 to 0.9.
         model: the file ``holistic_landmarker.task``, which current versions of MediaPipe need;
             None takes the models that lie in the package of older ones.

@@ -33,7 +33,7 @@ def report(
     Args:
         runs: folders of runs, what ``train`` returned, or the folder of a corpus's experiments.
         output: the page to write.
-        root: folder of the raw corpus: clips are shown with frames. The embedded one is known.
+        root: folder of the raw corpus: clips are shown with frames. The bundled one is known.
         store: root to look for feature stores in before those of ``SPAMO_CACHE``.
         watcher: follows the work.
 

@@ -93,7 +93,7 @@ class Source:
 
 
 EXPECTED_BLEU4 = 57.16, 63.24
-"""Lowest and highest BLEU-4 on test that were measured of the embedded corpus as it is shipped:
+"""Lowest and highest BLEU-4 on test that were measured of the bundled corpus as it is shipped:
 seeds 0 to 2 on one machine (58.74 to 63.24, ``benchmarks/ablations.py``) and seed 0 on two other
 kinds of CPU (57.16 and 58.17); see docs/log.md. None of them is a GPU."""
 
@@ -175,10 +175,10 @@ def reproduce(
 
     Args:
         corpus: corpus by name; of a manifest, the name that you give it. None is what the manifest
-            or the pipeline says, else the embedded one.
+            or the pipeline says, else the bundled one.
         root: folder of the raw corpus; of a manifest's sources, by default the folder it lies in.
         manifest: table of the clips, in place of a known corpus.
-        size: clips of the embedded corpus to draw.
+        size: clips of the bundled corpus to draw.
         limit: at most this many clips of each split.
         pipeline: by name or path; None is the corpus's default.
         set: changes to the pipeline, as ``{"translate.lr": 1e-4}``.

@@ -68,7 +68,7 @@ def check_corpus(name: str) -> None:
 def corpus_root(
     name: str, root: Path | str | None, size: int | None = None, watcher: Watcher = QUIET
 ) -> Path:
-    """The folder of a corpus; an embedded one is drawn if it is not there yet.
+    """The folder of a corpus; a bundled one is drawn if it is not there yet.
 
     Raises:
         UsageError: unknown corpus, or a real one without its folder.
@@ -127,7 +127,7 @@ def _drawn(name: str, root: Path, size: int | None, watcher: Watcher) -> Path:
 
 
 def draw_poses(corpus: str, root: Path, folder: str, watcher: Watcher = QUIET) -> None:
-    """Draw the poses of an embedded corpus that a spec asks for, where they are missing.
+    """Draw the poses of a bundled corpus that a spec asks for, where they are missing.
 
     Args:
         folder: see :func:`signed_weather.drop_out_of`.
@@ -180,7 +180,7 @@ def load_manifest(
 
 
 def _check_name(corpus: str, root: Path, table: Path | None = None) -> None:
-    """Keep other clips from being filed as an embedded corpus."""
+    """Keep other clips from being filed as a bundled corpus."""
     if corpus not in DRAWN:
         return
     from spamo_cache.datasets import signed_weather

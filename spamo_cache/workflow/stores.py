@@ -75,7 +75,7 @@ def remember(
 def at_hand(corpus: str, root: Path | str | None) -> Path | None:
     """The folder of a corpus, None where it is not known.
 
-    Without ``root`` it is an embedded corpus's, if that is drawn already, and of another one where
+    Without ``root`` it is a bundled corpus's, if that is drawn already, and of another one where
     it was extracted from last.
 
     Raises:
@@ -402,7 +402,7 @@ def _table(file: Path, pipeline: Pipeline) -> Manifest:
 
     Raises:
         UsageError: the table says that it describes another corpus; or it says nothing, and the
-            pipeline is the embedded corpus's.
+            pipeline is the bundled corpus's.
     """
     from spamo_cache.datasets.manifest import Manifest
 

@@ -186,7 +186,7 @@ def messy(lab: Path) -> None:
 
 
 def _drawn(*_: object, **__: object) -> None:
-    pytest.fail("the embedded corpus was drawn first")
+    pytest.fail("the bundled corpus was drawn first")
 
 
 @pytest.mark.slow

@@ -158,7 +158,9 @@ def test_a_flipped_bit_is_found_and_repaired(lab: Path, call: Call) -> None:
     data[100] ^= 4
     shard.chmod(0o644)
     shard.write_bytes(data)
-    assert "clip " in call("store verify frames/spatial --deep", code=1).stdout
+    found = call("store verify frames/spatial --deep", code=1).stdout
+    assert "clip " in found
+    assert "--repair" in found
     call("store verify frames/spatial --deep --repair")
     assert document(call(EXTRACT, "--json"))["done"] > 0
     call("store verify frames/spatial --deep")

@@ -1,4 +1,4 @@
-"""Encoders tuned from frames by the command line, on the embedded corpus and its networks."""
+"""Encoders tuned from frames by the command line, on the bundled corpus and its networks."""
 
 import json
 import shutil

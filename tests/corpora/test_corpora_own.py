@@ -65,7 +65,7 @@ def test_a_table_and_a_folder_of_videos_are_a_corpus(
     named = f"--manifest raw/table.{suffix} --dataset mitt --json"
     found = json.loads(call(f"doctor {named} --pipeline signed-weather").stdout)
     told = [finding["what"] for finding in found["findings"]]
-    # The embedded LLM knows no Swedish.
+    # The bundled LLM knows no Swedish.
     assert re.match("7 of 20 target tokens of mitt are unknown to the LLM's tokenizer", told.pop(0))
     assert told == [
         "whether test shares signers with train is not known of all: no signer is given for "

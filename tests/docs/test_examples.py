@@ -3,10 +3,10 @@
 import json
 import os
 import re
-import shlex
 import stat
 import subprocess
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,26 +29,54 @@ def test_the_slurm_cluster_becomes_a_job_script() -> None:
     assert "source /nfs/lab/spamo-cache/.venv/bin/activate" in script
 
 
-def test_an_array_task_trains_and_tests_its_own_seed(tmp_path: Path) -> None:
-    tool = tmp_path / "spamo-cache"
-    tool.write_text('#!/bin/sh\nprintf "%s\\n" "$*" >> "$CALLS"\n', encoding="utf-8")
-    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
-    environment = {
-        "PATH": f"{tmp_path}:{os.environ['PATH']}",
-        "CALLS": str(tmp_path / "calls"),
-        "SLURM_ARRAY_TASK_ID": "2",
+@pytest.fixture
+def array_task(tmp_path: Path) -> Callable[..., list[str]]:
+    """Run task 2 of train.sbatch with programs that only write down how they were called."""
+    programs = {
+        "spamo-cache": 'case "$1" in train) eval "${AT_TRAINING:-}";; esac',
+        "scontrol": "",
     }
-    subprocess.run(
-        [EXAMPLES / "train.sbatch", "pipelines/phoenix14t/default.yaml"],
-        check=True, env=environment, cwd=tmp_path,
-    )  # fmt: skip
-    train, evaluate = (tmp_path / "calls").read_text(encoding="utf-8").splitlines()
-    run = "runs/phoenix14t/default-seed2"
-    assert shlex.split(train) == [
-        *("train", "pipelines/phoenix14t/default.yaml"),
-        *("--set", "seed=2", "-o", run),
-    ]
-    assert shlex.split(evaluate) == ["evaluate", run]
+    for name, then in programs.items():
+        tool = tmp_path / name
+        tool.write_text(f'#!/bin/sh\necho "${{0##*/}} $*" >> "$CALLS"\n{then}\n', encoding="utf-8")
+        tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+
+    def run(*, at_training: str = "") -> list[str]:
+        environment = {
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "CALLS": str(tmp_path / "calls"),
+            "SLURM_ARRAY_JOB_ID": "7",
+            "SLURM_ARRAY_TASK_ID": "2",
+            "AT_TRAINING": at_training,
+        }
+        subprocess.run(
+            [EXAMPLES / "train.sbatch", "pipelines/phoenix14t/default.yaml"],
+            check=not at_training, env=environment, cwd=tmp_path,
+        )  # fmt: skip
+        return (tmp_path / "calls").read_text(encoding="utf-8").splitlines()
+
+    return run
+
+
+TRAINED = "spamo-cache train pipelines/phoenix14t/default.yaml --set seed=2 -o "
+RUN = "runs/phoenix14t/default-seed2"
+
+
+def test_an_array_task_trains_and_tests_its_own_seed(
+    array_task: Callable[..., list[str]],
+) -> None:
+    assert array_task() == [TRAINED + RUN, f"spamo-cache evaluate {RUN}"]
+
+
+def test_an_array_task_goes_back_into_the_queue_before_its_time_limit(
+    array_task: Callable[..., list[str]],
+) -> None:
+    """Slurm itself requeues after preemption and lost nodes alone."""
+    assert "#SBATCH --signal=B:USR1@" in (EXAMPLES / "train.sbatch").read_text(encoding="utf-8")
+    ended = array_task(
+        at_training='kill -USR1 "$PPID"; until grep -q requeue "$CALLS"; do sleep 0.01; done'
+    )
+    assert ended == [TRAINED + RUN, "scontrol requeue 7_2"]
 
 
 def test_the_container_is_built_from_what_there_is() -> None:

@@ -34,7 +34,7 @@ class ExperimentContext:
         store: root of the feature stores; None is the first of ``SPAMO_CACHE``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         extraction: further options of the extraction.
-        size: clips to draw of embedded corpora; None is the usual number.
+        size: clips to draw of bundled corpora; None is the usual number.
         watcher: is told of progress and notices.
     """
 
