@@ -218,6 +218,19 @@ def test_nobody_else_can_connect_to_a_local_cluster() -> None:
                     run_async(reach(given, stranger))
 
 
+@pytest.mark.slow
+def test_what_dask_sets_for_its_workers_is_for_them_alone() -> None:
+    """Trainings that a command started behind an extraction took twice the time for it."""
+    before = dict(os.environ)
+    with _client(Cluster(workers=1)) as client:
+        (nanny,) = client.cluster.workers.values()
+        assert nanny.pre_spawn_env["OMP_NUM_THREADS"] == "1"
+        # It would cost the worker itself a fifth of its time.
+        assert "MALLOC_TRIM_THRESHOLD_" not in nanny.pre_spawn_env
+        assert dict(os.environ) == before
+    assert dict(os.environ) == before
+
+
 def test_no_scheduler_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executors, "_CONNECT_SECONDS", 0.3)
     said = {
@@ -245,6 +258,7 @@ def test_slurm_files(tmp_path: Path) -> None:
     assert "#SBATCH -p gpu" in script
     assert "#SBATCH --cpus-per-task=8" in script
     assert "--dashboard-address 127.0.0.1:0" in script
+    assert "--preload-nanny spamo_cache.extract.nanny" in script
     path.write_text("jobs: none\n")
     with pytest.raises(ConfigError, match="jobs"):
         slurm_options(path)
