@@ -17,46 +17,46 @@ _PARTS = {
     "right-hand": (
         r"RIGHT_HAND_LANDMARKS/.*",
         r"hand_right_keypoints_2d/.*",
-        r"RIGHT_HAND(_133)?/.*",
+        r"RIGHT_HAND(_13[36])?/.*",
         r"BODY_135/R(Thumb|Index|Middle|Ring|Pinky).*",
     ),
     "left-hand": (
         r"LEFT_HAND_LANDMARKS/.*",
         r"hand_left_keypoints_2d/.*",
-        r"LEFT_HAND(_133)?/.*",
+        r"LEFT_HAND(_13[36])?/.*",
         r"BODY_135/L(Thumb|Index|Middle|Ring|Pinky).*",
     ),
     "face": (
         r"FACE_LANDMARKS/.*",
         r"face_keypoints_2d/.*",
-        r"FACE(_133)?/.*",
+        r"FACE(_13[36])?/.*",
         r"BODY_135/(FaceContour|.EyeBrow|Nose(Upper|Lower)|[RL]Eye\d|[OI]Mouth|.Pupil).*",
     ),
     "mouth": (
         f"FACE_LANDMARKS/({'|'.join(map(str, _LIPS))})",
         r"face_keypoints_2d/FL[OI]_.*",
-        r"FACE(_133)?/face-(4[89]|5\d|6[0-7])",
+        r"FACE(_13[36])?/face[-_](4[89]|5\d|6[0-7])",
         r"BODY_135/[OI]Mouth.*",
     ),
     "right-wrist": (
         r"POSE_LANDMARKS/RIGHT_WRIST",
         r"(pose_keypoints_2d|BODY_135)/RWrist",
-        r"BODY(_133)?/right_wrist",
+        r"BODY(_13[36])?/right_wrist",
     ),
     "left-wrist": (
         r"POSE_LANDMARKS/LEFT_WRIST",
         r"(pose_keypoints_2d|BODY_135)/LWrist",
-        r"BODY(_133)?/left_wrist",
+        r"BODY(_13[36])?/left_wrist",
     ),
     "shoulders": (
         r"POSE_LANDMARKS/(RIGHT|LEFT)_SHOULDER",
         r"(pose_keypoints_2d|BODY_135)/[RL]Shoulder",
-        r"BODY(_133)?/(right|left)_shoulder",
+        r"BODY(_13[36])?/(right|left)_shoulder",
     ),
     "upper-body": (
         r"POSE_LANDMARKS/(NOSE|(RIGHT|LEFT)_(EYE|EAR|SHOULDER|ELBOW|WRIST))",
         r"(pose_keypoints_2d|BODY_135)/(Nose|[RL](Eye|Ear|Shoulder|Elbow|Wrist))",
-        r"BODY(_133)?/(nose|(right|left)_(eye|ear|shoulder|elbow|wrist))",
+        r"BODY(_13[36])?/(nose|(right|left)_(eye|ear|shoulder|elbow|wrist))",
     ),
 }
 _PATTERNS = {part: re.compile("|".join(patterns)) for part, patterns in _PARTS.items()}
@@ -74,8 +74,8 @@ def parts(pose: Named) -> dict[str, NDArray[np.int64]]:
     ``right-wrist``, ``left-wrist``, ``shoulders`` and ``upper-body``.
 
     Right and left are the signer's own; of the shoulders the right one comes first. Files of
-    MediaPipe Holistic, OpenPose (25 and 135 points), COCO-WholeBody and AlphaPose are known by
-    the names of their components. What a pose does not have is empty.
+    MediaPipe Holistic, OpenPose (25 and 135 points), COCO-WholeBody and AlphaPose (136) are known
+    by the names of their components. What a pose does not have is empty.
     """
     found = {
         part: [k for k, name in enumerate(pose.names) if pattern.fullmatch(name)]

@@ -264,6 +264,12 @@ LAYOUTS = {
         "LEFT_HAND": ("hand_0",),
         "RIGHT_HAND": ("hand_0", "hand_1"),
     },
+    "alphapose": {
+        "BODY_136": ("left_shoulder", "right_shoulder", "right_wrist", "left_hip"),
+        "FACE_136": ("face_48", "face_1"),
+        "LEFT_HAND_136": ("hand_0",),
+        "RIGHT_HAND_136": ("hand_0", "hand_1"),
+    },
 }
 
 
