@@ -185,12 +185,16 @@ class FrameBuffer:
     ) -> None:
         shown = slice(-numbers.start % view.stride, None, view.stride)
         frames, numbers = frames[shown], numbers[shown]
-        if not numbers:
-            return
-        if view.region is not None:
-            frames = regions.crops(frames, self.boxes[view], numbers)
         first = numbers.start // view.stride
-        filled[first : first + len(numbers)] = squares(frames, view.spec, self._resize)
+        into = filled[first : first + len(numbers)]
+        boxes = self.boxes.get(view)
+        step = len(numbers) if boxes is None else boxes.at_once
+        for k in range(0, len(numbers), step or 1):
+            some = slice(k, k + step)
+            cut = frames[some]
+            if boxes is not None:
+                cut = regions.crops(cut, boxes, numbers[some])
+            into[some] = squares(cut, view.spec, self._resize)
 
 
 def _decoded(config: DecodeConfig, clip: ClipTask, sights: Collection[Sight]) -> DecodedClip:

@@ -18,6 +18,10 @@ from spamo_cache.poses import Pose, parts
 
 _BEYOND = 2
 """Long sides of a picture: what no box exceeds, whatever a pose says."""
+_MAX_SIDE = 1 << 14
+"""Nor does it exceed this, which is two long sides of an 8K picture."""
+_AT_ONCE_BYTES = 8 << 20
+"""Of crops that are cut and resized together: as many as of frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,11 @@ class Boxes:
     shown: NDArray[np.bool_]
     """(frames,) whether anything is cut out; else the picture is blank."""
 
+    @property
+    def at_once(self) -> int:
+        """How many frames are cut together."""
+        return max(1, _AT_ONCE_BYTES // max(1, 3 * self.side**2))
+
     def __getitem__(self, frame: int) -> Box:
         left, top = self.corners[frame].tolist()
         return Box(left, top, self.side, bool(self.visible[frame]))
@@ -119,7 +128,7 @@ def boxes(pose: Pose, region: Region, box: BoxSpec) -> Boxes:
     extent = (high - low).max(axis=1)
     if region == "upper-body":  # from above the head to the waist
         extent = 2 * extent
-    largest = _BEYOND * max(pose.width, pose.height)
+    largest = min(_BEYOND * max(pose.width, pose.height), _MAX_SIDE)
     side = int(np.clip(np.rint(box.scale * np.median(extent)), 1, largest))
     centre = _smoothed((low + high) / 2, visible, box.smooth)
     corners = np.rint(centre - side / 2).astype(np.int64)[_last_seen(visible)]
