@@ -129,7 +129,9 @@ def _npy_files(
 
     Raises:
         UsageError: the release has no such stream; at once, not with the first file.
+        StoreError: two files would have one name; likewise.
     """
+    _check_names(features)
     ending = _ending(features) if naming == "official" else ""
     kept = np.dtype(dtype or ("float32" if naming == "official" else features.dtype))
     return _named_files(features, f"{ending}.npy", kept)
@@ -180,6 +182,7 @@ def _fill(file: Path, features: FeatureStore) -> int:
     Raises:
         OSError: the disk refuses.
     """
+    _check_names(features)
     count = 0
     try:
         with h5py.File(file, "w") as opened:
@@ -266,22 +269,21 @@ def _add_sample(tape: tarfile.TarFile, features: FeatureStore, clip: str, split:
 def _clips(
     features: FeatureStore,
 ) -> Iterator[tuple[str, str, NDArray[Any], NDArray[np.uint8] | None]]:
-    """Split, id and rows of each clip and, where the store knows, which rows are valid.
-
-    Raises:
-        StoreError: what says which rows of a clip are valid would be named as another clip.
-    """
-    if features.has_validity:
-        known = set(features.select(state="ok"))
-        if odd := sorted(clip for clip in known if f"{clip}{VALID}" in known):
-            raise StoreError(
-                f"the valid rows of clip {odd[0]!r} would have the name of clip {odd[0] + VALID!r}",
-                remedy="export as webdataset, or rename one of them in the manifest and extract",
-            )
+    """Split, id and rows of each clip and, where the store knows, which rows are valid."""
     for split in features.splits:
         for clip in features.select(split=split, state="ok"):
             rows, valid = features.read_valid(clip)
             yield split, clip, rows, valid.astype(np.uint8) if features.has_validity else None
+
+
+def _check_names(features: FeatureStore) -> None:
+    """Raise StoreError where what says which rows of a clip are valid would be named as another."""
+    known = set(features.select(state="ok")) if features.has_validity else set()
+    if odd := sorted(clip for clip in known if f"{clip}{VALID}" in known):
+        raise StoreError(
+            f"the valid rows of clip {odd[0]!r} would have the name of clip {odd[0] + VALID!r}",
+            remedy="export as webdataset, or rename one of them in the manifest and extract",
+        )
 
 
 def _ending(features: FeatureStore) -> str:
