@@ -7,7 +7,7 @@ commands side by side share the work.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -28,6 +28,7 @@ from spamo_cache.extract.executors import Cluster, Executor
 from spamo_cache.poses import imports
 from spamo_cache.store.leases import Leases
 from spamo_cache.video import Probe, each_frame, probe
+from spamo_cache.video.frames import Frame
 
 Source = Literal["mediapipe", "openpose", "wholebody"]
 
@@ -175,12 +176,11 @@ def _file(job: PoseJob, clip: Clip) -> bytes:
 def _estimated(job: PoseJob, clip: Clip, probed: Probe) -> bytes:
     fps, rows = _clock(job.root, clip, probed)
     with closing(each_frame(job.root, clip, probed, reader=job.reader)) as frames:
-        first = next(frames).copy()
+        first = _first(frames).copy()
         height, width = first.shape[:2]
         size = (width, height)
-        seen = holistic.estimate(
-            chain([first], frames), fps, size, model=job.model, hush=job.hushed
-        )
+        alike = _of_one_size(chain([first], frames), size)
+        seen = holistic.estimate(alike, fps, size, model=job.model, hush=job.hushed)
     if len(seen.confidence) != probed.frames:
         raise VideoError(f"lists {probed.frames} frames, gives {len(seen.confidence)}")
     return imports.write(seen.components, seen.points[rows], seen.confidence[rows], fps, size)
@@ -192,7 +192,7 @@ def _imported(
     fps, rows = _clock(job.root, clip, probed)
     # Others saw the frames as they are in the file; a clip's pose shows what its crop leaves.
     with closing(each_frame(job.root, replace(clip, crop=None), probed)) as frames:
-        height, width = next(frames).shape[:2]
+        height, width = _first(frames).shape[:2]
     path = imports.source_of(source, given, clip.id)
     points, confidence = imports.load(source, path, probed.frames, (width, height))
     box = np.array(clip.crop or (0, 0, 1, 1))
@@ -200,10 +200,27 @@ def _imported(
     points -= np.array([left, top], np.float32)
     if len(points) == probed.frames:
         points, confidence = points[rows], confidence[rows]
-    data = imports.packed(source, points, confidence, fps, (right - left, bottom - top))
-    if probed.span is None and len(points) != probed.frames:
-        raise PoseError(f"the pose has {len(points)} frames, the clip {probed.frames} images")
-    return data
+    size = (right - left, bottom - top)
+    # A file of another length would be in the way of the right one.
+    found = poses.Pose(fps, *size, points=points, confidence=confidence, names=())
+    poses.of_clip(found, replace(clip, pose=None), size, times_of(job.root, clip, probed))
+    return imports.packed(source, points, confidence, fps, size)
+
+
+def _first(frames: Iterator[Frame]) -> Frame:
+    first = next(frames, None)
+    if first is None:
+        raise VideoError("gives no frame")
+    return first
+
+
+def _of_one_size(frames: Iterable[Frame], size: tuple[int, int]) -> Iterator[Frame]:
+    """The frames; raises VideoError for one of another size, in whose pixels no pose could be."""
+    for number, frame in enumerate(frames):
+        height, width = frame.shape[:2]
+        if (width, height) != size:
+            raise VideoError(f"frame {number} is {width}x{height}, others {size[0]}x{size[1]}")
+        yield frame
 
 
 def _clock(root: Path, clip: Clip, probed: Probe) -> tuple[float, NDArray[np.int64]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -112,6 +113,15 @@ def test_every_clip_gets_its_pose_once_and_failures_have_reasons(
     (tmp_path / "poses" / "half.pose").unlink()
     assert run(lab, tmp_path / "poses", split="train").made == 1
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "poses").glob("*.pose")}
+
+
+def test_frames_of_two_sizes_have_no_pose(lab: Path, tmp_path: Path, mediapipe: Holistic) -> None:
+    for number, size in enumerate((20, 20, 30)):
+        (tmp_path / "mixed").mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / "mixed" / f"{number}.png"), np.zeros((size, size, 3), np.uint8))
+    clip = replace(Manifest.read(lab / "clips.csv", "lab").clips()[0], source="mixed")
+    made = pose_files.make(PoseJob(root=tmp_path, folder=tmp_path), clip)
+    assert made.reason == "frame 2 is 30x30, others 20x20"
 
 
 def test_a_clip_that_somebody_else_is_at_is_left_to_them(
@@ -338,7 +348,7 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     "nobody": ("json", b'{"keypoints": [[], []]}', "nobody was seen"),
     "body": ("json", json.dumps([[[1, 2]] * 17]).encode(), "shape 1x17x2 a frame"),
     "words": ("json", json.dumps([[["a", "b"]] * 133]).encode(), "is no output of wholebody"),
-    "nan": ("json", json.dumps([[[float("nan"), 1]] * 133]).encode(), "no finite number"),
+    "nan": ("json", json.dumps([[[float("nan"), 1]] * 133] * FRAMES).encode(), "no finite number"),
     "many": ("json", json.dumps([[]] * 1000).encode(), "1,000 frames, many more than the clip"),
     "npy": ("npy", b"\x93NUMPY", "is no NumPy file"),
     "npz": ("npz", b"PK\x03\x04", "is no output of wholebody"),
@@ -379,6 +389,16 @@ def test_openpose_json_of_people_who_are_none_fails_its_clip(lab: Path, tmp_path
     next((given / "a%2F1").iterdir()).write_text('{"people": [7]}')
     told = run(lab, tmp_path / "poses", openpose=given, split="train")
     assert "is no output of openpose" in dict(told.failed)["a/1"]
+
+
+def test_output_of_a_longer_video_is_not_taken(lab: Path, tmp_path: Path) -> None:
+    given = openpose(tmp_path / "given")
+    for frame in range(FRAMES, 2 * FRAMES):
+        name = f"a_{frame:012}_keypoints.json"
+        (given / "a%2F1" / name).write_text('{"people": []}')
+    told = run(lab, tmp_path / "poses", openpose=given, split="train")
+    assert "the pose lasts 0.96 s (24 frames" in dict(told.failed)["a/1"]
+    assert not list((tmp_path / "poses").glob("*.pose"))
 
 
 def test_a_frame_far_behind_the_clips_end_takes_no_memory(lab: Path, tmp_path: Path) -> None:
