@@ -64,9 +64,13 @@ def doctor(
 
 def _print(document: Mapping[str, Any]) -> None:
     display.pairs(dict(_flat(document["facts"])))
-    findings = [(f["level"], f["what"], f["where"], f["remedy"]) for f in document["findings"]]
-    if findings:
-        display.table(("", "what", "where", "to do"), findings)
+    rows = []
+    for found in document["findings"]:
+        what, *more = found["what"].splitlines()  # a table's faults are a line each
+        rows.append((found["level"], what, found["where"], found["remedy"]))
+        rows += [("", line, "", "") for line in more]
+    if rows:
+        display.table(("", "what", "where", "to do"), rows)
     else:
         display.line("nothing to complain about")
 

@@ -25,7 +25,7 @@ def show(run: Path, card: Scorecard) -> None:
     if card.prior is not None:
         display.line(
             f"  language alone: every row is the mean row of training; {card.prior.sentences} "
-            f"different sentences, “{card.prior.commonest}” for {card.prior.clips} clips"
+            f"different sentences, most often “{card.prior.commonest}” ({card.prior.clips}x)"
         )
 
 

@@ -67,7 +67,7 @@ class _Paced(Watcher):
         self._details = details
         self._lock = RLock()
         self._open: list[Work] = []
-        self._told: dict[int, int] = {}
+        self._told: dict[int, tuple[int, str]] = {}
         self._last = 0.0
 
     @abstractmethod
@@ -80,7 +80,8 @@ class _Paced(Watcher):
         with self._followed(work):
             yield self._advance(work)
             with self._lock:
-                if self._told.get(id(work), work.done) != work.done:
+                latest = work.done, work.note
+                if self._told.get(id(work), latest) != latest:
                     self._show(work, clock())
 
     def _advance(self, work: Work) -> Advance:
@@ -107,7 +108,7 @@ class _Paced(Watcher):
             self._show(work, now)
 
     def _show(self, work: Work, now: float) -> None:
-        self._last, self._told[id(work)] = now, work.done
+        self._last, self._told[id(work)] = now, (work.done, work.note)
         self.show(work, now)
 
     @contextmanager

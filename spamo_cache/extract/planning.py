@@ -202,7 +202,7 @@ def _check_poses(files: Sequence[PoseFile], requested: Mask, folder: Path) -> No
     wanted = [file for file, asked in zip(files, requested, strict=True) if asked]
     if wanted and all(file.path is None for file in wanted):
         raise UsageError(
-            f"streams use poses, and none of {len(wanted):,} clips has one: {wanted[0].reason}",
+            f"streams use poses, and none of {len(wanted):,} clips has one",
             where=folder,
             remedy="make them by `spamo-cache pose`, name their folder by --poses, or choose other "
             "--streams",

@@ -344,18 +344,16 @@ def import_features(
         StoreError: a file of many clips that cannot be read, or an unwritable root.
     """
     with foreign.opened(source, stream, naming) as items:
-        return _import(
-            items, root, corpus=corpus, stream=stream, kind=foreign.kind_of(source), **options
-        )
+        return _import(items, source, root, corpus=corpus, stream=stream, **options)
 
 
 def _import(
     items: Iterable[Item],
+    source: Path,
     root: Path,
     *,
     corpus: str,
     stream: str,
-    kind: str,
     known: Mapping[str, str] | None = None,
     spec: Mapping[str, Any] | None = None,
     dtype: DType | None = None,
@@ -383,8 +381,9 @@ def _import(
     if not usable:
         found = next((f": {e.item.source}: {e.reason}" for e in surveyed if e.reason), "")
         remedy = "check the folder, the stream and the naming"
-        raise UsageError(f"no features to import{found}", where=root, remedy=remedy)
+        raise UsageError(f"no features to import{found}", where=source, remedy=remedy)
     contents = canonical([[entry.item.id, *entry.digests] for entry in surveyed])
+    kind = foreign.kind_of(source)
     dtype = dtype or ("float16" if all(entry.halves for entry in usable) else "float32")
     form = {"dtype": dtype, "chunk_rows": chunk_rows, "shard_rows": shard_rows}
     writer = StoreWriter.open(

@@ -122,7 +122,8 @@ def span(times: Timeline, start: float | None, end: float | None, *, where: Path
     if damaged is not None:
         raise VideoError(f"is damaged at {damaged:.3f} s", where=where)
     if low >= high:
-        raise VideoError(f"no frame between {start} and {end} s", where=where)
+        range_ = f"from {start} s on" if end is None else f"between {start or 0.0} and {end} s"
+        raise VideoError(f"no frame {range_}", where=where)
     behind = (len(seconds) - low) * times.frame_bytes
     return Span(
         first=low,

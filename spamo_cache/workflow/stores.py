@@ -135,7 +135,7 @@ def report_changes(manifest: Manifest, watcher: Watcher) -> None:
         "changed": sum(old[clip] != new[clip] for clip in both),
     }
     if counted := ", ".join(f"{count:,} {word}" for word, count in counts.items() if count):
-        watcher.notice(f"corpus {manifest.corpus}, since it was last extracted: clips {counted}")
+        watcher.notice(f"corpus {manifest.corpus}, clips since the last extraction: {counted}")
 
 
 def check_room(manifest: Manifest) -> None:
@@ -463,8 +463,8 @@ def _named(given: Sequence[str], streams: Sequence[str]) -> Mapping[str, str]:
         stream, sign, store = text.partition("=")
         if not sign or stream not in streams:
             raise UsageError(
-                f"--features {text!r} is not of the form STREAM=STORE",
-                remedy=f"with a stream of the pipeline: {', '.join(streams)}",
+                f"--features {text!r} is not STREAM=STORE with a stream of the pipeline",
+                remedy=f"its streams are {', '.join(streams)}",
             )
         named[stream] = store
     return named

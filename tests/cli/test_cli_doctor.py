@@ -50,3 +50,14 @@ def test_sentences_longer_than_can_be_said(say, call):
 def test_nothing_to_complain_about(say, call):
     say("heute regen")
     assert warned(call, "--pipeline signed-weather") == []
+
+
+def test_every_fault_of_a_table_is_a_line(say, call, lab):
+    say("regen")
+    table = (lab / "said.csv").read_text(encoding="utf-8")
+    (lab / "said.csv").write_text(table.replace(",regen,", ",,"), encoding="utf-8")
+    told = call("doctor -d said --manifest said.csv --sample 0", code=1).stdout.splitlines()
+    assert any(
+        "the manifest has 10 faults" in line and "correct these rows" in line for line in told
+    )
+    assert sum(line.strip().startswith("row ") for line in told) == 5  # and so many more

@@ -47,13 +47,13 @@ def test_two_tables_of_one_name_are_two_corpora(lab: Path, call: Call) -> None:
 def test_what_has_changed_under_a_name_is_told(lab: Path, call: Call) -> None:
     named = f"{EXTRACT} --manifest manifest.csv -d frames"
     first = call(named)
-    assert "since it was last extracted" not in first.stderr
+    assert "since the last extraction" not in first.stderr
     table = lab / "manifest.csv"
     lines = table.read_text(encoding="utf-8").splitlines()
     lines[1] = lines[1].replace("im satz", "anders")
     table.write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
     told = call(f"{named} --dry-run").stderr
-    assert "frames, since it was last extracted: clips 1 gone, 1 changed" in told
+    assert "frames, clips since the last extraction: 1 gone, 1 changed" in told
     renamed = [lines[0], *(f"x{line}" for line in lines[1:])]
     table.write_text("\n".join(renamed) + "\n", encoding="utf-8")
     told = call(f"{named} --dry-run").stderr

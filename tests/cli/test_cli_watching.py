@@ -57,6 +57,18 @@ def seconds(log: str) -> list[int]:
     return [3600 * int(h) + 60 * int(m) + int(s) for h, m, s in times]
 
 
+def test_the_last_line_of_a_log_has_the_last_figures(
+    clock: Callable[[float], Clock], capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock(4.0)
+    with watching.Log().task("train", "tiny", "steps") as advance:
+        advance(2, 2, note="dev_bleu 1.5")
+        advance(2, 2, note="dev_bleu 2.5")  # dev is scored after the last step
+    first, last = capsys.readouterr().err.splitlines()
+    assert "dev_bleu 1.5" in first
+    assert "dev_bleu 2.5" in last
+
+
 @pytest.mark.slow
 def test_a_log_has_a_line_a_minute(
     lab: Path, call: Call, clock: Callable[[float], Clock], monkeypatch: pytest.MonkeyPatch

@@ -337,5 +337,6 @@ def test_nothing_to_import_is_one_clear_error(tmp_path):
         (import_features, "none.h5", "no such file"),
         (import_features, "text.h5", "is no sound HDF5 file"),
     ):
-        with pytest.raises(SpamoError, match=words):
+        with pytest.raises(SpamoError, match=words) as raised:
             load(tmp_path / name, tmp_path, stream="s", **SMALL)
+        assert name in str(raised.value)

@@ -52,7 +52,7 @@ def test_ranges(
     ("start", "end", "words"),
     [
         (0.0, 2.6, "range ends at 2.6 s, the video at 2.400 s"),
-        (3.0, None, "no frame between 3.0 and None s"),
+        (3.0, None, "no frame from 3.0 s on"),
         (0.33, 0.35, "no frame between 0.33 and 0.35 s"),
         (-2.0, -1.0, "no frame between -2.0 and -1.0 s"),
     ],
