@@ -135,7 +135,7 @@ def beginning(loaded: Run) -> Translator:
     VT-Align's centre is a fact about the training sentences, so the run's own is taken.
     """
     pipeline, now = loaded.pipeline, loaded.translator
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=()):  # it is made on the CPU
         torch.manual_seed(pipeline.seed)
         then = Translator(pipeline, loaded.folder.read_about().widths, now.folder)
     then.align.center.copy_(now.align.center)

@@ -201,7 +201,9 @@ class Translator(nn.Module):
         """One sentence per clip. The caller has put the model into evaluation mode."""
         rows = self.inputs(self.sign(streams), prompts)
         llm = self.attach()
-        with torch.random.fork_rng(enabled=self.sampled):
+        # Of all GPUs, this process would set up each one of the machine, whoever works there.
+        gpus = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(gpus, enabled=self.sampled):
             if self.sampled:
                 torch.manual_seed(self.seed)
             ids = llm.generate(rows, decode, sampled=self.sampled)

@@ -58,6 +58,13 @@ def batch(golden_folder):
     return Batch({"spatial": Packed(rows, lengths)}, labels)
 
 
+def test_no_other_gpu_is_set_up(golden_folder, batch, monkeypatch):
+    """Others work there: sampling takes the random state of its own device alone."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    translator = make(golden_folder, protocol={"sampled_beams": True}).eval()
+    assert len(translator.generate(batch.streams, DecodeConfig(beams=2, max_tokens=2))) == 3
+
+
 def alone(batch, clip):
     part = batch.streams["spatial"]
     rows = part.rows.split(part.lengths.tolist())[clip]
