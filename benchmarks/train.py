@@ -32,9 +32,9 @@ import sys
 import tempfile
 import time
 from argparse import RawTextHelpFormatter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from reference.aims import Aim, conclude
@@ -153,49 +153,64 @@ def first_step(bench: Bench, who: str, stage: TrainPhase) -> None:
     print(json.dumps({"cpu": time.process_time(), "peak": peak}))
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast a contestant trains in a phase."""
+
+    stage: TrainPhase
+    who: str
+    """``ours``, ``official``, or ``at hand``: ours with batches that lie on the device."""
+    rate: float
+    """Steps per second."""
+    peak_bytes: int
+    """Of the device's memory."""
+    waiting: float | None
+    """Share of ours in which the device had no batch."""
+
+
 def compare(
     place: Path, *, device: str, size: str, seconds: float, batch: int = 16, clips: int = 400
-) -> dict[str, dict[str, Any]]:
-    """Steps per second of both phases, trained by the release's ways and by ours.
+) -> Iterator[Pace]:
+    """Both phases, trained by our ways and by the release's, as they are measured; ours first.
 
     Args:
         place: folder for weights and features, which stay there; at full size 7 GB.
         device: ``cuda`` or ``cpu``.
         size: ``small``, ``base`` (Flan-T5-base) or ``large`` (Flan-T5-XL).
         seconds: about as long as steps are timed; making, loading and warming up come on top.
-
-    Returns:
-        Phase -> ``steps_per_second`` and ``peak_bytes`` by contestant (``official``, ``ours``, and
-        ``at hand``, ours with batches that lie on the device), ``times_official``, ``waiting`` (the
-        share of time in which the device had no batch) as it was noted, and ``waiting_by_rate``,
-        from the steps with data at hand.
     """
     bench = Bench(place, size, clips=clips, batch=batch, device=device)
     contestants: dict[str, Callable[[], Timed | OfficialTrainer]] = {
-        "official": bench.official,
         "ours": bench.ours,
+        "official": bench.official,
         "at hand": lambda: bench.ours(Idle),
     }
     share = seconds / len(contestants) / len(STAGES)
-    found: dict[str, dict[str, Any]] = {
-        stage: {"steps_per_second": {}, "peak_bytes": {}} for stage in STAGES
-    }
     for name, make in contestants.items():
         trainer = make()
         for stage in STAGES:
             rate, peak = timed(bench, trainer, stage, share)
-            found[stage]["steps_per_second"][name] = rate
-            found[stage]["peak_bytes"][name] = peak
-            if name == "ours" and isinstance(trainer, Timed):
-                found[stage]["waiting"] = trainer.timer.waiting_share
+            waiting = trainer.timer.waiting_share if isinstance(trainer, Timed) else None
+            yield Pace(stage, name, rate, peak, waiting if name == "ours" else None)
         # Before the next one: only one LLM lies on the device at a time.
         del trainer
         _forget(device)
-    for one in found.values():
-        rates = one["steps_per_second"]
-        one["times_official"] = rates["ours"] / rates["official"]
-        one["waiting_by_rate"] = max(0.0, 1 - rates["ours"] / rates["at hand"])
-    return found
+
+
+def figures(paces: Iterable[Pace]) -> Iterator[Aim]:
+    """What comes of each, beside its goal."""
+    ours: dict[TrainPhase, float] = {}
+    least = {"align": 10.0, "translate": 1.5}
+    for pace in paces:
+        yield Aim(f"{pace.stage}, {pace.who}: steps/s", pace.rate)
+        yield Aim(f"{pace.stage}, {pace.who}: GB", pace.peak_bytes / 1e9)
+        if pace.who == "ours":
+            ours[pace.stage] = pace.rate
+            share = pace.waiting or 0.0
+            yield Aim(f"{pace.stage}: share of time without a batch", share, most=0.02)
+        if pace.who == "official":
+            times = ours[pace.stage] / pace.rate
+            yield Aim(f"{pace.stage}: ours / official", times, least[pace.stage])
 
 
 def timed(
@@ -219,7 +234,7 @@ def timed(
         if gpu and len(found) == 1:
             torch.cuda.reset_peak_memory_stats()
     peak = torch.cuda.max_memory_allocated() if gpu else 0
-    return bench.steps / statistics.median(found[1:]), peak
+    return bench.steps_of(trainer, stage) / statistics.median(found[1:]), peak
 
 
 def _forget(device: str) -> None:
@@ -235,14 +250,9 @@ def show_large(place: Path, seconds: float) -> list[Aim]:
         print("large: no GPU at hand, left out")
         return []
     aims = []
-    found = compare(place, device="cuda", size="large", seconds=seconds)
-    for (stage, one), least in zip(found.items(), (10, 1.5), strict=True):
-        for name, rate in one["steps_per_second"].items():
-            gigabytes = one["peak_bytes"][name] / 1e9
-            print(f"large, {name:<8} {stage:<10} {rate:8.2f} steps/s {gigabytes:6.1f} GB")
-        aims.append(Aim(f"{stage}: steps/s, ours / official", one["times_official"], least))
-        waits = f"{stage}: share of time the device waits for data"
-        aims.append(Aim(waits, one["waiting"], most=0.02))
+    for aim in figures(compare(place, device="cuda", size="large", seconds=seconds)):
+        print(aim, flush=True)
+        aims.append(aim)
     return aims
 
 

@@ -26,3 +26,6 @@ def device(request: pytest.FixtureRequest) -> str:
 def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPAMO_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("SPAMO_CACHE", raising=False)
+    # Compiling sets it; first set here, so that it is put back: each test has a cache of its own.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")

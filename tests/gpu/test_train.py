@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from spamo_cache.config import StageConfig
 from spamo_cache.evaluate.evaluation import evaluate
@@ -73,10 +74,27 @@ def test_losses_are_those_of_the_cpu(
     assert card.n == 6
 
 
+class Operators(TorchDispatchMode):
+    """Notes the names of those that are called in this thread."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **kwargs or {})
+
+
 @pytest.mark.slow
 def test_half_precision_is_near(toy: ModuleType, on_cpu: Path, tmp_path: Path, device: str) -> None:
-    toy.run(tmp_path / "run", quiet(toy, precision="bfloat16"), device=device)
+    with Operators() as operators:
+        toy.run(tmp_path / "run", quiet(toy, precision="bfloat16"), device=device)
     check_near(tmp_path / "run", on_cpu, 0.05)
+    attention = {name for name in operators.names if "scaled_dot_product" in name}
+    assert attention
+    # It would be planned anew for every length, half a second each.
+    assert not any("cudnn" in name for name in attention)
 
 
 class CutError(Exception):
@@ -169,9 +187,13 @@ def test_batches_arrive_as_they_were_read(toy: ModuleType, device: str) -> None:
 
 
 def test_only_an_idle_device_waits(device: str) -> None:
+    # Before the clock runs: the first kernels of a process take their time.
+    work = torch.randn(4096, 4096, device=device) if device == "cuda" else None
+    if work is not None:
+        (work @ work).tanh()
+        torch.cuda.synchronize()
     timer = StepTimer(torch.device(device))
     timer.begin()
-    work = torch.randn(4096, 4096, device=device) if device == "cuda" else None
     with timer.waiting():
         time.sleep(0.02)
     timer.step()
