@@ -36,6 +36,11 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
+def count(number: int, one: str, many: str = "") -> str:
+    """``1 clip``, ``2,349 clips``; ``many`` where that is not ``one`` with an s."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
 def age(moment: str) -> str:
     """How long ago a moment in ISO 8601 was; empty where it is none."""
     try:

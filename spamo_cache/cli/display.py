@@ -16,6 +16,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from spamo_cache import human
 from spamo_cache.errors import printable
 
 _WIDTH_OF_A_PIPE = 160
@@ -248,7 +249,7 @@ def failures(
     if len(failed) > shown:
         say(f"... and {len(failed) - shown} more" + (f": {rest}" if rest else ""))
         for reason, count in Counter(reason for _, reason in failed).most_common(5):
-            say(f"{count:,} times: {reason}")
+            say(f"{human.count(count, 'time')}: {reason}")
 
 
 def _cell(value: object) -> str:

@@ -152,7 +152,8 @@ def _show(summary: Summary, *, planned: bool) -> None:
     for name, stream in summary.streams.items():
         for source in stream.copied_from:
             display.line(
-                f"{name}: {source.clips:,} clips held by {source.store}, made by {source.made_by}"
+                f"{name}: {human.count(source.clips, 'clip')} held by {source.store}, "
+                f"made by {source.made_by}"
             )
 
 

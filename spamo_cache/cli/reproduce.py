@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +15,7 @@ from spamo_cache.errors import UsageError
 from spamo_cache.workflow import EMBEDDED
 
 if TYPE_CHECKING:
+    from spamo_cache.report.experiments import Experiment, Variant
     from spamo_cache.runs.records import ScoredClip
     from spamo_cache.workflow.experiments.run import ExperimentRequest, ExperimentsSummary
     from spamo_cache.workflow.reproduce import Reproduction, Source
@@ -178,30 +179,33 @@ def _experiments(
 
 
 def _show_experiments(done: ExperimentsSummary) -> None:
+    from spamo_cache.report.experiments import read_results
+
+    results = read_results(done.folder)
     rows = [
-        (experiment["name"], variant["name"], variant["label"], *_scores(variant, done.folder))
-        for experiment in done.document["experiments"]
-        for variant in experiment["variants"]
+        (experiment.name, variant.name, variant.label, *_scores(experiment, variant))
+        for experiment in results.experiments
+        for variant in experiment.variants
     ]
-    title = f"{done.document['corpus']}: BLEU-4 on test"
-    display.table(("experiment", "variant", "", "runs", "mean", "deviation"), rows, title=title)
+    heads = ("experiment", "variant", "", "runs", "mean", "deviation", "p")
+    display.table(heads, rows, title=f"{results.corpus}: BLEU-4 on test")
+    display.line(
+        "  p: against what the report holds a variant against, over the clips and seeds that both "
+        "have; of one seed, over clips alone"
+    )
     display.line(f"report: {done.report.resolve()}")
 
 
-def _scores(variant: Mapping[str, Any], folder: Path) -> tuple[object, ...]:
-    from spamo_cache.runs.records import read_card
-
-    cards = [
-        read_card(folder / run["path"] / "evaluation" / f"{run['evaluation']}.json")
-        for run in variant["runs"]
-        if run["evaluation"] is not None
-    ]
-    bleu = [card.metrics["bleu4"] for card in cards]
-    if not bleu:
-        return 0, "", "failed" if variant["runs"] else "not run"
+def _scores(experiment: Experiment, variant: Variant) -> tuple[object, ...]:
     from statistics import fmean, stdev
 
-    return len(bleu), fmean(bleu), stdev(bleu) if len(bleu) > 1 else ""
+    from spamo_cache.report.formats import chance
+
+    bleu, test = variant.scores("bleu4"), experiment.tests.get(variant.name)
+    if not bleu:
+        return 0, "", "failed" if variant.trials else "not run", ""
+    spread = stdev(bleu) if len(bleu) > 1 else ""
+    return len(bleu), fmean(bleu), spread, chance(test.p) if test else ""
 
 
 def _document(done: Reproduction) -> dict[str, Any]:

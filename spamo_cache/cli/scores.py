@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spamo_cache import human
 from spamo_cache.cli import display
 
 if TYPE_CHECKING:
@@ -24,8 +25,9 @@ def show(run: Path, card: Scorecard) -> None:
     show_scores(_title(run, card), card, _floors(run, card))
     if card.prior is not None:
         display.line(
-            f"  language alone: every row is the mean row of training; {card.prior.sentences} "
-            f"different sentences, most often “{card.prior.commonest}” ({card.prior.clips}x)"
+            "  language alone: every row is the mean row of training; "
+            f"{human.count(card.prior.sentences, 'different sentence')}, most often "
+            f"“{card.prior.commonest}” ({card.prior.clips}x)"
         )
 
 
@@ -90,7 +92,10 @@ def show_groups(card: Scorecard, columns: Sequence[str]) -> None:
         )
         if left := groups[GROUPS_SHOWN:]:
             clips = sum(group.n for group in left)
-            display.line(f"  and {len(left):,} more groups of {clips:,} clips (--json has all)")
+            display.line(
+                f"  and {human.count(len(left), 'more group')} of {human.count(clips, 'clip')} "
+                "(--json has all)"
+            )
 
 
 def _cells(group: Group, metrics: Sequence[str]) -> list[object]:

@@ -204,6 +204,6 @@ def export(
     from spamo_cache.workflow.exchange import export_features
 
     clips, annotated = export_features(name, target, official=official, manifest=manifest)
-    display.line(f"{clips} clips: {target}")
+    display.line(f"{human.count(clips, 'clip')}: {target}")
     if manifest is not None:
-        display.line(f"{annotated} clips in annotations: {target}")
+        display.line(f"{human.count(annotated, 'clip')} in annotations: {target}")

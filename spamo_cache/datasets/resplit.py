@@ -15,6 +15,7 @@ from typing import Literal
 
 import pyarrow as pa
 
+from spamo_cache import human
 from spamo_cache.datasets.manifest import DEV_SPLITS, Clip, Manifest
 from spamo_cache.datasets.overlap import gist, shown, video
 from spamo_cache.errors import UsageError
@@ -97,7 +98,7 @@ def resplit(
         name = "" if folds is None else f"fold {number} of {folds} "
         rest = _without(named, [*test, *held])
         rest.sort(key=lambda unit: _rank(unit.rank, number))
-        _check_fold(name or "the split ", test, rest, f"{len(kept)} groups that share no {by}")
+        _check_fold(name or "the split ", test, rest, by, len(kept))
         dev = _about(rest, _share(manifest, DEV_SPLITS) * len(manifest))
         train = [*free, *_without(rest, dev)]
         sides = {"train": train, "dev": dev, "test": test, HELD_OUT: held}
@@ -110,17 +111,23 @@ def resplit(
 
 def _check(folds: int | None, hold_out: int | None) -> None:
     if folds is not None and folds < 2:
-        raise UsageError(f"{folds} folds", remedy="ask for two or more, or leave folds out")
+        raise UsageError(
+            human.count(folds, "fold"), remedy="ask for two or more, or leave folds out"
+        )
     if hold_out is not None and hold_out < 1:
         raise UsageError(f"{hold_out} to hold out", remedy="hold out one or more")
 
 
-def _check_fold(name: str, test: Sequence[_Unit], rest: Sequence[_Unit], groups: str) -> None:
+def _check_fold(
+    name: str, test: Sequence[_Unit], rest: Sequence[_Unit], by: str, left: int
+) -> None:
     if test and len(rest) > 1:
         return
+    groups = human.count(left, "group is", "groups are")
     empty = "test" if not test else "train" if not rest else "dev"
     raise UsageError(
-        f"{name}would have an empty {empty}: there are only {groups} and no footage",
+        f"{name}would have an empty {empty}: {groups} left where clips that share "
+        f"a {by} or footage stay together",
         remedy="ask for fewer folds, or hold out less",
     )
 
@@ -137,8 +144,8 @@ def _gap_notes(values: Sequence[Hashable], by: str, gaps: Gaps) -> list[str]:
             "(--gaps train)",
         )
     return [
-        f"{count:,} clips have no {by} and are kept in training, where they may share one with dev "
-        "or test"
+        f"{human.count(count, 'clip')} without {by} kept in training, where they may share one "
+        "with dev or test"
     ]
 
 
@@ -146,7 +153,8 @@ def _merged_notes(units: Sequence[_Unit], by: str) -> list[str]:
     several = sum(len(unit.values) > 1 for unit in units)
     if not several:
         return []
-    return [f"{several:,} times, more than one {by} is kept together because footage is shared"]
+    times = human.count(several, "time")
+    return [f"{times}, more than one {by} is kept together because footage is shared"]
 
 
 def _units(clips: Sequence[Clip], values: Sequence[Hashable | None], seed: int) -> Iterator[_Unit]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from spamo_cache import human
 from spamo_cache.config import TextConfig
 from spamo_cache.errors import UsageError
 from spamo_cache.metrics import BOOTSTRAP, bare, bleu4, measures, summarize, unspaced
@@ -87,7 +88,8 @@ def score(
         raise UsageError("one string is not a list of sentences", remedy="put it in a list")
     if len(hypotheses) != len(references) or not references:
         raise UsageError(
-            f"{len(hypotheses)} hypotheses for {len(references)} references",
+            f"{human.count(len(hypotheses), 'hypothesis', 'hypotheses')} for "
+            f"{human.count(len(references), 'reference')}",
             remedy="give one hypothesis per reference, an empty one where there is none",
         )
     spaceless = language in _SPACELESS or unspaced(references)

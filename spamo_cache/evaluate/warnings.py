@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from spamo_cache import human
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.manifest import DEV_SPLITS, Clip, Manifest
 from spamo_cache.datasets.mixture import named_apart
@@ -298,7 +299,7 @@ def _sample(case: Evidence) -> Iterator[ScoreWarning]:
     if expected is not None and clips != expected:
         yield ScoreWarning(
             kind="other-clips",
-            words=f"{case.split} has {clips:,} clips here, {expected:,} as published.",
+            words=f"{case.split} has {human.count(clips, 'clip')} here, {expected:,} as published.",
             clips=clips,
         )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from spamo_cache import human
 from spamo_cache.config import Axis
 from spamo_cache.errors import UsageError
 from spamo_cache.metrics import Measure, SeedsDifference, bleu4_measure, seeds_difference
@@ -143,22 +144,27 @@ class Experiment:
         return next(plain, self.variants[0])
 
     @cached_property
-    def groups(self) -> list[Variant]:
-        """Each group of variants as one, whose seeds are all of theirs."""
-        members: dict[str, list[Variant]] = {}
+    def members(self) -> dict[str, list[Variant]]:
+        """Group -> its variants that have a score; those on an axis are curves instead."""
+        found: dict[str, list[Variant]] = {}
         for variant in self.variants:
             if variant.group and variant.scored and variant.x is None:
-                members.setdefault(variant.group, []).append(variant)
+                found.setdefault(variant.group, []).append(variant)
+        return found
+
+    @cached_property
+    def groups(self) -> list[Variant]:
+        """Each group of variants as one, whose seeds are all of theirs."""
         return [
             Variant(
                 name=name,
-                label=f"mean and standard deviation of {len(listed)} variants",
+                label=f"mean and standard deviation of {_counted(listed)}",
                 x=None,
                 set={},
                 eval_spec_set={},
                 trials=tuple(trial for variant in listed for trial in variant.trials),
             )
-            for name, listed in members.items()
+            for name, listed in self.members.items()
         ]
 
     @property
@@ -237,6 +243,11 @@ class Experiment:
             return f"goes on from run {run.begun}" if run.learnt else f"weights of run {run.begun}"
         own = f"{self.name}-{variant.name}"
         return "" if run.pipeline.name == own else f"run {run.name}"
+
+
+def _counted(variants: Sequence[Variant]) -> str:
+    runs, words = sum(len(one.scored) for one in variants), human.count(len(variants), "variant")
+    return words if runs == len(variants) else f"{words}, {human.count(runs, 'run')}"
 
 
 def _measured(card: Evaluation) -> tuple[tuple[str, ...], Measure]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from spamo_cache import config
+from spamo_cache import config, human
 from spamo_cache.config import CacheSpec, Pipeline, TextConfig
 from spamo_cache.datasets.registry import CORPORA
 from spamo_cache.report.formats import assignments
@@ -92,7 +92,7 @@ def _changed(run: RunView) -> Iterator[Point]:
             yield Point("Features at the test", "as in training", here, False, why)
     if run.about.corpora:
         here = ", ".join(
-            f"{name}: {one.clips:,} clips, {one.share:.0%} of those drawn"
+            f"{name}: {human.count(one.clips, 'clip')}, {one.share:.0%} of those drawn"
             for name, one in run.about.corpora.items()
         )
         yield Point("Training corpora", "the corpus alone", here, False)
@@ -246,7 +246,7 @@ def _prompt(pipeline: Pipeline) -> Point:
     llm, leaky = pipeline.llm, pipeline.protocol.pairs_from_batch
     place = "the batch" if leaky else "the training split"
     languages = llm.in_context_languages
-    pairs = f"{len(languages)} pairs from {place}" if languages else "no pairs"
+    pairs = f"{human.count(len(languages), 'pair')} from {place}" if languages else "no pairs"
     return Point(
         "Prompt",
         "the instruction and 3 in-context pairs",
@@ -263,7 +263,7 @@ def _lora(r: int, alpha: int, dropout: float, targets: tuple[str, ...]) -> str:
 def _training(run: RunView) -> Iterator[Point]:
     align, translate, protocol = run.pipeline.align, run.pipeline.translate, run.pipeline.protocol
     steps = 15_000 if run.pipeline.corpus == "how2sign" else 4_000
-    here = f"{align.steps:,} steps of {align.batch} clips" if align.steps else "none"
+    here = f"{align.steps:,} steps of {human.count(align.batch, 'clip')}" if align.steps else "none"
     paper = f"{steps:,} steps (the release ships none)"
     yield Point("VT-Align before translation", paper, here, align.steps in (0, steps))
     joint = f"weight {translate.alpha:g}" if translate.alpha else "none"
@@ -301,7 +301,7 @@ def _batches(pipeline: Pipeline) -> Iterator[Point]:
     translate, protocol = pipeline.translate, pipeline.protocol
     accumulated = translate.grad_accum_steps
     together, left = divmod(translate.batch, accumulated)
-    clips = f"{together} clips" if not left else f"{translate.batch} clips"
+    clips = human.count(translate.batch if left else together, "clip")
     here = f"{accumulated} of {clips} a step" if accumulated > 1 else clips
     yield Point(
         "Batches that VT-Align and batch norm see",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
-from spamo_cache import io
+from spamo_cache import human, io
 from spamo_cache.errors import DamagedError, StoreError, UsageError
 from spamo_cache.store.attributes import (
     Attributes,
@@ -271,7 +271,8 @@ def _check(target: Location, counts: Mapping[Outcome, int]) -> None:
         raise different(count, target)
     if counts.get("busy"):
         raise StoreError(
-            f"{counts['busy']} partitions are being written by somebody else",
+            f"{human.count(counts['busy'], 'partition is', 'partitions are')} being written by "
+            "somebody else",
             where=target,
             remedy="run the same command again later",
         )

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from spamo_cache import human
 from spamo_cache.errors import DamagedError, UsageError
 from spamo_cache.store.attributes import origin_of
 from spamo_cache.store.index import OK, STATES, State
@@ -23,12 +24,12 @@ _NEAR = 5000
 """Neighbours in the order of ids among which a misspelt one is looked for."""
 _SHOWN = 3
 _CHANGES = {
-    "source": "come from another file",
-    "size": "have a source of another size",
-    "start": "start at another time",
-    "end": "end at another time",
-    "crop": "are cropped otherwise",
-    "pose": "have another pose",
+    "source": "from another file",
+    "size": "with a source of another size",
+    "start": "with another start",
+    "end": "with another end",
+    "crop": "cropped otherwise",
+    "pose": "with another pose",
 }
 
 
@@ -300,12 +301,12 @@ def _corpus_differences(a: FeatureStore, b: FeatureStore) -> Iterator[str]:
         return
     keys_a = {key.id: key for key in a.clip_keys()}
     keys_b = {key.id: key for key in b.clip_keys()}
-    yield from _only("clips", keys_a.keys(), keys_b.keys())
+    yield from _only("", keys_a.keys(), keys_b.keys())
     both = sorted(keys_a.keys() & keys_b.keys())
     for name, words in _CHANGES.items():
         changed = [clip for clip in both if _differ(keys_a[clip], keys_b[clip], name)]
         if changed:
-            yield f"{len(changed)} clips {words}: {_some(changed)}"
+            yield f"{human.count(len(changed), 'clip')} {words}: {_some(changed)}"
 
 
 def _differ(a: ClipKey, b: ClipKey, name: str) -> bool:
@@ -317,22 +318,22 @@ def _feature_differences(a: FeatureStore, b: FeatureStore) -> Iterator[str]:
     both = split_a.keys() & split_b.keys()
     moved = [clip for clip in both if split_a[clip] != split_b[clip]]
     if moved:
-        yield f"{len(moved)} clips are in another split: {_some(moved)}"
+        yield f"{human.count(len(moved), 'clip')} in another split: {_some(moved)}"
     states: tuple[State, ...] = ("failed", "absent")
     for state in states:
         yield from _only(
-            f"clips {state}", both & set(a.select(state=state)), both & set(b.select(state=state))
+            f" {state}", both & set(a.select(state=state)), both & set(b.select(state=state))
         )
     sums_a, sums_b = a.checksums(), b.checksums()
     other = [clip for clip in sums_a.keys() & sums_b.keys() if sums_a[clip] != sums_b[clip]]
     if other:
-        yield f"{len(other)} clips have other features: {_some(other)}"
+        yield f"{human.count(len(other), 'clip')} with other features: {_some(other)}"
     if a.has_validity or b.has_validity:
         equal = sorted((sums_a.keys() & sums_b.keys()) - set(other))
         pairs = zip(equal, _valid(a, equal), _valid(b, equal), strict=True)
         marked = [clip for clip, one, two in pairs if one != two]
         if marked:
-            yield f"{len(marked)} clips have other valid rows: {_some(marked)}"
+            yield f"{human.count(len(marked), 'clip')} with other valid rows: {_some(marked)}"
 
 
 def _valid(store: FeatureStore, clips: Sequence[str]) -> list[list[bool]]:
@@ -343,7 +344,7 @@ def _only(what: str, first: Iterable[str], second: Iterable[str]) -> Iterator[st
     here, there = set(first), set(second)
     for clips, where in ((here - there, "first"), (there - here, "second")):
         if clips:
-            yield f"{len(clips)} {what} only in the {where}: {_some(clips)}"
+            yield f"{human.count(len(clips), 'clip')}{what} only in the {where}: {_some(clips)}"
 
 
 def _some(clips: Iterable[str]) -> str:

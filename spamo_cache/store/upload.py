@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from spamo_cache import human
 from spamo_cache.errors import DamagedError, StoreError
 from spamo_cache.store import card
 from spamo_cache.store.addresses import Place
@@ -324,8 +325,8 @@ class HubUpload(Upload):
                 self._addition(receipt_path(self.path, number), canonical(document_of(one.receipt)))
                 for number, one in self._waiting.items()
             ]
-            count = len(self._waiting)
-            self._commit([*shards, *receipts], f"{count} partitions of {name_of(self.path)}")
+            count = human.count(len(self._waiting), "partition")
+            self._commit([*shards, *receipts], f"{count} of {name_of(self.path)}")
         raise self._overtaken()
 
     def _drop_present(self) -> None:
@@ -400,7 +401,8 @@ def _in_dataset(file: RemotePath) -> str:
 def different(count: int, where: object) -> StoreError:
     """What is said of partitions that are left as they are."""
     return StoreError(
-        f"{count} partitions hold other features under the same name",
+        f"{human.count(count, 'partition holds', 'partitions hold')} other features under the "
+        "same name",
         where=where,
         remedy="compare the two with `spamo-cache store diff`; nothing was overwritten",
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spamo_cache import io
+from spamo_cache import human, io
 from spamo_cache.errors import DamagedError, StoreError, UsageError
 from spamo_cache.store.attributes import (
     MANIFEST,
@@ -294,7 +294,8 @@ def _check_partitions(
         if progress is not None:
             progress(done, len(every))
     if behind:
-        report.notes.append(f"{behind} partitions are finished and not in the index yet")
+        count = human.count(behind, "partition is", "partitions are")
+        report.notes.append(f"{count} finished and not in the index yet")
 
 
 class _ClipsDamagedError(DamagedError):
@@ -410,7 +411,7 @@ def _read_all(store: Path, receipt: Receipt, slots: list[Slot], layout: ChunkLay
             why = _clip_damage(shard, slot, receipt.clips[slot.id], layout)
             damaged += [Damage(slot.id, slot.partition, why)] if why else []
     if damaged:
-        error = _ClipsDamagedError(f"{len(damaged)} clips are damaged")
+        error = _ClipsDamagedError(f"{human.count(len(damaged), 'clip is', 'clips are')} damaged")
         error.damaged = damaged
         raise error
     if not whole:
@@ -435,4 +436,5 @@ def _note_strays(store: Path, report: Report, receipts: Receipts) -> None:
     strays = [path.name for path in (store / "features").iterdir() if path.name not in known]
     if strays:
         shown = ", ".join(sorted(strays)[:3])
-        report.notes.append(f"{len(strays)} files nobody vouches for in features: {shown}")
+        count = human.count(len(strays), "file")
+        report.notes.append(f"{count} nobody vouches for in features: {shown}")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from spamo_cache import human
 from spamo_cache.errors import StoreError, UsageError
 from spamo_cache.model.rows import Packed, Padded, join
 from spamo_cache.store.index import StringColumn, encode_strings
@@ -270,7 +271,8 @@ class BatchSampler(Sampler[list[int]]):
         self.epoch, self.start = 0, 0
         if not len(self):
             raise UsageError(
-                f"{self._clips} clips make no batch of {batch_size} for each process",
+                f"no batch of {batch_size} for each process from "
+                f"{human.count(self._clips, 'clip')}",
                 remedy="take smaller batches, or do not drop the last one",
             )
         depends = f"{batch_size} {shuffle} {seed} {drop_last} {num_replicas}"

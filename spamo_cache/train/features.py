@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from spamo_cache import human
 from spamo_cache.config import Pipeline
 from spamo_cache.datasets.mixture import corpus_of, own_id
 from spamo_cache.errors import StoreError
@@ -424,7 +425,8 @@ def usable(
             good.append(clip)
     if absent and not drop_missing:
         raise StoreError(
-            f"{len(absent)} clips have no features yet, first {absent[0]!r}",
+            f"{human.count(len(absent), 'clip has', 'clips have')} no features yet, "
+            f"first {absent[0]!r}",
             where=what,
             remedy="run spamo-cache extract for this split first",
         )

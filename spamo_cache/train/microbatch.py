@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from spamo_cache import human
 from spamo_cache.config import StageConfig
 from spamo_cache.errors import ConfigError
 from spamo_cache.train.data import Schedule
@@ -80,7 +81,7 @@ class MicrobatchSplitter:
             )
         if schedule.left % self._processes:
             raise ConfigError(
-                f"the last {schedule.left} clips of an epoch cannot be dealt out to "
+                f"the last {human.count(schedule.left, 'clip')} of an epoch cannot be dealt out to "
                 f"{self._processes} processes",
                 where="protocol.unsorted_batches",
                 remedy="train in one process, or switch it off",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from spamo_cache import config, extras, io
+from spamo_cache import config, extras, human, io
 from spamo_cache.config.spec import Reader
 from spamo_cache.errors import StoreError
 from spamo_cache.workflow import DRAWN, EMBEDDED, resolve, stores
@@ -176,7 +176,7 @@ def _remember(manifest: Manifest, summary: Summary, table: str, root: str) -> No
 def _report_request(
     manifest: Manifest, root: Path, spec: Path, device: str, watcher: Watcher
 ) -> None:
-    watcher.detail(f"{len(manifest):,} clips of {manifest.corpus} in {root}")
+    watcher.detail(f"{human.count(len(manifest), 'clip')} of {manifest.corpus} in {root}")
     watcher.detail(f"cache spec: {spec}")
     watcher.detail(f"device: {device}")
 

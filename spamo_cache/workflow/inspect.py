@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
-from spamo_cache import io
+from spamo_cache import human, io
 from spamo_cache.errors import PoseError, UsageError, VideoError
 from spamo_cache.workflow import resolve, stores
 from spamo_cache.workflow.resolve import Changes, Names
@@ -439,7 +439,11 @@ def _block(view: _Shown, seen: _Seen) -> Block:
     from spamo_cache.extract.regions import View
 
     rows, sight = view.outline.rows(view.frames), view.sight
-    shown = f"{len(view.rows)} of {rows} rows shown" if rows > len(view.rows) else f"{rows} rows"
+    shown = (
+        f"{len(view.rows)} of {rows} rows shown"
+        if rows > len(view.rows)
+        else human.count(rows, "row")
+    )
     valid = seen.valid(sight)
     share = [] if valid is None else [f"{np.count_nonzero(valid)} of {rows} rows valid"]
     note = " · ".join([*_described(view), *share, shown])

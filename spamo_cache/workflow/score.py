@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spamo_cache import io
+from spamo_cache import human, io
 from spamo_cache.errors import CorpusError, UsageError
 from spamo_cache.workflow import resolve
 
@@ -18,16 +18,23 @@ if TYPE_CHECKING:
     from spamo_cache.datasets.manifest import Manifest
     from spamo_cache.runs.records import ScoreWarning, SystemScores
 
-HYPOTHESES = ("hypothesis", "translation", "prediction", "text")
+HYPOTHESES = ("hypothesis", "prediction", "translation", "text")
 """Columns that hold translations; the first that is there counts."""
 REFERENCES = ("reference", "text", "translation")
+_IDS = ("id", "name")
 
 _NAMED_LINES = (
     re.compile(r"sample: (?P<id>.+?)(?:\.mp4)?, (?:prediction|ground-truth): (?P<text>.*)"),
     re.compile(r"(?P<id>[^|\s]+)\|(?P<text>.*)"),
     re.compile(r"[DHT]-(?P<id>\d+)\t(?:-?\d[\d.e-]*\t)?(?P<text>.*)"),
+    re.compile(r"(?P<id>\S+)\t(?P<text>[^\t]*)"),
 )
-"""Lines of text that name their clip: as Uni-Sign, SignJoey and fairseq write them."""
+"""Lines of text that name their clip: as Uni-Sign, SignJoey and fairseq write them, or by a tab."""
+_FIRST_WORD = re.compile(r"(?P<id>\S+)(?: (?P<text>.*))?")
+_NO_TEXT = re.compile(
+    r"&(?:#\w+|[A-Za-z]+);|</?s>|<(?:pad|unk|bos|eos)>|@@(?= |$)|\u2581|^[\[{][\"']"
+)
+"""Escapes of HTML, what tokenizers add, and dumped lists: no system means to say it."""
 
 Side = Sequence[str] | Mapping[str, str] | Path
 """Sentences in order, sentences by clip, or a file of either."""
@@ -54,9 +61,10 @@ def score(
 
     Args:
         hypotheses: one per sentence, a mapping from clip to sentence, or the path of a file: JSON
-            Lines, CSV or TSV with the column ``hypothesis``, ``translation``, ``prediction`` or
-            ``text`` and perhaps ``id``; any other is text with a sentence per line, which may begin
-            with its clip as Uni-Sign, SignJoey (``id|text``) and fairseq (``H-7``) write it.
+            Lines, CSV or TSV with the column ``hypothesis``, ``prediction``, ``translation`` or
+            ``text`` and perhaps ``id`` or ``name``; any other is text with a sentence per line,
+            which may begin with its clip as Uni-Sign, SignJoey (``id|text``) and fairseq (``H-7``)
+            write it, or with a blank or tab between them.
         references: likewise, with the column ``reference``, ``text`` or ``translation``; of a
             table with the column ``split``, the rows of ``split`` alone.
         language: of the references, in English (``German``); it only chooses the tokenizer. Empty
@@ -90,7 +98,8 @@ def score(
     if manifest is not None or root is not None:
         listed = resolve.load_manifest(corpus, manifest, root)[0].select([split])
     words = content.content_list(corpus, None if content_words is None else Path(content_words))
-    pairs = _paired(_read(hypotheses, HYPOTHESES, None), _read(references, REFERENCES, split))
+    said, expected = _read(hypotheses, HYPOTHESES, None), _read(references, REFERENCES, split)
+    pairs = _paired(_named_like(said, expected), _named_like(expected, said))
     scores = conventions.score(
         pairs.hypotheses,
         pairs.references,
@@ -98,7 +107,12 @@ def score(
         tokenize=tokenize or (known.text.tokenize if known and not language else None),
         bootstrap=bootstrap,
     )
-    told = [*_missing(pairs), *_against_corpus(pairs, corpus, split, listed), *scores.warnings]
+    told = [
+        *_odd(pairs),
+        *_missing(pairs),
+        *_against_corpus(pairs, corpus, split, listed),
+        *scores.warnings,
+    ]
     own = {field.name: getattr(scores, field.name) for field in fields(scores)}
     own["content"] = content.content_words(
         pairs.hypotheses, pairs.references, words, bootstrap=bootstrap
@@ -129,6 +143,8 @@ class _Pairs:
     ids: Sequence[str] | None
     missing: Sequence[str] = ()
     """Clips without a hypothesis."""
+    by_order: bool = False
+    """One side alone names its clips."""
 
 
 def _read(side: Side, columns: Sequence[str], split: str | None) -> _Side:
@@ -189,24 +205,54 @@ def _from_file(path: Path, columns: Sequence[str], split: str | None) -> _Side:
         return [None if value is None else str(value) for value in values]
 
     texts = [text or "" for text in column(name)]
-    if "id" not in found:
+    key = next((name for name in _IDS if name in found), None)
+    if key is None:
         return _Side(texts, None, path)
-    ids = [clip for clip in column("id") if clip is not None]
-    if len(ids) < len(texts):
-        raise CorpusError(
-            f"{len(texts) - len(ids)} rows have no id", where=path, remedy="name every clip"
-        )
+    ids = [clip for clip in column(key) if clip is not None]
+    if nameless := len(texts) - len(ids):
+        words = f"{human.count(nameless, 'row has', 'rows have')} no {key}"
+        raise CorpusError(words, where=path, remedy="name every clip")
     return _Side(texts, ids, path)
 
 
 def _of_lines(lines: Sequence[str], path: Path) -> _Side:
-    """Sentences, and their clips where every line names its own as a toolkit writes it."""
+    """Sentences, and their clips where lines name their own as a toolkit writes it.
+
+    Raises:
+        CorpusError: most lines do, and one does not.
+    """
+    told = {number: line for number, line in enumerate(lines, start=1) if line.strip()}
     for form in _NAMED_LINES:
-        found = [form.fullmatch(line) for line in lines]
-        named = [match for match in found if match]
-        if named and len(named) == len(lines):
+        found = {number: form.fullmatch(line) for number, line in told.items()}
+        named = [match for match in found.values() if match]
+        if 2 * len(named) > len(told):
+            if odd := [number for number, match in found.items() if match is None]:
+                raise CorpusError(
+                    f"{human.count(len(odd), 'line')} of {len(told):,} without a clip's name, the "
+                    f"first is line {odd[0]:,}",
+                    where=path,
+                    remedy="write every sentence in one line that begins with its clip",
+                )
             return _Side([match["text"] for match in named], [match["id"] for match in named], path)
     return _Side(lines, None, path)
+
+
+def _named_like(side: _Side, other: _Side) -> _Side:
+    """A side whose lines begin with the clips of the other one, as in ``clip-1 good evening``."""
+    told = [line for line in side.texts if line.strip()] if side.ids is None else []
+    found = [_FIRST_WORD.fullmatch(line) for line in told]
+    firsts = [match["id"] for match in found if match]
+    if not firsts or len(firsts) < len(found) or len(set(firsts)) < len(firsts):
+        return side
+    if other.ids is None:
+        # Words that both sides begin with are names if there is a digit in all.
+        known = {line.partition(" ")[0] for line in other.texts}
+        names = all(any(map(str.isdigit, first)) for first in firsts) and len(firsts) > 1
+        if not names or known != set(firsts):
+            return side
+    elif not set(firsts) <= set(other.ids):
+        return side
+    return replace(side, texts=[match["text"] or "" for match in found if match], ids=firsts)
 
 
 def _checked(side: _Side) -> _Side:
@@ -214,7 +260,8 @@ def _checked(side: _Side) -> _Side:
     twice = [clip for clip, count in Counter(side.ids or ()).items() if count > 1]
     if twice:
         raise UsageError(
-            f"{len(twice)} clips stand there more than once, first {twice[0]!r}",
+            f"{human.count(len(twice), 'clip stands', 'clips stand')} there more than once, "
+            f"first {twice[0]!r}",
             where=side.where,
             remedy="keep one sentence of each clip",
         )
@@ -230,12 +277,14 @@ def _paired(said: _Side, expected: _Side) -> _Pairs:
     if said.ids is None or expected.ids is None:
         if len(said.texts) != len(expected.texts):
             raise UsageError(
-                f"{len(said.texts)} hypotheses for {len(expected.texts)} references",
+                f"{human.count(len(said.texts), 'hypothesis', 'hypotheses')} for "
+                f"{human.count(len(expected.texts), 'reference')}",
                 where=said.where,
                 remedy="give one hypothesis per reference, an empty one where there is none, or "
                 "name the clips of both in a column id",
             )
-        return _Pairs(said.texts, expected.texts, expected.ids or said.ids)
+        ids = expected.ids or said.ids
+        return _Pairs(said.texts, expected.texts, ids, by_order=ids is not None)
     known = dict(zip(said.ids, said.texts, strict=True))
     if unknown := sorted(known.keys() - set(expected.ids)):
         raise UsageError(
@@ -248,6 +297,27 @@ def _paired(said: _Side, expected: _Side) -> _Pairs:
     return _Pairs(
         [known.get(clip, "") for clip in expected.ids], expected.texts, expected.ids, missing
     )
+
+
+def _odd(pairs: _Pairs) -> Iterator[ScoreWarning]:
+    """What is probably not meant."""
+    from spamo_cache.runs.records import ScoreWarning
+
+    if pairs.by_order:
+        yield ScoreWarning(
+            kind="paired-by-order",
+            words="One side alone names its clips, so sentences are paired in the order in which "
+            "they stand.",
+        )
+    found = [match for text in pairs.hypotheses if (match := _NO_TEXT.search(text))]
+    if found:
+        yield ScoreWarning(
+            kind="no-text",
+            words=f"{len(found)} of {len(pairs.hypotheses)} hypotheses hold what nobody says, "
+            f"first {found[0][0]!r}, and are scored as they stand.",
+            clips=len(found),
+            severity="warning",
+        )
 
 
 def _missing(pairs: _Pairs) -> Iterator[ScoreWarning]:
@@ -288,10 +358,11 @@ def _against_corpus(
     if expected is None or expected == len(pairs.references):
         return
     first = f"; the first that is missing is {dropped[0]}" if dropped else ""
+    scored = human.count(len(pairs.references), "clip is", "clips are")
     has = "has" if own is not None else "has, as published,"
     yield ScoreWarning(
         kind="other-clips",
-        words=f"{len(pairs.references):,} clips are scored, {split} {has} {expected:,}{first}: "
+        words=f"{scored} scored, {split} {has} {expected:,}{first}: "
         "scores of other clips cannot be compared.",
         clips=len(pairs.references),
         severity="warning",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spamo_cache import devices, io
+from spamo_cache import devices, human, io
 from spamo_cache.config import Pipeline
 from spamo_cache.workflow import EMBEDDED, resolve
 from spamo_cache.workflow.frames import input_streams
@@ -102,6 +102,8 @@ def train_pipeline(
     table, stores = pipeline_stores(
         pipeline, base, manifest=manifest, store=store, features=features, watcher=watcher
     )
+    if manifest is None:
+        report_splits(table, watcher)
     streams = input_streams(pipeline, stores, base, root, watcher)
     table, streams = with_corpora(pipeline, base, table, streams, store=store, watcher=watcher)
     if import_official is not None:
@@ -122,6 +124,15 @@ def train_pipeline(
         )
 
 
+def report_splits(manifest: Manifest, watcher: Watcher) -> None:
+    """Say that clips which nobody named, because they were extracted last, are split anew."""
+    if manifest.resplit:
+        watcher.notice(
+            f"{manifest.corpus} as it was extracted last: {manifest.resplit} "
+            "(--manifest names other splits)"
+        )
+
+
 def _report_request(
     pipeline: Pipeline,
     manifest: Manifest,
@@ -136,7 +147,7 @@ def _report_request(
     if RunFolder(out).state.exists():
         watcher.notice(f"{out} was begun before: resuming")
     corpora = ", ".join([pipeline.corpus, *pipeline.others])
-    watcher.detail(f"{len(manifest):,} clips of {corpora}")
+    watcher.detail(f"{human.count(len(manifest), 'clip')} of {corpora}")
     for name, store in stores.items():
         watcher.detail(f"{name}: {store.path}")
     watcher.detail(f"LLM: {pipeline.llm.weights}")

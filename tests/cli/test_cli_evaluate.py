@@ -141,7 +141,7 @@ def test_scores_of_groups_are_shown_and_many_are_cut_short(
     told = call("evaluate plain --by signer,source").stdout
     assert "By source: 3 groups" in told
     assert "(no value)" in told
-    assert "and 1 more groups of 1 clips" in told
+    assert "and 1 more group of 1 clip" in told
     assert "choose among id, split" in call("evaluate plain --by topic", code=2).stderr
     call("report plain -o page.html")
     assert "By source" in (lab / "page.html").read_text(encoding="utf-8")

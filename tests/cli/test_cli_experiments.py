@@ -73,6 +73,7 @@ def done(made: Path, call: Call, enter: Enter, tmp_path_factory: pytest.TempPath
         enter(folder, patch)
         said = call(LINE, BOTH, "--jobs 2", code=1)
     assert "windows/broken, seed 0: is no folder of a model" in said.stderr
+    assert "p: against what the report holds a variant against" in said.stdout
     return folder
 
 

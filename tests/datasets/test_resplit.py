@@ -123,7 +123,7 @@ def test_what_a_manifest_says_of_its_splits_travels_with_it(tmp_path: Path) -> N
     [
         ({"by": "signers"}, "no column 'signers'"),
         ({"by": "signer", "folds": 12}, "fold 11 of 12 would have an empty test"),
-        ({"by": "signer", "folds": 1}, "1 folds"),
+        ({"by": "signer", "folds": 1}, "1 fold"),
         ({"by": "signer", "hold_out": 0}, "0 to hold out"),
         ({"by": "signer", "hold_out": 9}, "the split would have an empty dev"),
         ({"by": "gloss"}, "10 of 10 clips have no gloss"),
@@ -145,4 +145,4 @@ def test_splits_that_cannot_be_made_are_refused_in_words(
         assert "signer, topic" in (caught.value.remedy or "")
     (kept,) = resplit(whole, "topic", gaps="train")
     assert next(clip.split for clip in kept.clips() if clip.id == "c0") == "train"
-    assert "1 clips have no topic" in kept.notes[0]
+    assert "1 clip without topic" in kept.notes[0]

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import spamo_cache as sc
 from spamo_cache.cli.main import app
-from spamo_cache.errors import SpamoError, UsageError
+from spamo_cache.errors import CorpusError, SpamoError, UsageError
 from spamo_cache.evaluate import score
 
 GERMAN = (
@@ -57,7 +57,7 @@ def test_what_would_mislead_is_among_the_warnings() -> None:
 
 
 def test_sides_of_unequal_length_and_unknown_tokenizers_are_refused() -> None:
-    with pytest.raises(UsageError, match="1 hypotheses for 2 references"):
+    with pytest.raises(UsageError, match="1 hypothesis for 2 references"):
         score(["a"], ["a", "b"])
     with pytest.raises(UsageError, match="0 hypotheses for 0 references"):
         score([], [])
@@ -106,10 +106,10 @@ def test_a_known_corpus_brings_its_tokenizer_figures_and_number_of_clips() -> No
     ("hypotheses", "named"),
     [
         ("id,translation\nx,schnee\n", "1 of 1 clips are not among the references, first 'x'"),
-        ("id,translation\na,schnee\na,regen\n", "1 clips stand there more than once, first 'a'"),
-        ("id,words\na,schnee\n", "has no column 'hypothesis', 'translation', 'prediction' or 't"),
-        ("id,translation\n,schnee\n", "1 rows have no id"),
-        ("translation\nschnee\n", "1 hypotheses for 3 references"),
+        ("id,translation\na,schnee\na,regen\n", "1 clip stands there more than once, first 'a'"),
+        ("id,words\na,schnee\n", "has no column 'hypothesis', 'prediction', 'translation' or 't"),
+        ("id,translation\n,schnee\n", "1 row has no id"),
+        ("translation\nschnee\n", "1 hypothesis for 3 references"),
     ],
     ids=["unknown", "twice", "no column", "no id", "other number"],
 )
@@ -130,20 +130,51 @@ def test_what_cannot_be_paired_is_one_clear_error(
         ("sample: {}.mp4, prediction: {}", "sample: {}.mp4, ground-truth: {}"),
         ("{}|{}", "{}|{}"),
         ("H-{}\t-0.25\t{}", "T-{}\t{}"),
+        ("{}\t{}", "{}\t{}"),
+        ("{} {}", "{}|{}"),
     ],
-    ids=["Uni-Sign", "SignJoey", "fairseq"],
+    ids=["Uni-Sign", "SignJoey", "fairseq", "tab", "blank"],
 )
 def test_lines_that_name_their_clip_are_paired_by_it(
     tmp_path: Path, said: str, expected: str
 ) -> None:
     """Scored as they stand, equal names would count as words that are right."""
-    (tmp_path / "said").write_text(f"{said.format(2, 'schnee')}\n{said.format(1, 'regen')}\n")
+    (tmp_path / "said").write_text(f"{said.format(2, 'schnee')}\n{said.format(1, 'regen')}\n\n")
     (tmp_path / "true").write_text(
         f"{expected.format(1, 'regen')}\n{expected.format(2, '')}\n{expected.format(3, 'wind')}\n"
     )
     found = sc.score(tmp_path / "said", tmp_path / "true", bootstrap=0)
     assert found.metrics == score(["regen", "schnee", ""], ["regen", "", "wind"]).metrics
     assert found.missing == ["3"]
+
+
+def test_lines_of_clip_and_sentence_are_told_from_sentences(tmp_path: Path) -> None:
+    said, true = tmp_path / "said.txt", tmp_path / "true.txt"
+    said.write_text("b2 regen am tag\na1 schnee\n")
+    true.write_text("a1 schnee\nb2 regen\n")
+    assert sc.score(said, true, bootstrap=0).metrics["bleu1"] == pytest.approx(50)
+    said.write_text("regen am tag\nschnee\n")
+    true.write_text("schnee fällt\nregen am tag\n", encoding="utf-8")
+    assert sc.score(said, true, bootstrap=0).metrics["bleu1"] < 50
+    said.write_text("a|regen\nund sonne\nb|schnee\n")
+    with pytest.raises(CorpusError, match="1 line of 3 without a clip's name, the first is line 2"):
+        sc.score(said, true)
+
+
+def test_a_translation_beside_a_prediction_is_the_reference(tmp_path: Path) -> None:
+    table = tmp_path / "both.csv"
+    table.write_text("name,translation,prediction\nb,schnee,regen\na,sonne,wind\n")
+    found = sc.score(table, table, bootstrap=0)
+    assert found.metrics["chrf"] < 50
+    # Clips go by the name that a corpus's own table gives them, whatever the order.
+    same = sc.score({"a": "sonne", "b": "schnee"}, table, bootstrap=0)
+    assert (same.metrics["chrf"], same.warnings) == (100, [])
+
+
+def test_what_nobody_says_and_pairs_by_order_are_among_the_warnings() -> None:
+    found = sc.score({"a": "Gr&uuml;&szlig;e", "b": "regen"}, ["Grüße", "regen"], bootstrap=0)
+    assert [one.kind for one in found.warnings] == ["no-text", "paired-by-order"]
+    assert found.warnings[0].words.startswith("1 of 2 hypotheses hold what nobody says, first '&uu")
 
 
 def test_the_command_scores_plain_text(tmp_path: Path) -> None:
@@ -159,4 +190,4 @@ def test_the_command_scores_plain_text(tmp_path: Path) -> None:
     (tmp_path / "true.txt").write_text("regen\n")
     refused = CliRunner().invoke(app, words)
     assert (refused.exit_code, refused.stdout) == (2, "")
-    assert "4 hypotheses for 1 references" in refused.stderr
+    assert "4 hypotheses for 1 reference" in refused.stderr

@@ -356,8 +356,8 @@ def test_another_pose_makes_another_store_which_takes_the_other_clips_along(
     assert named == ["poses", str(better)]
     assert (new.streams["hand"].copied_from[0].clips, new.computed_frames) == (2, 9)
     assert diff(new.stores["points"], done.stores["points"]) == [
-        "1 clips have another pose: b",
-        "1 clips have other features: b",
+        "1 clip with another pose: b",
+        "1 clip with other features: b",
     ]
     (rows,) = opened(new, "hand").read(["a"])
     assert rows.tolist() == opened(done, "hand").read(["a"])[0].tolist()

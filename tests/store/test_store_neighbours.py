@@ -298,7 +298,7 @@ def test_clips_that_were_tried_again_and_are_not_in_the_index_yet_are_no_damage(
     retry(material, sealed)
     report = verify(sealed.path, deep=True)
     assert report.sound
-    assert report.notes == ["1 partitions are finished and not in the index yet"]
+    assert report.notes == ["1 partition is finished and not in the index yet"]
 
 
 # --- disks that refuse ----------------------------------------------------------------------------

@@ -68,7 +68,7 @@ def test_different_features_are_never_overwritten(material, sealed, tmp_path):
     with pytest.raises(StoreError, match="other features under the same name"):
         copy(sealed.path, tmp_path / "b")
     assert {f: f.read_bytes() for f in other.path.rglob("*") if f.is_file()} == before
-    assert diff(sealed.path, other.path) == ["1 clips have other features: 手語"]
+    assert diff(sealed.path, other.path) == ["1 clip with other features: 手語"]
 
 
 def test_damaged_shards_are_not_copied(sealed, tmp_path):
@@ -159,7 +159,7 @@ def test_different_features_in_s3_are_never_overwritten(make, s3, tmp_path):
     before = files_of(there)
     other.features["手語"] = other.features["手語"] * 2
     changed = other.write(tmp_path / "b")
-    with pytest.raises(StoreError, match="1 partitions hold other features"):
+    with pytest.raises(StoreError, match="1 partition holds other features"):
         copy(changed.path, s3.root)
     assert files_of(there) == before
 
@@ -184,7 +184,7 @@ def test_what_a_cut_push_left_is_used_or_left_alone(sealed, s3):
     (copied / "features/c.1.0").delete()
     # Of somebody else, without a receipt: neither trusted nor overwritten.
     (copied / "features/c.1.0").create(b"x" * len(whole["features/c.1.0"]))
-    with pytest.raises(StoreError, match="1 partitions are being written by somebody else"):
+    with pytest.raises(StoreError, match="1 partition is being written by somebody else"):
         copy(sealed.path, s3.root)
     (copied / "features/c.1.0").delete()
     assert copy(sealed.path, s3.root).partitions["copied"] == 1
@@ -474,10 +474,10 @@ def test_diff_says_why_in_words(make, tmp_path):
         "other weights: random (abababababab) against random (babababababa)",
         "mean different things by the same spec: semantics 1 against 2",
         "4 clips only in the second: clip 018, clip 019, clip 020, ...",
-        "3 clips come from another file: clip 004, Ärger",
-        "3 clips have a source of another size: clip 003, Ärger",
+        "3 clips from another file: clip 004, Ärger",
+        "3 clips with a source of another size: clip 003, Ärger",
         "2 clips failed only in the second: clip 001, clip 002",
-        "clips have other features",
+        "clips with other features",
     ):
         assert words in said
     assert diff(a, a) == []
@@ -487,10 +487,10 @@ def test_diff_says_why_in_words(make, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"start": 0.25}, "1 clips start at another time: clip 000"),
-        ({"end": None}, "1 clips end at another time: clip 000"),
-        ({"crop": None}, "1 clips are cropped otherwise: clip 000"),
-        ({"size": 1}, "1 clips have a source of another size: clip 000"),
+        ({"start": 0.25}, "1 clip with another start: clip 000"),
+        ({"end": None}, "1 clip with another end: clip 000"),
+        ({"crop": None}, "1 clip cropped otherwise: clip 000"),
+        ({"size": 1}, "1 clip with a source of another size: clip 000"),
     ],
 )
 def test_one_changed_clip_is_named_and_nothing_else(make, tmp_path, change, words):
@@ -512,9 +512,7 @@ def test_dtype_manifest_and_split_are_reasons(make, tmp_path):
     third = make()
     third.slots = [replace(slot, split=slot.split.upper()) for slot in third.slots]
     c = third.open(tmp_path / "other", manifest=b"one")
-    assert diff(a.path, c.path) == [
-        "24 clips are in another split: clip 000, clip 001, clip 002, ..."
-    ]
+    assert diff(a.path, c.path) == ["24 clips in another split: clip 000, clip 001, clip 002, ..."]
 
 
 @pytest.mark.slow

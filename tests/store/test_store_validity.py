@@ -141,7 +141,7 @@ def test_a_lost_index_is_made_again_and_copies_carry_it(
     assert verify(copied, deep=True).sound
     marked.valid["clip 002"] = ~marked.valid["clip 002"]
     other = marked.write(tmp_path / "c").path
-    assert diff(kept.path, other) == ["1 clips have other valid rows: clip 002"]
+    assert diff(kept.path, other) == ["1 clip with other valid rows: clip 002"]
     with pytest.raises(StoreError, match="other features under the same name"):
         copy(other, tmp_path / "b")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spamo_cache import bounded, extras, poses
+from spamo_cache import bounded, extras, human, poses
 from spamo_cache.datasets.layout import names_in
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.datasets.signed_weather.animate import FPS, Beat, perform
@@ -63,7 +63,9 @@ def make(
         CorpusError: ``root`` holds a corpus of another size or version, or cannot be written.
     """
     if size < 28:
-        raise CorpusError(f"a corpus of {size} clips", remedy="ask for 28 clips or more")
+        raise CorpusError(
+            f"a corpus of {human.count(size, 'clip')}", remedy="ask for 28 clips or more"
+        )
     manifest = root / MANIFEST
     _claim(root, {"corpus": name, "version": VERSION, "size": size, "synthetic": True})
     plans = list(clips(size, dialect=DIALECTS[name]))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from spamo_cache import human
 from spamo_cache.report.figures.svg import (
     BOTTOM,
     BROAD,
@@ -214,7 +215,10 @@ def histogram(values: Sequence[float], *, title: str, bins: int = 20) -> Markup:
     bars = [
         tag(
             "rect",
-            tag("title", f"{100 * i // bins} to {100 * (i + 1) // bins}: {count} clips"),
+            tag(
+                "title",
+                f"{100 * i // bins} to {100 * (i + 1) // bins}: {human.count(count, 'clip')}",
+            ),
             x=round(16 + i * width + 1, 1),
             y=y(count),
             width=round(width - 2, 1),
@@ -229,7 +233,7 @@ def histogram(values: Sequence[float], *, title: str, bins: int = 20) -> Markup:
     at = x(median)
     place, anchor = beside(at)
     return svg(
-        f"{title}: {len(values)} clips, median {number(median, 1)}.",
+        f"{title}: {human.count(len(values), 'clip')}, median {number(median, 1)}.",
         tag("line", x1=16, x2=WIDTH - 16, y1=y(0), y2=y(0), class_="axis"),
         *bars,
         tag("line", x1=at, x2=at, y1=TOP - 8, y2=y(0), class_="median"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spamo_cache import human
 from spamo_cache.analysis.shapley import of_experiments
 from spamo_cache.config import Experiment
 from spamo_cache.datasets.manifest import Manifest
@@ -185,7 +186,7 @@ def _run(
         features = extract_features(context, plan)
         stage.reused = not any(features.extractions.values())
     envs = worker_envs(request.jobs, base.threads, context.device)
-    context.watcher.notice(f"{len(plan.runs)} runs, {len(envs)} at a time")
+    context.watcher.notice(f"{human.count(len(plan.runs), 'run')}, {len(envs)} at a time")
     with stages.stage("experiments"):
         asyncio.run(_work(context, plan, features, results, envs))
     _contributions(context)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from spamo_cache import human
 from spamo_cache.errors import SpamoError
 from spamo_cache.runs.analyses import analysis_file
 from spamo_cache.runs.attributions import FOLDER
@@ -158,7 +159,7 @@ class Scheduler:
             tally.end(outcome)
             return outcome
 
-        with self._watcher.task("train", f"{len(runs)} runs", "runs") as advance:
+        with self._watcher.task("train", human.count(len(runs), "run"), "runs") as advance:
             tally = _Tally(advance, len(runs))
             for key, run in runs.items():
                 before = None if run.init_from is None else tasks[run.init_from.key]
@@ -174,7 +175,7 @@ class Scheduler:
             root: folder of the raw corpus.
         """
         listed = sorted(set(folders))
-        with self._watcher.task("analyze", f"{len(listed)} runs"):
+        with self._watcher.task("analyze", human.count(len(listed), "run")):
             await asyncio.gather(*(self._analyze(folder, root) for folder in listed))
 
     async def _one(self, run: Planned, before: RunOutcome | None, tally: _Tally) -> RunOutcome:

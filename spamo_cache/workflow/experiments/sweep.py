@@ -27,7 +27,7 @@ from spamo_cache.workflow.experiments.scheduler import RunOutcome, Scheduler
 from spamo_cache.workflow.experiments.tasks import TrainTask
 from spamo_cache.workflow.resolve import Assignments, Changes
 from spamo_cache.workflow.stores import pipeline_stores, with_corpora
-from spamo_cache.workflow.train import run_folder, train_pipeline
+from spamo_cache.workflow.train import report_splits, run_folder, train_pipeline
 from spamo_cache.workflow.watcher import QUIET, Watcher
 
 
@@ -137,6 +137,8 @@ class SweepIndex:
             self._found[key] = with_corpora(
                 run.pipeline, base, table, stores, store=sources["store"], watcher=watcher
             )
+        if sources["manifest"] is None:
+            report_splits(table, watcher)
 
     def locate(self, run: Planned, start: Path | None) -> RunLocation:
         """Where a run lies or will lie.

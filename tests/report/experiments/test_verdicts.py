@@ -57,6 +57,17 @@ def test_a_variant_may_be_held_against_another_than_the_base() -> None:
     assert found.against == {"pretrained": "less"}
 
 
+def test_a_group_counts_its_variants_and_their_runs() -> None:
+    folds = [replace(variant(name, {0: 10, 1: 11}), group="folds") for name in ("one", "two")]
+    ran = [
+        replace(one, trials=tuple(replace(t, run=cast("Any", object())) for t in one.trials))
+        for one in folds
+    ]
+    found = Experiment(name="which", question="Which?", paper="", axis=None, variants=tuple(ran))
+    assert found.groups[0].label == "mean and standard deviation of 2 variants, 4 runs"
+    assert [one.name for one in found.members["folds"]] == ["one", "two"]
+
+
 def test_groups_on_an_axis_are_curves_and_have_no_mean() -> None:
     def point(name: str, group: str, x: float) -> Variant:
         scores = SimpleNamespace(metrics={"bleu4": 10 * x}, intervals={"bleu4": (0.0, 1.0)})
