@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,6 +24,8 @@ _NOTES = {
     "rouge_l_coco": "MSCOCO's: recall weighs 1.2 times as much",
     "bleurt": "a learned metric",
 }
+_MAX_NAMES = 3
+"""Runs, or wordings of one warning, that are listed one by one."""
 _GROUPS = 50
 """Groups of a column that a page shows; all are in the scorecard."""
 _Sources = Sequence[tuple[str, str]]
@@ -101,22 +103,34 @@ def banners(runs: Sequence[RunView]) -> list[Banner]:
 
 def _warnings(runs: Sequence[RunView]) -> list[Banner]:
     """What would mislead, severe warnings first; what several runs share is said once."""
-    runs_of: dict[tuple[bool, str], list[str]] = {}
+    kinds: dict[tuple[bool, str], dict[str, list[str]]] = {}
     for run in runs:
         for warning in run.headline.warnings if run.headline else ():
-            runs_of.setdefault((warning.severity == "warning", warning.words), []).append(run.name)
-    ranked = sorted(runs_of.items(), key=lambda item: not item[0][0])
+            kind = kinds.setdefault((warning.severity == "warning", warning.kind), {})
+            kind.setdefault(warning.words, []).append(run.name)
+    ranked = sorted(kinds.items(), key=lambda item: not item[0][0])
     return [
-        Banner("Careful:" if severe else "Note:", _of_runs(words, names, runs), severe)
-        for (severe, words), names in ranked
+        Banner("Careful:" if severe else "Note:", words, severe)
+        for (severe, _), names_of in ranked
+        for words in _of_runs(names_of, len(runs))
     ]
 
 
-def _of_runs(words: str, names: Sequence[str], runs: Sequence[RunView]) -> str:
-    if len(runs) == 1:
-        return words
-    concerned = ", ".join(names) if len(names) <= 3 else f"{len(names)} of {len(runs)} runs"
-    return f"{words} ({concerned})"
+def _of_runs(names_of: Mapping[str, Sequence[str]], runs: int) -> list[str]:
+    """The words of a kind of warning, and whose they are; those of many runs by their first."""
+    if runs == 1:
+        return list(names_of)
+    if len(names_of) > _MAX_NAMES:
+        (words, (first, *_)), *_ = names_of.items()
+        count = sum(map(len, names_of.values()))
+        others = f"much the same holds for {count - 1} more of {runs} runs"
+        return [f"{words} ({first}; {others})"]
+    return [
+        f"{words} ({', '.join(names)})"
+        if len(names) <= _MAX_NAMES
+        else f"{words} ({len(names)} of {runs} runs)"
+        for words, names in names_of.items()
+    ]
 
 
 def scores(run: RunView) -> Markup:

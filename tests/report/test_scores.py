@@ -11,6 +11,7 @@ from spamo_cache import io
 from spamo_cache.errors import SpamoError
 from spamo_cache.report import write_report
 from spamo_cache.report.runs import read_run, with_distinct_names
+from spamo_cache.report.scores import _of_runs
 from spamo_cache.report.translations import LONGEST, confused_words, marked
 from spamo_cache.runs.records import ScoredClip
 
@@ -77,6 +78,17 @@ def test_a_warning_of_several_runs_is_said_once_with_their_names(
     changed(runs[0] / "evaluation/test.json", warnings=[])
     told = page(*runs).text
     assert told.count("Weights were kept by test. (two)") == 1
+
+
+def test_a_warning_that_many_runs_have_in_numbers_of_their_own_is_said_once() -> None:
+    """A page of experiments began with a hundred of them."""
+    words = {f"BLEU-4 of the others is {k}": [f"run-{k}"] for k in range(5)}
+    assert _of_runs(words, 9) == [
+        "BLEU-4 of the others is 0 (run-0; much the same holds for 4 more of 9 runs)"
+    ]
+    few = {"twice": ["a", "b"], "once": ["c"], "all": list("abcd")}
+    assert _of_runs(few, 9) == ["twice (a, b)", "once (c)", "all (4 of 9 runs)"]
+    assert _of_runs(few, 1) == ["twice", "once", "all"]
 
 
 def test_a_test_under_another_spec_is_never_the_headline(build_run: Build) -> None:
