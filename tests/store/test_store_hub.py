@@ -339,7 +339,7 @@ def test_other_features_on_the_hub_are_never_overwritten(
     before = stored(hub, sealed.path)
     material.features["手語"] = material.features["手語"] * 2
     other = material.write(tmp_path / "other").path
-    with pytest.raises(StoreError, match="hold other features under the same name"):
+    with pytest.raises(StoreError, match="holds other features under the same name"):
         copy(other, ROOT)
     assert stored(hub, sealed.path) == before
     # As seen by somebody who looked before the first push.
@@ -352,7 +352,7 @@ def test_other_features_on_the_hub_are_never_overwritten(
             copy(sealed.path, ROOT)
 
     hub.before = late
-    with pytest.raises(StoreError, match="hold other features under the same name"):
+    with pytest.raises(StoreError, match="holds other features under the same name"):
         copy(other, ROOT)
     assert stored(hub, sealed.path) == before
 
