@@ -6,7 +6,7 @@ Usage: python benchmarks/gpu.py [--out DIR] [--only tests extract train chain] [
     extract  both streams at full size: frames/s against the pure forward pass, the chip's measured
              peak and the official way; how long the device waits
     train    LoRA and warm-up at full size: steps/s against the official way, memory, waiting
-    chain    the embedded corpus from its videos to its report
+    chain    the bundled corpus from its videos to its report
 
 Each section is a process with a limit of its own, and with what those before it have left of
 theirs, so that none costs another its minutes. Each figure is printed and kept in
@@ -86,7 +86,7 @@ def train(place: Path, rehearse: bool) -> Iterator[Aim]:
 
 
 def chain(place: Path, rehearse: bool) -> Iterator[Aim]:
-    """The embedded corpus, drawn as PNG, from its frames to its report."""
+    """The bundled corpus, drawn as PNG, from its frames to its report."""
     from reference.weather import draw
 
     import spamo_cache as sc

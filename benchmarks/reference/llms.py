@@ -42,7 +42,7 @@ def outline(shape: str, dtype: torch.dtype, device: str, dropout: float = 0.0) -
 
 
 def write_llm(folder: Path, shape: str, dtype: str, device: str = "cpu") -> None:
-    """One with its tokenizer, that of the embedded corpus; a GPU draws a large one in seconds."""
+    """One with its tokenizer, that of the bundled corpus; a GPU draws a large one in seconds."""
     with quiet():
         outline(shape, getattr(torch, dtype), device).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):

@@ -1,4 +1,4 @@
-"""The embedded corpus as folders of PNG, for machines that have no video library."""
+"""The bundled corpus as folders of PNG, for machines that have no video library."""
 
 from __future__ import annotations
 

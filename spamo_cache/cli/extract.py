@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -55,9 +54,7 @@ def extract(
     ] = "auto",
     workers: options.Workers = None,
     scheduler: options.Scheduler = None,
-    slurm: Annotated[
-        Path | None, typer.Option("--slurm", metavar="FILE", help="YAML of a Slurm cluster.")
-    ] = None,
+    slurm: options.Slurm = None,
     executor: options.Executor = "dask",
     retry_failed: Annotated[
         bool,

@@ -133,6 +133,9 @@ Scheduler = Annotated[
         "--scheduler", metavar="ADDRESS", help="Address of a Dask scheduler: tls://host:8786."
     ),
 ]
+Slurm = Annotated[
+    Path | None, typer.Option("--slurm", metavar="FILE", help="YAML of a Slurm cluster.")
+]
 Run = Annotated[
     Path,
     typer.Argument(metavar="RUN", help="Folder of a run.", autocompletion=completion.runs),
@@ -146,7 +149,7 @@ Workers = Annotated[
 ]
 Executor = Annotated[
     Literal["dask", "serial"],
-    typer.Option("--executor", help="serial extracts in this process, for debugging."),
+    typer.Option("--executor", help="serial works in this process, for debugging."),
 ]
 Verbose = Annotated[
     bool,

@@ -69,13 +69,8 @@ def pose(
         typer.Option("--workers", metavar="N", min=1, help="Processes [default: one for 2 cores]"),
     ] = None,
     scheduler: options.Scheduler = None,
-    slurm: Annotated[
-        Path | None, typer.Option("--slurm", metavar="FILE", help="YAML of a Slurm cluster.")
-    ] = None,
-    executor: Annotated[
-        Literal["dask", "serial"],
-        typer.Option("--executor", help="serial works in this process, for debugging."),
-    ] = "dask",
+    slurm: options.Slurm = None,
+    executor: options.Executor = "dask",
     json: options.JsonLines = False,
 ) -> None:
     """Make a .pose file for every clip that has none: where hands, face and shoulders are.

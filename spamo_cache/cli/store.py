@@ -120,7 +120,7 @@ def _total(entries: Sequence[StoreEntry]) -> str:
     size = human.size(sum(known)) + (
         " and what web servers hold" if len(known) < len(entries) else ""
     )
-    return f"{len(entries):,} {'store' if len(entries) == 1 else 'stores'}, {size}"
+    return f"{human.count(len(entries), 'store')}, {size}"
 
 
 def info(

@@ -176,7 +176,7 @@ def _file(job: PoseJob, clip: Clip) -> bytes:
 def _estimated(job: PoseJob, clip: Clip, probed: Probe) -> bytes:
     fps, rows = _clock(job.root, clip, probed)
     with closing(each_frame(job.root, clip, probed, reader=job.reader)) as frames:
-        first = _first(frames).copy()
+        first = _first(frames)
         height, width = first.shape[:2]
         size = (width, height)
         alike = _of_one_size(chain([first], frames), size)
