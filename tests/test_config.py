@@ -305,6 +305,11 @@ def test_an_unknown_name_lists_what_there_is(name: str) -> None:
         config.named_file(name, "cache_specs", "spec.yaml")
 
 
+def test_a_name_that_is_offered_is_known() -> None:
+    for name in config.shipped_names("pipelines"):
+        assert config.named_file(name, "pipelines", "default.yaml").is_file()
+
+
 def test_home_and_roots_follow_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,9 +74,9 @@ def _runs() -> list[str]:
     return [str(run) for run in runs_here()]
 
 
-def _yaml_and(folder: str) -> list[str]:
+def _yaml_and(folder: str, default: str) -> list[str]:
     """Names in a shipped folder, and the YAML files of this one."""
-    return [*config.shipped_names(folder), *map(str, Path().glob("*.yaml"))]
+    return [*config.shipped_names(folder, default), *map(str, Path().glob("*.yaml"))]
 
 
 corpora = _complete(_corpora)
@@ -86,5 +86,5 @@ experiments = _complete(lambda: config.shipped_names("pipelines/experiments"), s
 runs = _complete(_runs)
 columns = _complete(lambda: ("signer", "length", "seen-sentence", "seen-signer"), several=True)
 resplits = _complete(lambda: ("signer", "sentence", "source"))
-specs = _complete(lambda: _yaml_and("cache_specs"))
-pipelines = _complete(lambda: _yaml_and("pipelines"))
+specs = _complete(lambda: _yaml_and("cache_specs", "spec.yaml"))
+pipelines = _complete(lambda: _yaml_and("pipelines", "default.yaml"))

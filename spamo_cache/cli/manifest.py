@@ -124,7 +124,15 @@ def _places(
     if folds is None:
         return {output or Path(f"{name}.parquet"): made[0]}
     folder = output or Path(name)
-    return {folder / f"fold-{number}.parquet": one for number, one in enumerate(made, start=1)}
+    places = {folder / f"fold-{number}.parquet": one for number, one in enumerate(made, start=1)}
+    others = set(folder.glob("fold-*.parquet")) - places.keys()
+    if others:
+        raise UsageError(
+            f"{min(others).name} there is none of these {folds} folds",
+            where=folder,
+            remedy="name another folder by -o, or remove its folds first",
+        )
+    return places
 
 
 def _document(path: Path, table: Manifest) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def named_file(name: str, folder: str, default: str) -> Path:
     for candidate in (base / f"{name}.yaml", base / name / default):
         if candidate.is_file() and candidate.resolve().is_relative_to(base.resolve()):
             return candidate
-    known = shipped_names(folder)
+    known = shipped_names(folder, default)
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
     hint = f"nearest is {nearest[0]!r}; " if nearest else ""
     raise ConfigError(
@@ -43,10 +43,11 @@ def named_file(name: str, folder: str, default: str) -> Path:
     )
 
 
-def shipped_names(folder: str) -> list[str]:
+def shipped_names(folder: str, default: str = "default.yaml") -> list[str]:
     """What :func:`named_file` knows in a shipped folder."""
     base = shipped(folder)
-    return sorted({path.stem for path in base.glob("*.yaml")} | _folders(base))
+    folders = {path.parent.name for path in base.glob(f"*/{default}")}
+    return sorted({path.stem for path in base.glob("*.yaml")} | folders)
 
 
 def shipped_or_given(given: Path, folder: str) -> Path:
@@ -57,10 +58,6 @@ def shipped_or_given(given: Path, folder: str) -> Path:
         if inside.is_file():
             return inside
     return given
-
-
-def _folders(base: Path) -> set[str]:
-    return {path.name for path in base.iterdir() if any(path.glob("*.yaml"))}
 
 
 def home() -> Path:

@@ -193,8 +193,8 @@ class Manifest:
             corpus: name of the corpus; None is the one that a Parquet file keeps.
 
         Raises:
+            UsageError: no such file, or nothing says which corpus this is.
             CorpusError: unreadable file, missing column, or faulty rows (the first are named).
-            UsageError: nothing says which corpus this is.
         """
         reader = _READERS.get(path.suffix.lower())
         if reader is None:
@@ -213,7 +213,7 @@ class Manifest:
             own = metadata.get(_CORPUS_KEY, b"").decode()
             resplit = metadata.get(_RESPLIT_KEY, b"").decode()
         except FileNotFoundError:
-            raise CorpusError("no such manifest", where=path, remedy="check the path") from None
+            raise UsageError("no such manifest", where=path, remedy="check the path") from None
         except (OSError, ValueError, pa.ArrowException) as error:
             reason = " ".join(str(error).split())
             raise CorpusError(f"the manifest cannot be read: {reason}", where=path) from None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spamo_cache import io
-from spamo_cache.errors import SpamoError
+from spamo_cache.errors import SpamoError, UsageError
 from spamo_cache.workflow import resolve, stores
 from spamo_cache.workflow.frames import stills
 from spamo_cache.workflow.resolve import RunLike
@@ -41,7 +41,7 @@ def report(
         The path of the page.
 
     Raises:
-        UsageError: a folder that holds no run; no such ``root``.
+        UsageError: a folder that holds no run; no such ``root``; a page that is not to be HTML.
         DamagedError: a file of a run is not what it was.
     """
     from spamo_cache.report import write_report
@@ -50,6 +50,11 @@ def report(
     raw = None if root is None else resolve.folder(root)
     folders = [resolve.run_path(run) for run in listed]
     io.check_output(Path(output))
+    if Path(output).suffix.lower() not in {".html", ".htm"}:
+        raise UsageError(
+            f"cannot write {Path(output).name!r}",
+            remedy="end its name in .html; a browser prints the page as PDF",
+        )
     with watcher.task("report", str(output)):
         return write_report(
             folders, Path(output), frames=_Frames(raw), roots=resolve.store_roots(store)

@@ -131,7 +131,7 @@ def report_changes(manifest: Manifest, watcher: Watcher) -> None:
         return
     counts = {
         "new": len(new) - len(both),
-        "gone": len(old) - len(both),
+        "left out": len(old) - len(both),
         "changed": sum(old[clip] != new[clip] for clip in both),
     }
     if counted := ", ".join(f"{count:,} {word}" for word, count in counts.items() if count):

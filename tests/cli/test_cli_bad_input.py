@@ -21,7 +21,7 @@ BAD = [
     ("unknown corpus", "doctor --dataset phoenix14", 2, "nearest is 'phoenix14t'"),
     ("no root", "doctor --dataset phoenix14t", 2, "--root"),
     ("missing folder", "doctor --dataset phoenix14t --root none", 2, "none"),
-    ("missing manifest", "doctor --manifest none.csv", 1, "none.csv"),
+    ("missing manifest", "doctor --manifest none.csv", 2, "none.csv"),
     # manifest
     ("unknown corpus", "manifest --dataset how2sing", 2, "nearest is 'how2sign'"),
     ("no root", "manifest --dataset how2sign", 2, "--root"),
@@ -38,7 +38,7 @@ BAD = [
     ("size of a real corpus", "manifest --dataset how2sign --root empty --size 30", 2, "--size"),
     # extract
     ("unknown corpus", "extract --dataset csl-dail", 2, "nearest is 'csl-daily'"),
-    ("missing manifest", "extract --manifest none.csv", 1, "none.csv"),
+    ("missing manifest", "extract --manifest none.csv", 2, "none.csv"),
     ("no name", "extract --manifest manifest.csv --spec spec.yaml", 2, "--dataset NAME"),
     ("a name that is taken", "extract -d signed-weather --manifest manifest.csv", 2, "--dataset"),
     ("empty folder", "extract --dataset csl-daily --root empty", 1, "empty"),
@@ -151,6 +151,7 @@ BAD = [
     ("unknown experiment", "reproduce --all --only nothing", 2, "nothing"),
     ("unknown experiment", "reproduce --all --dry-run --only nothing", 2, "nothing"),
     ("unwritable report", "report empty -o frames", 2, "frames"),
+    ("no page", "report empty -o report.pdf", 2, "report.pdf"),
     # reproduce
     ("unknown corpus", "reproduce phenix14t", 2, "nearest is 'phoenix14t'"),
     ("no root", "reproduce phoenix14t", 2, "--root"),

@@ -53,7 +53,7 @@ def test_what_has_changed_under_a_name_is_told(lab: Path, call: Call) -> None:
     lines[1] = lines[1].replace("im satz", "anders")
     table.write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
     told = call(f"{named} --dry-run").stderr
-    assert "frames, clips since the last extraction: 1 gone, 1 changed" in told
+    assert "frames, clips since the last extraction: 1 left out, 1 changed" in told
     renamed = [lines[0], *(f"x{line}" for line in lines[1:])]
     table.write_text("\n".join(renamed) + "\n", encoding="utf-8")
     told = call(f"{named} --dry-run").stderr

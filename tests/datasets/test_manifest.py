@@ -173,7 +173,8 @@ def test_unreadable_files_are_one_clear_error(
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    assert "no such manifest" in refused(tmp_path / "absent.csv")
+    with pytest.raises(UsageError, match="no such manifest"):
+        Manifest.read(tmp_path / "absent.csv", "lab")
 
 
 def test_wrong_kinds_in_parquet_are_refused() -> None:
