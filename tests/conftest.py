@@ -76,6 +76,12 @@ def launch() -> Iterator[Launch]:
         yield start
 
 
+@pytest.fixture
+def quick_python(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs that the test starts with ``sys.executable`` are started as cheaply."""
+    monkeypatch.setattr(sys, "executable", str(launch.python))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _networks(request: pytest.FixtureRequest) -> Iterator[None]:
     """Networks are built once for equal files, except where building them is what is tested."""

@@ -16,6 +16,7 @@ import pytest
 from typer.testing import Result
 
 from spamo_cache.runs.folder import exclusive
+from tests.support.launcher import Launch
 
 Call = Callable[..., Result]
 Enter = Callable[[Path, pytest.MonkeyPatch], None]
@@ -66,11 +67,18 @@ def runs(document: Any) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def done(made: Path, call: Call, enter: Enter, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(
+    made: Path,
+    call: Call,
+    enter: Enter,
+    launch: Launch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """A laboratory after all of it, in one go."""
     folder = laboratory(made, tmp_path_factory.mktemp("experiments"))
     with pytest.MonkeyPatch.context() as patch:
         enter(folder, patch)
+        patch.setattr(sys, "executable", str(launch.python))
         said = call(LINE, BOTH, "--jobs 2", code=1)
     assert "windows/broken, seed 0: is no folder of a model" in said.stderr
     assert "p: against what the report holds a variant against" in said.stdout
@@ -164,6 +172,7 @@ def test_a_spec_can_be_changed_by_hand(fresh: Path, call: Call) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_python")
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="processes are watched by pidfd")
 def test_killed_and_given_again_it_comes_to_the_same(done: Path, fresh: Path, call: Call) -> None:
     line = f"{LINE} --only streams --jobs 1"

@@ -29,6 +29,7 @@ def last(result: Result) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_python")
 def test_seeds_are_runs_side_by_side_and_are_reused(extracted: Path, call: Call) -> None:
     found = last(call("train pipeline.yaml --seeds 2 --json"))
     assert [run["path"] for run in found["runs"]] == [f"runs/frames/tiny-{n}" for n in (0, 1)]
@@ -46,6 +47,7 @@ def test_seeds_are_runs_side_by_side_and_are_reused(extracted: Path, call: Call)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_python")
 def test_a_sweep_trains_each_combination(extracted: Path, call: Call) -> None:
     text = (extracted / "pipeline.yaml").read_text(encoding="utf-8")
     (extracted / "swept.yaml").write_text(
@@ -64,6 +66,7 @@ def test_a_sweep_trains_each_combination(extracted: Path, call: Call) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_python")
 def test_a_run_that_fails_leaves_the_others(extracted: Path, call: Call) -> None:
     """Here because another run is in its place."""
     call("train pipeline.yaml --set translate.steps=1 -o failing/tiny-0")

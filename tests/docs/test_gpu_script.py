@@ -13,6 +13,7 @@ SECTIONS = ("tests", "extract", "train", "chain")
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_python")
 def test_every_section_is_rehearsed(tmp_path: Path) -> None:
     command = [sys.executable, "benchmarks/gpu.py", "--rehearse", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
