@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from itertools import count
+from multiprocessing import spawn
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,9 @@ def launch() -> Iterator[Launch]:
 
 @pytest.fixture
 def quick_python(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Programs that the test starts with ``sys.executable`` are started as cheaply."""
+    """Interpreters that the test starts, and multiprocessing by ``spawn``, are as cheap."""
     monkeypatch.setattr(sys, "executable", str(launch.python))
+    monkeypatch.setattr(spawn, "_python_exe", os.fsencode(launch.python))
 
 
 @pytest.fixture(scope="module", autouse=True)

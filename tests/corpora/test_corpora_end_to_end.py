@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -192,8 +193,9 @@ def test_other_copies_and_layouts_of_a_corpus_are_told_apart(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_python")
 def test_the_same_from_a_real_shell(drawn: Mapping[str, Path], lab: Path) -> None:
-    program = f"{sys.executable} -m spamo_cache"
+    program = f"{shlex.quote(sys.executable)} -m spamo_cache"
     named = f"--dataset phoenix14t --root {drawn['phoenix14t']} --json"
     script = f"""set -e
         {program} doctor {named} > doctor.json

@@ -63,7 +63,7 @@ def site(draw: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture
-def start(launch: Launch, site: Path, tmp_path: Path) -> Iterator[Start]:
+def start(launch: Launch, quick_python: None, site: Path, tmp_path: Path) -> Iterator[Start]:
     """Start ``extract`` as a user would: a process of its own, in a group of its own."""
     running = []
 

@@ -9,6 +9,7 @@ from asyncio import wait_for
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
+from multiprocessing import spawn
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -34,18 +35,16 @@ from spamo_cache.extract.executors import (
 from spamo_cache.extract.extraction import extract
 from spamo_cache.extract.progress import Progress
 from spamo_cache.extract.worker import PartitionResult, PartitionTask, WorkerConfig
+from tests.support.launcher import Launch
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "encoders"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _workers_begin_with_their_imports() -> Iterator[None]:
+def _workers_begin_with_their_imports(launch: Launch) -> Iterator[None]:
     """They are forks of one process that has the libraries, which takes each of them seconds."""
-    import dask
-    from distributed.utils import get_mp_context
-
-    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
-        get_mp_context().set_forkserver_preload(["tests.support.preloaded"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spawn, "_python_exe", os.fsencode(launch.python))
         yield
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
+import multiprocessing
 import os
 import runpy
 import select
@@ -21,6 +22,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from fcntl import F_DUPFD, fcntl
 from pathlib import Path
 from types import ModuleType
 from typing import IO, NoReturn
@@ -148,7 +150,12 @@ def _serve(entrance: socket.socket) -> relay.Order:
         _attend(pid, line)
     line.close()
     os.setsid()
-    for number, descriptor in descriptors.items():
+    # Out of the way of the numbers they get.
+    high = 1 + max(*descriptors, *descriptors.values())
+    moved = {number: fcntl(fd, F_DUPFD, high) for number, fd in descriptors.items()}
+    for descriptor in descriptors.values():
+        os.close(descriptor)
+    for number, descriptor in moved.items():
         os.dup2(descriptor, number)
         os.close(descriptor)
     return order
@@ -176,6 +183,7 @@ def _become(words: list[str], cwd: str, env: Mapping[str, str], python: str) -> 
     os.environ.update(env)
     os.chdir(cwd)
     sys.executable = python
+    multiprocessing.set_executable(python)
     code: object = None
     try:
         _run(*words)

@@ -1,11 +1,11 @@
-"""Stands for a process that the launcher forks: has its files, and ends as it ends.
+"""Stands for a process that the launcher forks: passes on its files and signals, ends as it ends.
 
 Usage: relay.py PYTHON [-m MODULE | -c CODE | FILE] [ARGUMENTS ...], by a bare interpreter. The
 launcher's socket lies beside PYTHON, which is the script that runs this.
 """
 
 # Importing pathlib would take as long as all the rest.
-# ruff: noqa: PTH109, PTH118, PTH120
+# ruff: noqa: PTH109, PTH118, PTH120, PTH208
 
 from __future__ import annotations
 
@@ -47,7 +47,17 @@ def taken(line: socket.socket) -> tuple[Order, dict[int, int]]:
     return order, dict(zip(numbers, descriptors, strict=True))
 
 
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:  # it was that of the listing
+        return False
+    return True
+
+
 def main(python: str, *words: str) -> None:
+    if words[:1] == ("-B",):  # of no matter to what has its libraries
+        words = words[1:]
     if not words or (words[0].startswith("-") and words[0] not in {"-m", "-c"}):
         os.execv(sys.executable, [sys.executable, *words])  # noqa: S606
     order: Order = {
@@ -57,8 +67,15 @@ def main(python: str, *words: str) -> None:
         "python": python,
     }
     server = os.path.join(os.path.dirname(python), "server")
-    with ordered(server, order, {number: number for number in range(3)}) as line:
-        code = int(line.makefile().readlines()[1])
+    # Those of pipes to the parent, too, which multiprocessing names by their numbers.
+    files = {number: number for number in map(int, os.listdir("/dev/fd")) if _is_open(number)}
+    with ordered(server, order, files) as line:
+        told = line.makefile()
+        pid = int(told.readline())
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, lambda received, _: os.kill(pid, received))
+        code = int(told.readline())
     if code < 0:
         if -code != signal.SIGKILL:
             signal.signal(-code, signal.SIG_DFL)

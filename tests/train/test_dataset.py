@@ -207,6 +207,7 @@ def test_batches_that_cannot_be_made_are_refused(data, options):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_python")
 @pytest.mark.parametrize(
     ("workers", "context"),
     [(0, None), (3, "fork"), pytest.param(1, "spawn", marks=pytest.mark.slow)],
@@ -308,6 +309,7 @@ def test_workers(stores, workers, context):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_python")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_stores_on_a_web_server_are_read_by_workers_of_every_kind(stores, serve, context):
