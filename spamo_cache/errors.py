@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 
 _STEERING = re.compile(
@@ -97,6 +98,30 @@ class DamagedError(StoreError):
     """Bytes on disk that disagree with their checksum or receipt."""
 
 
+_REMEDIES = {
+    **dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT),
+        "free some space on that disk or have the quota raised, then rerun the command",
+    ),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM), "ask its owner for access, or choose another place"
+    ),
+    errno.EROFS: "get write access, or choose another place",
+    # EEXIST: a folder is to be made where a file lies.
+    **dict.fromkeys(
+        (errno.ENOTDIR, errno.EEXIST), "a part of this path is a file: choose another place"
+    ),
+    errno.EISDIR: "a folder has this name: choose another",
+    errno.ENAMETOOLONG: "choose a shorter path",
+}
+_DISK_FAULT = "check the disk and how it is mounted, then rerun the command"
+
+
+def remedy(error: OSError) -> str:
+    """What can be done about a disk that refuses."""
+    return _REMEDIES.get(error.errno or 0, _DISK_FAULT)
+
+
 # Not the system's own words for it: FFmpeg uses them of damaged videos, too.
 _SHORTAGES = {
     "out of memory": (
@@ -128,7 +153,8 @@ def actionable(error: BaseException) -> SpamoError | None:
     if lacking and (what := shortage(error)):
         return SpamoError(what, remedy=f"raise this shell's limits (ulimit -a); {TRACEBACK_HINT}")
     if isinstance(error, OSError):
-        return SpamoError(error.strerror or str(error), where=error.filename)
+        known = _REMEDIES.get(error.errno or 0)  # of others, such as no such file, nobody knows
+        return SpamoError(error.strerror or str(error), where=error.filename, remedy=known)
     if isinstance(error, RecursionError):
         return SpamoError("something is nested too deep", remedy=TRACEBACK_HINT)
     return None

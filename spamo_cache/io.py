@@ -19,14 +19,14 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from io import BufferedReader
+from io import BufferedReader, BufferedWriter
 from pathlib import Path
 from threading import Lock
 from typing import Any
 from urllib.parse import quote
 
 from spamo_cache import bounded
-from spamo_cache.errors import DamagedError, SpamoError, StoreError, UsageError
+from spamo_cache.errors import DamagedError, SpamoError, StoreError, UsageError, remedy
 from spamo_cache.process import Process
 
 CHECKSUM = "sha256"
@@ -45,24 +45,8 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 # Answers of disks that do not know the question (CIFS, FUSE), as opposed to faults of a disk.
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
 _NO_MODES = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP}
-_REMEDIES = {
-    **dict.fromkeys(
-        (errno.ENOSPC, errno.EDQUOT),
-        "free some space on that disk or have the quota raised, then rerun the command",
-    ),
-    **dict.fromkeys(
-        (errno.EROFS, errno.EACCES, errno.EPERM),
-        "get write access, or choose another place: --store or SPAMO_CACHE for features,"
-        " SPAMO_HOME for what is kept between runs",
-    ),
-    # EEXIST: a folder is to be made where a file lies.
-    **dict.fromkeys(
-        (errno.ENOTDIR, errno.EEXIST), "a part of this path is a file: choose another place"
-    ),
-    errno.EISDIR: "a folder has this name: choose another",
-    errno.ENAMETOOLONG: "choose a shorter path",
-}
-_DISK_FAULT = "check the disk and how it is mounted, then rerun the command"
+_REFUSALS = {errno.EROFS, errno.EACCES, errno.EPERM}
+_OTHER_PLACES = ": --store or SPAMO_CACHE for features, SPAMO_HOME for what is kept between runs"
 
 _LOG = logging.getLogger(__name__)
 _NOT_YET_WARNED = Lock()
@@ -378,6 +362,17 @@ def make_folders(path: Path) -> None:
         share_with_group(path, path.parent)
 
 
+def appending(path: Path) -> BufferedWriter:
+    """Open a file to add to its end; one that is new is the group's where its folder is."""
+    file = path.open("ab")
+    try:
+        share_with_group(path, path.parent)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
 def create_folder(path: Path, fill: Callable[[Path], None], work: Path) -> bool:
     """Create a folder with all its content or not at all; False if it exists.
 
@@ -546,20 +541,17 @@ def reading(path: object) -> Iterator[None]:
 @contextmanager
 def writing(path: object) -> Iterator[None]:
     """Turn the system's refusals to write below ``path`` into one clear :class:`StoreError`."""
-    with _as_store_error("cannot write", path):
+    with _as_store_error("cannot write", path, _OTHER_PLACES):
         yield
 
 
 @contextmanager
-def _as_store_error(what: str, path: object) -> Iterator[None]:
+def _as_store_error(what: str, path: object, places: str = "") -> Iterator[None]:
     try:
         yield
     except OSError as error:
         why = error.strerror or " ".join(str(error).split())
-        where = error.filename or path
-        raise StoreError(f"{what}: {why}", where=where, remedy=remedy(error)) from error
-
-
-def remedy(error: OSError) -> str:
-    """What can be done about a disk that refuses."""
-    return _REMEDIES.get(error.errno or 0, _DISK_FAULT)
+        where, known = error.filename or path, remedy(error)
+        if error.errno in _REFUSALS:
+            known += places
+        raise StoreError(f"{what}: {why}", where=where, remedy=known) from error

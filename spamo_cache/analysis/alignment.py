@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from spamo_cache import io
 from spamo_cache.analysis import entropy, measures, tokens
 from spamo_cache.compat import cpu_threads
 from spamo_cache.datasets.manifest import Clip, Manifest
@@ -77,6 +78,8 @@ def analyze(
         UsageError: no finished run there, or no such split.
         StoreError: a store is not the one trained from, or lacks clips of the split.
     """
+    path = analysis_file(run, split)
+    io.check_output(path)
     known = stores or {}
     loaded = load_run(run, device=device, encoders=encoders_of(known, known), llm=llm)
     manifest = manifest or loaded.folder.sentences()
@@ -99,8 +102,6 @@ def analyze(
             before_missing=missing,
             entropy=_entropy(after, before),
         )
-    path = analysis_file(run, split)
-    path.parent.mkdir(exist_ok=True)
     write_document(path, analysis)
     return analysis
 

@@ -85,6 +85,8 @@ def attribute(
             such clip; nothing was said of it.
         StoreError: a store is not the one trained from, or lacks clips.
     """
+    for name in ids:
+        io.check_output(run / FOLDER / f"{slug(name)}.json")
     loaded = load_run(run, device=device, llm=llm)
     if loaded.pipeline.shuffle_features:
         raise UsageError("every clip has another's features here: no frames of its own", where=run)
@@ -223,7 +225,6 @@ def _short(values: Floats) -> list[float]:
 
 def _keep(folder: Path, document: ClipAttribution, shots: Shots | str) -> ClipAttribution:
     """Write a document, and before it the frames that it names; the whole of it."""
-    folder.mkdir(parents=True, exist_ok=True)
     name, shown = slug(document.clip), []
     for number, (at, jpeg) in enumerate(() if isinstance(shots, str) else shots):
         known = hashlib.sha256(jpeg).hexdigest()

@@ -94,7 +94,6 @@ def manifest(
         drawn = sc.resplit(found, resplit, folds=folds, hold_out=hold_out, seed=seed, gaps=gaps)
         made = _places(drawn, output, f"{found.corpus}-by-{resplit}", folds)
     for path, table in made.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
         (table.write if path.suffix == ".parquet" else table.write_csv)(path)
     if json:
         documents = [_document(path, table) for path, table in made.items()]

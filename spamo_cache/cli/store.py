@@ -90,7 +90,7 @@ def _row(entry: StoreEntry, note: str) -> Sequence[str]:
     from spamo_cache.store.roots import name_of
 
     if entry.damaged:
-        return (name_of(entry.path), "", _size(entry.bytes), "", "", f"damaged: {entry.damaged}")
+        return (name_of(entry.path), "", _size(entry.bytes), "", "", f"unreadable: {entry.damaged}")
     done, total = entry.states["ok"], sum(entry.states.values())
     notes = [
         note,

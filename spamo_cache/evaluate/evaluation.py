@@ -382,7 +382,6 @@ def _keep_texts(run: Path, name: str, sides: Iterable[Texts]) -> str:
         One sha256 of all the files.
     """
     folder = texts_folder(run, name)
-    folder.mkdir(parents=True, exist_ok=True)
     for one in sides:
         for side in ("hypotheses", "references"):
             io.write_atomic(folder / f"{one.stem}.{side}.txt", text_lines(getattr(one, side)))

@@ -172,7 +172,6 @@ class _Digests:
         if self._now != self._known:
             # A home that is full or read-only costs time on the next run, nothing else.
             with suppress(OSError):
-                self._file.parent.mkdir(parents=True, exist_ok=True)
                 text = json.dumps(io.with_checksum({"files": self._now}))
                 io.write_atomic(self._file, text.encode())
 

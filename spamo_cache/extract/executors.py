@@ -422,7 +422,7 @@ def _slurm(path: Path) -> Iterator[Any]:
 
     parent = Path(options.pop("shared_temp_directory", config.home())).expanduser()
     with io.writing(parent):
-        parent.mkdir(parents=True, exist_ok=True)
+        io.make_folders(parent)
         folder = TemporaryDirectory(prefix="slurm-", dir=parent)  # for its owner alone
     with folder as private:
         try:

@@ -21,11 +21,12 @@ import errno
 import fcntl
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -192,7 +193,7 @@ class RunFolder:
             # What cannot be written to is for `begin` to judge: a finished run can be read.
             with suppress(OSError):
                 if not self._foreign():
-                    self.path.mkdir(parents=True, exist_ok=True)
+                    io.make_folders(self.path)
                     stack.enter_context(exclusive(self.lock))
                     _leases(self.lock).sweep()
             yield
@@ -244,7 +245,6 @@ class RunFolder:
         listed = {path.name: hashlib.sha256(data).hexdigest() for path, data in contents.items()}
         record = about.model_copy(update={"files": listed})
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             for path, data in contents.items():
                 io.write_atomic(path, data)
             io.write_json(self.about, record.model_dump(mode="json"))
@@ -321,7 +321,7 @@ class RunFolder:
     def log(self, line: MetricsLine) -> int:
         """Add a line of metrics; the size of the file, in bytes."""
         document = {"stage": line.stage, "step": line.step, **line.values}
-        with self.metrics.open("ab") as file:
+        with io.appending(self.metrics) as file:
             file.write(io.to_json(document).encode() + b"\n")
             return file.tell()
 
@@ -331,7 +331,8 @@ class RunFolder:
         Raises:
             DamagedError: these are not what was written.
         """
-        self.metrics.touch()
+        with io.appending(self.metrics):
+            pass
         with self.metrics.open("r+b") as file:
             kept = file.read(size)
             if len(kept) < size or (kept and not kept.endswith(b"\n")):
@@ -416,7 +417,7 @@ def exclusive(lock: Path) -> Iterator[None]:
         UsageError: another process is there.
     """
     with ExitStack() as stack:
-        held = stack.enter_context(lock.open("ab"))
+        held = stack.enter_context(_opened(lock))
         try:
             free = _locked(held.fileno())
         except OSError as error:
@@ -428,6 +429,16 @@ def exclusive(lock: Path) -> Iterator[None]:
                 "is in use by another process", where=lock.parent, remedy="wait until it is done"
             )
         yield
+
+
+def _opened(lock: Path) -> IO[bytes]:
+    try:
+        return io.appending(lock)
+    except PermissionError:
+        # Of somebody who shares the folder and not its files: to lock it, reading will do.
+        if not os.access(lock.parent, os.W_OK):
+            raise
+        return lock.open("rb")
 
 
 def _locked(handle: int) -> bool:

@@ -293,7 +293,6 @@ def unfinished_file(run: Path, name: str) -> Path:
 def keep_card(run: Path, card: Scorecard, lines: Iterable[ScoredClip]) -> Scorecard:
     """Write a scorecard and its lines into a run; the card as it is kept."""
     path = lines_file(run, card.name)
-    path.parent.mkdir(exist_ok=True)
     text = text_lines(json.dumps(asdict(line), ensure_ascii=False) for line in lines)
     io.write_atomic(path, text)
     kept = replace(card, table_sha256=hashlib.sha256(text).hexdigest())
@@ -343,8 +342,8 @@ class Unfinished:
         """Keep some more."""
         document = {"identity": self._identity, "translations": dict(translations)}
         with io.writing(self.path):
-            self.path.parent.mkdir(exist_ok=True)
-            with self.path.open("ab") as file:
+            io.make_folders(self.path.parent)
+            with io.appending(self.path) as file:
                 # Begins with the end of a line: the one before may have been cut off by a kill.
                 file.write(f"\n{io.to_json(document)}\n".encode())
 

@@ -247,7 +247,7 @@ class Leases:
                     return
             # Somebody else's, who alone may empty it: out of the way will do.
             with contextlib.suppress(FileNotFoundError):
-                desk.rename(desk.with_suffix(".gone.tmp"))
+                desk.rename(io.temporary(self._work))
 
     # --- signs of life ----------------------------------------------------------------------------
 

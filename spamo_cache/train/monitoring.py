@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from spamo_cache import extras
+from spamo_cache import extras, io
 from spamo_cache.config import Pipeline
 from spamo_cache.config.pipeline import dotted
 from spamo_cache.runs.folder import MetricsLine, RunFolder, identity
@@ -155,6 +155,7 @@ class TensorBoard:
     def __init__(self, folder: RunFolder) -> None:
         writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
         shutil.rmtree(folder.curves, ignore_errors=True)
+        io.make_folders(folder.curves)
         self._writer: Any = writer(str(folder.curves))
         for line in folder.read_metrics():
             self.add(line)

@@ -78,7 +78,7 @@ def import_checkpoint(
     with _beside(out) as work:
         if foreign:
             # Not in the folder yet: it has to be empty when the run is begun.
-            work.mkdir()
+            io.make_folders(work)
             _keep_llm(translator, llm, work)
             pipeline, llm = _with_llm(pipeline, _OWN_LLM), work
         about = describe(pipeline, base, manifest, stores, digest(llm))
@@ -190,7 +190,7 @@ def _finish(folder: RunFolder, learnt: Mapping[str, Tensor]) -> RunSummary:
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path``, of which nothing is left after the block."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    io.make_folders(path.parent)
     io.sweep(path.parent)
     new = io.temporary(path.parent)
     try:

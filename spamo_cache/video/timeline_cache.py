@@ -84,7 +84,7 @@ def _save(entry: Path, status: os.stat_result, times: Timeline) -> None:
     steps = np.diff(times.pts, prepend=0)
     values = np.concatenate([header, times.damage.ravel(), steps]).astype(np.int64)
     values[0] = _checksum(values)
-    entry.parent.mkdir(parents=True, exist_ok=True)
+    io.make_folders(entry.parent)
     new = io.temporary(entry.parent)
     new.write_bytes(values.tobytes())
     new.replace(entry)

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
-from spamo_cache import config
+from spamo_cache import config, io
 from spamo_cache.config import Pipeline
 from spamo_cache.errors import (
     DamagedError,
@@ -48,7 +48,6 @@ def remember(
         table: file that the manifest was read from; empty where it was none.
         root: folder of the raw corpus.
     """
-    from spamo_cache import io
     from spamo_cache.store.leases import Leases
 
     try:
@@ -66,7 +65,7 @@ def remember(
         },
         indent=1,
     )
-    folder.mkdir(parents=True, exist_ok=True)
+    io.make_folders(folder)
     Leases(folder / "claims").sweep()
     io.write_atomic(folder / _MANIFEST, data)
     io.write_atomic(folder / _STORES, text.encode())
@@ -146,7 +145,7 @@ def check_room(manifest: Manifest) -> None:
     """
     folder = _folder(manifest.corpus)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        io.make_folders(folder)
         with TemporaryFile(dir=folder) as probe:
             probe.write(manifest.to_bytes())
     except OSError as error:
@@ -544,7 +543,6 @@ class _Note:
         Raises:
             DamagedError: it is not what was written.
         """
-        from spamo_cache import io
 
         folder = _folder(corpus)
         if not (folder / _STORES).is_file():
@@ -564,7 +562,6 @@ class _Note:
         Raises:
             DamagedError: they are not those that were noted.
         """
-        from spamo_cache import io
         from spamo_cache.datasets.manifest import Manifest
 
         path = self.folder / _MANIFEST

@@ -147,6 +147,10 @@ def test_a_claim_is_taken_over_though_its_desk_is_not_ours_to_empty(tmp_path, mo
         with Leases(tmp_path / "claims").hold("0") as taken:
             assert taken
             assert not desk.exists()
+            # Its owner, whose next command sweeps here, can empty it.
+            monkeypatch.undo()
+            left = [path for path in io.unfinished(tmp_path) if (path / "unfinished").exists()]
+            assert len(left) == 1
 
 
 def test_a_heartbeat_counts_though_the_disk_lets_nobody_set_times(tmp_path, monkeypatch):
@@ -338,6 +342,7 @@ def test_disks_that_keep_no_permissions(material, tmp_path, monkeypatch):
         (errno.ENOSPC, "free some space"),
         (errno.EDQUOT, "quota raised"),
         (errno.EROFS, "get write access"),
+        (errno.EACCES, "ask its owner for access, or choose another place: --store"),
         (errno.EIO, "check the disk"),
         (errno.ENAMETOOLONG, "shorter path"),
     ],

@@ -34,6 +34,7 @@ def drawn(run):
 @pytest.mark.slow
 def test_tensorboard_shows_every_line_once_even_after_a_kill(toy, tmp_path, monkeypatch):
     config = toy.pipeline(align=SMALL, translate=SMALL, log=["tensorboard"])
+    tmp_path.chmod(0o2775)  # shared by a group, whose members go on with each other's runs
     after = Trainer._after
 
     def killed(self, stage, *rest):
@@ -56,6 +57,7 @@ def test_tensorboard_shows_every_line_once_even_after_a_kill(toy, tmp_path, monk
         ]
         assert points == wanted, tag
     assert {"align/loss", "align/dev_recall", "translate/lm", "translate/dev_bleu"} <= found.keys()
+    assert (tmp_path / "run" / "tensorboard").stat().st_mode & 0o020
 
 
 class StubRun:

@@ -202,7 +202,7 @@ def _claim(root: Path, card: dict[str, object]) -> None:
     """A folder holds one corpus: its card is written first and compared ever after."""
     path = root / _CARD
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        make_folders(root)
         if not path.exists():
             replace(path, json.dumps(card).encode(), root)
         present = bounded.read_json(path)
@@ -225,7 +225,7 @@ def _film_all(
     if progress:
         progress(done, total)
     for folder in (root, root / "videos", root / poses.FOLDER):
-        folder.mkdir(exist_ok=True)
+        make_folders(folder)
         sweep(folder)
     # Not by fork: whoever shows the progress may have threads.
     context = multiprocessing.get_context("forkserver")

@@ -52,7 +52,6 @@ class Results:
         self.write()
 
     def write(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         write_results(self._path, self.document())
 
     def document(self) -> dict[str, Any]:

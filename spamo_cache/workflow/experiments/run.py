@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spamo_cache import human
+from spamo_cache import human, io
 from spamo_cache.analysis.shapley import of_experiments
 from spamo_cache.config import Experiment
 from spamo_cache.datasets.manifest import Manifest
@@ -98,7 +98,7 @@ def reproduce_experiments(
     _names(listed(path.parent), request)
     stages = StageTimings(source.out / FOLDER / "stages.json", watcher)
     context = _context(source, path, *prepare(source, stages, watcher), watcher)
-    context.folder.mkdir(parents=True, exist_ok=True)
+    io.make_folders(context.folder)
     with exclusive(context.folder / "lock"):
         return _run(context, request, stages)
 
