@@ -12,7 +12,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from itertools import count
-from multiprocessing import spawn
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +77,10 @@ def launch() -> Iterator[Launch]:
 
 
 @pytest.fixture
-def quick_python(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+def quick_python(launch: Launch) -> Iterator[None]:
     """Interpreters that the test starts, and multiprocessing by ``spawn``, are as cheap."""
-    monkeypatch.setattr(sys, "executable", str(launch.python))
-    monkeypatch.setattr(spawn, "_python_exe", os.fsencode(launch.python))
+    with launch.as_python():
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

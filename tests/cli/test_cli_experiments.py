@@ -76,9 +76,8 @@ def done(
 ) -> Path:
     """A laboratory after all of it, in one go."""
     folder = laboratory(made, tmp_path_factory.mktemp("experiments"))
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, launch.as_python():
         enter(folder, patch)
-        patch.setattr(sys, "executable", str(launch.python))
         said = call(LINE, BOTH, "--jobs 2", code=1)
     assert "windows/broken, seed 0: is no folder of a model" in said.stderr
     assert "p: against what the report holds a variant against" in said.stdout

@@ -19,6 +19,7 @@ import pytest
 
 from spamo_cache.store.verify import verify
 from tests.support import environment, program
+from tests.support.launcher import Launch
 
 KILLS = int(os.environ.get("SPAMO_KILLS", "25"))
 SEED = int(os.environ.get("SPAMO_SEED", "0"))
@@ -31,11 +32,13 @@ Receipts = Callable[[Path], dict[str, tuple[bytes, int]]]
 Order = Callable[..., dict[str, Any]]
 
 
-def nursery(site: Path, home: Path) -> Iterator[Order]:
+def nursery(launch: Launch, site: Path, home: Path) -> Iterator[Order]:
     """Orders extractions of the corpus at ``site``, see extract_victim.py."""
+    with launch.as_python():
+        command = program("extract_victim", site)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(
-        program("extract_victim", site), env=environment(SPAMO_HOME=str(home)), text=True, **pipes
+        command, env=environment(SPAMO_HOME=str(home)), text=True, **pipes
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -53,9 +56,11 @@ def nursery(site: Path, home: Path) -> Iterator[Order]:
 
 
 @pytest.fixture(scope="module")
-def five(draw: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Order]:
+def five(
+    launch: Launch, draw: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Order]:
     """A corpus of five partitions."""
-    yield from nursery(draw("five", 20), tmp_path_factory.mktemp("home"))
+    yield from nursery(launch, draw("five", 20), tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +69,11 @@ def two_partitions(draw: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two(two_partitions: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Order]:
+def two(
+    launch: Launch, two_partitions: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Order]:
     """A corpus of two partitions, of which only the motion stream is computed."""
-    for order in nursery(two_partitions, tmp_path_factory.mktemp("home")):
+    for order in nursery(launch, two_partitions, tmp_path_factory.mktemp("home")):
         yield partial(order, streams=["motion"])
 
 

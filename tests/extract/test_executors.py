@@ -9,7 +9,6 @@ from asyncio import wait_for
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
-from multiprocessing import spawn
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -43,8 +42,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "encoders"
 @pytest.fixture(scope="module", autouse=True)
 def _workers_begin_with_their_imports(launch: Launch) -> Iterator[None]:
     """They are forks of one process that has the libraries, which takes each of them seconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spawn, "_python_exe", os.fsencode(launch.python))
+    with launch.as_python():
         yield
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -416,18 +416,8 @@ def test_what_asks_for_no_region_is_described_as_before(spec: CacheSpec) -> None
 # --- workers and kills --------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def _workers_begin_with_their_imports() -> Iterator[None]:
-    import dask
-    from distributed.utils import get_mp_context
-
-    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
-        get_mp_context().set_forkserver_preload(["tests.support.preloaded"])
-        yield
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("_workers_begin_with_their_imports")
+@pytest.mark.usefixtures("quick_python")
 def test_two_workers_give_the_bytes_of_one(
     done: Summary, go: Callable[..., Summary], digest: Callable[[Path], str], tmp_path: Path
 ) -> None:
@@ -437,6 +427,7 @@ def test_two_workers_give_the_bytes_of_one(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_python")
 def test_a_killed_extraction_ends_with_the_bytes_of_another(
     done: Summary, site: Path, manifest: Manifest, digest: Callable[[Path], str], tmp_path: Path
 ) -> None:

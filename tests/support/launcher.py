@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
-import multiprocessing
 import os
 import runpy
 import select
@@ -23,6 +22,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fcntl import F_DUPFD, fcntl
+from multiprocessing import spawn
 from pathlib import Path
 from types import ModuleType
 from typing import IO, NoReturn
@@ -99,6 +99,18 @@ class Launch:
                 child = Child(line.makefile(), os.fdopen(out, encoding="utf-8"), errors)
         self.children.append(child)
         return child
+
+    @contextmanager
+    def as_python(self) -> Iterator[None]:
+        """What is started with ``sys.executable``, or spawned, is a fork from here on."""
+        before = sys.executable, spawn.get_executable()
+        sys.executable = str(self.python)
+        spawn.set_executable(sys.executable)
+        try:
+            yield
+        finally:
+            sys.executable = before[0]
+            spawn.set_executable(before[1])
 
 
 @contextmanager
@@ -183,7 +195,7 @@ def _become(words: list[str], cwd: str, env: Mapping[str, str], python: str) -> 
     os.environ.update(env)
     os.chdir(cwd)
     sys.executable = python
-    multiprocessing.set_executable(python)
+    spawn.set_executable(python)
     code: object = None
     try:
         _run(*words)

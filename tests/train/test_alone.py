@@ -32,6 +32,7 @@ SMALL = {
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_python")
 def test_a_folder_that_is_being_trained_into_is_refused_until_its_process_is_dead(toy, tmp_path):
     out = tmp_path / "run"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}

@@ -18,10 +18,12 @@ RUNS = 10
 
 
 @pytest.fixture(scope="module")
-def nursery():
+def nursery(launch):
     """Send an order, get the child's exit status and what it said."""
+    with launch.as_python():
+        command = program("train_victim")
     process = subprocess.Popen(
-        program("train_victim"),
+        command,
         env=environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
