@@ -15,6 +15,7 @@ from spamo_cache import errors, io
 from spamo_cache.analysis import alignment, analyze, attribution_docs
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.encoders import weights
+from spamo_cache.encoders.encoder import code_folder
 from spamo_cache.errors import UsageError
 from spamo_cache.runs.folder import MetricsLine, RunFolder
 from spamo_cache.runs.records import Unfinished
@@ -39,6 +40,7 @@ def test_what_is_written_below_a_folder_of_a_group_is_the_groups(
         stores.check_room(manifest)
         stores.remember(manifest, [])
         weights.pin("org/name", "0" * 64)
+        code = code_folder()
         timeline_cache.timeline(lab / "a.mp4", lab.stat())
         run = RunFolder(lab / "runs" / "run")
         with run.alone():
@@ -46,7 +48,9 @@ def test_what_is_written_below_a_folder_of_a_group_is_the_groups(
         Unfinished(run.path, "test", "identity").add({"a": "b"})
     finally:
         os.umask(before)
-    written = list(lab.rglob("*"))
+    # What others may write there is never run.
+    assert code.stat().st_mode & 0o777 == 0o700
+    written = [path for path in lab.rglob("*") if path != code]
     assert {"stores.json", "weights.json", "lock", "metrics.jsonl", "test.unfinished.jsonl"} <= {
         path.name for path in written
     }

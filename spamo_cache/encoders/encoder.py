@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from spamo_cache.config import StreamSpec, home
 from spamo_cache.encoders.preprocess import Normalise, Preprocess, Resize, prepare
+from spamo_cache.io import make_folders
 from spamo_cache.store.layout import first_start
 
 BATCH_TOKENS = {"cpu": 1024, "cuda": 65_536}
@@ -124,7 +127,7 @@ class Encoder(nn.Module):
         return self._program is not None
 
     def compile_forward(self) -> None:
-        """Let the next :meth:`encode` compile what it runs, and keep it below ``SPAMO_HOME``.
+        """Let the next :meth:`encode` compile what it runs, and keep it in :func:`code_folder`.
 
         Kernels are chosen by rule, never by the clock: equal machines compute equal bits.
         """
@@ -132,7 +135,8 @@ class Encoder(nn.Module):
         from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
         if os.environ.get(_CACHE, default_cache_dir()) == default_cache_dir():
-            os.environ[_CACHE] = str(home() / "compiled")
+            with suppress(OSError):  # a home that is full or read-only: torch's own folder will do
+                os.environ[_CACHE] = str(code_folder())
         known = set(_inductor.list_options())
         options: dict[str, Any] = {k: value for k, value in _BY_RULE.items() if k in known}
         self._program = torch.compile(self.forward, fullgraph=True, dynamic=False, options=options)
@@ -144,6 +148,17 @@ class Encoder(nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = self.network(self.normalise(pixels))
         return features.float()
+
+
+def code_folder() -> Path:
+    """Where this user's compiled networks are kept: code is no one's to share.
+
+    Below ``SPAMO_HOME``, which a lab may share; made if need be.
+    """
+    folder = home() / "compiled" / str(os.getuid())
+    make_folders(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 def window(prepared: torch.Tensor, start: int, span: int) -> torch.Tensor:
