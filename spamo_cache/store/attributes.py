@@ -12,6 +12,7 @@ import platform
 import stat
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -388,7 +389,8 @@ def user() -> str:
         return str(os.getuid())
 
 
-def versions() -> dict[str, str]:
+@cache
+def versions() -> Mapping[str, str]:
     """Versions of what writes the bytes."""
     # Not needed to read, and takes a while.
     from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
