@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from spamo_cache.errors import DamagedError, StoreError
 from spamo_cache.store.attributes import Attributes, check_room, load_attributes, load_room
 from spamo_cache.store.index import FAILED, OK, STATES, ClipIndex, State, StringColumn
-from spamo_cache.store.layout import Bytes, ChunkLayout, ClipKey, Slot
+from spamo_cache.store.layout import ChunkLayout, ClipKey, Slot
 from spamo_cache.store.leases import Leases
 from spamo_cache.store.receipts import Receipt, finished, fresh, load_receipt, shard_path
 from spamo_cache.store.remote import Location, RemotePath
 from spamo_cache.store.roots import locate
-from spamo_cache.store.shard import Destination, Shard, as_bytes, scratch
+from spamo_cache.store.shard import Shard, as_bytes, place, scratch
 
 _OPEN_SHARDS = 128
 _REQUESTS = 16
@@ -313,7 +313,7 @@ class FeatureStore:
         empty = np.empty((0, 0), self.dtype)
         return array.map_blocks(_block, names, store=self, chunks=sizes, meta=empty)
 
-    def _fetch(self, positions: NDArray[np.int64], outs: list[Bytes]) -> None:
+    def _fetch(self, positions: NDArray[np.int64], outs: list[memoryview]) -> None:
         partition, row = np.divmod(self.index.row[positions], self.layout.shard_rows)
         numbers = (partition, row // self.layout.chunk_rows, self.index.checksum[positions])
         columns = [column.tolist() for column in numbers]
@@ -358,7 +358,7 @@ class Wanted(NamedTuple):
     """The first one, counted within the shard."""
     checksum: int
     """What the index says of it, see :func:`shard.clip_checksum`."""
-    out: Bytes
+    out: memoryview
     """Where its rows go."""
 
 
@@ -455,11 +455,8 @@ class RemoteShards:
         counts = [-(-len(clip.out) // size) for clip in ordered]
         ends = [start + count * stored for start, count in zip(starts, counts, strict=True)]
         path = shard_path(self._path, ordered[0].partition)
-        aside = scratch(self._layout)
         for clip, part in zip(ordered, path.ranges(starts, ends), strict=True):
-            place = Destination(clip.out, aside, size)
-            place.fill(part)
-            _check(clip, place.checksum(path), path)
+            _check(clip, place(memoryview(part), clip.out, size, path), path)
 
 
 def _check(clip: Wanted, checksum: int, where: object) -> None:

@@ -9,9 +9,9 @@ reading its byte range, hence the reader of our own.
 from __future__ import annotations
 
 import os
-import struct
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +23,9 @@ from spamo_cache.errors import DamagedError, StoreError
 from spamo_cache.store.layout import (
     ABSENT_CHUNK,
     CHECKSUM_BYTES,
-    Bytes,
     ChunkLayout,
     crc32c,
+    crc32c_function,
     sha256,
 )
 from spamo_cache.store.receipts import ShardReceipt
@@ -33,7 +33,6 @@ from spamo_cache.store.receipts import ShardReceipt
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-_BUFFERS_PER_CALL = 1024  # IOV_MAX
 # Neither is known to every system; reading then waits for the disk, clip by clip.
 _NOW: int = getattr(os, "RWF_NOWAIT", 0)
 _SOON: int = getattr(os, "POSIX_FADV_WILLNEED", 0)
@@ -81,14 +80,14 @@ def write_shard(folder: Path, layout: ChunkLayout, rows: NDArray[Any]) -> tuple[
     return path, ShardReceipt(size=len(data), sha256=sha256(data), rows=len(rows))
 
 
-def as_bytes(array: NDArray[Any]) -> Bytes:
-    """A contiguous array's memory."""
-    return array.reshape(-1).view(np.uint8)
+def as_bytes(array: NDArray[Any]) -> memoryview:
+    """A contiguous array's memory; system calls take memoryviews faster than numpy's arrays."""
+    return array.reshape(-1).view(np.uint8).data
 
 
-def scratch(layout: ChunkLayout) -> Bytes:
+def scratch(layout: ChunkLayout) -> memoryview:
     """Where the padding of a clip's last chunk goes; one will do for any number of clips."""
-    return np.empty(layout.chunk_bytes, np.uint8)
+    return np.empty(layout.chunk_bytes, np.uint8).data
 
 
 def clip_checksum(rows: NDArray[Any], layout: ChunkLayout) -> int:
@@ -97,71 +96,36 @@ def clip_checksum(rows: NDArray[Any], layout: ChunkLayout) -> int:
     Args:
         rows: (n, width) of the store's dtype.
     """
-    zeros = np.zeros(layout.chunk_bytes, np.uint8)
-    place = Destination(as_bytes(rows), zeros, layout.chunk_bytes)
-    return crc32c(place.checksums())
+    data, size = as_bytes(rows), layout.chunk_bytes
+    chunks = (data[at : at + size] for at in range(0, len(data), size))
+    sums = (crc32c(bytes(size - len(chunk)), crc32c(chunk)) for chunk in chunks)
+    return crc32c(b"".join(found.to_bytes(CHECKSUM_BYTES, "little") for found in sums))
 
 
-class Destination:
-    """Where the bytes of a clip go when they are read, and whether they are right.
-
-    Data goes straight to its place; checksums and the last chunk's padding are put aside.
+def place(stored: memoryview, out: memoryview, size: int, where: object) -> int:
+    """Bring the chunks of a clip, as they lie in its shard, to where its rows go.
 
     Args:
+        stored: the chunks, each followed by its crc32c.
         out: the clip's rows, as bytes.
-        scratch: see :func:`scratch`.
-        size: bytes of a chunk.
+        size: bytes of a chunk without its checksum.
 
-    Attributes:
-        buffers: the places, in the order in which their bytes lie in the shard.
-        bytes: the sum of their sizes.
+    Returns:
+        What :func:`clip_checksum` says of the rows.
+
+    Raises:
+        DamagedError: a chunk that disagrees with its crc32c.
     """
-
-    __slots__ = ("_out", "_padding", "_size", "_sums", "buffers", "bytes")
-
-    def __init__(self, out: Bytes, scratch: Bytes, size: int) -> None:
-        count = -(-len(out) // size)
-        self._out, self._size = out, size
-        self._padding = scratch[: count * size - len(out)]
-        self._sums = bytearray(CHECKSUM_BYTES * count)
-        self.bytes = count * (size + CHECKSUM_BYTES)
-        # System calls take memoryviews faster than numpy's arrays.
-        data, sums = out.data, memoryview(self._sums)
-        self.buffers: list[memoryview] = []
-        for chunk in range(count):
-            self.buffers += (
-                data[chunk * size : (chunk + 1) * size],
-                sums[chunk * CHECKSUM_BYTES : (chunk + 1) * CHECKSUM_BYTES],
-            )
-        if len(self._padding):
-            self.buffers.insert(-1, self._padding.data)
-
-    def fill(self, data: Buffer) -> None:
-        """Put the clip's bytes, as they lie in the shard, in their places."""
-        source, start = memoryview(data), 0
-        for buffer in self.buffers:
-            buffer[:] = source[start : start + len(buffer)]
-            start += len(buffer)
-
-    def checksums(self) -> bytes:
-        """The crc32c of each chunk, as shards keep them."""
-        out, size = self._out, self._size
-        # numpy arrays are hashed in place, memoryviews of them are not accepted.
-        sums = [crc32c(out[at : at + size]) for at in range(0, len(out), size)]
-        if len(self._padding):
-            sums[-1] = crc32c(self._padding, sums[-1])
-        return struct.pack(f"<{len(sums)}I", *sums)
-
-    def checksum(self, where: object) -> int:
-        """The clip's checksum, see :func:`clip_checksum`.
-
-        Raises:
-            DamagedError: a chunk that disagrees with its own.
-        """
-        sums = self.checksums()
-        if sums != self._sums:
-            raise DamagedError("features disagree with their checksum", where=where, remedy=_MEND)
-        return crc32c(sums)
+    total = 0
+    for number, at in enumerate(range(0, len(out), size)):
+        start = number * (size + CHECKSUM_BYTES)
+        chunk, data = stored[start : start + size], out[at : at + size]
+        checksum = stored[start + size : start + size + CHECKSUM_BYTES]
+        data[:] = chunk[: len(data)]
+        if crc32c(chunk).to_bytes(CHECKSUM_BYTES, "little") != checksum:
+            raise _disagrees(where)
+        total = crc32c(checksum, total)
+    return total
 
 
 class Shard:
@@ -188,7 +152,7 @@ class Shard:
             raise DamagedError(f"the shard has {self.size} bytes, not {size}", where=path)
         self._check_index(layout)
 
-    def read_into(self, chunk: int, out: Bytes, scratch: Bytes) -> int:
+    def read_into(self, chunk: int, out: memoryview, scratch: memoryview) -> int:
         """Fill ``out`` with the features from ``chunk`` on, every chunk compared with its crc32c.
 
         Args:
@@ -201,58 +165,80 @@ class Shard:
         Raises:
             DamagedError: a chunk that is absent, cut, or disagrees with its crc32c.
         """
-        place = Destination(out, scratch, self._chunk_bytes)
-        self._scatter(place.buffers, place.bytes, chunk * self._stored_bytes)
-        return place.checksum(self.path)
+        with self._readable():
+            return self._read(chunk, out, scratch, 0)
 
-    def read_now(self, chunk: int, out: Bytes, scratch: Bytes) -> int | None:
+    def read_now(self, chunk: int, out: memoryview, scratch: memoryview) -> int | None:
         """:meth:`read_into` where all of it is in memory; None where the disk has just begun."""
-        place = Destination(out, scratch, self._chunk_bytes)
-        start = chunk * self._stored_bytes
         try:
-            whole = os.preadv(self._descriptor, place.buffers, start, _NOW) == place.bytes
-        except OSError:  # nothing there yet, too many buffers, or a disk that cannot tell
-            whole = False
-        if whole:
-            return place.checksum(self.path)
-        _advise(self._descriptor, start, place.bytes, _SOON)
-        return None
+            return self._read(chunk, out, scratch, _NOW)
+        except OSError:  # nothing there yet, or a disk that cannot tell
+            count = -(-len(out) // self._chunk_bytes) * self._stored_bytes
+            _advise(self._descriptor, chunk * self._stored_bytes, count, _SOON)
+            return None
 
-    def _scatter(self, buffers: Sequence[memoryview], wanted: int, offset: int) -> None:
-        """Fill all buffers, of so many bytes, from ``offset`` on; usually in one system call."""
-        while wanted:
-            try:
-                count = os.preadv(self._descriptor, buffers[:_BUFFERS_PER_CALL], offset)
-            except OSError as error:
-                raise StoreError(f"cannot be read: {error.strerror}", where=self.path) from error
+    def _read(self, chunk: int, out: memoryview, scratch: memoryview, flags: int) -> int:
+        # Chunk by chunk: its checksum then finds it in the processor's cache.
+        size, stored, offset = self._chunk_bytes, self._stored_bytes, chunk * self._stored_bytes
+        crc32c, checksums = crc32c_function(), bytearray()
+        for at in range(0, len(out), size):
+            data, checksum = out[at : at + size], bytearray(CHECKSUM_BYTES)
+            padding = scratch[: size - len(data)]
+            count = os.preadv(self._descriptor, (data, padding, checksum), offset, flags)
+            if count < stored:
+                self._fill(_without((data, padding, checksum), count), offset + count, flags)
+            found = crc32c(data)
+            if padding:
+                found = crc32c(padding, found)
+            if found != int.from_bytes(checksum, "little"):
+                raise _disagrees(self.path)
+            checksums += checksum
+            offset += stored
+        return crc32c(checksums)
+
+    def _fill(self, buffers: Sequence[memoryview], offset: int, flags: int = 0) -> None:
+        """Fill all buffers from ``offset`` on, in as many system calls as the disk wants."""
+        while buffers:
+            count = os.preadv(self._descriptor, buffers, offset, flags)
             if count == 0:
                 raise DamagedError("the shard ends early", where=self.path)
-            wanted, offset = wanted - count, offset + count
-            buffers = _without(buffers, count) if wanted else ()
+            buffers, offset = _without(buffers, count), offset + count
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(f"cannot be read: {error.strerror}", where=self.path) from error
 
     def _check_index(self, layout: ChunkLayout) -> None:
         """Hold the shard's own index against the rule that chunks lie in order without gaps."""
         place = self.size - layout.index_bytes
         if place < 0:
             raise DamagedError(f"the shard is cut to {self.size} bytes", where=self.path)
-        raw = np.empty(layout.index_bytes, np.uint8)
-        self._scatter([raw.data], len(raw), place)
+        raw = memoryview(bytearray(layout.index_bytes))
+        with self._readable():
+            self._fill([raw], place)
         entries = raw[:-CHECKSUM_BYTES]
-        if crc32c(entries) != int(raw[-CHECKSUM_BYTES:].view("<u4")[0]):
+        if crc32c(entries) != int.from_bytes(raw[-CHECKSUM_BYTES:], "little"):
             raise DamagedError("the shard's index disagrees with its checksum", where=self.path)
         expected = np.full((layout.chunks, 2), ABSENT_CHUNK, "<u8")
         count, rest = divmod(place, self._stored_bytes)
         expected[:count, 0] = np.arange(count, dtype="<u8")[: layout.chunks] * self._stored_bytes
         expected[:count, 1] = self._stored_bytes
-        if rest or count > layout.chunks or not np.array_equal(entries, as_bytes(expected)):
+        if rest or count > layout.chunks or entries.tobytes() != expected.tobytes():
             raise StoreError("the shard's chunks are not of our form", where=self.path)
 
 
-def _without(buffers: Sequence[memoryview], count: int) -> list[memoryview]:
+def _without(buffers: Sequence[Buffer], count: int) -> list[memoryview]:
     """What is left to fill after the first ``count`` bytes."""
-    left = list(buffers)
+    left = [memoryview(buffer) for buffer in buffers]
     while left and count >= len(left[0]):
         count -= len(left.pop(0))
     if count:
         left[0] = left[0][count:]
     return left
+
+
+def _disagrees(where: object) -> DamagedError:
+    return DamagedError("features disagree with their checksum", where=where, remedy=_MEND)
