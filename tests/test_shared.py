@@ -93,3 +93,13 @@ def test_who_has_no_permission_is_told_whom_to_ask() -> None:
         "/lab/run.json",
         "ask its owner for access, or choose another place",
     )
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="gives a folder to somebody else")
+def test_compiled_code_of_somebody_else_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPAMO_HOME", str(tmp_path))
+    os.chown(code_folder(), 12345, 12345)
+    with pytest.raises(PermissionError):
+        code_folder()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -135,7 +136,8 @@ class Encoder(nn.Module):
         from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
         if os.environ.get(_CACHE, default_cache_dir()) == default_cache_dir():
-            with suppress(OSError):  # a home that is full or read-only: torch's own folder will do
+            # A home that is full, read-only or tampered with: torch's own folder will do.
+            with suppress(OSError):
                 os.environ[_CACHE] = str(code_folder())
         known = set(_inductor.list_options())
         options: dict[str, Any] = {k: value for k, value in _BY_RULE.items() if k in known}
@@ -154,10 +156,15 @@ def code_folder() -> Path:
     """Where this user's compiled networks are kept: code is no one's to share.
 
     Below ``SPAMO_HOME``, which a lab may share; made if need be.
+
+    Raises:
+        OSError: it cannot be made, or somebody else has made it.
     """
     folder = home() / "compiled" / str(os.getuid())
     make_folders(folder.parent)
     folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.lstat().st_uid != os.getuid():
+        raise PermissionError(errno.EPERM, "belongs to somebody else", os.fspath(folder))
     return folder
 
 
