@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
@@ -259,7 +260,8 @@ def _encoding(manifest: Manifest, column: str) -> Iterator[Finding]:
     values = manifest.table[column]
     kind = "ids" if column == "id" else "sentences"
     masks = {what: pc.match_substring_regex(values, sign) for what, sign in _TROUBLE.items()}
-    composed = pc.utf8_normalize(values, form="NFC")
+    # pyarrow's utf8_normalize gives NFD for NFC before release 26.
+    composed = pa.array([unicodedata.normalize("NFC", text) for text in values.to_pylist()])
     masks["are not in Unicode's composed form (NFC)"] = pc.not_equal(values, composed)
     for what, mask in masks.items():
         names = manifest.table["id"].filter(mask).to_pylist()
