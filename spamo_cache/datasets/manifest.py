@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from spamo_cache import io
 from spamo_cache.config import NAME_PATTERN, TextConfig
 from spamo_cache.datasets import columns, tables
-from spamo_cache.errors import CorpusError, UsageError
+from spamo_cache.errors import CorpusError, UsageError, remedy
 
 _CORPUS_KEY = b"spamo_cache.corpus"
 _NOTES_KEY = b"spamo_cache.notes"
@@ -214,6 +214,9 @@ class Manifest:
             resplit = metadata.get(_RESPLIT_KEY, b"").decode()
         except FileNotFoundError:
             raise UsageError("no such manifest", where=path, remedy="check the path") from None
+        except PermissionError as error:
+            reason = "you have no permission to read the manifest"
+            raise UsageError(reason, where=path, remedy=remedy(error)) from None
         except (OSError, ValueError, pa.ArrowException) as error:
             reason = " ".join(str(error).split())
             raise CorpusError(f"the manifest cannot be read: {reason}", where=path) from None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spamo_cache.datasets import columns
+from spamo_cache.datasets import columns, manifest
 from spamo_cache.datasets.manifest import Clip, Manifest
 from spamo_cache.errors import CorpusError, UsageError
 
@@ -175,6 +176,16 @@ def test_unreadable_files_are_one_clear_error(
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such manifest"):
         Manifest.read(tmp_path / "absent.csv", "lab")
+
+
+def test_who_may_not_read_is_told_whom_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setitem(vars(manifest)["_READERS"], ".csv", refuse)
+    with pytest.raises(UsageError, match="no permission to read the manifest") as caught:
+        Manifest.read(Path("theirs.csv"), "lab")
+    assert caught.value.remedy == "ask its owner for access, or choose another place"
 
 
 def test_wrong_kinds_in_parquet_are_refused() -> None:
