@@ -7,6 +7,7 @@ import pytest
 
 from spamo_cache import config
 from spamo_cache.config import CacheSpec, MotionStream, Pipeline, SpatialStream
+from spamo_cache.config.strict import StrictModel
 from spamo_cache.errors import ConfigError
 
 SPEC = """\
@@ -303,6 +304,13 @@ def test_a_file_of_the_users_own_comes_first(
 def test_an_unknown_name_lists_what_there_is(name: str) -> None:
     with pytest.raises(ConfigError, match="spamo"):
         config.named_file(name, "cache_specs", "spec.yaml")
+
+
+def test_models_are_built_before_threads_use_them() -> None:
+    class Fresh(StrictModel):
+        count: int
+
+    assert Fresh.__pydantic_complete__
 
 
 def test_a_name_that_is_offered_is_known() -> None:

@@ -17,14 +17,14 @@ class StrictModel(BaseModel):
     shipped_in: ClassVar[tuple[str, str] | None] = None
     """Folder of the project whose files ``base:`` may name, and what a folder in it stands for."""
 
-    # Built when first used: most commands need few of the models.
+    # Built at once, not when first used: pydantic before 2.14 builds wrongly where threads use a
+    # model for the first time side by side.
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
         strict=True,
         allow_inf_nan=False,
         validate_default=True,
-        defer_build=True,
     )
 
     @model_validator(mode="before")
