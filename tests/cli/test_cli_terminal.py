@@ -117,7 +117,7 @@ def test_stage_two_passes_on_nothing_that_steers_a_terminal(
         ("translate run manifest.csv", 1),
         (f"translate run {QUOTED}", 2),
         ("analyze run --split test", 0),
-        (f"report run -o {shlex.quote('page' + EVIL.replace('/', ''))}", 0),
+        (f"report run -o {shlex.quote('page' + EVIL.replace('/', '') + '.html')}", 0),
     ]:
         run(line, code)
 
