@@ -127,7 +127,7 @@ def _places(
     others = set(folder.glob("fold-*.parquet")) - places.keys()
     if others:
         raise UsageError(
-            f"{min(others).name} there is none of these {folds} folds",
+            f"holds {min(others).name} already, which is not one of these {folds} folds",
             where=folder,
             remedy="name another folder by -o, or remove its folds first",
         )

@@ -213,17 +213,17 @@ class Shard:
 
     def _check_index(self, layout: ChunkLayout) -> None:
         """Hold the shard's own index against the rule that chunks lie in order without gaps."""
-        place = self.size - layout.index_bytes
-        if place < 0:
+        index_at = self.size - layout.index_bytes
+        if index_at < 0:
             raise DamagedError(f"the shard is cut to {self.size} bytes", where=self.path)
         raw = memoryview(bytearray(layout.index_bytes))
         with self._readable():
-            self._fill([raw], place)
+            self._fill([raw], index_at)
         entries = raw[:-CHECKSUM_BYTES]
         if crc32c(entries) != int.from_bytes(raw[-CHECKSUM_BYTES:], "little"):
             raise DamagedError("the shard's index disagrees with its checksum", where=self.path)
         expected = np.full((layout.chunks, 2), ABSENT_CHUNK, "<u8")
-        count, rest = divmod(place, self._stored_bytes)
+        count, rest = divmod(index_at, self._stored_bytes)
         expected[:count, 0] = np.arange(count, dtype="<u8")[: layout.chunks] * self._stored_bytes
         expected[:count, 1] = self._stored_bytes
         if rest or count > layout.chunks or entries.tobytes() != expected.tobytes():

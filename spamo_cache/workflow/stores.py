@@ -543,7 +543,6 @@ class _Note:
         Raises:
             DamagedError: it is not what was written.
         """
-
         folder = _folder(corpus)
         if not (folder / _STORES).is_file():
             return cls(folder, (), "")

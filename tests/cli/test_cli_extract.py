@@ -199,7 +199,7 @@ def test_training_and_evaluation_read_the_same_store_under_other_splits(
     call(f"manifest {CORPUS} --resplit sentence --folds 3 --seed 1 -o folds")
     assert len(list(lab.glob("folds/*.parquet"))) == 3
     fewer = call(f"manifest {CORPUS} --resplit sentence --folds 2 -o folds", code=2)
-    assert "fold-3.parquet there is none of these 2 folds" in fewer.stderr
+    assert "holds fold-3.parquet already, which is not one of these 2 folds" in fewer.stderr
     again = f"extract --manifest folds/fold-2.parquet --root {lab} --spec spec.yaml"
     *_, summary = events(call(again, "--executor serial --json"))
     assert (summary["reused"], summary["computed_frames"], summary["copied"]) == (10, 0, 0)
